@@ -1,0 +1,81 @@
+"""How the D inputs of a matrix product are cut into the blocks of its codebooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from halut.errors import HalutError
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """C contiguous blocks over D inputs, once per group: the first D mod C are one wider.
+
+    A grouped product has `groups` independent halves of D inputs and C codebooks each; its rows
+    are [N, groups * D] and its codes [N, groups * C], both group-major.
+
+    Raises HalutError unless 1 <= C <= D and groups >= 1.
+    """
+
+    D: int
+    C: int
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise HalutError(f"groups must be at least 1, got {self.groups}")
+        if not 1 <= self.C <= self.D:
+            raise HalutError(f"{self.D} inputs: C must be in 1..{self.D}, got {self.C}")
+
+    @property
+    def total(self) -> int:
+        """Codebooks over all groups."""
+        return self.groups * self.C
+
+    @property
+    def inputs(self) -> int:
+        """Columns of the rows over all groups."""
+        return self.groups * self.D
+
+    @property
+    def widths(self) -> list[int]:
+        """Inputs per codebook, [groups * C]."""
+        narrow, wider = divmod(self.D, self.C)
+        return [narrow + (c < wider) for c in range(self.C)] * self.groups
+
+    @property
+    def starts(self) -> list[int]:
+        """First column of every codebook, [groups * C]."""
+        starts, at = [], 0
+        for width in self.widths:
+            starts.append(at)
+            at += width
+        return starts
+
+    @property
+    def V(self) -> int:
+        """Inputs of the widest codebook."""
+        return -(-self.D // self.C)
+
+    @property
+    def even(self) -> bool:
+        """True if all blocks are equally wide, so that rows.view(N, groups * C, V) holds."""
+        return self.D % self.C == 0
+
+    def columns(self) -> Tensor:
+        """Columns of every codebook, [groups * C, V] int64, and -1 where a block is narrower."""
+        columns = torch.full((self.total, self.V), -1)
+        for c, (start, width) in enumerate(zip(self.starts, self.widths, strict=True)):
+            columns[c, :width] = torch.arange(start, start + width)
+        return columns
+
+    def split(self, rows: Tensor) -> Tensor:
+        """rows [N, groups * D] -> [N, groups * C, V], zero where a block is narrower than V."""
+        if self.even:
+            return rows.reshape(rows.shape[0], self.total, self.V)
+        columns = self.columns().to(rows.device)
+        padded = torch.cat([rows, rows.new_zeros(rows.shape[0], 1)], dim=1)
+        return padded[:, columns]  # column -1 is the appended zero

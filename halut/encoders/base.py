@@ -1,0 +1,100 @@
+"""What every encoder of the table family is: rows in, codes out, and a relaxation to train it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from halut.blocks import Blocks
+from halut.errors import HalutError
+from halut.registry import Registry
+
+encoders: Registry[type[Encoder]] = Registry("encoder")
+
+
+@dataclass
+class EncoderOptions:
+    """Options an encoder has beyond C, K and the table's; subclass to add your own."""
+
+
+class Encoder(nn.Module):
+    """Maps rows [N, groups * D] to codes [N, groups * C] in [0, K).
+
+    An encoder reads its `taps` only: `inputs = rows[:, taps]`, [N, T], is what `encode` and
+    `assign` take (taps None: all columns). A convolution thus gathers the tapped inputs straight
+    from the activation map and never builds the other columns of its patches.
+
+    All state lives in parameters and buffers whose shapes depend on (blocks, K, options) alone, so
+    that an encoder built empty can be loaded from a state dict.
+    """
+
+    Options: ClassVar[type[EncoderOptions]] = EncoderOptions
+    estimators: ClassVar[tuple[str, ...]] = ("identity",)
+    """Gradient estimators it supports, its default first."""
+
+    taps: Tensor | None = None
+
+    def __init__(self, blocks: Blocks, K: int, options: EncoderOptions | None = None) -> None:
+        super().__init__()
+        if not 2 <= K <= 256:
+            raise HalutError(f"K must be in 2..256, got {K}")
+        self.blocks = blocks
+        self.K = K
+        self.options = options if options is not None else self.Options()
+
+    def learn(self, rows: Tensor, seed: int = 0) -> Tensor:
+        """Fit to rows [N, groups * D] float32; return prototypes [groups * C, K, V].
+
+        Prototypes are the mean inputs of each bucket (zero in the padding of narrow blocks).
+        Raises HalutError if the rows hold fewer than one row or are not finite.
+        """
+        raise NotImplementedError
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """inputs [N, T] -> codes [N, groups * C] uint8; never differentiable."""
+        raise NotImplementedError
+
+    def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
+        """Soft assignment [N, groups * C, K] of inputs [N, T], differentiable, rows summing to 1.
+
+        Its gradient stands in for the gradient of the hard one-hot codes (straight-through).
+        """
+        raise NotImplementedError
+
+    def matmul(self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor) -> Tensor:
+        """The table product with this encoder's relaxed gradient, [N, groups * M_g].
+
+        Forward: y[n, g, m] = sum_c table[g, c, codes[n, g, c], m]. Backward: dL/dE goes through
+        `assign`, taken with the unquantised `lut`; dL/dlut is the scatter-add of the straight-
+        through table. Encoders with a fused operator override this.
+        """
+        from halut.ops.relaxed import relaxed_matmul
+
+        return relaxed_matmul(self, inputs, lut, table, tau)
+
+    def codes(self, rows: Tensor) -> Tensor:
+        """Codes [N, groups * C] of whole rows [N, groups * D]."""
+        return self.encode(self.tapped(rows))
+
+    def tapped(self, rows: Tensor) -> Tensor:
+        """The columns this encoder reads, [N, T]."""
+        return rows if self.taps is None else rows[:, self.taps]
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by optimiser role (prototypes, thresholds, ...)."""
+        return {}
+
+    def cost(self, rows: int) -> dict[str, int]:
+        """encode_ops (compares or multiply-adds) for `rows` rows, and state_bytes it needs."""
+        raise NotImplementedError
+
+
+def check_rows(rows: Tensor, inputs: int) -> None:
+    """Raise HalutError unless rows are [N >= 1, inputs], floating and finite."""
+    if rows.ndim != 2 or rows.shape[1] != inputs or rows.shape[0] == 0:
+        raise HalutError(f"rows must be [N >= 1, {inputs}], got {list(rows.shape)}")
+    if not bool(torch.isfinite(rows).all()):
+        raise HalutError("rows hold NaN or infinite values")
