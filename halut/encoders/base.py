@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,8 +36,6 @@ class Encoder(nn.Module):
     estimators: ClassVar[tuple[str, ...]] = ("identity",)
     """Gradient estimators it supports, its default first."""
 
-    taps: Tensor | None = None
-
     def __init__(self, blocks: Blocks, K: int, options: EncoderOptions | None = None) -> None:
         super().__init__()
         if not 2 <= K <= 256:
@@ -45,12 +44,32 @@ class Encoder(nn.Module):
         self.K = K
         self.options = options if options is not None else self.Options()
 
-    def learn(self, rows: Tensor, seed: int = 0) -> Tensor:
+    @property
+    def taps(self) -> Tensor | None:
+        """Columns of the rows that are read, [T] int64, or None for all of them.
+
+        A property, as nn.Module refuses a buffer of a name that the class already has.
+        """
+        return None
+
+    def learn(
+        self,
+        rows: Tensor,
+        seed: int = 0,
+        weight: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """Fit to rows [N, groups * D] float32; return prototypes [groups * C, K, V].
 
         Prototypes are the mean inputs of each bucket (zero in the padding of narrow blocks).
+        `weight` [groups * M_g, D] is read by encoders that measure their error at the output;
+        `progress` is called with the number of codebooks just finished.
         Raises HalutError if the rows hold fewer than one row or are not finite.
         """
+        raise NotImplementedError
+
+    def initial_tau(self, rows: Tensor) -> float:
+        """A temperature > 0 on the scale of this encoder's distances over rows [N, groups * D]."""
         raise NotImplementedError
 
     def encode(self, inputs: Tensor) -> Tensor:
