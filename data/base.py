@@ -1,0 +1,185 @@
+"""The base of every data set's LightningDataModule: splits, loaders, calibration, mixing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from data.config import DataConfig
+from data.loader import Batch, BatchLoader, TrainLoader
+from data.mixing import Mixing
+from data.sampler import OrderedBatches, TrainBatches
+from data.samples import Split
+from data.splits import balanced_subset, stratified_split
+from halut.errors import HalutError
+
+
+@dataclass(frozen=True)
+class Pools:
+    """What a data set's files hold. Without `val`, validation is split off from `train`."""
+
+    train: Split
+    test: Split
+    class_names: list[str]
+    val: Split | None = None
+
+
+class DataModule(LightningDataModule):
+    """Training, validation and test batches of one data set: images [B, C, H, W], labels [B].
+
+    Every training batch is a function of (seed, stream, epoch, position). `stream` is set by the
+    stage loop before each fit, so that every stage sees another shuffle and augmentation.
+
+    Subclasses give `Config`, `load` and, where they can, `download`. After `setup`: `class_names`,
+    `num_classes`, `input_shape` (C, H, W), `mean` and `std`.
+    """
+
+    Config: ClassVar[type[DataConfig]] = DataConfig
+    allow_zero_length_dataloader_with_multiple_devices = True  # fewer test samples than processes
+    class_names: list[str]
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    mean: list[float]
+    std: list[float]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.config = self.Config.of(options)
+        self.stream = 0
+        self.splits: dict[str, Split] = {}
+        self._train_loader: TrainLoader | None = None
+
+    def load(self) -> Pools:
+        """Read or list the files; sets mean and std. HalutError naming what is missing or bad."""
+        raise NotImplementedError
+
+    def download(self) -> None:
+        """Fetch the files into the root; called only with download=true."""
+        raise HalutError(f"data.{self.config.name} cannot be downloaded: set data.download=false")
+
+    def prepare_data(self) -> None:
+        """Download if asked to (on one process of each machine)."""
+        if self.config.download:
+            self.download()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load once, check and split."""
+        if self.splits:
+            return
+        pools = self.load()
+        for name, split in (("training", pools.train), ("test", pools.test)):
+            self._check_classes(name, split, pools.class_names)
+        train, val = pools.train, pools.val
+        if val is None:
+            kept, held = stratified_split(
+                train.labels, self.config.val_fraction, self.config.split_seed
+            )
+            train, val = train.take(kept), train.take(held)
+        train = self._subset("train_samples", train)
+        val = self._subset("val_samples", val)
+        self.class_names, self.num_classes = pools.class_names, len(pools.class_names)
+        self._check_mixing()
+        self.input_shape = tuple(train[0][0].shape)  # type: ignore[assignment]  # always three
+        self.splits = {"train": train, "val": val, "test": pools.test}
+
+    def train_dataloader(self) -> TrainLoader:
+        """Shuffled, augmented batches of this process' share, from the trainer's place on."""
+        config = self.config
+        batches = TrainBatches(
+            self.splits["train"].indices, config.batch_size, config.seed, self.stream
+        )
+        if self.trainer is not None:
+            batches.set_epoch(self.trainer.current_epoch)
+        self._train_loader = TrainLoader(
+            self.splits["train"], batches, config.workers, self._progress
+        )
+        return self._train_loader
+
+    def val_dataloader(self) -> BatchLoader:
+        """Validation samples in order; each on exactly one process."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test samples in order; each on exactly one process."""
+        return self._eval_loader("test")
+
+    def calibration_batches(self, samples: int, seed: int) -> Iterator[Batch]:
+        """About `samples` training samples, class-balanced, shuffled, without augmentation.
+
+        The same on every process and in every call with the same arguments; all training samples,
+        shuffled, if there are no more than `samples`. Batches of eval_batch_size.
+        """
+        if samples < 1:
+            raise HalutError(f"calibration needs at least 1 sample, got {samples}")
+        train = self.splits["train"]
+        chosen = train.indices[balanced_subset(train.labels, samples, seed)]
+        batches = OrderedBatches(chosen, self.config.eval_batch_size, shard=(0, 1))
+        yield from BatchLoader(train, batches, self.config.workers, persistent=False)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Mix training batches, where mixup or cutmix is on: labels become soft [B, classes]."""
+        mixing = self._mixing()
+        training = self.trainer is not None and self.trainer.training
+        if mixing is None or not training or self._train_loader is None:
+            return batch
+        images, labels = batch
+        place = (self.config.seed, self.stream, *self._train_loader.handed_out)
+        return mixing(images, labels, place)
+
+    def _mixing(self) -> Mixing | None:
+        config = self.config
+        if config.mixup_prob == 0 or (config.mixup == 0 and config.cutmix == 0):
+            return None
+        return Mixing(config.mixup, config.cutmix, config.mixup_prob, self.num_classes)
+
+    def _check_mixing(self) -> None:
+        if self._mixing() is not None and self.config.batch_size % 2:
+            raise HalutError(
+                f"data.batch_size must be even with mixup or cutmix, got {self.config.batch_size}"
+            )
+
+    def _eval_loader(self, split: str) -> BatchLoader:
+        part = self.splits[split]
+        batches = OrderedBatches(part.indices, self.config.eval_batch_size)
+        return BatchLoader(part, batches, self.config.workers)
+
+    def _progress(self) -> tuple[int, float]:
+        """(batches processed in this epoch, batches per epoch), as Lightning counts them."""
+        if self.trainer is None:
+            return 2**62, float("inf")
+        loop = self.trainer.fit_loop
+        return loop.epoch_loop.batch_progress.current.processed, loop.max_batches
+
+    def _subset(self, option: str, split: Split) -> Split:
+        samples = getattr(self.config, option)
+        if samples is None:
+            return split
+        if samples > len(split):
+            raise HalutError(f"data.{option} must be in 1..{len(split)}, got {samples}")
+        chosen = balanced_subset(split.labels, samples, self.config.split_seed)
+        return split.take(chosen.sort().values)
+
+    def _check_classes(self, name: str, split: Split, class_names: list[str]) -> None:
+        counts = torch.bincount(split.labels, minlength=len(class_names))
+        empty = [class_names[c] for c in range(len(class_names)) if counts[c] == 0]
+        if name == "training" and empty:
+            raise HalutError(f"data.{self.config.name}: no {name} samples of class {empty[0]!r}")
+        if len(split) == 0:
+            raise HalutError(f"data.{self.config.name}: no {name} samples")
+
+
+def image_statistics(config: DataConfig, channels: int) -> tuple[Tensor, Tensor]:
+    """mean and std of the configuration, each [channels]; HalutError for another length."""
+    values = []
+    for field, default in (("mean", 0.0), ("std", 1.0)):
+        value = getattr(config, field)
+        value = [default] * channels if value is None else list(value)
+        if len(value) != channels:
+            raise HalutError(f"data.{field} must have {channels} values, got {len(value)}")
+        values.append(torch.tensor(value))
+    return values[0], values[1]

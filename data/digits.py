@@ -1,0 +1,50 @@
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, 10 classes, no download.
+
+Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from data.arrays import ArraySamples, ImageConfig
+from data.base import DataModule, Pools, image_statistics
+from data.registry import datasets
+from data.samples import Split
+from data.splits import stratified_split
+from halut.errors import HalutError
+
+
+@dataclass
+class DigitsConfig(ImageConfig):
+    """`test_fraction` of every class is the test split; it depends on `split_seed` alone."""
+
+    name: str = "digits"
+    test_fraction: float = 0.2
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.test_fraction < 1:
+            raise HalutError(f"data.test_fraction must be within (0, 1), got {self.test_fraction}")
+
+
+@datasets.register("digits")
+class Digits(DataModule):
+    """Images [1, 8, 8], 16 grey levels. The data set comes without splits of its own."""
+
+    Config = DigitsConfig
+    config: DigitsConfig
+
+    def load(self) -> Pools:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = torch.from_numpy(bunch.images).to(torch.uint8)[:, None]
+        labels = torch.from_numpy(bunch.target).to(torch.int64)
+        statistics = image_statistics(self.config, channels=1)
+        self.mean, self.std = (values.tolist() for values in statistics)
+        source = ArraySamples("digits", images, labels, statistics, self.config, top=16)
+        kept, held = stratified_split(labels, self.config.test_fraction, self.config.split_seed)
+        return Pools(Split(source, kept), Split(source, held), [str(c) for c in range(10)])
