@@ -70,11 +70,8 @@ def build_model(
         # A wrong option is a TypeError; with weights to fetch anything else is about those.
         if pretrained and not isinstance(error, TypeError):
             raise HalutError(_no_weights(name, chosen, error)) from error
-        given = ", ".join(f"{key}={value}" for key, value in options.items()) or "none"
-        raise HalutError(
-            f"{chosen} model {name!r} cannot be built with {num_classes} classes, "
-            f"{in_channels} input channels and options {given}: {error}"
-        ) from error
+        given = {"num_classes": num_classes, "in_channels": in_channels, **options}
+        raise HalutError(_not_built(name, chosen, given, error)) from error
     return model
 
 
@@ -142,6 +139,11 @@ def _torchvision(
     from halut.models.from_torchvision import build_torchvision
 
     return build_torchvision(name, num_classes, in_channels, pretrained, options)
+
+
+def _not_built(name: str, source: str, given: dict[str, Any], error: Exception) -> str:
+    told = ", ".join(f"{key}={value}" for key, value in given.items())
+    return f"{source} model {name!r} cannot be built with {told}: {error}"
 
 
 def _no_weights(name: str, source: str, error: Exception) -> str:

@@ -55,9 +55,9 @@ def test_torchvision_has_no_auxiliary_outputs(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("resnet8", {"wide": 3}, "local model 'resnet8' .*options wide=3.*'wide'"),
-        ("resnet8", {"width": 0}, "options width=0: .* no elements"),
-        ("tiny_vit", {"heads": 0}, "options heads=0: .*zero"),
+        ("resnet8", {"wide": 3}, "local model 'resnet8' .*wide=3.*'wide'"),
+        ("resnet8", {"width": 0}, "width=0: .* no elements"),
+        ("tiny_vit", {"heads": 0}, "heads=0: .*zero"),
         ("resnet18", {"nonsense": 1}, "timm model 'resnet18' .*nonsense"),
         ("shufflenet_v2_x1_0", {"nonsense": 1}, "torchvision model .*nonsense"),
     ],
