@@ -22,6 +22,9 @@ def build_from(config: ModelConfig, num_classes: int, in_channels: int) -> nn.Mo
     """
     from halut.models.weights import load_weights
 
+    own = {"name", "num_classes", "in_channels", "source", "pretrained"}
+    if clash := sorted(own & config.options.keys()):
+        raise HalutError(f"model.options.{clash[0]}: give it as model.{clash[0]}")
     model = build_model(
         config.name,
         num_classes if config.num_classes is None else config.num_classes,

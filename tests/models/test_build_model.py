@@ -136,3 +136,8 @@ def test_build_from_takes_the_data_sets_counts_and_local_weights(tmp_path) -> No
     model = build_from(ModelConfig("resnet8", num_classes=4, in_channels=2), 10, 1)
     assert model(torch.zeros(2, 2, 8, 8)).shape == (2, 4)
     assert isinstance(model.fc, nn.Linear)
+
+
+def test_build_from_refuses_options_with_a_key_of_their_own() -> None:
+    with pytest.raises(HalutError, match=r"give it as model\.in_channels"):
+        build_from(ModelConfig("resnet8", options={"in_channels": 1}), 10, 3)
