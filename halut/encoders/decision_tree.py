@@ -1,0 +1,116 @@
+"""A binary decision tree per codebook whose every node tests an input of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from halut.blocks import Blocks
+from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
+from halut.encoders.tree import leaf_assignment, tree_depth
+from halut.errors import HalutError
+from halut.prototypes.buckets import bucket_means
+from halut.prototypes.cart import learn_node_tree
+from halut.prototypes.kmeans import sampled
+
+
+@dataclass
+class DecisionTreeOptions(EncoderOptions):
+    """learn_rows: rows drawn for k-means and the trees; iterations of k-means."""
+
+    learn_rows: int = 16384
+    iterations: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("learn_rows", "iterations"):
+            if getattr(self, name) < 1:
+                got = getattr(self, name)
+                raise HalutError(f"decision_tree encoder: {name} must be at least 1, got {got}")
+
+
+@encoders.register("decision_tree")
+class DecisionTreeEncoder(Encoder):
+    """code = the path through a complete binary tree of depth log2 K with an input per node.
+
+    Nodes are in heap order as in the tree encoder; `node_dims` [GC, K-1] are the columns of the
+    rows that they test, `thresholds` [GC, K-1]; above the threshold is right, a one bit. The tree
+    may test most inputs of a block, so all columns are taken as inputs.
+
+    Source: CART (Breiman et al., 1984) on k-means labels, as scikit-learn grows it.
+    Raises HalutError unless K is a power of two in 2..256.
+    """
+
+    Options = DecisionTreeOptions
+    estimators = ("tree", "identity", "blend")
+    options: DecisionTreeOptions
+    node_dims: Tensor
+
+    def __init__(self, blocks: Blocks, K: int, options: DecisionTreeOptions | None = None) -> None:
+        self.depth = tree_depth("decision_tree", K)
+        super().__init__(blocks, K, options)
+        self.register_buffer("node_dims", torch.tensor(blocks.starts)[:, None].repeat(1, K - 1))
+        self.thresholds = nn.Parameter(torch.zeros(blocks.total, K - 1))
+
+    def learn(
+        self,
+        rows: Tensor,
+        seed: int = 0,
+        weight: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """k-means labels and a tree per codebook on a seeded sample; means over all rows."""
+        check_rows(rows, self.blocks.inputs)
+        rows = rows.detach().float()
+        sample = sampled(rows, self.options.learn_rows, seed).cpu().numpy()
+        empty = rows.new_zeros(self.blocks.total, self.K, self.blocks.V)
+        spans = zip(self.blocks.starts, self.blocks.widths, strict=True)
+        for c, (start, width) in enumerate(spans):
+            x = sample[:, start : start + width]
+            tree = learn_node_tree(x, self.K, seed + c, self.options.iterations)
+            self.node_dims[c] = torch.from_numpy(tree.dims) + start
+            self.thresholds.data[c] = torch.from_numpy(tree.thresholds)
+            empty[c, :, :width] = torch.from_numpy(tree.means)
+            if progress is not None:
+                progress(1)
+        return bucket_means(rows, self.codes(rows), self.blocks, empty)
+
+    @torch.no_grad()
+    def _walk(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [N, GC] int64, and x - t [N, GC, depth] at the nodes passed."""
+        first = torch.arange(self.blocks.total, device=inputs.device) * (self.K - 1)
+        codes = torch.zeros(len(inputs), len(first), dtype=torch.int64, device=inputs.device)
+        margins = []
+        for level in range(self.depth):
+            nodes = first + 2**level - 1 + codes
+            x = inputs.gather(1, self.node_dims.reshape(-1)[nodes])
+            thresholds = self.thresholds.reshape(-1)[nodes]
+            margins.append(x - thresholds)
+            codes = 2 * codes + (x > thresholds)
+        return codes, torch.stack(margins, dim=2)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """inputs [N, groups * D] -> codes [N, GC] uint8."""
+        return self._walk(inputs)[0].to(torch.uint8)
+
+    def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
+        """Softmax over the leaf scores of the hard node signs, with tanh's gradient."""
+        tapped = inputs[:, self.node_dims.reshape(-1)]
+        tapped = tapped.reshape(len(inputs), self.blocks.total, self.K - 1)
+        return leaf_assignment(tapped, self.thresholds, tau)
+
+    def initial_tau(self, rows: Tensor) -> float:
+        """Mean |x - t| over the nodes that the rows pass; 1 if that is zero."""
+        check_rows(rows, self.blocks.inputs)
+        return float(self._walk(rows)[1].abs().mean(dtype=torch.float64)) or 1.0
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The thresholds."""
+        return {"thresholds": [self.thresholds]}
+
+    def cost(self, rows: int) -> dict[str, int]:
+        """log2 K compares per code; 8 bytes per node: its threshold and its column."""
+        GC = self.blocks.total
+        return {"encode_ops": rows * GC * self.depth, "state_bytes": 8 * GC * (self.K - 1)}

@@ -1,0 +1,185 @@
+"""Product quantisation: the code is the nearest of K prototypes, found by trying all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from halut.blocks import Blocks
+from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
+from halut.errors import HalutError
+from halut.prototypes.buckets import bucket_means
+from halut.prototypes.kmeans import assign_nearest, kmeans, lloyd, sampled
+
+METRICS = {"l2": 2.0, "l1": 1.0, "chebyshev": float("inf")}
+
+
+@dataclass
+class PQOptions(EncoderOptions):
+    """How prototypes are learned and compared.
+
+    metric: distance to a prototype: l2 (squared), l1 or chebyshev.
+    output_metric: measure l2 through the weight, (x-p)' W_c W_c' (x-p); needs it when learning.
+    learn_rows: rows drawn for k-means; iterations and restarts of it.
+    """
+
+    metric: str = "l2"
+    output_metric: bool = False
+    learn_rows: int = 65536
+    iterations: int = 25
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            known = ", ".join(METRICS)
+            raise HalutError(f"pq encoder: metric must be one of {known}, got {self.metric!r}")
+        if self.output_metric and self.metric != "l2":
+            raise HalutError(f"pq encoder: output_metric needs metric l2, got {self.metric!r}")
+        for name in ("learn_rows", "iterations", "restarts"):
+            if getattr(self, name) < 1:
+                raise HalutError(
+                    f"pq encoder: {name} must be at least 1, got {getattr(self, name)}"
+                )
+
+
+@encoders.register("pq")
+class PQEncoder(Encoder):
+    """code[n, c] = argmin_k dist(x[n, c], prototypes[c, k]), the lowest k among equals.
+
+    `prototypes` [GC, K, V], zero in the padding of narrow blocks. With `output_metric` both sides
+    are first multiplied by the root L_c of W_c W_c' = L_c L_c' (buffer `roots` [GC, V, V]), in
+    learning, encoding and the gradient; the roots keep the weight of the time of learning.
+
+    Sources: Jegou et al., Product Quantization, PAMI 2011; Tang et al., LUT-NN, MobiCom 2023.
+    """
+
+    Options = PQOptions
+    estimators = ("soft", "identity", "blend")
+    options: PQOptions
+    roots: Tensor
+
+    def __init__(self, blocks: Blocks, K: int, options: PQOptions | None = None) -> None:
+        super().__init__(blocks, K, options)
+        self.prototypes = nn.Parameter(torch.zeros(blocks.total, K, blocks.V))
+        if self.options.output_metric:
+            self.register_buffer("roots", torch.eye(blocks.V).repeat(blocks.total, 1, 1))
+
+    def learn(
+        self,
+        rows: Tensor,
+        seed: int = 0,
+        weight: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """k-means per codebook on a seeded sample of the rows; bucket means over all of them."""
+        check_rows(rows, self.blocks.inputs)
+        rows = rows.detach().float()
+        if self.options.output_metric:
+            self.roots.copy_(self._weight_roots(weight))
+        sample = sampled(rows, self.options.learn_rows, seed)
+        for c, (start, width) in enumerate(
+            zip(self.blocks.starts, self.blocks.widths, strict=True)
+        ):
+            x = sample[:, start : start + width]
+            self.prototypes.data[c] = 0
+            self.prototypes.data[c, :, :width] = self._centroids(x, c, seed + c)
+            if progress is not None:
+                progress(1)
+        return bucket_means(rows, self.codes(rows), self.blocks, self.prototypes.data)
+
+    def _centroids(self, x: Tensor, c: int, seed: int) -> Tensor:
+        """[K, width], in the rows' own space also where the metric is the output's."""
+        options, width = self.options, x.shape[1]
+        if not options.output_metric:
+            learned = kmeans(x.cpu().numpy(), self.K, seed, options.iterations, options.restarts)
+            centroids = torch.from_numpy(learned).to(x)
+            if options.metric != "l2":
+                centroids = lloyd(x, centroids, METRICS[options.metric], options.iterations)
+            return centroids
+        root = self.roots[c, :width, :width].to(x)
+        seen = (x @ root).cpu().numpy()
+        learned = kmeans(seen, self.K, seed, options.iterations, options.restarts)
+        codes = torch.from_numpy(assign_nearest(seen, learned))
+        # A linear map keeps means: each centroid's preimage is the mean of its rows.
+        block = Blocks(width, 1)
+        preimage = torch.linalg.lstsq(root.T.cpu(), torch.from_numpy(learned).T, driver="gelsd")
+        empty = preimage.solution.T[None].to(x)
+        return bucket_means(x, codes[:, None].to(x.device), block, empty)[0]
+
+    def _weight_roots(self, weight: Tensor | None) -> Tensor:
+        """Symmetric roots [GC, V, V] of W_c W_c', scaled to a mean eigenvalue of one."""
+        groups, D = self.blocks.groups, self.blocks.D
+        if weight is None or weight.ndim != 2 or weight.shape[1] != D or len(weight) % groups:
+            got = None if weight is None else list(weight.shape)
+            raise HalutError(
+                f"pq encoder: output_metric needs the weight [{groups} * M, {D}], got {got}"
+            )
+        stacked = weight.detach().double().reshape(groups, -1, D).transpose(0, 1)
+        blocks = self.blocks.split(stacked.reshape(-1, groups * D))  # [M, GC, V]
+        values, vectors = torch.linalg.eigh(torch.einsum("mcv,mcw->cvw", blocks, blocks))
+        values = values.clamp(min=0)
+        values = values / values.mean().clamp(min=torch.finfo(values.dtype).tiny)
+        roots = (vectors * values.sqrt()[:, None, :]) @ vectors.transpose(1, 2)
+        return roots.to(self.roots)
+
+    def _measured(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [N, groups * D] and prototypes as the distance sees them."""
+        if not self.options.output_metric:
+            return inputs, self.prototypes
+        seen = torch.einsum("ncv,cvw->ncw", self.blocks.split(inputs), self.roots.to(inputs))
+        valid = (self.blocks.columns() >= 0).reshape(-1).to(inputs.device)
+        return seen.reshape(len(inputs), -1)[:, valid], self.prototypes @ self.roots
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """inputs [N, groups * D] -> codes [N, GC] uint8."""
+        from halut import ops
+
+        x, prototypes = self._measured(inputs.detach())
+        return ops.nearest_encode(x, prototypes.detach(), self.options.metric, self.blocks.groups)
+
+    def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
+        """softmax_k(-dist / tau), [N, GC, K]; tau a scalar or [GC]."""
+        return torch.softmax(-self.distances(inputs) / tau.reshape(-1, 1), dim=-1)
+
+    def distances(self, inputs: Tensor) -> Tensor:
+        """Distances [N, GC, K] of inputs [N, groups * D]; squared for l2."""
+        rows, prototypes = self._measured(inputs)
+        x = self.blocks.split(rows)
+        if self.options.metric != "l2":
+            p = METRICS[self.options.metric]
+            return torch.cdist(x.transpose(0, 1), prototypes, p=p).transpose(0, 1)
+        products = torch.einsum("ncv,ckv->nck", x, prototypes)
+        return x.square().sum(-1, keepdim=True) - 2 * products + prototypes.square().sum(-1)
+
+    def matmul(self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor) -> Tensor:
+        """The fused operator of the base class's product."""
+        from halut import ops
+
+        x, prototypes = self._measured(inputs)
+        return ops.nearest_matmul(
+            x, prototypes, lut, table, tau, self.options.metric, self.blocks.groups
+        )
+
+    @torch.no_grad()
+    def initial_tau(self, rows: Tensor) -> float:
+        """Mean distance of rows to their nearest prototype; 1 if that is zero.
+
+        At this temperature a prototype twice as far away as the nearest has 1/e of its weight.
+        """
+        check_rows(rows, self.blocks.inputs)
+        least = [self.distances(part).amin(-1).clamp(min=0).double() for part in rows.split(1024)]
+        return float(torch.cat(least).mean()) or 1.0
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The prototypes."""
+        return {"prototypes": [self.prototypes]}
+
+    def cost(self, rows: int) -> dict[str, int]:
+        """D K multiply-adds per row and group; 4 bytes per entry of a prototype or root."""
+        squares = sum(width**2 for width in self.blocks.widths)
+        extra = squares if self.options.output_metric else 0
+        inputs = self.blocks.inputs * self.K
+        return {"encode_ops": rows * (inputs + extra), "state_bytes": 4 * (inputs + extra)}

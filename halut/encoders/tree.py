@@ -1,0 +1,149 @@
+"""The hash tree of MADDNESS: log2 K compares per code, all nodes of a level test one input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from halut.blocks import Blocks
+from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
+from halut.errors import HalutError
+from halut.prototypes.tree_learning import learn_trees
+
+
+@dataclass
+class TreeOptions(EncoderOptions):
+    """candidates: inputs of the block tried per level, those with the largest squared error."""
+
+    candidates: int = 8
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise HalutError(f"tree encoder: candidates must be at least 1, got {self.candidates}")
+
+
+@encoders.register("tree")
+class TreeEncoder(Encoder):
+    """code = the path through a complete binary tree of depth log2 K, one tree per codebook.
+
+    The node of level l with the path prefix p has index 2^l - 1 + p among the K-1 `thresholds`
+    [GC, K-1]; a row goes right, and its code gets a one bit, if its input exceeds the threshold.
+    `split_dims` [GC, depth] are the columns of the rows [N, groups * D] that the levels test.
+
+    Source: Blalock and Guttag, Multiplying Matrices Without Multiplying, ICML 2021.
+    Raises HalutError unless K is a power of two in 2..256.
+    """
+
+    Options = TreeOptions
+    estimators = ("tree", "identity", "blend")
+    options: TreeOptions
+    split_dims: Tensor
+
+    def __init__(self, blocks: Blocks, K: int, options: TreeOptions | None = None) -> None:
+        self.depth = tree_depth("tree", K)
+        super().__init__(blocks, K, options)
+        starts = torch.tensor(blocks.starts)[:, None].repeat(1, self.depth)
+        self.register_buffer("split_dims", starts)
+        self.thresholds = nn.Parameter(torch.zeros(blocks.total, K - 1))
+
+    @property
+    def taps(self) -> Tensor:
+        """The tested columns [GC * depth], codebook-major."""
+        return self.split_dims.reshape(-1)
+
+    def learn(
+        self,
+        rows: Tensor,
+        seed: int = 0,
+        weight: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Greedy cuts of least squared error (halut.prototypes.tree_learning); draws nothing."""
+        check_rows(rows, self.blocks.inputs)
+        split_dims, thresholds, prototypes = learn_trees(
+            rows, self.blocks, self.depth, self.options.candidates, progress
+        )
+        self.split_dims.copy_(split_dims)
+        self.thresholds.data.copy_(thresholds)
+        return prototypes.to(rows.device)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """inputs = the taps [N, GC * depth] -> codes [N, GC] uint8."""
+        from halut import ops
+
+        return ops.tree_encode(inputs.detach(), self.thresholds.detach())
+
+    def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
+        """Softmax over the leaf scores of the hard node signs, with tanh's gradient."""
+        levels = [level for level in range(self.depth) for _ in range(2**level)]  # of each node
+        tapped = inputs.reshape(len(inputs), self.blocks.total, self.depth)[:, :, levels]
+        return leaf_assignment(tapped, self.thresholds, tau)
+
+    def matmul(self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor) -> Tensor:
+        """The fused operator of the base class's product."""
+        from halut import ops
+
+        return ops.tree_matmul(inputs, self.thresholds, lut, table, tau)
+
+    @torch.no_grad()
+    def initial_tau(self, rows: Tensor) -> float:
+        """Mean |x - t| over the nodes that the rows pass; 1 if that is zero."""
+        check_rows(rows, self.blocks.inputs)
+        tapped = self.tapped(rows).reshape(len(rows), self.blocks.total, self.depth)
+        codes = self.codes(rows).long()
+        total = rows.new_zeros((), dtype=torch.float64)
+        for level in range(self.depth):
+            nodes = 2**level - 1 + (codes >> (self.depth - level))
+            passed = self.thresholds.T.gather(0, nodes)
+            total += (tapped[:, :, level] - passed).abs().mean(dtype=torch.float64)
+        return float(total) / self.depth or 1.0
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The thresholds."""
+        return {"thresholds": [self.thresholds]}
+
+    def cost(self, rows: int) -> dict[str, int]:
+        """log2 K compares per code; 4 bytes per threshold and per tested column."""
+        GC = self.blocks.total
+        return {
+            "encode_ops": rows * GC * self.depth,
+            "state_bytes": 4 * GC * (self.K - 1 + self.depth),
+        }
+
+
+def tree_depth(name: str, K: int) -> int:
+    """log2 K; HalutError unless K is a power of two in 2..256."""
+    if not 2 <= K <= 256 or K & (K - 1):
+        raise HalutError(
+            f"{name} encoder: K must be a power of two in 2..256 (K = 2^depth), got {K}"
+        )
+    return K.bit_length() - 1
+
+
+def leaf_assignment(tapped: Tensor, thresholds: Tensor, tau: Tensor) -> Tensor:
+    """Soft assignment [N, GC, K] from the inputs `tapped` [N, GC, K-1] of all nodes.
+
+    A node's sign s is +1 where its input exceeds the threshold, else -1, with the gradient of
+    tanh((x - t) / tau); a leaf scores +s for every ancestor it is right of and -s for the others;
+    a softmax over the K scores follows. tau: a scalar, or [GC].
+    """
+    margin = tapped - thresholds
+    soft = torch.tanh(margin / tau.reshape(-1, 1))
+    hard = torch.where(margin > 0, 1.0, -1.0).to(soft.dtype)
+    sign = soft + (hard - soft).detach()
+    return torch.softmax(sign @ leaf_paths(thresholds.shape[1] + 1).to(sign), dim=-1)
+
+
+def leaf_paths(K: int) -> Tensor:
+    """[K-1, K]: +1 where the node is passed to the right on the way to a leaf, -1 left, else 0."""
+    depth = K.bit_length() - 1
+    leaves = torch.arange(K)
+    paths = torch.zeros(K - 1, K)
+    for level in range(depth):
+        nodes = 2**level - 1 + (leaves >> (depth - level))
+        right = (leaves >> (depth - level - 1)) & 1
+        paths[nodes, leaves] = 2.0 * right - 1.0
+    return paths

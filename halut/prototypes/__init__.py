@@ -1,0 +1,1 @@
+"""Learning: from rows to split trees, centroids, and the tables refined by ridge regression."""

@@ -1,0 +1,98 @@
+"""The best cut of a set of rows by one of their inputs, for all buckets of a tree level at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """One cut per bucket: `gain` [B] is the fall of the bucket's squared error (0: no cut).
+
+    A row is on the right of its bucket's cut if its input exceeds `thresholds` [B] float32.
+    """
+
+    gain: Floats
+    thresholds: NDArray[np.float32]
+
+
+class Buckets:
+    """Rows x [V, N] float32 of one codebook, grouped by their codes [N] in [0, B).
+
+    An empty bucket has the mean that it inherits from its parent.
+    """
+
+    def __init__(self, x: NDArray[np.float32], codes: NDArray[np.uint8], inherited: Floats) -> None:
+        B = inherited.shape[0]
+        self.x, self.codes = x, codes
+        self.sizes = np.bincount(codes, minlength=B)
+        self.ends = np.cumsum(self.sizes)
+        self.starts = self.ends - self.sizes
+        self.means = bucket_means(x, codes, self.sizes, inherited)  # [B, V]
+
+    def centre(self) -> Floats:
+        """x [V, N] less the mean of each row's bucket; its squares sum to the level's error."""
+        centred = self.x.astype(np.float64)
+        for v in range(len(centred)):
+            centred[v] -= np.take(self.means[:, v], self.codes)
+        return centred
+
+    def harmonic(self) -> Floats:
+        """1/n_left + 1/n_right [N] of a cut after each row in the grouped order; 0 at the ends."""
+        left = np.arange(1, len(self.codes) + 1) - np.repeat(self.starts, self.sizes)
+        right = np.repeat(self.sizes, self.sizes) - left
+        return np.divide(1.0, right, out=np.full(len(left), -1.0), where=right > 0) + 1.0 / left
+
+    def group(self, order: Ints) -> Ints:
+        """Row indices sorted by an input -> sorted by bucket, then by that input."""
+        # A stable sort of small integers is one radix pass in numpy.
+        return order[np.argsort(self.codes[order], kind="stable")]
+
+    def cut(self, order: Ints, v: int, centred: Floats, harmonic: Floats, scratch: Floats) -> Cuts:
+        """The cut of each bucket by input v that leaves the least squared error over all inputs.
+
+        With the left part's sum S of centred rows, a cut lowers the bucket's error by
+        |S|^2 (1/n_left + 1/n_right). As each bucket's centred rows sum to zero, one running sum
+        over the whole grouped order serves all buckets. A cut between equal values separates
+        nothing and is not considered; among equals the lowest cut wins. `scratch` [V, N] is
+        overwritten.
+        """
+        values = self.x[v][order]
+        # mode="clip" lets numpy write to `out` unbuffered; torch's running sum is 4 times numpy's.
+        sums = np.take(centred, order, axis=1, out=scratch, mode="clip")
+        torch.from_numpy(sums).cumsum_(1)
+        gain = np.einsum("vn,vn->n", sums, sums)
+        gain *= harmonic
+        gain[:-1][values[:-1] == values[1:]] = -np.inf
+        best = np.zeros(len(self.sizes))
+        thresholds = self.means[:, v].astype(np.float32)
+        for b in np.flatnonzero(self.sizes):
+            start, last = self.starts[b], self.ends[b] - 1
+            at = start + int(np.argmax(gain[start:last])) if last > start else last
+            if at < last and gain[at] >= 0:
+                best[b] = gain[at]
+                thresholds[b] = midpoint(values[at], values[at + 1])
+            else:
+                thresholds[b] = values[last]  # all rows are equal here and go left
+        return Cuts(best, thresholds)
+
+
+def bucket_means(
+    x: NDArray[np.float32], codes: NDArray[np.uint8], sizes: Ints, inherited: Floats
+) -> Floats:
+    """Mean [B, V] float64 of the rows x [V, N] of each bucket, `inherited` where it is empty."""
+    sums = np.stack([np.bincount(codes, weights=row, minlength=len(sizes)) for row in x], axis=1)
+    return np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], inherited)
+
+
+def midpoint(below: np.float32, above: np.float32) -> np.float32:
+    """A float32 t with below <= t < above, so that rounding moves no row over its threshold."""
+    t = np.float32((np.float64(below) + np.float64(above)) / 2)
+    return t if below <= t < above else below
