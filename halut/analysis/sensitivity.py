@@ -1,0 +1,53 @@
+"""How much accuracy each site costs when it alone is replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from halut import surgery
+from halut.plan import Entry, Plan
+
+
+def sensitivity(
+    network: nn.Module,
+    plan: Plan,
+    rows_of: Callable[[Entry], Tensor],
+    score: Callable[[nn.Module], float],
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Score lost per replaced site, in the units of `score` (larger is better).
+
+    Every site is learned from `rows_of(entry)` and swapped into a copy of `network`, which stays
+    as it is; no batch-norm recalibration and no training, so the figure ranks sites and does not
+    foretell the retrained accuracy.
+    """
+    base = score(network)
+    lost: dict[str, float] = {}
+    for done, entry in enumerate(plan.replaced, 1):
+        trial = copy.deepcopy(network)
+        layer = surgery.build(trial, entry)
+        layer.observe(rows_of(entry))
+        layer.fit(seed=seed)
+        surgery.swap(trial, entry, layer)
+        lost[entry.site.name] = base - score(trial)
+        if progress is not None:
+            progress(done)
+    return lost
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, batches: object) -> float:
+    """Top-1 accuracy in percent over (images, labels) batches, in evaluation mode."""
+    training, device = network.training, next(network.parameters()).device
+    network.eval()
+    right = total = 0
+    for x, target in batches:  # type: ignore[attr-defined]
+        right += int((network(x.to(device)).argmax(dim=1).cpu() == target).sum())
+        total += len(target)
+    network.train(training)
+    return 100.0 * right / max(total, 1)

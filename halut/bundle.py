@@ -1,0 +1,80 @@
+"""Bundles: a folder others can load, of tensors and JSON alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from halut import surgery
+from halut.errors import HalutError
+from halut.files import write_bytes, write_json
+from halut.models.build import build_model
+from halut.models.weights import load_weights, save_weights
+from halut.plan import Plan
+
+
+def save_bundle(path: Path, network: nn.Module, plan: Plan, report: dict[str, Any]) -> None:
+    """Write model.safetensors, plan.json, report.json and README.md (the card) into `path`."""
+    path.mkdir(parents=True, exist_ok=True)
+    save_weights(path / "model.safetensors", network.state_dict())
+    plan.save(path / "plan.json")
+    write_json(path / "report.json", report)
+    write_bytes(path / "README.md", card(plan, report).encode())
+
+
+def load_bundle(path: Path) -> tuple[nn.Module, Plan, dict[str, Any]]:
+    """The network with its operators, its plan and its report, from a bundle or a run folder.
+
+    Builds the exact network by name, replays the plan, loads strictly; learns nothing again.
+    Raises HalutError if a file is missing, damaged, or of another version or network.
+    """
+    path = Path(path)
+    if (path / "bundle").is_dir():
+        path = path / "bundle"
+    for name in ("plan.json", "model.safetensors"):
+        if not (path / name).exists():
+            raise HalutError(
+                f"{path} is neither a bundle nor a finished run: it has no {name}"
+            )
+    plan = Plan.load(path / "plan.json")
+    network = exact_network(plan)
+    surgery.apply(network, plan)
+    load_weights(network, path / "model.safetensors")
+    report = path / "report.json"
+    return network.eval(), plan, json.loads(report.read_text()) if report.exists() else {}
+
+
+def exact_network(plan: Plan) -> nn.Module:
+    """The plan's network before any replacement, with random weights."""
+    m = plan.model
+    return build_model(
+        m["name"], m["num_classes"], m["in_channels"], source=m["source"], **m["options"]
+    )
+
+
+def card(plan: Plan, report: dict[str, Any]) -> str:
+    """A model card in Markdown."""
+    model = plan.model
+    final = report.get("final", {})
+    base = report.get("base", {})
+    lines = [
+        f"# {model['name']}, {len(plan.replaced)} of {len(plan.entries)} layers replaced",
+        "",
+        f"- test accuracy: {final.get('test_accuracy')} % (exact network: "
+        f"{base.get('test_accuracy')} %, fine-tuned exact baseline: "
+        f"{report.get('baseline', {}).get('test_accuracy')} %)",
+        f"- data: {report.get('data', {}).get('name')}",
+        f"- made by: `{report.get('command')}`",
+        "",
+        "| site | operator | normalised error |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {s['name']} | {s['operator']} | {s.get('normalised_mse')} |"
+        for s in report.get("sites", [])
+    ]
+    lines += ["", "Load with `halut.bundle.load_bundle(FOLDER)`."]
+    return "\n".join(lines) + "\n"

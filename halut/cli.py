@@ -1,0 +1,82 @@
+"""The console command `halut`: train, evaluate, env."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+USAGE = """\
+usage: halut VERB [ARGUMENTS]
+
+Replace a network's matrix products by look-up tables or cheaper formats, retrain it, and report.
+
+verbs:
+  train      compose a configuration and run it; arguments are those of `python train.py`
+  evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
+  env        versions, devices, and which kernels are active
+
+`halut VERB --help` tells more.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if given else 2
+    if given[0] == "--version":
+        from halut import __version__
+
+        print(f"halut {__version__}")
+        return 0
+    verbs: dict[str, Callable[[list[str]], int]] = {"train": train, "evaluate": evaluate, "env": env}
+    if given[0] not in verbs:
+        print(f"halut: unknown verb {given[0]!r}; choose one of: {', '.join(verbs)}", file=sys.stderr)
+        return 2
+    return verbs[given[0]](given[1:])
+
+
+def train(arguments: list[str]) -> int:
+    """`halut train ARGS` is `python train.py ARGS`."""
+    from halut.training.main import main as run
+
+    sys.argv = ["halut train", *arguments]
+    run()
+    return 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    """`halut evaluate ARGS` is `python evaluate.py ARGS`."""
+    from halut.training.evaluate import main as run
+
+    sys.argv = ["halut evaluate", *arguments]
+    run()
+    return 0
+
+
+def env(arguments: list[str]) -> int:
+    """Versions, devices, kernels."""
+    parser = argparse.ArgumentParser(prog="halut env", description=env.__doc__)
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    options = parser.parse_args(arguments)
+    from halut.training.report import environment
+
+    found = environment()
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for key, value in found.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, what in value.items():
+                print(f"  {name:28s} {what}")
+        else:
+            print(f"{key:14s} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""The layer of the table family: encode, look up, add; trained straight through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halut.blocks import Blocks
+from halut.encoders import encoders
+from halut.errors import HalutError
+from halut.layers.diagnostics import normalised_mse, start_of
+from halut.layers.operator import encoder_options
+from halut.layers.options import TableOptions
+from halut.operators import ReplacedLayer, copied_parameters
+from halut.ops import accumulate, identity_gradient
+from halut.prototypes import refine, refine_prototypes
+from halut.sites import Site, exact_product
+from halut.tables import QuantisedTable, best_clip, quantise_table
+
+
+class LUTLayer(ReplacedLayer):
+    """y[n, m] = sum_c lut[c, code_c(x_n), m] + bias[m] at one site.
+
+    The forward value is always the hard one: integer codes, quantised table. `estimator` decides
+    the gradient only (maths: Blalock and Guttag 2021; Tang et al. 2023; Schoenleber et al. 2023):
+    `tree` and `soft` relax the codes, `identity` hands on the exact product's input gradient, and
+    `blend` moves from the first to the second over a stage; thresholds and prototypes then keep
+    learning by the relaxed gradient. Parameterisation `free` trains the table [G, C, K, M_g]
+    itself; `derived` trains prototypes and the weight, lut = P W'.
+
+    `weight` [M, D] is the exact layer's: a parameter if tables derive from it, else a buffer kept
+    for error figures, the identity estimator and the reconstruction loss.
+    """
+
+    def __init__(
+        self, site: Site, encoder: str, options: TableOptions, source: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.site, self.options, self.encoder_name = site, options, encoder
+        self.blocks = Blocks(site.D, options.codebooks(site), site.groups)
+        kind = encoders[encoder]
+        self.encoder = kind(self.blocks, options.K, encoder_options(encoder, options))  # type: ignore[arg-type]
+        self.estimator = kind.estimators[0] if options.estimator == "auto" else options.estimator
+        weight, self.bias = copied_parameters(site, source)
+        G, C, M = site.groups, self.blocks.C, site.M // site.groups
+        if options.parameterisation == "free":
+            self.register_buffer("weight", weight.detach())
+            self.lut = nn.Parameter(torch.zeros(G, C, options.K, M))
+        else:
+            self.weight = weight
+            if not self.shares_prototypes:
+                width = site.D if options.ridge is not None else self.blocks.V
+                self.prototypes = nn.Parameter(torch.zeros(G * C, options.K, width))
+        self.tau = nn.Parameter(torch.ones(G * C if options.tau_per == "codebook" else ()))
+        self.register_buffer("clip", torch.ones(()))
+        self.register_buffer("blend", torch.zeros(()))
+        for name, parameter in self.encoder.named_parameters():
+            self.register_buffer(start_of(name), torch.zeros_like(parameter))
+        self._rows: list[Tensor] = []
+
+    # -- learning ---------------------------------------------------------------------------
+
+    @property
+    def shares_prototypes(self) -> bool:
+        """True if derived tables use the prototypes the encoder compares with (no ridge)."""
+        return hasattr(self.encoder, "prototypes") and self.options.ridge is None
+
+    def observe(self, rows: Tensor) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self.blocks.inputs:
+            raise HalutError(
+                f"{self.site.name}: rows must be [N, {self.blocks.inputs}], got {list(rows.shape)}"
+            )
+        self._rows.append(rows.detach().float().cpu())
+
+    def fit(self, seed: int = 0, progress: Any = None) -> None:
+        """Learn encoder, table and temperature from the observed rows, then forget the rows."""
+        if not self._rows:
+            raise HalutError(f"{self.site.name}: no calibration rows were observed")
+        rows, self._rows = torch.cat(self._rows), []
+        if not bool(torch.isfinite(rows).all()):
+            raise HalutError(f"{self.site.name}: calibration rows hold NaN or infinite values")
+        device = self.weight.device
+        self.cpu()
+        with torch.no_grad():
+            weight = self.weight.detach().float()
+            prototypes = self.encoder.learn(rows, seed=seed, weight=weight, progress=progress)
+            self._fit_table(rows, prototypes, weight)
+            tau = self.options.tau
+            self.tau.fill_(tau if tau is not None else self.encoder.initial_tau(rows))
+            if self.options.bits is not None and self.options.clip == "mse":
+                self.clip.fill_(best_clip(self.full_lut(), self.options.bits, self.options.scale))
+            for name, parameter in self.encoder.named_parameters():
+                self.get_buffer(start_of(name)).copy_(parameter)
+        self.to(device)
+
+    def _fit_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
+        codes = self.encoder.codes(rows)
+        if self.options.parameterisation == "free":
+            self.lut.copy_(refine(codes, prototypes, rows, weight, self.options.ridge))
+        elif not self.shares_prototypes:
+            if self.options.ridge is not None:
+                prototypes = refine_prototypes(codes, prototypes, rows, self.options.ridge)
+            self.prototypes.copy_(prototypes)
+
+    # -- the product ------------------------------------------------------------------------
+
+    def full_lut(self) -> Tensor:
+        """The unquantised table [G, C, K, M_g]; lut = P W' if it is derived."""
+        if self.options.parameterisation == "free":
+            return self.lut
+        G, C, K = self.site.groups, self.blocks.C, self.options.K
+        P = self.encoder.prototypes if self.shares_prototypes else self.prototypes
+        assert isinstance(P, Tensor)
+        if self.estimator == "identity":
+            P = P.detach()  # prototypes then learn from the reconstruction term alone
+        W = self.weight.view(G, -1, self.site.D)  # [G, M_g, D]
+        if P.shape[-1] == self.site.D and C > 1:
+            return torch.einsum("gckd,gmd->gckm", P.view(G, C, K, -1), W)
+        W = self.blocks.split(self.weight.view(G, -1, self.site.D).transpose(0, 1).flatten(1))
+        return torch.einsum("gckv,mgcv->gckm", P.view(G, C, K, -1), W.view(-1, G, C, self.blocks.V))
+
+    def table(self, lut: Tensor) -> QuantisedTable | None:
+        """The quantised form of `lut`, or None for float tables."""
+        if self.options.bits is None:
+            return None
+        return quantise_table(lut, self.options.bits, self.options.scale, self.clip)
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """Table product of the encoder's inputs [N, T] with bias, [N, M]."""
+        lut = self.full_lut()
+        table = self.table(lut)
+        if table is None:
+            y = self._accumulate(inputs, lut, lut.detach())
+        elif table.integer_sums:  # exact integer sums, then one multiply-add per output
+            y = self._accumulate(inputs, (lut - table.offset) / table.scale, table.q)
+            y = y * table.output_scale() + table.folded_bias()
+        else:
+            y = self._accumulate(inputs, lut, table.dequantise())
+        return y if self.bias is None else y + self.bias
+
+    def _accumulate(self, inputs: Tensor, lut: Tensor, table: Tensor) -> Tensor:
+        if self.estimator == "identity":
+            straight_through = lut + (table - lut).detach()
+            return accumulate(self.encoder.encode(inputs.detach()), straight_through)
+        return self.encoder.matmul(inputs, lut, table, self.tau)
+
+    def with_input_gradient(self, y: Tensor, x: Tensor) -> Tensor:
+        """y unchanged; its gradient also reaches x as the exact product's, where asked."""
+        if self.estimator not in ("identity", "blend") or not torch.is_grad_enabled():
+            return y
+        share = 1.0 if self.estimator == "identity" else float(self.blend)
+        return identity_gradient(y, x, self.weight, self.site, share)
+
+    def relaxed_share(self) -> float:
+        """Share of the relaxed gradient that reaches the inputs."""
+        return 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
+
+    def exact(self, x: Tensor) -> Tensor:
+        """What the exact layer would answer."""
+        return exact_product(x, self.weight, self.bias, self.site)
+
+    # -- training ---------------------------------------------------------------------------
+
+    def after_step(self, progress: float) -> None:
+        with torch.no_grad():
+            self.tau.clamp_(min=1e-4)
+            self.blend.fill_(min(max(progress, 0.0), 1.0))
+
+    def reconstruction(self, x: Tensor) -> Tensor:
+        """||x_hat W' - x W'||^2 over the exact answer's power: a loss for tables and prototypes."""
+        with torch.no_grad():
+            x = x.detach()
+            wanted = exact_product(x, self.weight, None, self.site)
+            codes = self.encoder.encode(self.inputs(x))
+        lut = self.full_lut()
+        if self.options.parameterisation == "derived" and self.estimator == "identity":
+            lut = self._lut_of_prototypes()
+        y = self.shaped(accumulate(codes, lut), x)
+        return normalised_mse(y, wanted)
+
+    def _lut_of_prototypes(self) -> Tensor:
+        kept, self.estimator = self.estimator, "soft"
+        try:
+            return self.full_lut()
+        finally:
+            self.estimator = kept
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups = {role: list(found) for role, found in self.encoder.param_groups().items()}
+        groups.setdefault("temperature", []).append(self.tau)
+        if self.options.parameterisation == "free":
+            groups.setdefault("table", []).append(self.lut)
+        else:
+            groups.setdefault("rest", []).append(self.weight)
+            if not self.shares_prototypes:
+                groups.setdefault("prototypes", []).append(self.prototypes)
+        if self.bias is not None:
+            groups.setdefault("rest", []).append(self.bias)
+        return groups
+
+    # -- geometry (subclasses) --------------------------------------------------------------
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The columns the encoder reads, [N, T], from the layer's input."""
+        raise NotImplementedError
+
+    def shaped(self, y: Tensor, x: Tensor) -> Tensor:
+        """Rows [N, M] in the shape of the layer's output."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The hard table product in the exact layer's shape and dtype."""
+        relaxed = scale_gradient(x, self.relaxed_share()) if self.estimator == "blend" else x
+        y = self.shaped(self.product(self.inputs(relaxed)), x)
+        return self.with_input_gradient(y, x).to(x.dtype)
+
+    def cost(self) -> dict[str, int]:
+        from halut.layers.cost import table_cost
+
+        return table_cost(self)
+
+    def extra_repr(self) -> str:
+        o = self.options
+        bits = "float" if o.bits is None else f"{o.bits} bits"
+        return f"{self.encoder_name}, C={self.blocks.C}, K={o.K}, {bits}, {self.estimator}"
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """x unchanged, its gradient times `factor`."""
+    return _ScaleGradient.apply(x, factor)

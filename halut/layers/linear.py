@@ -1,0 +1,17 @@
+"""A Linear by look-up tables."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from halut.layers.base import LUTLayer
+
+
+class LUTLinear(LUTLayer):
+    """x [..., D] -> [..., M]; see LUTLayer."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return self.encoder.tapped(x.reshape(-1, self.site.D))
+
+    def shaped(self, y: Tensor, x: Tensor) -> Tensor:
+        return y.view(*x.shape[:-1], self.site.M)

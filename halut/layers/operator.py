@@ -1,0 +1,75 @@
+"""The operator of the table family: one for every registered encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from torch import nn
+
+from halut.blocks import Blocks
+from halut.encoders import encoders
+from halut.errors import HalutError
+from halut.layers.options import TableOptions
+from halut.operators import Operator
+from halut.sites import Site
+
+
+class TableOperator(Operator):
+    """Encode the activations, look up, add. `encoder` is set by `table_operator`."""
+
+    encoder: str
+
+    def check(self, site: Site) -> None:
+        blocks = Blocks(site.D, self.options.codebooks(site), site.groups)
+        kind = encoders[self.encoder]
+        options = encoder_options(self.encoder, self.options)
+        kind(blocks, self.options.K, options)
+        chosen = self.options.estimator
+        if chosen != "auto" and chosen not in kind.estimators:
+            known = ", ".join(kind.estimators)
+            raise HalutError(
+                f"encoder {self.encoder!r} has no estimator {chosen!r}; choose one of: {known}"
+            )
+
+    def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
+        from halut.layers.conv import LUTConv2d
+        from halut.layers.linear import LUTLinear
+
+        self.check(site)
+        kind = LUTLinear if site.geometry is None else LUTConv2d
+        return kind(site, self.encoder, self.options, source)
+
+
+@functools.cache
+def options_type(encoder: str) -> type[TableOptions]:
+    """TableOptions and the encoder's own options in one flat dataclass."""
+    own = encoders[encoder].Options
+
+    def post_init(self: TableOptions) -> None:
+        TableOptions.__post_init__(self)
+        if hasattr(own, "__post_init__"):
+            own.__post_init__(self)
+
+    return dataclasses.make_dataclass(
+        f"{encoder.title().replace('_', '')}TableOptions",
+        [],
+        bases=(own, TableOptions),
+        namespace={"__post_init__": post_init},
+    )
+
+
+@functools.cache
+def table_operator(encoder: str) -> type[TableOperator]:
+    """The operator class of one encoder."""
+    return type(
+        f"{encoder}_operator",
+        (TableOperator,),
+        {"encoder": encoder, "Options": options_type(encoder)},
+    )
+
+
+def encoder_options(encoder: str, options: TableOptions) -> object:
+    """The encoder's own part of the flat options."""
+    kind = encoders[encoder].Options
+    return kind(**{f.name: getattr(options, f.name) for f in dataclasses.fields(kind)})

@@ -1,0 +1,149 @@
+"""Operators: what a site becomes. Tables and codecs share this life cycle and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from halut.encoders import encoders
+from halut.errors import HalutError
+from halut.registry import Registry
+from halut.sites import Site, exact_product
+
+operators: Registry[type[Operator]] = Registry("operator")
+
+
+class Operator:
+    """Builds the module that takes a site's place.
+
+    The module has `observe(rows)`, `fit()`, `forward`, `after_step(progress)`, `param_groups()`,
+    `cost()` and `export()`; all of its state lives in parameters and buffers.
+    """
+
+    Options: ClassVar[type] = dict
+
+    def __init__(self, **options: Any) -> None:
+        self.options = checked_options(self.Options, options)
+
+    def supports(self, site: Site) -> str | None:
+        """Why this operator cannot stand at the site by its nature, or None if it can."""
+        return None
+
+    def check(self, site: Site) -> None:
+        """Raise HalutError if the options do not fit the site, naming the valid range."""
+
+    def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
+        """The module for the site; weight and bias are copied from `source` if it is given."""
+        raise NotImplementedError
+
+
+class ReplacedLayer(nn.Module):
+    """What surgery puts in a site's place."""
+
+    site: Site
+
+    def observe(self, rows: Tensor) -> None:
+        """Take calibration rows [N, groups * D]; they are dropped by `fit`."""
+
+    def fit(self, seed: int = 0, progress: Any = None) -> None:
+        """Learn from the observed rows."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimiser step; `progress` in 0..1 is the share of the stage done."""
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by optimiser role: table, prototypes, thresholds, temperature, basis, rest."""
+        return {"rest": list(self.parameters())}
+
+    def cost(self) -> dict[str, int]:
+        """Per sample: macs, encode_ops, lookups, adds; and weight_bytes, table_bytes, ..."""
+        raise NotImplementedError
+
+    def export(self) -> dict[str, Tensor]:
+        """What inference needs, as named tensors."""
+        return dict(self.state_dict())
+
+
+def operator_type(name: str) -> type[Operator]:
+    """The operator of that name; every registered encoder is an operator of the table family."""
+    if name in encoders:
+        from halut.layers.operator import table_operator
+
+        return table_operator(name)
+    if name not in operators:
+        known = ", ".join(operator_names())
+        raise HalutError(f"unknown operator {name!r}; choose one of: {known}")
+    return operators[name]
+
+
+def operator_names() -> list[str]:
+    """Every operator a plan can name."""
+    return sorted({*encoders, *operators})
+
+
+def checked_options(kind: type, options: dict[str, Any]) -> Any:
+    """The options dataclass `kind` from plain values; a wrong key or type is refused by name."""
+    fields = {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    hints = typing.get_type_hints(kind) if fields else {}
+    for key, value in options.items():
+        if key not in fields:
+            raise HalutError(f"unknown option halut.{key}; choose from: {', '.join(fields)}")
+        if not _fits(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", str(hints[key]))
+            raise HalutError(f"halut.{key} must be {wanted}, got {value!r}")
+    return kind(**options)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = typing.get_args(hint) if typing.get_origin(hint) is not None else (hint,)
+    if hint is Any or Any in kinds:
+        return True
+    if isinstance(value, bool) and bool not in kinds:
+        return False
+    plain = tuple(typing.get_origin(k) or k for k in kinds)
+    return isinstance(value, plain) or (isinstance(value, int) and float in plain)
+
+
+@operators.register("exact")
+class Exact(Operator):
+    """The exact product through the same surgery: changes nothing, which is its use."""
+
+    @dataclasses.dataclass
+    class Options:
+        """None."""
+
+    def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
+        return ExactLayer(site, source)
+
+
+class ExactLayer(ReplacedLayer):
+    """y = x W' + bias for any site, bit for bit what the replaced module computed."""
+
+    def __init__(self, site: Site, source: nn.Module | None = None) -> None:
+        super().__init__()
+        self.site = site
+        self.weight, self.bias = copied_parameters(site, source)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return exact_product(x, self.weight, self.bias, self.site)
+
+    def cost(self) -> dict[str, int]:
+        return {"macs": self.site.macs, "weight_bytes": self.site.weights * 4}
+
+
+def copied_parameters(
+    site: Site, source: nn.Module | None
+) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """weight [M, D] and bias [M] of the source module, or zeros of their shapes."""
+    import torch
+
+    if source is None:
+        bias = nn.Parameter(torch.zeros(site.M)) if site.bias else None
+        return nn.Parameter(torch.zeros(site.M, site.D)), bias
+    weight = typing.cast(Tensor, source.weight).detach().reshape(site.M, site.D).clone()
+    if not site.bias:
+        return nn.Parameter(weight), None
+    return nn.Parameter(weight), nn.Parameter(typing.cast(Tensor, source.bias).detach().clone())

@@ -1,0 +1,255 @@
+"""Sites: the matrix products of a network that can be replaced, with their shapes and geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from halut.errors import HalutError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution cuts its patches. `padding` is (left, right, top, bottom) or "same".
+
+    "same" pads as TensorFlow does, depending on the size of the map: ceil(size / stride) outputs,
+    the odd pixel right and below.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] | str
+    dilation: tuple[int, int]
+
+    def pads(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(left, right, top, bottom) for a map of height x width."""
+        if not isinstance(self.padding, str):
+            return self.padding
+        total = [
+            max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            for size, k, s, d in zip(
+                (height, width), self.kernel, self.stride, self.dilation, strict=True
+            )
+        ]
+        return (
+            total[1] // 2,
+            total[1] - total[1] // 2,
+            total[0] // 2,
+            total[0] - total[0] // 2,
+        )
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the output map."""
+        left, right, top, bottom = self.pads(height, width)
+        padded = (height + top + bottom, width + left + right)
+        sizes = [
+            (size - (k - 1) * d - 1) // s + 1
+            for size, k, s, d in zip(padded, self.kernel, self.stride, self.dilation, strict=True)
+        ]
+        return sizes[0], sizes[1]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One replaceable product: rows [N, groups * D] times weight [M, D], M outputs in all.
+
+    `rows` counts the rows of one sample (output positions of a convolution, tokens of a Linear),
+    over all calls of the module in one forward pass.
+    """
+
+    name: str
+    kind: str
+    """"linear" or "conv2d"."""
+    D: int
+    M: int
+    groups: int = 1
+    bias: bool = True
+    rows: int = 1
+    geometry: Geometry | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the exact product for one sample."""
+        return self.rows * self.D * self.M
+
+    @property
+    def weights(self) -> int:
+        """Entries of the weight matrix."""
+        return self.M * self.D
+
+    @property
+    def depthwise(self) -> bool:
+        """True if every group holds a single channel."""
+        return self.geometry is not None and self.groups > 1 and self.D == self.taps
+
+    @property
+    def taps(self) -> int:
+        """Kernel positions: kh * kw, 1 for a Linear."""
+        return self.geometry.kernel[0] * self.geometry.kernel[1] if self.geometry else 1
+
+    def describe(self) -> str:
+        """One word on what it is: linear, conv 3x3, depthwise 3x3, grouped 3x3."""
+        if self.geometry is None:
+            return "linear"
+        size = f"{self.geometry.kernel[0]}x{self.geometry.kernel[1]}"
+        prefix = "depthwise" if self.depthwise else "grouped" if self.groups > 1 else "conv"
+        return f"{prefix} {size}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Site:
+        """Inverse of to_dict."""
+        geometry = fields.get("geometry")
+        if geometry is not None:
+            pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in geometry.items()}
+            geometry = Geometry(**pairs)
+        return cls(**{**fields, "geometry": geometry})
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A module that multiplies but cannot be replaced, and why."""
+
+    name: str
+    reason: str
+
+
+class _Trace:
+    """Forward hooks that note the order of calls and the rows of each."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+
+    def hook(self, name: str) -> Any:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            per_channel = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
+            self.rows[name] = self.rows.get(name, 0) + output.numel() // per_channel
+
+        return note
+
+
+def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Unsupported]]:
+    """All sites of `network` in the order one forward pass of `example` (a batch of 1) calls them.
+
+    The network is run in evaluation mode and left in the mode it had. Raises HalutError if a
+    forward pass of the example fails.
+    """
+    inside_attention = {
+        f"{name}.{child}"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for child, _ in module.named_modules()
+        if child
+    }
+    candidates = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    trace = _run(network, example, candidates)
+    sites: list[Site] = []
+    unsupported: list[Unsupported] = []
+    for name in sorted(candidates, key=_order(trace.rows, candidates)):
+        reason = unsupported_reason(candidates[name])
+        if name in inside_attention:
+            reason = "nn.MultiheadAttention reads its weight without calling it"
+        elif name not in trace.rows:
+            reason = "not called in a forward pass"
+        if reason:
+            unsupported.append(Unsupported(name, reason))
+        else:
+            sites.append(site_of(name, candidates[name], trace.rows[name]))
+    return sites, unsupported
+
+
+def _order(rows: dict[str, int], names: Iterable[str]) -> Any:
+    called = {name: i for i, name in enumerate(rows)}
+    listed = {name: i for i, name in enumerate(names)}
+    return lambda name: (called.get(name, len(called)), listed[name])
+
+
+def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) -> _Trace:
+    trace = _Trace()
+    handles = [m.register_forward_hook(trace.hook(n)) for n, m in candidates.items()]
+    modes = {m: m.training for m in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(example)
+    except RuntimeError as error:
+        raise HalutError(
+            f"the network cannot take an input of shape {list(example.shape)}: {error}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return trace
+
+
+def unsupported_reason(module: nn.Module) -> str | None:
+    """Why a Linear or Conv2d cannot be replaced, or None. Subclasses may compute otherwise."""
+    kind = type(module)
+    if kind is nn.Linear:
+        return None
+    if kind is nn.Conv2d or kind.__name__ == "Conv2dSame":
+        mode = getattr(module, "padding_mode", "zeros")
+        return None if mode == "zeros" else f"padding_mode={mode!r}: only zeros can be replaced"
+    return f"{kind.__name__} is a subclass that may compute its weight otherwise"
+
+
+def site_of(name: str, module: nn.Module, rows: int) -> Site:
+    """The site of one supported module."""
+    bias = module.bias is not None
+    if isinstance(module, nn.Linear):
+        return Site(name, "linear", module.in_features, module.out_features, 1, bias, rows)
+    assert isinstance(module, nn.Conv2d)
+    D = module.weight[0].numel()
+    return Site(
+        name, "conv2d", D, module.out_channels, module.groups, bias, rows, _geometry(module)
+    )
+
+
+def _geometry(module: nn.Conv2d) -> Geometry:
+    kh, kw = module.kernel_size
+    sh, sw = module.stride
+    dh, dw = module.dilation
+    padding: tuple[int, int, int, int] | str
+    if type(module).__name__ == "Conv2dSame":
+        padding = "same"
+    elif module.padding == "same":
+        wide, high = dw * (kw - 1), dh * (kh - 1)
+        padding = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
+    elif module.padding == "valid":
+        padding = (0, 0, 0, 0)
+    else:
+        assert not isinstance(module.padding, str)
+        top, left = module.padding
+        padding = (left, left, top, top)
+    return Geometry((kh, kw), (sh, sw), padding, (dh, dw))
+
+
+def pad(x: Tensor, geometry: Geometry) -> Tensor:
+    """x [B, C_in, H, W] with the zeros the convolution adds around it."""
+    pads = geometry.pads(x.shape[2], x.shape[3])
+    return F.pad(x, pads) if any(pads) else x
+
+
+def exact_product(x: Tensor, weight: Tensor, bias: Tensor | None, site: Site) -> Tensor:
+    """The exact product of a site; weight [M, D] or in the layer's own shape.
+
+    Bit for bit what the replaced module computes: symmetric padding is left to the convolution.
+    """
+    g = site.geometry
+    if g is None:
+        return F.linear(x, weight, bias)
+    weight = weight.reshape(site.M, -1, *g.kernel)
+    left, right, top, bottom = g.pads(x.shape[2], x.shape[3])
+    if left == right and top == bottom:
+        return F.conv2d(x, weight, bias, g.stride, (top, left), g.dilation, site.groups)
+    return F.conv2d(pad(x, g), weight, bias, g.stride, 0, g.dilation, site.groups)

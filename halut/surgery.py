@@ -1,0 +1,88 @@
+"""The one place where modules of a network are swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from halut.errors import HalutError
+from halut.operators import ReplacedLayer, operator_type
+from halut.plan import Entry, Plan
+from halut.sites import site_of, unsupported_reason
+
+
+def apply(network: nn.Module, plan: Plan, stages: int | None = None) -> nn.Module:
+    """Swap every site of the plan's first `stages` stages (None: all) for an empty operator.
+
+    Weight and bias are copied, nothing is learned: load a state dict, or observe and fit. Sites
+    already swapped are left alone, so a later stage can be applied to the result of an earlier
+    one. Changes `network` and returns it. Raises HalutError, before anything is changed, if the
+    plan does not fit the network.
+    """
+    chosen = [e for e in plan.replaced if stages is None or (e.stage or 0) < stages]
+    todo = [e for e in chosen if not isinstance(_module(network, e), ReplacedLayer)]
+    for entry in todo:
+        _check(network, entry)
+    for entry in todo:
+        swap(network, entry, build(network, entry))
+    return network
+
+
+def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
+    """The operator's empty module for one site, weight and bias copied, on the same device."""
+    source = _module(network, entry)
+    module = operator_type(entry.operator)(**entry.options).build(entry.site, source)
+    assert isinstance(module, ReplacedLayer)
+    reference = next(source.parameters())
+    module.to(device=reference.device)
+    module.train(source.training)
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.requires_grad and reference.requires_grad)
+    return module
+
+
+def swap(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
+    """Put `module` at the entry's site."""
+    parent, _, child = entry.site.name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def replaced_layers(network: nn.Module) -> Iterator[tuple[str, ReplacedLayer]]:
+    """(name, module) of everything surgery put into the network."""
+    for name, module in network.named_modules():
+        if isinstance(module, ReplacedLayer):
+            yield name, module
+
+
+def _module(network: nn.Module, entry: Entry) -> nn.Module:
+    try:
+        return network.get_submodule(entry.site.name)
+    except AttributeError as error:
+        raise HalutError(f"the plan's site {entry.site.name!r} is not in this network") from error
+
+
+def _check(network: nn.Module, entry: Entry) -> None:
+    module = _module(network, entry)
+    if not isinstance(module, nn.Linear | nn.Conv2d) or unsupported_reason(module):
+        raise HalutError(f"{entry.site.name} is a {type(module).__name__}, not a site")
+    found = site_of(entry.site.name, module, entry.site.rows)
+    if found != entry.site:
+        raise HalutError(
+            f"the plan was made for another network: {entry.site.name} has D={found.D}, "
+            f"M={found.M}, {found.describe()}; the plan says D={entry.site.D}, "
+            f"M={entry.site.M}, {entry.site.describe()}"
+        )
+
+
+def digest(network: nn.Module) -> str:
+    """SHA-256 over names and bytes of all parameters and buffers; equal networks, equal digests."""
+    import hashlib
+
+    total = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        total.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

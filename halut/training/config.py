@@ -1,0 +1,221 @@
+"""The configuration of a run as dataclasses: a wrong key or type is refused when it is composed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from halut.errors import HalutError
+
+
+@dataclass
+class PolicyConfig:
+    """Where: short options first, then `rules` in full form, then the default operator.
+
+    Order of precedence: keep, keep_first / keep_last / keep_depthwise, rules, only x kinds.
+    """
+
+    keep: list[str] = field(default_factory=list)
+    only: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    keep_first: bool = True
+    keep_last: bool = True
+    keep_depthwise: bool = True
+    rules: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class ScheduleConfig:
+    """When: the order of the sites, sites per stage, and how each stage trains.
+
+    `stages` (lists of layer names) overrides `order`. The last stage trains `final_epochs`.
+    """
+
+    order: str = "front_to_back"
+    per_stage: int = 1
+    epochs: int = 1
+    final_epochs: int | None = None
+    calibrate: str = "replaced"
+    lr: dict[str, float] = field(default_factory=dict)
+    freeze: list[str] = field(default_factory=list)
+    select: str = "best"
+    blocks: list[str] = field(default_factory=list)
+    sensitivity_samples: int = 1000
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Rates:
+    """One number per optimiser role."""
+
+    table: float = 0.0
+    prototypes: float = 0.0
+    thresholds: float = 0.0
+    temperature: float = 0.0
+    basis: float = 0.0
+    rest: float = 0.0
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser of the stages: a learning rate and a weight decay for every role.
+
+    `warmup` is the share of a stage's steps over which the rate rises from 0; then it follows
+    `schedule` (cosine down to `floor` times the rate, or constant).
+    """
+
+    name: str = "adamw"
+    lr: Rates = field(
+        default_factory=lambda: Rates(
+            table=1e-3, prototypes=1e-3, thresholds=1e-3, temperature=1e-3, basis=1e-3, rest=1e-3
+        )
+    )
+    weight_decay: Rates = field(default_factory=lambda: Rates(rest=1e-4))
+    momentum: float = 0.9
+    warmup: float = 0.05
+    schedule: str = "cosine"
+    floor: float = 0.01
+
+
+@dataclass
+class LossConfig:
+    """loss = (1 - distill) CE + distill T^2 KL + features MSE + reconstruction MSE.
+
+    `teacher` names another model (null: the exact network itself), `teacher_weights` its file.
+    `feature_blocks` are module names compared between student and teacher (empty: the network's
+    blocks, where `features` > 0).
+    """
+
+    label_smoothing: float = 0.0
+    distill: float = 0.5
+    temperature: float = 2.0
+    features: float = 0.0
+    feature_blocks: list[str] = field(default_factory=list)
+    reconstruction: float = 0.0
+    teacher: str | None = None
+    teacher_weights: str | None = None
+
+
+@dataclass
+class BaseConfig:
+    """How the exact network comes by its weights where no file and no pretrained ones are given."""
+
+    epochs: int = 10
+    optimizer: str = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 1e-3
+    label_smoothing: float = 0.0
+    warmup: float = 0.1
+    cache: str | None = "runs/base"
+
+
+@dataclass
+class CaptureConfig:
+    """Calibration: images seen, rows kept per site, memory of all reservoirs together in GiB."""
+
+    samples: int = 2048
+    rows: int = 65_536
+    memory_gib: float = 2.0
+    batch_size: int | None = None
+
+
+@dataclass
+class TrainerConfig:
+    """Lightning's Trainer, and what we add to it."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    accumulate: int = 1
+    clip: float | None = 1.0
+    ema: float | None = None
+    channels_last: bool = True
+    threads: int | None = None
+    checkpoint_every: int = 200
+    limit_train_batches: int | None = None
+    limit_val_batches: int | None = None
+    limit_test_batches: int | None = None
+    progress: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    """metrics.csv is always written; wandb is added by name."""
+
+    name: str = "csv"
+    every: int = 20
+    project: str = "halut"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DebugConfig:
+    """`traceback` shows where an error came from."""
+
+    traceback: bool = False
+
+
+@dataclass
+class TrainConfig:
+    """One run. `data`, `model` and `halut` have schemas of their own, by name."""
+
+    data: Any = None
+    model: Any = None
+    halut: Any = None
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
+    recalibrate: int = 32
+    baseline: bool = True
+    plan: str | None = None
+    seed: int = 0
+    run_dir: str | None = None
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise HalutError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise HalutError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}")
+
+
+def between(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise HalutError unless low <= value <= high."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"in {low}..{high}"
+        raise HalutError(f"{name} must be {bounds}, got {value}")
+
+
+def check(config: TrainConfig) -> None:
+    """Raise HalutError on values that no schema can refuse."""
+    choice("optim.name", config.optim.name, ("adamw", "sgd"))
+    choice("base.optimizer", config.base.optimizer, ("adamw", "sgd"))
+    choice("optim.schedule", config.optim.schedule, ("cosine", "constant"))
+    choice("schedule.select", config.schedule.select, ("best", "last"))
+    choice("logger.name", config.logger.name, ("csv", "wandb", "wandb_offline"))
+    between("loss.distill", config.loss.distill, 0, 1)
+    between("loss.temperature", config.loss.temperature, 1e-6)
+    between("loss.label_smoothing", config.loss.label_smoothing, 0, 1)
+    between("loss.features", config.loss.features, 0)
+    between("loss.reconstruction", config.loss.reconstruction, 0)
+    between("optim.warmup", config.optim.warmup, 0, 1)
+    between("schedule.epochs", config.schedule.epochs, 0)
+    between("schedule.per_stage", config.schedule.per_stage, 1)
+    between("base.epochs", config.base.epochs, 0)
+    between("capture.samples", config.capture.samples, 1)
+    between("capture.rows", config.capture.rows, 1)
+    between("trainer.devices", config.trainer.devices, 1)
+    between("trainer.accumulate", config.trainer.accumulate, 1)
+    between("trainer.checkpoint_every", config.trainer.checkpoint_every, 1)
+    between("recalibrate", config.recalibrate, 0)
+    if config.trainer.ema is not None:
+        between("trainer.ema", config.trainer.ema, 0, 1)

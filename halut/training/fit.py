@@ -1,0 +1,124 @@
+"""One fit and one evaluation with Lightning's Trainer, which is made anew every time."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
+from torch import nn
+
+from halut.errors import HalutError
+from halut.training.callbacks import (
+    AtomicCheckpointIO,
+    BestWeights,
+    LayerFigures,
+    last_checkpoint,
+)
+from halut.training.config import TrainerConfig
+from halut.training.distributed import is_main, share_state, world_size
+from halut.training.metrics import RunLogger
+from halut.training.module import Recipe, StageModule
+from halut.training.progress import console
+from halut.training.run_folder import load_network
+
+
+def make_trainer(
+    settings: TrainerConfig, logger: RunLogger | None, callbacks: list[Callback], **options: Any
+) -> L.Trainer:
+    """A Trainer of these settings; the ranks, if any, were started from outside."""
+    bar = settings.progress and console.is_terminal
+    if bar:
+        callbacks = [*callbacks, RichProgressBar()]
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*logging interval.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy="ddp" if settings.strategy == "auto" and world_size() > 1 else settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]
+        limit_train_batches=settings.limit_train_batches,
+        limit_val_batches=settings.limit_val_batches,
+        limit_test_batches=settings.limit_test_batches,
+        logger=logger or False,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+
+
+def fit(
+    network: nn.Module,
+    data: Any,
+    folder: Path,
+    epochs: int,
+    recipe: Recipe,
+    settings: TrainerConfig,
+    logger: RunLogger,
+    *,
+    teacher: nn.Module | None = None,
+    select: str = "best",
+    log_every: int = 20,
+) -> int:
+    """Train `network` in place for `epochs`, resuming from folder/last.ckpt if it is there.
+
+    Ends with the weights of the best validation epoch (select="best") or of the last one. Returns
+    the number of optimiser steps.
+    """
+    if epochs == 0:
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    best = BestWeights(folder / "best.safetensors")
+    checkpoint = last_checkpoint(folder, settings.checkpoint_every)
+    callbacks: list[Callback] = [best, LayerFigures(logger), checkpoint]
+    if settings.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=settings.ema))
+    trainer = make_trainer(
+        settings,
+        logger,
+        callbacks,
+        max_epochs=epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip,
+        log_every_n_steps=log_every,
+        default_root_dir=folder,
+    )
+    module = StageModule(network, data.num_classes, recipe, teacher)
+    last = folder / "last.ckpt"
+    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if select == "best" and best.path.exists() and is_main():
+        load_network(best.path, network)
+    share_state(network)
+    return int(trainer.global_step)
+
+
+def evaluate(
+    network: nn.Module, data: Any, split: str, settings: TrainerConfig, logger: Any = None
+) -> float:
+    """Accuracy in percent on "val" or "test", every sample counted once over all ranks."""
+    recipe = Recipe("adamw", {}, {}, loss=_no_loss())
+    module = StageModule(network, data.num_classes, recipe)
+    trainer = make_trainer(settings, None, [])
+    run = {"val": trainer.validate, "test": trainer.test}.get(split)
+    if run is None:
+        raise HalutError(f"unknown split {split!r}; choose one of: val, test")
+    with torch.no_grad():
+        results = run(module, datamodule=data, verbose=False)
+    return float(results[0][f"{split}/accuracy"])
+
+
+def _no_loss() -> Any:
+    from halut.training.config import LossConfig
+
+    return LossConfig()

@@ -1,0 +1,88 @@
+"""Losses of a stage: labels, the teacher's answers, the teacher's features, each layer's product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from halut.errors import HalutError
+from halut.layers.base import LUTLayer
+from halut.layers.diagnostics import normalised_mse
+from halut.surgery import replaced_layers
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(logits / T)), mean over the batch (Hinton et al. 2015).
+
+    logits, teacher [B, classes]. The mean is over B alone: dividing by B * classes makes the loss
+    a thousand times too weak on ImageNet.
+    """
+    student = F.log_softmax(logits.float() / temperature, dim=1)
+    target = F.log_softmax(teacher.float() / temperature, dim=1)
+    return F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
+
+
+class Features:
+    """Outputs of named modules of one network, held from one forward pass to the next."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        self.values: dict[str, Tensor] = {}
+        modules = dict(network.named_modules())
+        for name in names:
+            if name not in modules:
+                raise HalutError(f"loss.feature_blocks: the network has no module {name!r}")
+            modules[name].register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str) -> Any:
+        def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.values[name] = output
+
+        return note
+
+
+def feature_loss(student: Features, teacher: Features) -> Tensor:
+    """Mean over blocks of the normalised squared difference to the teacher's output."""
+    losses = [
+        normalised_mse(student.values[name].float(), teacher.values[name].detach().float())
+        for name in student.values
+    ]
+    return torch.stack(losses).mean()
+
+
+class Reconstruction:
+    """The reconstruction loss of every table layer, gathered by hooks during a forward pass."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.terms: list[Tensor] = []
+        for _, layer in replaced_layers(network):
+            if isinstance(layer, LUTLayer):
+                layer.register_forward_hook(self._note)
+
+    def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(layer, LUTLayer)
+        if layer.training and torch.is_grad_enabled():
+            self.terms.append(layer.reconstruction(inputs[0]))
+
+    def take(self) -> Tensor:
+        """Mean over the layers since the last call."""
+        terms, self.terms = self.terms, []
+        return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def block_names(network: nn.Module, sites: Iterable[str]) -> list[str]:
+    """Module names that timm calls feature blocks, else the children that hold several sites."""
+    info = getattr(network, "feature_info", None)
+    modules = dict(network.named_modules())
+    if info:
+        found = [entry["module"] for entry in info if isinstance(entry, dict)]
+        found = [name for name in found if name in modules]
+        if found:
+            return found
+    sites = list(sites)
+    prefixes = {".".join(name.split(".")[:2]) for name in sites if name.count(".") >= 2}
+    prefixes |= {name.split(".")[0] for name in sites if name.count(".") == 1}
+    return [name for name in modules if name in prefixes]

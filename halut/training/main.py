@@ -1,0 +1,55 @@
+"""`python train.py ...` and `halut train ...`: compose the configuration, run it, say what failed."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any, cast
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from halut.errors import HalutError
+from halut.training import distributed
+from halut.training.config import TrainConfig
+from halut.training.progress import console, log, set_up_logging
+from halut.training.run import run
+from halut.training.store import conf_dir, register
+
+register()
+
+
+def typed(config: DictConfig) -> tuple[TrainConfig, dict[str, Any], str]:
+    """The configuration as dataclasses, as plain data and as YAML; raises HalutError if invalid."""
+    try:
+        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
+        settings = cast(TrainConfig, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise HalutError(str(error)) from error
+    return settings, plain, OmegaConf.to_yaml(config, resolve=True)
+
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
+def main(config: DictConfig) -> None:
+    """One run; exits with 1 and one message if it cannot be done."""
+    set_up_logging()
+    show = bool(config.debug.traceback)
+    try:
+        settings, plain, yaml = typed(config)
+        outside = distributed.started_from_outside()
+        if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
+            sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))
+        distributed.start(settings.trainer.accelerator)
+        run(settings, plain, yaml)
+    except HalutError as error:
+        if show:
+            traceback.print_exc()
+        log.error("error: %s", error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command with the same run_dir continues")
+        sys.exit(130)
+    finally:
+        distributed.stop()
+    console.file.flush()

@@ -1,0 +1,104 @@
+"""One stream of figures over all stages: metrics.csv always, W&B where asked.
+
+The step is monotonic over the whole run: `offset` plus the step of the present fit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning.pytorch.loggers.logger import Logger
+from torch import Tensor
+
+from halut.files import write_bytes
+from halut.training.distributed import is_main
+
+FIELDS = ("step", "stage", "key", "value")
+
+
+class Sink(Protocol):
+    """Where figures go."""
+
+    def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
+        """Take figures of one step."""
+
+    def close(self) -> None:
+        """Flush and finish."""
+
+
+class CsvSink:
+    """metrics.csv, one figure a line (step, stage, key, value), appended and flushed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            write_bytes(path, (",".join(FIELDS) + "\n").encode())
+
+    def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for key, value in figures.items():
+            writer.writerow((step, stage, key, repr(float(value))))
+        with self.path.open("a") as file:
+            file.write(text.getvalue())
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def rewind(self, step: int) -> None:
+        """Drop figures later than `step` and a torn last line: a resumed run writes them again."""
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [lines[0]] + [
+            line for line in lines[1:] if line.endswith("\n") and _step_of(line) <= step
+        ]
+        write_bytes(self.path, "".join(kept).encode())
+
+
+def _step_of(line: str) -> float:
+    first = line.split(",", 1)[0]
+    return int(first) if first.isdigit() else math.inf
+
+
+class RunLogger(Logger):
+    """Lightning's view of the run's sinks; one instance serves every Trainer of a run."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        super().__init__()
+        self.sinks = sinks
+        self.offset = 0
+        self.stage = ""
+
+    @property
+    def name(self) -> str:
+        return "halut"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """The configuration is in config.yaml."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if not is_main():
+            return
+        figures = {
+            key: float(value.item() if isinstance(value, Tensor) else value)
+            for key, value in metrics.items()
+            if key != "epoch"
+        }
+        for sink in self.sinks:
+            sink.log(self.stage, self.offset + (step or 0), figures)
+
+    def finish(self) -> None:
+        """Close every sink."""
+        for sink in self.sinks:
+            sink.close()

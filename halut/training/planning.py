@@ -1,0 +1,84 @@
+"""From a configuration to a plan with stages."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from halut import schedule
+from halut.errors import HalutError
+from halut.plan import Plan
+from halut.policy import Rule, resolve, simple_rules
+from halut.schedule import Stage
+from halut.sites import find_sites
+from halut.training.config import ScheduleConfig, TrainConfig
+
+
+def make_plan(
+    config: TrainConfig, options: dict[str, Any], network: nn.Module, data: Any
+) -> Plan:
+    """The plan of the policy, stages still open. `options` are the halut group's, less its name.
+
+    Raises HalutError if a pattern matches no layer, an option fits no site, or nothing is replaced.
+    """
+    example = torch.zeros(1, *data.input_shape)
+    sites, unsupported = find_sites(network, example)
+    model = {
+        "name": config.model.name,
+        "source": config.model.source,
+        "options": dict(config.model.options),
+        "num_classes": config.model.num_classes or data.num_classes,
+        "in_channels": config.model.in_channels or data.input_shape[0],
+        "input_shape": list(data.input_shape),
+    }
+    if config.plan is not None:
+        plan = Plan.load(Path(config.plan))
+        if [entry.site for entry in plan] != sites:
+            raise HalutError(f"plan={config.plan} was made for another network")
+        return Plan(plan.entries, model, plan.unsupported)
+    policy = config.policy
+    rules = simple_rules(
+        sites,
+        keep=policy.keep,
+        only=policy.only,
+        kinds=policy.kinds,
+        keep_first=policy.keep_first,
+        keep_last=policy.keep_last,
+        keep_depthwise=policy.keep_depthwise,
+    )
+    replacing = [rule for rule in rules if rule.operator is None]
+    keeping = [rule for rule in rules if rule.operator is not None]
+    ordered = [*keeping, *map(rule_of, policy.rules), *replacing]
+    return resolve(sites, ordered, config.halut.name, options, unsupported, model)
+
+
+def rule_of(fields_given: dict[str, Any]) -> Rule:
+    """A rule from the configuration's mapping; raises HalutError on a key nobody knows."""
+    known = [f.name for f in fields(Rule)]
+    wrong = [key for key in fields_given if key not in known]
+    if wrong:
+        raise HalutError(f"policy.rules: unknown key {wrong[0]!r}; choose from: {', '.join(known)}")
+    return Rule(**{"operator": None, **fields_given})
+
+
+def make_stages(settings: ScheduleConfig, plan: Plan, context: dict[str, Any]) -> list[Stage]:
+    """The stages of a plan's replaced sites; `context` holds what the order needs."""
+    if settings.stages:
+        known = ", ".join(Stage.__dataclass_fields__)
+        try:
+            return [
+                Stage(**{"epochs": settings.epochs, "calibrate": settings.calibrate, **fields_given})
+                for fields_given in settings.stages
+            ]
+        except TypeError as error:
+            raise HalutError(f"schedule.stages: {error}; choose from: {known}") from error
+    order = schedule.orders[settings.order]
+    groups = order(plan.replaced, {**context, "per_stage": settings.per_stage})
+    stages = [Stage(names, settings.epochs, settings.calibrate) for names in groups]
+    if settings.final_epochs is not None:
+        stages[-1].epochs = settings.final_epochs
+    return stages

@@ -1,0 +1,198 @@
+"""What a run says at its end: report.json and the table on the terminal."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from halut.analysis.cost import exact_cost, replaced_cost
+from halut.plan import Plan
+from halut.training.callbacks import layer_figures
+from halut.training.fit import evaluate
+from halut.training.stage import Context
+
+SCHEMA = 1
+
+
+def final_report(
+    context: Context,
+    network: nn.Module,
+    stages: list[dict[str, Any]],
+    baseline: nn.Module | None,
+    origin: str,
+    base_accuracy: float,
+) -> dict[str, Any]:
+    """The report; the only place where the test split is read. Accuracies in percent."""
+    config, data = context.config, context.data
+
+    def test(model: nn.Module) -> float:
+        return evaluate(model, data, "test", config.trainer)
+
+    return {
+        "schema": SCHEMA,
+        "base": {
+            "origin": origin,
+            "val_accuracy": base_accuracy,
+            "test_accuracy": test(context.exact),
+        },
+        "baseline": {
+            "epochs": sum(stage["epochs"] for stage in stages) if baseline is not None else 0,
+            "test_accuracy": test(baseline) if baseline is not None else None,
+        },
+        "stages": [{k: v for k, v in s.items() if k != "digest"} for s in stages],
+        "final": {
+            "val_accuracy": stages[-1]["val_accuracy_after_training"],
+            "test_accuracy": test(network),
+        },
+        "sites": site_figures(context, network),
+        "cost": {
+            "exact": exact_cost(context.plan, context.exact),
+            "replaced": replaced_cost(context.plan, network),
+        },
+        "model": {**context.plan.model, "pretrained": _pretrained(context)},
+        "data": {
+            "name": config.data.name,
+            "samples": {split: len(part) for split, part in data.splits.items()},
+        },
+        "environment": environment(context),
+        "seed": config.seed,
+        "command": shlex.join(sys.argv),
+        "configuration": {"loss": asdict(config.loss), "optim": asdict(config.optim)},
+    }
+
+
+def _pretrained(context: Context) -> dict[str, Any] | None:
+    from halut.models import pretrained_info
+
+    return pretrained_info(context.exact) if context.config.model.pretrained else None
+
+
+def site_figures(context: Context, network: nn.Module) -> list[dict[str, Any]]:
+    """Name, operator, options, and the errors and code usage of every replaced site."""
+    batch = next(iter(context.data.calibration_batches(64, seed=context.config.seed)))[0]
+    figures = layer_figures(network, batch.to(next(network.parameters()).device))
+    return [
+        {
+            "name": entry.site.name,
+            "operator": entry.operator,
+            "options": entry.options,
+            "stage": entry.stage,
+            **{
+                key: figures.get(entry.site.name, {}).get(key)
+                for key in ("normalised_mse", "code_perplexity", "dead_prototypes")
+            },
+        }
+        for entry in context.plan.replaced
+    ]
+
+
+def environment(context: Context | None = None) -> dict[str, Any]:
+    """Versions, commit, device, and which kernels ran."""
+    import lightning
+    import timm
+    import torchvision
+
+    from halut import __version__
+    from halut.ops import implementations
+
+    cuda = torch.cuda.is_available()
+    return {
+        "halut": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "lightning": lightning.__version__,
+        "timm": timm.__version__,
+        "commit": commit(),
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "kernels": implementations(),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, with a + if it has changes; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def plan_table(plan: Plan) -> Table:
+    """Every site: what it becomes and when, or why it stays exact."""
+    table = Table(title="plan", title_justify="left")
+    for column in ("site", "kind", "rows", "D", "M", "operator", "options", "stage"):
+        table.add_column(column, overflow="fold")
+    for entry in plan:
+        site = entry.site
+        given = ", ".join(f"{k}={v}" for k, v in entry.options.items() if v is not None)
+        what = given if entry.replaced else entry.reason
+        stage = "" if entry.stage is None else f"{entry.stage:02d}"
+        shapes = (str(site.rows), str(site.D), str(site.M))
+        table.add_row(site.name, site.describe(), *shapes, entry.operator, what, stage)
+    for name, reason in plan.unsupported.items():
+        table.add_row(name, "", "", "", "", "keep", reason, "")
+    return table
+
+
+def report_table(report: dict[str, Any]) -> Table:
+    """Stages, accuracies and cost of a report."""
+    table = Table(title="accuracy in percent", title_justify="left")
+    for column in ("stage", "replaced", "before", "after swap", "after training", "test"):
+        table.add_column(column, overflow="fold", justify="left" if column == "replaced" else "right")
+    base, baseline = report["base"], report["baseline"]
+    table.add_row(
+        "base", "exact network", "", "", _percent(base["val_accuracy"]), _percent(base["test_accuracy"])
+    )
+    for index, stage in enumerate(report["stages"]):
+        table.add_row(
+            f"{index:02d}",
+            ", ".join(stage["sites"]),
+            _percent(stage["val_accuracy_before"]),
+            _percent(stage["val_accuracy_after_swap"]),
+            _percent(stage["val_accuracy_after_training"]),
+            "",
+        )
+    final = report["final"]
+    table.add_row("final", "", "", "", _percent(final["val_accuracy"]), _percent(final["test_accuracy"]))
+    table.add_row(
+        "baseline", "exact, fine-tuned as long", "", "", "", _percent(baseline["test_accuracy"])
+    )
+    table.caption = cost_line(report["cost"])
+    table.caption_justify = "left"
+    return table
+
+
+def cost_line(cost: dict[str, dict[str, int]]) -> str:
+    """Cost per sample, exact and replaced."""
+    lines = []
+    for name in ("exact", "replaced"):
+        c = cost[name]
+        lines.append(
+            f"{name}: {c['macs']:,} multiply-adds, {c['encode_ops']:,} encode operations, "
+            f"{c['lookups']:,} look-ups and adds; {c['weight_bytes']:,} bytes of weights, "
+            f"{c['table_bytes']:,} of tables"
+        )
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

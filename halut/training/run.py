@@ -1,0 +1,204 @@
+"""The life of a run: base, plan, stages, baseline, report. Every step can be resumed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from data import build as build_data
+from data.loader import BatchLoader
+from data.sampler import OrderedBatches
+from halut import schedule
+from halut.analysis.sensitivity import accuracy, sensitivity
+from halut.bundle import save_bundle
+from halut.models.build import build_from
+from halut.plan import Plan
+from halut.schedule import Stage
+from halut.training.base import obtain_base
+from halut.training.config import TrainConfig, check
+from halut.training.distributed import barrier, is_main, share, share_state
+from halut.training.fit import evaluate, fit
+from halut.training.losses import block_names
+from halut.training.metrics import RunLogger
+from halut.training.planning import make_plan, make_stages
+from halut.training.progress import bar, console, log
+from halut.training.report import final_report, plan_table, report_table
+from halut.training.run_folder import RunFolder, default_path, save_network
+from halut.training.sinks import make_sinks
+from halut.training.stage import Context, captured, run_stage, stage_recipe
+from halut.training.teacher import make_teacher
+
+BASELINE_STREAM = 1_000_000
+
+
+def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]:
+    """Train, replace, retrain, report. `plain` and `yaml` are the configuration as written down.
+
+    Raises HalutError, before anything is trained or overwritten, if the run cannot be done.
+    """
+    check(config)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    folder = RunFolder(Path(share(str(config.run_dir or default_path(plain)))))
+    resuming = share(folder.check(plain))
+    finished = share(folder.read("report.json"))
+    if finished is not None:
+        log.info("%s is finished already", folder.path)
+        _show(finished)
+        return dict(finished)
+    data = _data(config)
+    L.seed_everything(config.seed, verbose=False)
+    network = build_from(config.model, data.num_classes, data.input_shape[0])
+    if config.trainer.channels_last and len(data.input_shape) == 3:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    options = {k: v for k, v in plain["halut"].items() if k != "name"}
+    plan = make_plan(config, options, network, data)
+    if config.schedule.order != "by_sensitivity":
+        schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
+    if is_main() and not resuming:
+        folder.start(plain, yaml)
+    barrier()
+    logger = RunLogger(make_sinks(config, plain, folder))
+    try:
+        return _run(config, plain, folder, data, network, plan, logger)
+    finally:
+        logger.finish()
+
+
+def _data(config: TrainConfig) -> Any:
+    fields = {name: getattr(config.data, name) for name in config.data.__dataclass_fields__}
+    data = build_data(fields.pop("name"), **{**fields, "seed": config.seed})
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def _stages(
+    config: TrainConfig, plan: Plan, network: nn.Module, lost: dict[str, float] | None
+) -> list[Stage]:
+    names = [entry.site.name for entry in plan]
+    blocks = config.schedule.blocks or block_names(network, names)
+    return make_stages(config.schedule, plan, {"blocks": blocks, "sensitivity": lost})
+
+
+def _run(
+    config: TrainConfig,
+    plain: dict[str, Any],
+    folder: RunFolder,
+    data: Any,
+    network: nn.Module,
+    plan: Plan,
+    logger: RunLogger,
+) -> dict[str, Any]:
+    begun = time.monotonic()
+    origin = obtain_base(network, data, folder, config, plain, logger)
+    share_state(network)
+    exact = copy.deepcopy(network).eval().requires_grad_(False)
+    base_accuracy = evaluate(network, data, "val", config.trainer)
+    log.info("base (%s): validation accuracy %.2f", origin, base_accuracy)
+    teacher = make_teacher(network, data, config.loss)
+    context = Context(config, folder, data, plan, exact, teacher, logger)
+    stages = _stages(config, plan, network, _sensitivity(context))
+    plan = schedule.assign(plan, [stage.sites for stage in stages])
+    context = replace(context, plan=plan)
+    if is_main():
+        plan.save(folder.path / "plan.json")
+        console.print(plan_table(plan))
+    results, latest = [], base_accuracy
+    for index, stage in enumerate(stages):
+        results.append(run_stage(context, network, index, stage, latest))
+        latest = results[-1]["val_accuracy_after_training"]
+        log.info("stage_%02d: accuracy %.2f after training", index, latest)
+    baseline = _baseline(context, sum(stage.epochs for stage in stages))
+    report = final_report(context, network, results, baseline, origin, base_accuracy)
+    report["seconds"] = time.monotonic() - begun
+    if is_main():
+        save_bundle(folder.path / "bundle", network, plan, report)
+        folder.write("report.json", report)
+        folder.next_action("nothing: finished")
+        for sink in logger.sinks:
+            if hasattr(sink, "log_bundle"):
+                sink.log_bundle(folder.path / "bundle", report)
+        _show(report)
+        log.info("everything is in %s", folder.path)
+    barrier()
+    return report
+
+
+def _show(report: dict[str, Any]) -> None:
+    if is_main():
+        console.print(report_table(report))
+
+
+def _sensitivity(context: Context) -> dict[str, float] | None:
+    """Accuracy lost per site, measured once per run, where the schedule asks for it."""
+    config, folder = context.config, context.folder
+    if config.schedule.order != "by_sensitivity" or config.schedule.stages:
+        return None
+    lost = share(folder.read("sensitivity.json"))
+    if lost is None and is_main():
+        samples = config.schedule.sensitivity_samples
+        part = context.data.splits["val"]
+        size = context.data.config.eval_batch_size
+        chosen = part.indices[:: max(1, len(part) // samples)]
+
+        def score(network: nn.Module) -> float:
+            return accuracy(network, BatchLoader(part, OrderedBatches(chosen, size, shard=(0, 1))))
+
+        with bar("sensitivity", len(context.plan.replaced), config.trainer.progress) as progress:
+            lost = sensitivity(
+                context.exact,
+                context.plan,
+                lambda entry: captured(context, context.exact, [entry])[entry.site.name],
+                score,
+                config.seed,
+                progress,
+            )
+        folder.write("sensitivity.json", lost)
+    return share(lost)  # type: ignore[no-any-return]
+
+
+def _baseline(context: Context, epochs: int) -> nn.Module | None:
+    """The exact network trained on for as many epochs as all stages together, same recipe."""
+    config, folder = context.config, context.folder
+    if not config.baseline or epochs == 0:
+        return None
+    network = copy.deepcopy(context.exact).requires_grad_(True)
+    done = share(folder.read("baseline/stage.json"))
+    path = folder.path / "baseline"
+    if done is not None:
+        from halut.training.run_folder import load_network
+
+        load_network(path / "weights.safetensors", network)
+        return network
+    log.info("baseline: the exact network, trained on for %d epochs", epochs)
+    context.logger.stage, context.data.stream = "baseline", BASELINE_STREAM
+    recipe = stage_recipe(config, Stage([], epochs), config.seed * 1009, [])
+    begun = time.monotonic()
+    steps = fit(
+        network,
+        context.data,
+        path,
+        epochs,
+        recipe,
+        config.trainer,
+        context.logger,
+        teacher=context.teacher,
+        select=config.schedule.select,
+        log_every=config.logger.every,
+    )
+    context.logger.offset += steps
+    if is_main():
+        save_network(path / "weights.safetensors", network)
+        seconds = time.monotonic() - begun
+        folder.write("baseline/stage.json", {"epochs": epochs, "steps": steps, "seconds": seconds})
+    return network
+
+

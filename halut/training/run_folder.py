@@ -1,0 +1,126 @@
+"""The folder of a run: what is in it, what comes next, and what may not be overwritten."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from halut.errors import HalutError
+from halut.files import write_bytes, write_json
+from halut.models.weights import load_weights, save_weights
+
+VOLATILE = (
+    ("trainer", ("accelerator", "devices", "num_nodes", "strategy", "threads", "progress")),
+    ("data", ("root", "workers", "download")),
+    ("logger", ()),
+    ("debug", ("traceback",)),
+    ("run_dir", ()),
+)
+"""What may differ between the command that started a run and the one that resumes it."""
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """First 10 digits of the SHA-256 of a configuration's JSON with sorted keys."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def lasting(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what may change between start and resume."""
+    kept = json.loads(json.dumps(config, default=str))
+    for group, keys in VOLATILE:
+        if not keys:
+            kept.pop(group, None)
+        for key in keys:
+            if isinstance(kept.get(group), dict):
+                kept[group].pop(key, None)
+    return kept
+
+
+def default_path(config: dict[str, Any]) -> Path:
+    """runs/DATE-TIME-HASH."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{now}-{config_hash(lasting(config))}"
+
+
+class RunFolder:
+    """Paths and JSON of one run; every file is written whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def check(self, config: dict[str, Any]) -> bool:
+        """True if a run of this configuration is to be resumed, False if the folder is new.
+
+        Raises HalutError, leaving everything as it is, if the folder holds something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise HalutError(f"run_dir={self.path} is a file")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return False
+        saved = self.read("config.json")
+        if saved is None:
+            raise HalutError(
+                f"run_dir={self.path} is not empty and holds no run; give another folder"
+            )
+        differing = sorted(_differences(lasting(saved), lasting(config)))
+        if differing:
+            raise HalutError(
+                f"run_dir={self.path} holds a run of another configuration; it differs in "
+                f"{', '.join(differing[:8])}. Give another run_dir, or the same options to resume"
+            )
+        return True
+
+    def start(self, config: dict[str, Any], yaml: str) -> None:
+        """Write the configuration of a new run."""
+        write_bytes(self.path / "config.yaml", yaml.encode())
+        write_json(self.path / "config.json", config)
+
+    def stage(self, index: int) -> Path:
+        """stage_NN."""
+        return self.path / f"stage_{index:02d}"
+
+    def read(self, name: str | Path) -> Any:
+        """A JSON file of the folder, or None if it is not there."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise HalutError(f"{path}: damaged: {error}") from error
+
+    def write(self, name: str | Path, content: Any) -> None:
+        """A JSON file of the folder."""
+        write_json(self.path / name, content)
+
+    def next_action(self, action: str, **details: Any) -> None:
+        """Note in state.json what the run does next, for people and for the resume."""
+        self.write("state.json", {**(self.read("state.json") or {}), "next": action, **details})
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        found = []
+        for key in {*a, *b}:
+            found += _differences(a.get(key), b.get(key), f"{prefix}{key}.")
+        return found
+    return [] if a == b else [prefix.rstrip(".")]
+
+
+def save_network(path: Path, network: nn.Module) -> None:
+    """All parameters and buffers as safetensors."""
+    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    save_weights(path, state, {})
+
+
+def load_network(path: Path, network: nn.Module) -> None:
+    """Strictly load what save_network wrote."""
+    with torch.no_grad():
+        load_weights(network, path)
