@@ -11,7 +11,7 @@ from torch import Tensor
 from halut.blocks import Blocks
 from halut.encoders import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
-from halut.prototypes.ridge import refine
+from halut.prototypes.ridge import check_lam, refine
 from halut.tables import QuantisedTable, check_options, quantise_table
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -44,6 +44,7 @@ class HalutMatmul:
         if C < 1:
             raise HalutError(f"C must be at least 1, got {C}")
         encoders[encoder](Blocks(C, C), K, options)  # refuses what no number of inputs can mend
+        check_lam(lam)
         if bits is not None:
             check_options(bits, "channel")
         self.C, self.K, self.options = C, K, options

@@ -64,7 +64,7 @@ def refine(
     lut = blockwise_lut(prototypes, weight.detach(), blocks)
     if lam is None:
         return lut
-    _check_lam(lam)
+    check_lam(lam)
     W = grouped_weight(weight.detach(), blocks)
     K = prototypes.shape[1]
     for g in range(blocks.groups):
@@ -88,7 +88,7 @@ def refine_prototypes(
     Arguments as in `refine`, whose table is the product of this with the weight (but "cv" is judged
     by the error of the inputs here, as there is no weight).
     """
-    _check_lam(lam)
+    check_lam(lam)
     blocks = _blocks(codes, rows, rows.shape[-1] // groups)
     GC, K, _ = prototypes.shape
     full = prototypes.new_zeros(GC, K, blocks.D)
@@ -113,7 +113,10 @@ def _blocks(codes: Tensor, rows: Tensor, D: int) -> Blocks:
     return Blocks(D, codes.shape[1] // groups, groups)
 
 
-def _check_lam(lam: float | str) -> None:
+def check_lam(lam: float | str | None) -> None:
+    """Raise HalutError unless lam is None, "cv" or a number above 0."""
+    if lam is None:
+        return
     if lam != "cv" and (isinstance(lam, str) or not lam > 0):
         raise HalutError(f'lam must be a number above 0, "cv" or None, got {lam!r}')
 
