@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from data import cifar, digits, fashion_mnist  # noqa: F401  # each registers its data set
+from data import (  # noqa: F401  # each registers its data set
+    cifar,
+    digits,
+    fashion_mnist,
+    imagenet,
+    speech_commands,
+)
 from data.base import DataModule
 from data.config import DataConfig
 from data.registry import datasets

@@ -94,7 +94,10 @@ class DataModule(LightningDataModule):
             self.splits["train"].indices, config.batch_size, config.seed, self.stream
         )
         if self.trainer is not None:
-            batches.set_epoch(self.trainer.current_epoch)
+            # `processed`, not trainer.current_epoch: a checkpoint of an epoch's end was written
+            # before Lightning counted that epoch as completed.
+            progress = self.trainer.fit_loop.epoch_progress.state_dict()
+            batches.set_epoch(progress["current"]["processed"])
         self._train_loader = TrainLoader(
             self.splits["train"], batches, config.workers, self._progress
         )
@@ -153,7 +156,7 @@ class DataModule(LightningDataModule):
         if self.trainer is None:
             return 2**62, float("inf")
         loop = self.trainer.fit_loop
-        return loop.epoch_loop.batch_progress.current.processed, loop.max_batches
+        return loop.epoch_loop.batch_progress.state_dict()["current"]["processed"], loop.max_batches
 
     def _subset(self, option: str, split: Split) -> Split:
         samples = getattr(self.config, option)

@@ -1,4 +1,4 @@
-"""A run that is killed and continued ends with the weights of the uninterrupted run, bit for bit."""
+"""A run that is killed and continued ends with the weights of the whole run, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,0 +1,178 @@
+"""The files of Google Speech Commands: which recording belongs to which split and class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import roots
+from data.randomness import Keys, integers
+from halut.errors import HalutError
+
+PLACE = "data.speech_commands"
+RATE = 16000
+CLIP = RATE  # samples of one second
+SPLITS = ("train", "val", "test")
+FOLDERS = ("speech_commands", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02")
+LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
+NOISE = "_background_noise_"
+WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+_PARTS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One sample: a file, or (path None) a stretch of background noise labelled as silence."""
+
+    identity: str
+    label: int
+    path: Path | None
+
+
+class Noise:
+    """Background noise of one split: waveforms [samples], each a second long or more."""
+
+    def __init__(self, waves: list[Tensor]) -> None:
+        self.waves = waves
+
+    def stretch(self, keys: Keys) -> Tensor:
+        """One second for every key, [B, 16000]: draw 2 is the file, draw 3 the place."""
+        clips = []
+        for key, which in zip(keys, integers(keys, 2, len(self.waves)), strict=True):
+            wave = self.waves[which]
+            start = int(integers(key.reshape(1), 3, len(wave) - CLIP + 1)[0])
+            clips.append(wave[start : start + CLIP])
+        return torch.stack(clips)
+
+
+def find(root: str | None) -> Path:
+    """The folder with the word folders and both lists; HalutError naming what is missing."""
+    places = roots.candidates(root, FOLDERS)
+    for place in places:
+        roots.check_readable(PLACE, place)
+        present = [name for name in (*LISTS.values(), NOISE) if (place / name).exists()]
+        if len(present) == 3:
+            return place
+        if present:
+            missing = next(n for n in (*LISTS.values(), NOISE) if n not in present)
+            raise HalutError(f"{PLACE}: {place / missing} is missing")
+    raise HalutError(
+        f"{PLACE}: {LISTS['val']} not found; looked in {roots.listed(places)}. Unpack "
+        "speech_commands_v0.02.tar.gz (word folders with WAV files, validation_list.txt, "
+        f"testing_list.txt, {NOISE}/) there, or {roots.ELSEWHERE}"
+    )
+
+
+def recordings(
+    folder: Path, classes: int, seed: int
+) -> tuple[list[str], dict[str, list[Recording]]]:
+    """Class names, and the recordings of every split.
+
+    12 classes: "unknown" is as many recordings of other words, and "silence" as many stretches of
+    noise, as a wanted word has on average; the same for every `seed`.
+    """
+    files = _files_by_split(folder)
+    spoken = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != NOISE)
+    if classes == 35:
+        if len(spoken) != 35:
+            raise HalutError(f"{PLACE}: {folder} has {len(spoken)} word folders instead of 35")
+        return spoken, {name: _labelled(folder, files[name], spoken) for name in SPLITS}
+    if absent := [word for word in WORDS if word not in spoken]:
+        raise HalutError(f"{PLACE}: {folder / absent[0]} is missing")
+    names = [*WORDS, "silence", "unknown"]
+    chosen = {}
+    for split, listed in files.items():
+        wanted = [file for file in listed if file.split("/")[0] in WORDS]
+        others = [file for file in listed if file.split("/")[0] not in WORDS]
+        count = max(1, round(len(wanted) / len(WORDS)))
+        rng = np.random.default_rng([seed, SPLITS.index(split)])
+        unknown = sorted(others[i] for i in rng.permutation(len(others))[:count])
+        chosen[split] = [
+            *_labelled(folder, wanted, names),
+            *(Recording(f"silence/{split}/{i}", 10, None) for i in range(count)),
+            *(Recording(file, 11, folder / file) for file in unknown),
+        ]
+    return names, chosen
+
+
+def noises(folder: Path) -> dict[str, Noise]:
+    """The background noise of every split: its own part of every file, so that none is shared."""
+    paths = sorted((folder / NOISE).glob("*.wav"))
+    if not paths:
+        raise HalutError(f"{PLACE}: {folder / NOISE} holds no WAV files")
+    parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
+    for path in paths:
+        wave = _decode(path)
+        for split, (low, high) in _PARTS.items():
+            part = wave[int(low * len(wave)) : int(high * len(wave))]
+            if len(part) < CLIP:
+                raise HalutError(
+                    f"{PLACE}: {path} lasts {len(wave) / RATE:.1f} s; its tenth must last 1 s"
+                )
+            parts[split].append(part)
+    return {split: Noise(waves) for split, waves in parts.items()}
+
+
+def read(path: Path) -> Tensor:
+    """One second of a recording, [16000] in -1..1; a shorter one is filled up with zeros."""
+    wave = _decode(path)[:CLIP]
+    return torch.nn.functional.pad(wave, (0, CLIP - len(wave)))
+
+
+def _decode(path: Path) -> Tensor:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise HalutError(f"{PLACE} needs soundfile: pip install 'halut[speech]'") from error
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise HalutError(f"{PLACE}: cannot read {path}: {error}") from error
+    if rate != RATE:
+        raise HalutError(f"{PLACE}: {path} has {rate} Hz instead of {RATE} Hz")
+    return torch.from_numpy(wave.mean(1) if wave.shape[1] > 1 else wave[:, 0])
+
+
+def _files_by_split(folder: Path) -> dict[str, list[str]]:
+    """WAV files as WORD/NAME.wav, sorted; what is in neither list is for training."""
+    listed = {split: (folder / name).read_text().split() for split, name in LISTS.items()}
+    every = []
+    for word in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != NOISE):
+        roots.check_readable(PLACE, word)
+        names = sorted(path.name for path in word.glob("*.wav"))
+        if not names:
+            raise HalutError(f"{PLACE}: {word} holds no WAV files")
+        _check_rate(word / names[0])
+        every += [f"{word.name}/{name}" for name in names]
+    there = set(every)
+    for split, files in listed.items():
+        for file in files:
+            if file not in there:
+                raise HalutError(f"{PLACE}: {folder / LISTS[split]} lists {file}, which is missing")
+    if both := set(listed["val"]) & set(listed["test"]):
+        raise HalutError(f"{PLACE}: {min(both)} is in both lists of {folder}")
+    held = set(listed["val"]) | set(listed["test"])
+    train = [file for file in every if file not in held]
+    return {"train": train, "val": sorted(listed["val"]), "test": sorted(listed["test"])}
+
+
+def _check_rate(path: Path) -> None:
+    """A cheap look at one file of every folder, before training starts."""
+    try:
+        import soundfile
+
+        rate = soundfile.info(path).samplerate
+    except ImportError as error:
+        raise HalutError(f"{PLACE} needs soundfile: pip install 'halut[speech]'") from error
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise HalutError(f"{PLACE}: cannot read {path}: {error}") from error
+    if rate != RATE:
+        raise HalutError(f"{PLACE}: {path} has {rate} Hz instead of {RATE} Hz")
+
+
+def _labelled(folder: Path, files: list[str], names: list[str]) -> list[Recording]:
+    return [Recording(file, names.index(file.split("/")[0]), folder / file) for file in files]
