@@ -127,7 +127,7 @@ def _synsets(folder: Path) -> dict[int, str]:
     try:
         synsets = loadmat(path, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-    except (KeyError, ValueError, OSError, TypeError) as error:
+    except Exception as error:  # SciPy raises errors of many kinds for a damaged file
         raise HalutError(f"{PLACE}: {path} is corrupt: {error}") from error
 
 

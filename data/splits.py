@@ -50,14 +50,12 @@ def _shuffled_classes(labels: Tensor, seed: int) -> list[tuple[int, np.ndarray]]
 
 
 def _level(sizes: list[int], total: int) -> list[int]:
-    """Fill vessels of the given sizes to one level until `total` is spent."""
-    shares = [0] * len(sizes)
-    left = total
-    while left > 0:
-        open_ = [c for c, size in enumerate(sizes) if shares[c] < size]
-        each, extra = divmod(left, len(open_))
-        for rank, c in enumerate(open_):
-            give = min(each + (rank < extra), sizes[c] - shares[c])
-            shares[c] += give
-            left -= give
+    """Fill vessels of the given sizes to one level until `total` <= sum(sizes) is spent."""
+    level = 0
+    while sum(min(size, level + 1) for size in sizes) <= total and level < max(sizes):
+        level += 1
+    shares = [min(size, level) for size in sizes]
+    higher = [c for c, size in enumerate(sizes) if size > level]
+    for c in higher[: total - sum(shares)]:
+        shares[c] += 1
     return shares
