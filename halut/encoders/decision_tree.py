@@ -13,7 +13,8 @@ from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
 from halut.encoders.tree import leaf_assignment, tree_depth
 from halut.errors import HalutError
 from halut.prototypes.buckets import bucket_means
-from halut.prototypes.cart import learn_node_tree
+from halut.prototypes.cart import NodeTree, learn_node_tree
+from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.kmeans import sampled
 
 
@@ -66,10 +67,15 @@ class DecisionTreeEncoder(Encoder):
         rows = rows.detach().float()
         sample = sampled(rows, self.options.learn_rows, seed).cpu().numpy()
         empty = rows.new_zeros(self.blocks.total, self.K, self.blocks.V)
-        spans = zip(self.blocks.starts, self.blocks.widths, strict=True)
-        for c, (start, width) in enumerate(spans):
+        spans = list(zip(self.blocks.starts, self.blocks.widths, strict=True))
+
+        def learn(c: int) -> NodeTree:
+            start, width = spans[c]
             x = sample[:, start : start + width]
-            tree = learn_node_tree(x, self.K, seed + c, self.options.iterations)
+            return learn_node_tree(x, self.K, seed + c, self.options.iterations)
+
+        for c, tree in enumerate(each_codebook(learn, self.blocks.total)):
+            start, width = spans[c]
             self.node_dims[c] = torch.from_numpy(tree.dims) + start
             self.thresholds.data[c] = torch.from_numpy(tree.thresholds)
             empty[c, :, :width] = torch.from_numpy(tree.means)

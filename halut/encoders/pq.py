@@ -12,6 +12,7 @@ from halut.blocks import Blocks
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
 from halut.prototypes.buckets import bucket_means
+from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.kmeans import assign_nearest, kmeans, lloyd, sampled
 
 METRICS = {"l2": 2.0, "l1": 1.0, "chebyshev": float("inf")}
@@ -80,12 +81,15 @@ class PQEncoder(Encoder):
         if self.options.output_metric:
             self.roots.copy_(self._weight_roots(weight))
         sample = sampled(rows, self.options.learn_rows, seed)
-        for c, (start, width) in enumerate(
-            zip(self.blocks.starts, self.blocks.widths, strict=True)
-        ):
-            x = sample[:, start : start + width]
+        spans = list(zip(self.blocks.starts, self.blocks.widths, strict=True))
+
+        def learn(c: int) -> Tensor:
+            start, width = spans[c]
+            return self._centroids(sample[:, start : start + width], c, seed + c)
+
+        for c, centroids in enumerate(each_codebook(learn, self.blocks.total)):
             self.prototypes.data[c] = 0
-            self.prototypes.data[c, :, :width] = self._centroids(x, c, seed + c)
+            self.prototypes.data[c, :, : spans[c][1]] = centroids
             if progress is not None:
                 progress(1)
         return bucket_means(rows, self.codes(rows), self.blocks, self.prototypes.data)

@@ -62,7 +62,12 @@ def _complete(tree: NodeTree, grown, x: Matrix, node: int, source: int, mean: Fl
 def not_above(threshold: float) -> np.float32:
     """The largest float32 <= threshold: scikit-learn cuts float32 rows at float64 midpoints."""
     rounded = np.float32(threshold)
-    return rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-np.inf))
+    # Both as Python floats: numpy would compare a float32 with a float in float32.
+    return (
+        rounded
+        if float(rounded) <= float(threshold)
+        else np.nextafter(rounded, np.float32(-np.inf))
+    )
 
 
 def best_cut(x: Matrix, mean: Floats) -> tuple[int, np.float32]:

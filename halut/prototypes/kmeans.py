@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halut.errors import HalutError
+from halut.prototypes.codebooks import faiss_module
 
 Matrix = NDArray[np.float32]
 
@@ -19,12 +19,7 @@ def kmeans(x: Matrix, K: int, seed: int = 0, iterations: int = 25, restarts: int
     least one row of its own wherever x holds K distinct rows.
     Raises HalutError if faiss is missing.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise HalutError(
-            "k-means needs faiss: pip install faiss-cpu (the tree encoder works without)"
-        ) from error
+    faiss = faiss_module()
     if len(x) < K:  # faiss refuses fewer rows than centroids
         x = np.tile(x, (-(-K // len(x)), 1))
     x = np.ascontiguousarray(x, dtype=np.float32)
@@ -59,8 +54,8 @@ def revive(x: Matrix, centroids: Matrix) -> Matrix:
 
 def assign_nearest(x: Matrix, centroids: Matrix) -> NDArray[np.int64]:
     """Index [N] of the centroid at the least L2 distance from each row of x [N, V]."""
-    distances = torch.cdist(torch.from_numpy(x), torch.from_numpy(centroids))
-    return distances.argmin(dim=1).numpy()
+    _, nearest = faiss_module().knn(np.ascontiguousarray(x), np.ascontiguousarray(centroids), 1)
+    return nearest[:, 0]
 
 
 def lloyd(x: Tensor, centroids: Tensor, p: float, iterations: int) -> Tensor:
