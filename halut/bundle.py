@@ -36,20 +36,32 @@ def load_bundle(path: Path) -> tuple[nn.Module, Plan, dict[str, Any]]:
         path = path / "bundle"
     for name in ("plan.json", "model.safetensors"):
         if not (path / name).exists():
-            raise HalutError(
-                f"{path} is neither a bundle nor a finished run: it has no {name}"
-            )
+            raise HalutError(f"{path} is neither a bundle nor a finished run: it has no {name}")
     plan = Plan.load(path / "plan.json")
     network = exact_network(plan)
     surgery.apply(network, plan)
     load_weights(network, path / "model.safetensors")
-    report = path / "report.json"
-    return network.eval(), plan, json.loads(report.read_text()) if report.exists() else {}
+    return network.eval(), plan, _report(path / "report.json")
+
+
+def _report(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise HalutError(f"{path}: damaged report: {error}") from error
+    if not isinstance(report, dict):
+        raise HalutError(f"{path}: damaged report: it is no JSON object")
+    return report
 
 
 def exact_network(plan: Plan) -> nn.Module:
     """The plan's network before any replacement, with random weights."""
     m = plan.model
+    for key in ("name", "num_classes", "in_channels", "source", "options"):
+        if key not in m:
+            raise HalutError(f"the plan does not say how to build its network: model.{key} missing")
     return build_model(
         m["name"], m["num_classes"], m["in_channels"], source=m["source"], **m["options"]
     )

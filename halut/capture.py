@@ -28,7 +28,9 @@ class Reservoir:
     def places(self, count: int) -> Tensor:
         """Where the next `count` rows of the stream go, [count]; -1: nowhere."""
         index = torch.arange(self.seen, self.seen + count)
-        drawn = (torch.rand(count, generator=self.generator, dtype=torch.float64) * (index + 1)).long()
+        drawn = (
+            torch.rand(count, generator=self.generator, dtype=torch.float64) * (index + 1)
+        ).long()
         places = torch.where(index < self.capacity, index, drawn)
         self.seen += count
         return torch.where(places < self.capacity, places, -1)

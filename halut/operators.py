@@ -16,6 +16,11 @@ from halut.sites import Site, exact_product
 operators: Registry[type[Operator]] = Registry("operator")
 
 
+@dataclasses.dataclass
+class NoOptions:
+    """An operator without options."""
+
+
 class Operator:
     """Builds the module that takes a site's place.
 
@@ -23,7 +28,7 @@ class Operator:
     `cost()` and `export()`; all of its state lives in parameters and buffers.
     """
 
-    Options: ClassVar[type] = dict
+    Options: ClassVar[type] = NoOptions
 
     def __init__(self, **options: Any) -> None:
         self.options = checked_options(self.Options, options)
@@ -34,6 +39,10 @@ class Operator:
 
     def check(self, site: Site) -> None:
         """Raise HalutError if the options do not fit the site, naming the valid range."""
+
+    def frozen(self, site: Site) -> dict[str, Any]:
+        """Every option as a plan keeps it: plain values, with what depends on the site settled."""
+        return dataclasses.asdict(self.options)
 
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
         """The module for the site; weight and bias are copied from `source` if it is given."""
@@ -110,10 +119,6 @@ def _fits(value: Any, hint: Any) -> bool:
 @operators.register("exact")
 class Exact(Operator):
     """The exact product through the same surgery: changes nothing, which is its use."""
-
-    @dataclasses.dataclass
-    class Options:
-        """None."""
 
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
         return ExactLayer(site, source)

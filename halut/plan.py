@@ -100,19 +100,11 @@ class Plan:
                 f"{source}: plan version {version!r} cannot be read; this halut reads {VERSION}"
             )
         try:
-            entries = tuple(
-                Entry(
-                    Site.from_dict(e["site"]),
-                    e["operator"],
-                    e["options"],
-                    e["stage"],
-                    e.get("reason", ""),
-                )
-                for e in fields["entries"]
-            )
-            return cls(entries, fields["model"], fields.get("unsupported", {}))
-        except (KeyError, TypeError) as error:
-            raise HalutError(f"{source}: not a plan: {error}") from error
+            entries = tuple(_entry(e) for e in fields["entries"])
+            model, unsupported = dict(fields["model"]), dict(fields.get("unsupported", {}))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise HalutError(f"{source}: not a plan: {error!r}") from error
+        return cls(entries, model, unsupported)
 
     def save(self, path: Path) -> None:
         """Write plan.json atomically."""
@@ -125,6 +117,20 @@ class Plan:
             fields = json.loads(Path(path).read_text())
         except FileNotFoundError as error:
             raise HalutError(f"{path}: no such plan") from error
-        except json.JSONDecodeError as error:
+        except OSError as error:
+            raise HalutError(f"{path}: the plan cannot be read: {error.strerror}") from error
+        except ValueError as error:  # neither JSON nor text
             raise HalutError(f"{path}: damaged plan: {error}") from error
         return cls.from_dict(fields, str(path))
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    """One entry of a plan.json; raises KeyError, TypeError or the like if it is none."""
+    stage = fields["stage"]
+    for key, kind in (("operator", str), ("options", dict)):
+        if not isinstance(fields[key], kind):
+            raise TypeError(f"{key} must be {kind.__name__}, got {fields[key]!r}")
+    if stage is not None and (not isinstance(stage, int) or stage < 0):
+        raise TypeError(f"stage must be a number from 0 or null, got {stage!r}")
+    site = Site.from_dict(fields["site"])
+    return Entry(site, fields["operator"], fields["options"], stage, fields.get("reason", ""))

@@ -42,8 +42,8 @@ class Rule:
             matches_name(self.name, site.name)
             and (self.kind is None or is_kind(site, self.kind))
             and (self.kernel is None or kernel_of(site) == tuple(self.kernel))
-            and (self.min_inputs is None or site.D >= self.min_inputs)
-            and (self.max_inputs is None or site.D <= self.max_inputs)
+            and (self.min_inputs is None or self.min_inputs <= site.D)
+            and (self.max_inputs is None or self.max_inputs >= site.D)
         )
 
 
@@ -155,4 +155,4 @@ def _entry(site: Site, rules: Sequence[Rule], default: str, options: dict[str, A
     if reason:
         return Entry(site, KEEP, reason=reason)
     operator.check(site)
-    return Entry(site, name, merged)
+    return Entry(site, name, operator.frozen(site))

@@ -85,7 +85,7 @@ class Site:
     @property
     def depthwise(self) -> bool:
         """True if every group holds a single channel."""
-        return self.geometry is not None and self.groups > 1 and self.D == self.taps
+        return self.geometry is not None and self.groups > 1 and self.taps == self.D
 
     @property
     def taps(self) -> int:
@@ -142,13 +142,7 @@ def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Un
     The network is run in evaluation mode and left in the mode it had. Raises HalutError if a
     forward pass of the example fails.
     """
-    inside_attention = {
-        f"{name}.{child}"
-        for name, module in network.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
-        for child, _ in module.named_modules()
-        if child
-    }
+    inside_attention = _inside_attention(network)
     candidates = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     trace = _run(network, example, candidates)
     sites: list[Site] = []
@@ -159,11 +153,23 @@ def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Un
             reason = "nn.MultiheadAttention reads its weight without calling it"
         elif name not in trace.rows:
             reason = "not called in a forward pass"
+        elif name == "":
+            reason = "it is the whole network, which has no place to be replaced in"
         if reason:
             unsupported.append(Unsupported(name, reason))
         else:
             sites.append(site_of(name, candidates[name], trace.rows[name]))
     return sites, unsupported
+
+
+def _inside_attention(network: nn.Module) -> set[str]:
+    return {
+        f"{name}.{child}"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for child, _ in module.named_modules()
+        if child
+    }
 
 
 def _order(rows: dict[str, int], names: Iterable[str]) -> Any:
@@ -180,7 +186,8 @@ def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) 
     try:
         with torch.no_grad():
             network(example)
-    except RuntimeError as error:
+    # Networks check their input in their own ways: timm by assertions, others by ValueError.
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         raise HalutError(
             f"the network cannot take an input of shape {list(example.shape)}: {error}"
         ) from error
@@ -197,10 +204,16 @@ def unsupported_reason(module: nn.Module) -> str | None:
     kind = type(module)
     if kind is nn.Linear:
         return None
-    if kind is nn.Conv2d or kind.__name__ == "Conv2dSame":
+    if kind is nn.Conv2d or _pads_as_tensorflow(module):
         mode = getattr(module, "padding_mode", "zeros")
         return None if mode == "zeros" else f"padding_mode={mode!r}: only zeros can be replaced"
     return f"{kind.__name__} is a subclass that may compute its weight otherwise"
+
+
+def _pads_as_tensorflow(module: nn.Module) -> bool:
+    """True for timm's Conv2dSame, told by name: the core does without importing timm."""
+    kind = type(module)
+    return kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm.")
 
 
 def site_of(name: str, module: nn.Module, rows: int) -> Site:
@@ -220,7 +233,7 @@ def _geometry(module: nn.Conv2d) -> Geometry:
     sh, sw = module.stride
     dh, dw = module.dilation
     padding: tuple[int, int, int, int] | str
-    if type(module).__name__ == "Conv2dSame":
+    if _pads_as_tensorflow(module):
         padding = "same"
     elif module.padding == "same":
         wide, high = dw * (kw - 1), dh * (kh - 1)

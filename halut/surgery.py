@@ -22,11 +22,12 @@ def apply(network: nn.Module, plan: Plan, stages: int | None = None) -> nn.Modul
     plan does not fit the network.
     """
     chosen = [e for e in plan.replaced if stages is None or (e.stage or 0) < stages]
-    todo = [e for e in chosen if not isinstance(_module(network, e), ReplacedLayer)]
-    for entry in todo:
+    for entry in chosen:
         _check(network, entry)
-    for entry in todo:
-        swap(network, entry, build(network, entry))
+    todo = [e for e in chosen if not isinstance(_module(network, e), ReplacedLayer)]
+    built = [build(network, entry) for entry in todo]  # all of them, as an operator may refuse
+    for entry, module in zip(todo, built, strict=True):
+        swap(network, entry, module)
     return network
 
 
@@ -44,9 +45,16 @@ def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
 
 
 def swap(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
-    """Put `module` at the entry's site."""
-    parent, _, child = entry.site.name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
+    """Put `module` at the entry's site: at every place, if the network shares the layer."""
+    source = _module(network, entry)
+    places = [
+        (parent, name)
+        for parent in network.modules()
+        for name, child in parent._modules.items()  # named_children lists a shared layer once
+        if child is source
+    ]
+    for parent, name in places:
+        setattr(parent, name, module)
 
 
 def replaced_layers(network: nn.Module) -> Iterator[tuple[str, ReplacedLayer]]:
@@ -65,9 +73,12 @@ def _module(network: nn.Module, entry: Entry) -> nn.Module:
 
 def _check(network: nn.Module, entry: Entry) -> None:
     module = _module(network, entry)
-    if not isinstance(module, nn.Linear | nn.Conv2d) or unsupported_reason(module):
+    if isinstance(module, ReplacedLayer):
+        found = module.site
+    elif isinstance(module, nn.Linear | nn.Conv2d) and not unsupported_reason(module):
+        found = site_of(entry.site.name, module, entry.site.rows)
+    else:
         raise HalutError(f"{entry.site.name} is a {type(module).__name__}, not a site")
-    found = site_of(entry.site.name, module, entry.site.rows)
     if found != entry.site:
         raise HalutError(
             f"the plan was made for another network: {entry.site.name} has D={found.D}, "

@@ -55,8 +55,8 @@ class QuantisedTable:
         return self.scale.expand(G, 1, 1, M).reshape(-1)
 
     def accumulator_bits(self) -> int:
-        """Signed bits that hold every possible sum of C entries."""
-        largest = self.q.shape[1] * 2 ** (self.bits - 1)
+        """Signed bits that hold every possible sum of C entries of at most 2^(bits-1) - 1."""
+        largest = self.q.shape[1] * (2 ** (self.bits - 1) - 1)
         return math.ceil(math.log2(largest + 1)) + 1
 
 

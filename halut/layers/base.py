@@ -15,7 +15,7 @@ from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
 from halut.operators import ReplacedLayer, copied_parameters
 from halut.ops import accumulate, identity_gradient
-from halut.prototypes import refine, refine_prototypes
+from halut.prototypes.ridge import refine, refine_prototypes
 from halut.sites import Site, exact_product
 from halut.tables import QuantisedTable, best_clip, quantise_table
 
@@ -101,7 +101,9 @@ class LUTLayer(ReplacedLayer):
             self.lut.copy_(refine(codes, prototypes, rows, weight, self.options.ridge))
         elif not self.shares_prototypes:
             if self.options.ridge is not None:
-                prototypes = refine_prototypes(codes, prototypes, rows, self.options.ridge)
+                prototypes = refine_prototypes(
+                    codes, prototypes, rows, self.site.groups, self.options.ridge
+                )
             self.prototypes.copy_(prototypes)
 
     # -- the product ------------------------------------------------------------------------

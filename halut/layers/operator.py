@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 from torch import nn
 
@@ -31,6 +32,10 @@ class TableOperator(Operator):
             raise HalutError(
                 f"encoder {self.encoder!r} has no estimator {chosen!r}; choose one of: {known}"
             )
+
+    def frozen(self, site: Site) -> dict[str, Any]:
+        """The options with C as it is at this site, in place of V or the default."""
+        return {**super().frozen(site), "C": self.options.codebooks(site), "V": None}
 
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
         from halut.layers.conv import LUTConv2d

@@ -53,8 +53,8 @@ class TableOptions:
             raise HalutError("give halut.C or halut.V, not both")
         if not 2 <= self.K <= 256:
             raise HalutError(f"halut.K must be in 2..256, got {self.K}")
-        if self.ridge is not None and self.ridge < 0:
-            raise HalutError(f"halut.ridge must be at least 0 or null, got {self.ridge}")
+        if self.ridge is not None and not self.ridge > 0:
+            raise HalutError(f"halut.ridge must be above 0, or null, got {self.ridge}")
         if self.tau is not None and self.tau <= 0:
             raise HalutError(f"halut.tau must be positive, got {self.tau}")
 
