@@ -14,11 +14,14 @@ def table_cost(layer: LUTLayer) -> dict[str, int]:
 
     Encode: N C log2 K compares for a tree, N D K multiply-adds for nearest prototypes; N C M
     look-ups and as many adds; tables C K M bits / 8 bytes; codes N C log2 K bits. N counts tokens
-    or output positions. The exact product's N D M multiply-adds are gone.
+    or output positions. The exact product's N D M multiply-adds are gone; the one per output that
+    rescales integer sums, like the bias, is not counted. weight_bytes holds the bias, with the
+    folded zero points of quantised tables, and the tables' scales.
     """
     site, options, blocks = layer.site, layer.options, layer.blocks
     encode = layer.encoder.cost(site.rows)
     lookups = site.rows * blocks.C * site.M  # every group adds C entries to each of its outputs
+    quantised = options.bits is not None
     bits = 32 if options.bits is None else options.bits
     entries = blocks.C * options.K * site.M
     return {
@@ -26,8 +29,17 @@ def table_cost(layer: LUTLayer) -> dict[str, int]:
         "encode_ops": encode["encode_ops"],
         "lookups": lookups,
         "adds": lookups,
-        "weight_bytes": 4 * site.M if site.bias else 0,
+        "weight_bytes": 4 * ((site.M if site.bias or quantised else 0) + _scales(layer)),
         "table_bytes": math.ceil(entries * bits / 8),
         "encoder_bytes": encode["state_bytes"],
         "index_bits": site.rows * blocks.total * math.ceil(math.log2(options.K)),
     }
+
+
+def _scales(layer: LUTLayer) -> int:
+    """Scales a quantised table has; 0 for float tables."""
+    if layer.options.bits is None:
+        return 0
+    return {"layer": 1, "channel": layer.site.M, "codebook": layer.blocks.total}[
+        layer.options.scale
+    ]
