@@ -32,9 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"halut {__version__}")
         return 0
-    verbs: dict[str, Callable[[list[str]], int]] = {"train": train, "evaluate": evaluate, "env": env}
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "env": env,
+    }
     if given[0] not in verbs:
-        print(f"halut: unknown verb {given[0]!r}; choose one of: {', '.join(verbs)}", file=sys.stderr)
+        print(
+            f"halut: unknown verb {given[0]!r}; choose one of: {', '.join(verbs)}", file=sys.stderr
+        )
         return 2
     return verbs[given[0]](given[1:])
 

@@ -39,5 +39,3 @@ def replaced_cost(plan: Plan, network: nn.Module) -> dict[str, int]:
     cost["macs"] += sum(e.site.macs for e in plan if e.site.name not in layers)
     cost["weight_bytes"] += 4 * sum(p.numel() for p in network.parameters() if id(p) not in inside)
     return cost
-
-

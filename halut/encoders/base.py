@@ -83,16 +83,19 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
-    def matmul(self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor) -> Tensor:
+    def matmul(
+        self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor, relax: float = 1.0
+    ) -> Tensor:
         """The table product with this encoder's relaxed gradient, [N, groups * M_g].
 
         Forward: y[n, g, m] = sum_c table[g, c, codes[n, g, c], m]. Backward: dL/dE goes through
         `assign`, taken with the unquantised `lut`; dL/dlut is the scatter-add of the straight-
-        through table. Encoders with a fused operator override this.
+        through table. `relax` scales dL/dE and leaves dL/dlut as it is. Encoders with a fused
+        operator override this.
         """
         from halut.ops.relaxed import relaxed_matmul
 
-        return relaxed_matmul(self, inputs, lut, table, tau)
+        return relaxed_matmul(self, inputs, lut, table, tau, relax)
 
     def codes(self, rows: Tensor) -> Tensor:
         """Codes [N, groups * C] of whole rows [N, groups * D]."""

@@ -158,13 +158,15 @@ class PQEncoder(Encoder):
         products = torch.einsum("ncv,ckv->nck", x, prototypes)
         return x.square().sum(-1, keepdim=True) - 2 * products + prototypes.square().sum(-1)
 
-    def matmul(self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor) -> Tensor:
+    def matmul(
+        self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor, relax: float = 1.0
+    ) -> Tensor:
         """The fused operator of the base class's product."""
         from halut import ops
 
         x, prototypes = self._measured(inputs)
         return ops.nearest_matmul(
-            x, prototypes, lut, table, tau, self.options.metric, self.blocks.groups
+            x, prototypes, lut, table, tau, self.options.metric, self.blocks.groups, relax
         )
 
     @torch.no_grad()

@@ -82,11 +82,13 @@ class TreeEncoder(Encoder):
         tapped = inputs.reshape(len(inputs), self.blocks.total, self.depth)[:, :, levels]
         return leaf_assignment(tapped, self.thresholds, tau)
 
-    def matmul(self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor) -> Tensor:
+    def matmul(
+        self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor, relax: float = 1.0
+    ) -> Tensor:
         """The fused operator of the base class's product."""
         from halut import ops
 
-        return ops.tree_matmul(inputs, self.thresholds, lut, table, tau)
+        return ops.tree_matmul(inputs, self.thresholds, lut, table, tau, relax)
 
     @torch.no_grad()
     def initial_tau(self, rows: Tensor) -> float:

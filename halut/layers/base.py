@@ -14,7 +14,7 @@ from halut.layers.diagnostics import normalised_mse, start_of
 from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
 from halut.operators import ReplacedLayer, copied_parameters
-from halut.ops import accumulate, identity_gradient
+from halut.ops import accumulate
 from halut.prototypes.ridge import refine, refine_prototypes
 from halut.sites import Site, exact_product
 from halut.tables import QuantisedTable, best_clip, quantise_table
@@ -26,8 +26,7 @@ class LUTLayer(ReplacedLayer):
     The forward value is always the hard one: integer codes, quantised table. `estimator` decides
     the gradient only (maths: Blalock and Guttag 2021; Tang et al. 2023; Schoenleber et al. 2023):
     `tree` and `soft` relax the codes, `identity` hands on the exact product's input gradient, and
-    `blend` moves from the first to the second over a stage; thresholds and prototypes then keep
-    learning by the relaxed gradient. Parameterisation `free` trains the table [G, C, K, M_g]
+    `blend` moves from the first to the second over a stage. Parameterisation `free` trains the table [G, C, K, M_g]
     itself; `derived` trains prototypes and the weight, lut = P W'.
 
     `weight` [M, D] is the exact layer's: a parameter if tables derive from it, else a buffer kept
@@ -146,18 +145,15 @@ class LUTLayer(ReplacedLayer):
         if self.estimator == "identity":
             straight_through = lut + (table - lut).detach()
             return accumulate(self.encoder.encode(inputs.detach()), straight_through)
-        return self.encoder.matmul(inputs, lut, table, self.tau)
+        relax = 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
+        return self.encoder.matmul(inputs, lut, table, self.tau, relax)
 
     def with_input_gradient(self, y: Tensor, x: Tensor) -> Tensor:
         """y unchanged; its gradient also reaches x as the exact product's, where asked."""
         if self.estimator not in ("identity", "blend") or not torch.is_grad_enabled():
             return y
         share = 1.0 if self.estimator == "identity" else float(self.blend)
-        return identity_gradient(y, x, self.weight, self.site, share)
-
-    def relaxed_share(self) -> float:
-        """Share of the relaxed gradient that reaches the inputs."""
-        return 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
+        return self.exact_gradient(y, x, share)
 
     def exact(self, x: Tensor) -> Tensor:
         """What the exact layer would answer."""
@@ -208,14 +204,17 @@ class LUTLayer(ReplacedLayer):
         """The columns the encoder reads, [N, T], from the layer's input."""
         raise NotImplementedError
 
+    def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
+        """y unchanged; x also gets `share` of the exact layer's input gradient."""
+        raise NotImplementedError
+
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
         """Rows [N, M] in the shape of the layer's output."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """The hard table product in the exact layer's shape and dtype."""
-        relaxed = scale_gradient(x, self.relaxed_share()) if self.estimator == "blend" else x
-        y = self.shaped(self.product(self.inputs(relaxed)), x)
+        y = self.shaped(self.product(self.inputs(x)), x)
         return self.with_input_gradient(y, x).to(x.dtype)
 
     def cost(self) -> dict[str, int]:
@@ -227,19 +226,3 @@ class LUTLayer(ReplacedLayer):
         o = self.options
         bits = "float" if o.bits is None else f"{o.bits} bits"
         return f"{self.encoder_name}, C={self.blocks.C}, K={o.K}, {bits}, {self.estimator}"
-
-
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * ctx.factor, None
-
-
-def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """x unchanged, its gradient times `factor`."""
-    return _ScaleGradient.apply(x, factor)

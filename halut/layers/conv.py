@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from halut.layers.base import LUTLayer
-from halut.ops import conv_taps, im2col
+from halut.ops import ConvGeometry, conv_taps, identity_gradient, im2col
 
 
 class LUTConv2d(LUTLayer):
@@ -29,3 +29,11 @@ class LUTConv2d(LUTLayer):
         assert g is not None
         height, width = g.output_size(x.shape[2], x.shape[3])
         return y.view(x.shape[0], height, width, self.site.M).permute(0, 3, 1, 2)
+
+    def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
+        g = self.site.geometry
+        assert g is not None
+        pads = g.pads(x.shape[2], x.shape[3])
+        geometry = ConvGeometry(g.kernel, g.stride, pads, g.dilation, self.site.groups)
+        weight = self.weight.view(self.site.M, -1, *g.kernel)
+        return identity_gradient(y, x, weight, geometry, share)

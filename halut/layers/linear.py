@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from halut.layers.base import LUTLayer
+from halut.ops import identity_gradient
 
 
 class LUTLinear(LUTLayer):
@@ -15,3 +16,6 @@ class LUTLinear(LUTLayer):
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
         return y.view(*x.shape[:-1], self.site.M)
+
+    def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
+        return identity_gradient(y, x, self.weight, None, share)

@@ -86,15 +86,15 @@ def share_state(network: nn.Module) -> None:
     check_equal(network)
 
 
-def check_equal(network: nn.Module) -> str:
-    """The digest of the network's state; raises HalutError unless it is the same on all ranks."""
-    mine = digest(network)
+def check_equal(network: nn.Module) -> list[str]:
+    """Every rank's digest of the network's state; raises HalutError unless they are the same."""
+    digests: list[Any] = [digest(network)]
     if dist.is_initialized():
-        digests: list[Any] = [None] * world_size()
-        dist.all_gather_object(digests, mine)
+        digests *= world_size()
+        dist.all_gather_object(digests, digests[0])
         if len(set(digests)) > 1:
             raise HalutError(f"the ranks hold different weights: {digests}")
-    return mine
+    return digests
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:

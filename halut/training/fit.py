@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from halut.training.config import TrainerConfig
 from halut.training.distributed import is_main, share_state, world_size
 from halut.training.metrics import RunLogger
 from halut.training.module import Recipe, StageModule
-from halut.training.progress import console
+from halut.training.progress import console, log
 from halut.training.run_folder import load_network
 
 
@@ -33,9 +34,7 @@ def make_trainer(
     bar = settings.progress and console.is_terminal
     if bar:
         callbacks = [*callbacks, RichProgressBar()]
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*logging interval.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    quiet()
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -54,6 +53,18 @@ def make_trainer(
         num_sanity_val_steps=0,
         **options,
     )
+
+
+def quiet() -> None:
+    """Keep Lightning to its warnings, and drop those about what is done on purpose here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*logging interval.*",
+        ".*exists and is not empty.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def fit(
@@ -92,8 +103,12 @@ def fit(
         log_every_n_steps=log_every,
         default_root_dir=folder,
     )
-    module = StageModule(network, data.num_classes, recipe, teacher)
+    module = StageModule(network.train(), data.num_classes, recipe, teacher)
     last = folder / "last.ckpt"
+    if last.exists():
+        step = torch.load(last, map_location="cpu", weights_only=True)["global_step"]
+        log.info("%s: continuing after step %d", folder.name, step)
+        logger.rewind(step)
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from halut.errors import HalutError
 from halut.training import distributed
 from halut.training.config import TrainConfig
-from halut.training.progress import console, log, set_up_logging
+from halut.training.progress import complain, set_up_logging
 from halut.training.run import run
 from halut.training.store import conf_dir, register
 
@@ -45,11 +45,10 @@ def main(config: DictConfig) -> None:
     except HalutError as error:
         if show:
             traceback.print_exc()
-        log.error("error: %s", error)
+        complain(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        log.error("interrupted; the same command with the same run_dir continues")
+        complain("interrupted; the same command with the same run_dir continues")
         sys.exit(130)
     finally:
         distributed.stop()
-    console.file.flush()

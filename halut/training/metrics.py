@@ -98,6 +98,12 @@ class RunLogger(Logger):
         for sink in self.sinks:
             sink.log(self.stage, self.offset + (step or 0), figures)
 
+    def rewind(self, step: int) -> None:
+        """Forget figures after `step` of this fit, where a sink can: they will come again."""
+        for sink in self.sinks:
+            if isinstance(sink, CsvSink):
+                sink.rewind(self.offset + step)
+
     def finish(self) -> None:
         """Close every sink."""
         for sink in self.sinks:

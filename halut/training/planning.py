@@ -18,9 +18,7 @@ from halut.sites import find_sites
 from halut.training.config import ScheduleConfig, TrainConfig
 
 
-def make_plan(
-    config: TrainConfig, options: dict[str, Any], network: nn.Module, data: Any
-) -> Plan:
+def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, data: Any) -> Plan:
     """The plan of the policy, stages still open. `options` are the halut group's, less its name.
 
     Raises HalutError if a pattern matches no layer, an option fits no site, or nothing is replaced.
@@ -71,7 +69,9 @@ def make_stages(settings: ScheduleConfig, plan: Plan, context: dict[str, Any]) -
         known = ", ".join(Stage.__dataclass_fields__)
         try:
             return [
-                Stage(**{"epochs": settings.epochs, "calibrate": settings.calibrate, **fields_given})
+                Stage(
+                    **{"epochs": settings.epochs, "calibrate": settings.calibrate, **fields_given}
+                )
                 for fields_given in settings.stages
             ]
         except TypeError as error:

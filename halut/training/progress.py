@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,17 +21,36 @@ from rich.progress import (
 from halut.training.distributed import is_main
 
 console = Console()
+if not console.is_terminal:
+    console = Console(width=140, soft_wrap=False)  # tables in files and pipes keep their columns
 log = logging.getLogger("halut")
 
 
+class _Plain(logging.StreamHandler):  # type: ignore[type-arg]
+    """Lines to the standard output of the moment, unwrapped."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stdout, flush=True)
+
+
 def set_up_logging() -> None:
-    """One line per message on the terminal; other ranks report warnings and errors only."""
+    """One line per message; other ranks report warnings and errors only."""
     log.setLevel(logging.INFO if is_main() else logging.WARNING)
     if not log.handlers:
-        handler = RichHandler(console=console, show_path=False, show_level=False, markup=False)
-        handler.setFormatter(logging.Formatter("%(message)s", datefmt="[%X]"))
+        handler: logging.Handler
+        if console.is_terminal:
+            handler = RichHandler(console=console, show_path=False, show_level=False)
+            handler.setFormatter(logging.Formatter("%(message)s", datefmt="[%X]"))
+        else:
+            handler = _Plain()
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         log.addHandler(handler)
         log.propagate = False
+
+
+def complain(message: str) -> None:
+    """One message on the standard error, whole, without a traceback."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from rich.table import Table
 from torch import nn
 
 from halut.analysis.cost import exact_cost, replaced_cost
-from halut.plan import Plan
+from halut.layers.options import TableOptions
+from halut.operators import operator_type
+from halut.plan import Entry, Plan
 from halut.training.callbacks import layer_figures
+from halut.training.distributed import world_size
 from halut.training.fit import evaluate
 from halut.training.stage import Context
 
@@ -48,7 +51,7 @@ def final_report(
             "epochs": sum(stage["epochs"] for stage in stages) if baseline is not None else 0,
             "test_accuracy": test(baseline) if baseline is not None else None,
         },
-        "stages": [{k: v for k, v in s.items() if k != "digest"} for s in stages],
+        "stages": [{k: v for k, v in s.items() if k != "digests"} for s in stages],
         "final": {
             "val_accuracy": stages[-1]["val_accuracy_after_training"],
             "test_accuracy": test(network),
@@ -71,7 +74,7 @@ def final_report(
 
 
 def _pretrained(context: Context) -> dict[str, Any] | None:
-    from halut.models import pretrained_info
+    from halut.models.build import pretrained_info
 
     return pretrained_info(context.exact) if context.config.model.pretrained else None
 
@@ -115,6 +118,7 @@ def environment(context: Context | None = None) -> dict[str, Any]:
         "commit": commit(),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
         "kernels": implementations(),
     }
 
@@ -139,12 +143,20 @@ def commit() -> str | None:
 def plan_table(plan: Plan) -> Table:
     """Every site: what it becomes and when, or why it stays exact."""
     table = Table(title="plan", title_justify="left")
-    for column in ("site", "kind", "rows", "D", "M", "operator", "options", "stage"):
+    for column in (
+        "site",
+        "kind",
+        "rows",
+        "D",
+        "M",
+        "operator",
+        "options, or why it stays",
+        "stage",
+    ):
         table.add_column(column, overflow="fold")
     for entry in plan:
         site = entry.site
-        given = ", ".join(f"{k}={v}" for k, v in entry.options.items() if v is not None)
-        what = given if entry.replaced else entry.reason
+        what = _options(entry) if entry.replaced else entry.reason
         stage = "" if entry.stage is None else f"{entry.stage:02d}"
         shapes = (str(site.rows), str(site.D), str(site.M))
         table.add_row(site.name, site.describe(), *shapes, entry.operator, what, stage)
@@ -153,14 +165,35 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
+def _options(entry: Entry) -> str:
+    """C and K of tables, and every option that is not the operator's default."""
+    options = operator_type(entry.operator)(**entry.options).options
+    shown = {}
+    if isinstance(options, TableOptions):
+        shown = {"C": options.codebooks(entry.site), "K": options.K, "bits": options.bits}
+    defaults = type(options)()
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value is not None and value != getattr(defaults, field.name):
+            shown.setdefault(field.name, value)
+    return " ".join(f"{key}={value}" for key, value in shown.items())
+
+
 def report_table(report: dict[str, Any]) -> Table:
     """Stages, accuracies and cost of a report."""
     table = Table(title="accuracy in percent", title_justify="left")
     for column in ("stage", "replaced", "before", "after swap", "after training", "test"):
-        table.add_column(column, overflow="fold", justify="left" if column == "replaced" else "right")
+        table.add_column(
+            column, overflow="fold", justify="left" if column == "replaced" else "right"
+        )
     base, baseline = report["base"], report["baseline"]
     table.add_row(
-        "base", "exact network", "", "", _percent(base["val_accuracy"]), _percent(base["test_accuracy"])
+        "base",
+        "exact network",
+        "",
+        "",
+        _percent(base["val_accuracy"]),
+        _percent(base["test_accuracy"]),
     )
     for index, stage in enumerate(report["stages"]):
         table.add_row(
@@ -172,7 +205,9 @@ def report_table(report: dict[str, Any]) -> Table:
             "",
         )
     final = report["final"]
-    table.add_row("final", "", "", "", _percent(final["val_accuracy"]), _percent(final["test_accuracy"]))
+    table.add_row(
+        "final", "", "", "", _percent(final["val_accuracy"]), _percent(final["test_accuracy"])
+    )
     table.add_row(
         "baseline", "exact, fine-tuned as long", "", "", "", _percent(baseline["test_accuracy"])
     )

@@ -200,5 +200,3 @@ def _baseline(context: Context, epochs: int) -> nn.Module | None:
         seconds = time.monotonic() - begun
         folder.write("baseline/stage.json", {"epochs": epochs, "steps": steps, "seconds": seconds})
     return network
-
-

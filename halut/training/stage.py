@@ -103,7 +103,7 @@ def run_stage(
         "epochs": stage.epochs,
         "steps": steps,
         "seconds": swapped["seconds"] + time.monotonic() - begun,
-        "digest": check_equal(network),
+        "digests": check_equal(network),
     }
     context.logger.offset += steps
     context.logger.log_metrics({"stage/val_accuracy_after_training": after}, 0)

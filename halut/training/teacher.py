@@ -21,7 +21,9 @@ def make_teacher(network: nn.Module, data: Any, loss: LossConfig) -> nn.Module |
         teacher = copy.deepcopy(network)
     else:
         if loss.features:
-            raise HalutError("loss.features compares with the exact network: leave loss.teacher out")
+            raise HalutError(
+                "loss.features compares with the exact network: leave loss.teacher out"
+            )
         pretrained = loss.teacher_weights is None
         teacher = build_model(
             loss.teacher, data.num_classes, data.input_shape[0], pretrained=pretrained

@@ -1,0 +1,75 @@
+"""The data a bundle was made with: what its report keeps of it, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data import build as build_data
+from data import datasets
+from data.base import DataModule
+from halut.errors import HalutError
+from halut.plan import Plan
+
+OF_THE_MACHINE = ("root", "workers", "download")
+"""Fields that say where and how data is read, not what it is."""
+
+
+def settings_of(data: DataModule) -> dict[str, Any]:
+    """What `report.json` keeps under data.settings: every option that decides the samples.
+
+    Mean and standard deviation are those in use, also where they were measured on the data.
+    """
+    settings = {k: v for k, v in asdict(data.config).items() if k not in OF_THE_MACHINE}
+    return {**settings, "mean": list(data.mean), "std": list(data.std)}
+
+
+def data_of(report: Mapping[str, Any], chosen: Mapping[str, Any], given: Collection[str]) -> Any:
+    """The data set of a bundle's report, set up; raises HalutError as data sets do.
+
+    `chosen` is the configuration's data group: it may be of another data set (`name`), which then
+    decides everything. `given` are the fields named on the command line, which win over all.
+    """
+    recorded = report.get("data") or {}
+    name = chosen.get("name") or recorded.get("name")
+    if name is None:
+        raise HalutError("the bundle's report does not name its data set; give data=NAME")
+    settings = {"name": name, **{k: v for k, v in chosen.items() if v is not None}}
+    if name == recorded.get("name"):
+        settings |= recorded.get("settings") or {}
+    settings |= {key: chosen[key] for key in given if key in chosen}
+    data = build_data(**{**_typed(name, settings), "name": name})
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def _typed(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings checked against the data set's schema."""
+    schema = OmegaConf.structured(datasets[name].Config)
+    try:
+        merged = OmegaConf.merge(schema, OmegaConf.create(dict(settings)))
+        fields = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise HalutError(f"data={name}: {str(error).splitlines()[0]}") from error
+    assert isinstance(fields, dict)
+    return {str(k): v for k, v in fields.items()}
+
+
+def check_fits(data: Any, plan: Plan) -> None:
+    """Raise HalutError unless the data set has the shape and classes of the plan's network."""
+    shape, classes = plan.model.get("input_shape"), plan.model["num_classes"]
+    if shape is not None and list(shape) != list(data.input_shape):
+        raise HalutError(
+            f"the bundle's network takes inputs {list(shape)}; data={data.config.name} gives "
+            f"{list(data.input_shape)}"
+        )
+    if classes != data.num_classes:
+        raise HalutError(
+            f"the bundle's network has {classes} classes; data={data.config.name} has "
+            f"{data.num_classes}"
+        )

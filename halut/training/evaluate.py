@@ -1,0 +1,176 @@
+"""`python evaluate.py run=PATH` and `halut evaluate run=PATH`: a bundle's figures, measured."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.table import Table
+from torch import nn
+
+from data.loader import BatchLoader
+from data.sampler import OrderedBatches
+from data.splits import balanced_subset
+from halut.analysis.cost import exact_cost, replaced_cost
+from halut.analysis.errors import layer_errors
+from halut.bundle import exact_network, load_bundle
+from halut.errors import HalutError
+from halut.files import write_json
+from halut.plan import Plan
+from halut.training.bundle_data import check_fits, data_of
+from halut.training.evaluate_config import EvaluateConfig, check, register
+from halut.training.fit import evaluate
+from halut.training.progress import bar, console, log, set_up_logging
+from halut.training.report import cost_line, environment, plan_table
+from halut.training.store import conf_dir
+
+SCHEMA = 1
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
+def main(config: DictConfig) -> None:
+    """One evaluation; exits with 1 and one message if it cannot be done."""
+    set_up_logging()
+    try:
+        settings = _typed(config)
+        chosen = cast(dict[str, Any], OmegaConf.to_container(config.data, resolve=True))
+        figures, plan = evaluate_bundle(settings, chosen, _given())
+        show(figures, plan)
+        if settings.json is not None:
+            _write(Path(settings.json), figures)
+    except HalutError as error:
+        if config.debug.traceback:
+            traceback.print_exc()
+        log.error("error: %s", error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        sys.exit(130)
+
+
+def _typed(config: DictConfig) -> EvaluateConfig:
+    try:
+        return cast(EvaluateConfig, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise HalutError(str(error)) from error
+
+
+def _given() -> list[str]:
+    """Fields of the data group that the command line names."""
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    keys = [override.key_or_group for override in overrides]
+    return [key.removeprefix("data.") for key in keys if key.startswith("data.")]
+
+
+def evaluate_bundle(
+    config: EvaluateConfig, chosen: Mapping[str, Any], given: Collection[str] = ()
+) -> tuple[dict[str, Any], Plan]:
+    """The figures of config.run, and its plan; nothing in its folder is changed.
+
+    `chosen` are fields of the data set, of which those in `given` win over the bundle's own; see
+    halut.training.bundle_data. Raises HalutError if the bundle or the data cannot be read.
+    """
+    check(config)
+    assert config.run is not None
+    path = Path(config.run)
+    if not path.is_dir():
+        raise HalutError(f"run={path}: no such folder")
+    if config.json is not None and Path(config.json).is_dir():
+        raise HalutError(f"json={config.json} is a folder; give a file")
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    network, plan, report = load_bundle(path)
+    data = data_of(report, chosen, given)
+    check_fits(data, plan)
+    if config.trainer.channels_last:
+        _channels_last(network)
+    recorded = (report.get("final") or {}).get(f"{config.split}_accuracy")
+    figures: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run": str(path),
+        "data": data.config.name,
+        "split": config.split,
+        "accuracy": evaluate(network, data, config.split, config.trainer),
+        "recorded": {
+            "accuracy": recorded,
+            "base": (report.get("base") or {}).get(f"{config.split}_accuracy"),
+            "baseline": (report.get("baseline") or {}).get(f"{config.split}_accuracy"),
+        },
+        "samples": len(data.splits[config.split]),
+        "layers": _layers(network, plan, data, config),
+        "cost": {
+            "exact": exact_cost(plan, exact_network(plan)),
+            "replaced": replaced_cost(plan, network),
+        },
+        "plan": plan.to_dict(),
+        "environment": environment(),
+    }
+    return figures, plan
+
+
+def _channels_last(network: nn.Module) -> None:
+    """As in training; the exact convolutions only, since tables have four dimensions too."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _layers(
+    network: nn.Module, plan: Plan, data: Any, config: EvaluateConfig
+) -> list[dict[str, Any]]:
+    """Name, operator and errors of every replaced layer, in the plan's order."""
+    errors: dict[str, dict[str, float]] = {}
+    if config.samples:
+        part = data.splits[config.split]
+        chosen = part.indices[balanced_subset(part.labels, config.samples, seed=0)]
+        batches = OrderedBatches(chosen, data.config.eval_batch_size, shard=(0, 1))
+        with bar("errors of the layers", len(batches), config.trainer.progress) as progress:
+            errors = layer_errors(network, BatchLoader(part, batches), progress)
+    return [
+        {"name": e.site.name, "operator": e.operator, **errors.get(e.site.name, {})}
+        for e in plan.replaced
+    ]
+
+
+def show(figures: Mapping[str, Any], plan: Plan) -> None:
+    """Print the plan, the layers' errors, the accuracy and the cost."""
+    console.print(plan_table(plan))
+    table = Table(title="errors against the exact product", title_justify="left")
+    table.add_column("site", overflow="fold")
+    table.add_column("operator")
+    columns = ("mae", "mse", "normalised_mse", "cosine")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for layer in figures["layers"]:
+        values = [f"{layer[c]:.4g}" if c in layer else "" for c in columns]
+        table.add_row(layer["name"], layer["operator"], *values)
+    console.print(table)
+    console.print(cost_line(figures["cost"]), highlight=False)
+    recorded = figures["recorded"]
+    told = ", ".join(f"{k} {v:.2f} %" for k, v in recorded.items() if v is not None)
+    accuracy = f"{figures['split']} accuracy: {figures['accuracy']:.2f} %"
+    count = f"of {figures['samples']:,} samples of {figures['data']}"
+    console.print(f"{accuracy} {count}" + (f" (recorded: {told})" if told else ""), highlight=False)
+
+
+def _write(path: Path, figures: Mapping[str, Any]) -> None:
+    try:
+        write_json(path, figures)
+    except OSError as error:
+        raise HalutError(f"json={path} cannot be written: {error.strerror}") from error
+    log.info("figures in %s", path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Figures, stage results and the bundle to Weights & Biases: one W&B run over all stages.
+
+A resumed run is the same W&B run: its id is kept in state.json. W&B's own step is ours, so figures
+of one step share a row, and a step the server already has is not written twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from halut.errors import HalutError
+from halut.training.config import LoggerConfig
+from halut.training.progress import console
+from halut.training.run_folder import RunFolder
+
+STAGE_RESULT = "stage/"
+"""Keys that begin so are results of a stage and go to the run's summary too, one per stage."""
+
+
+class WandbSink:
+    """One W&B run. Every row carries `step`, monotonic over all stages, and `stage`, its name.
+
+    `stage/index` is the stage's number, for charts over stages; the summary holds each stage's
+    results as `stage_NN/...` and, at the end, the figures of the report. Raises HalutError if wandb
+    is not installed or, online, if the server refuses or does not answer.
+    """
+
+    def __init__(self, settings: LoggerConfig, plain: Mapping[str, Any], folder: RunFolder) -> None:
+        self.folder = folder
+        self.wandb = _import()
+        state = folder.read("state.json") or {}
+        known = state.get("wandb_id")
+        self.id = known or secrets.token_hex(6)
+        self.first = int(state.get("wandb_step", 0))
+        self.step = self.first
+        self.complete = False
+        self.run = self._start(settings, plain)
+        if not known:
+            self._remember(wandb_id=self.id)
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
+
+    def _start(self, settings: LoggerConfig, plain: Mapping[str, Any]) -> Any:
+        quiet = self.wandb.Settings(silent=True, console="off")
+        self.wandb.setup(self.wandb.Settings(silent=True))
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        try:
+            run = self.wandb.init(
+                project=settings.project,
+                entity=settings.entity,
+                group=settings.group,
+                tags=list(settings.tags) or None,
+                name=self.folder.path.name,
+                id=self.id,
+                resume="allow",
+                dir=str(self.folder.path),
+                config=dict(plain),
+                mode="offline" if settings.name == "wandb_offline" else "online",
+                reinit="create_new",
+                settings=quiet,
+            )
+        except self.wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise HalutError(
+                f"logger={settings.name}: W&B did not start: {reason} "
+                "logger=wandb_offline and logger=csv need no account and no network"
+            ) from error
+        if run.url:
+            console.print(f"W&B: {run.url}", soft_wrap=True, markup=False, highlight=False)
+        return run
+
+    def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
+        """Take figures of one step. Steps that an earlier process of this run has logged and
+        closed are left out: a resumed run counts again from its checkpoint."""
+        if step < self.first:
+            return
+        row: dict[str, Any] = {**figures, "step": step, "stage": stage}
+        number = re.fullmatch(r"stage_(\d+)", stage)
+        if number:
+            row["stage/index"] = int(number[1])
+        self.run.log(row, step=step)
+        self.step = max(self.step, step)
+        for key, value in figures.items():
+            if key.startswith(STAGE_RESULT):
+                self.run.summary[f"{stage}/{key.removeprefix(STAGE_RESULT)}"] = value
+
+    def log_bundle(self, folder: Path, report: Mapping[str, Any]) -> None:
+        """Log the bundle as an artifact of type "model" with its plan and report, and the report's
+        numbers as summary. The files stay where they are: nothing is copied to a cache."""
+        metadata = {
+            name: json.loads((folder / f"{name}.json").read_text())
+            for name in ("plan", "report")
+            if (folder / f"{name}.json").exists()
+        }
+        artifact = self.wandb.Artifact(f"bundle-{self.id}", type="model", metadata=metadata)
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = file.relative_to(folder).as_posix()
+            artifact.add_file(str(file), name=name, skip_cache=True, policy="immutable")
+        self.run.log_artifact(artifact)
+        for part in ("base", "baseline", "final", "cost"):
+            self.run.summary.update(dict(_numbers(part, report.get(part))))
+        self.complete = True
+
+    def close(self) -> None:
+        """Finish, as failed unless the bundle was logged; offline, print how to upload the run."""
+        offline = bool(self.run.offline)
+        self.run.finish(exit_code=0 if self.complete else 1)
+        self._remember(wandb_step=self.step)
+        if offline:
+            command = shlex.join(["wandb", "sync", *(str(path) for path in self.parts())])
+            console.print(command, soft_wrap=True, markup=False, highlight=False)
+
+    def parts(self) -> list[Path]:
+        """The folders of this run's offline parts, one per process that worked on it, in order."""
+        return sorted((self.folder.path.resolve() / "wandb").glob(f"offline-run-*-{self.id}"))
+
+    def _remember(self, **details: Any) -> None:
+        self.folder.write("state.json", {**(self.folder.read("state.json") or {}), **details})
+
+
+def _import() -> Any:
+    with contextlib.suppress(ImportError):
+        import wandb
+
+        if hasattr(wandb, "init"):  # a folder named wandb, as runs leave them, imports as well
+            return wandb
+    raise HalutError(
+        "logger=wandb needs the package wandb: pip install 'halut[wandb]'; logger=csv works "
+        "without it"
+    )
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """name/key/... of every number in nested mappings."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(f"{name}/{key}", inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value

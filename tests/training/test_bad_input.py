@@ -1,0 +1,169 @@
+"""Bad input: one clear message, a non-zero exit code, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from halut.models.build import build_model
+from halut.models.weights import save_weights
+
+# What `debug=smoke` cuts down, without the traceback it asks for.
+QUICK = (
+    "debug=smoke",
+    "debug.traceback=false",
+    "model.options.width=4",
+)
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Digest of every file under a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def refused(outcome, *words: str) -> None:
+    """The command failed with one message that holds the words, and no traceback."""
+    assert outcome.code != 0
+    assert "Traceback" not in outcome.err + outcome.out
+    message = " ".join(outcome.err.split())
+    for word in words:
+        assert word in message, f"{word!r} not in: {message}"
+    assert "after training" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("halut.C=0", ("halut.C must be at least 1, got 0",)),
+        ("halut.C=1000", ("stack1.conv1 has 36 inputs: C must be in 1..36, got 1000",)),
+        ("halut.K=12", ("K must be a power of two", "12")),
+        ("halut.K=512", ("K must be in 2..256, got 512",)),
+        ("halut.bits=1", ("halut.bits must be in 2..8",)),
+        ("halut.estimator=soft", ("no estimator 'soft'", "tree, identity, blend")),
+        ("halut.C=abc", ("halut.C", "abc")),
+        ("halut.Q=3", ("Q", "halut")),
+        ("halut=cuckoo", ("cuckoo", "decision_tree", "pq", "tree")),
+        ("policy.keep=[stack9.*]", ("'stack9.*' matches no layer", "stack1.conv1")),
+        ("policy.only=[fc]", ("the policy replaces nothing",)),
+        ("policy.kinds=[cubic]", ("unknown kind 'cubic'", "depthwise")),
+        ("+policy.rules=[{nme: x}]", ("unknown key 'nme'", "kernel")),
+        ("schedule.order=sideways", ("unknown schedule order 'sideways'", "by_block")),
+        ("+schedule.stages=[{sites: [stack1.conv1]}]", ("no stage replaces stack1.conv2",)),
+        ("+optim.lr.tables=1", ("tables",)),
+        ("optim.name=adam", ("optim.name", "adamw, sgd")),
+        ("loss.distill=2", ("loss.distill must be in 0..1",)),
+        ("model.name=resnet0", ("resnet0", "resnet8")),
+        ("data.batch_size=0", ("data.batch_size must be at least 1",)),
+        ("trainer.devices=0", ("trainer.devices must be at least 1",)),
+    ],
+)
+def test_refused_before_anything_is_written(train, tmp_path, override, words):
+    outcome = train(*QUICK, f"run_dir={tmp_path / 'run'}", override)
+    refused(outcome, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_overwritten_by_another_configuration(train, tmp_path):
+    run = tmp_path / "run"
+    assert train(*QUICK, f"run_dir={run}", "policy.only=[stack3.conv2]").code == 0
+    before = snapshot(run)
+    refused(train(*QUICK, f"run_dir={run}", "halut.K=8"), "another configuration", "halut.K")
+    assert snapshot(run) == before
+
+
+def test_a_folder_that_is_no_run_is_left_alone(train, tmp_path):
+    (tmp_path / "thesis.tex").write_text("chapter one")
+    refused(train(*QUICK, f"run_dir={tmp_path}"), "not empty and holds no run")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_checkpoint_of_another_model(train, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_weights(other, build_model("resnet20", 10, 1).state_dict())
+    outcome = train(*QUICK, f"run_dir={tmp_path / 'run'}", f"model.weights={other}")
+    refused(outcome, str(other), "another")
+    assert not (tmp_path / "run").exists()
+
+
+def test_truncated_checkpoint(train, tmp_path):
+    whole = tmp_path / "whole.safetensors"
+    save_weights(whole, build_model("resnet8", 10, 1, width=4).state_dict())
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(whole.read_bytes()[:-100])
+    refused(train(*QUICK, f"run_dir={tmp_path / 'run'}", f"model.weights={torn}"), str(torn))
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_of_another_version(train, tmp_path):
+    run = tmp_path / "run"
+    assert train(*QUICK, f"run_dir={run}", "policy.only=[stack3.conv2]").code == 0
+    plan = json.loads((run / "plan.json").read_text())
+    plan["version"] = 99
+    other = tmp_path / "plan.json"
+    other.write_text(json.dumps(plan))
+    outcome = train(*QUICK, f"run_dir={tmp_path / 'new'}", f"plan={other}")
+    refused(outcome, str(other), "version 99")
+    assert not (tmp_path / "new").exists()
+
+
+def test_nan_in_captured_activations(train, tmp_path):
+    network = build_model("resnet8", 10, 1, width=4)
+    with torch.no_grad():
+        network.get_parameter("stack2.conv1.weight")[0] = float("nan")
+    weights = tmp_path / "nan.safetensors"
+    save_weights(weights, network.state_dict())
+    outcome = train(*QUICK, f"run_dir={tmp_path / 'run'}", f"model.weights={weights}")
+    assert outcome.code != 0
+    assert "Traceback" not in outcome.err
+    assert "stack2.conv2: the captured activations hold NaN" in outcome.err
+
+
+def test_data_root_without_permission(train, tmp_path, monkeypatch):
+    import os
+
+    real = os.access
+
+    def denied(path, mode, **options):
+        return not str(path).startswith(str(tmp_path / "locked")) and real(path, mode, **options)
+
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(os, "access", denied)  # root may read everything
+    outcome = train(
+        *QUICK,
+        "data=fashion_mnist",
+        f"data.root={tmp_path / 'locked'}",
+        f"run_dir={tmp_path / 'run'}",
+    )
+    refused(outcome, str(tmp_path / "locked"), "permission")
+    assert not (tmp_path / "run").exists()
+
+
+def test_traceback_is_shown_where_debug_asks_for_it(train, tmp_path):
+    outcome = train("debug=traceback", f"run_dir={tmp_path / 'run'}", "halut.C=0")
+    assert outcome.code != 0
+    assert "Traceback" in outcome.err
+    assert "halut.C must be at least 1" in outcome.err
+
+
+def test_damaged_last_checkpoint_keeps_the_run(train, tmp_path):
+    run = tmp_path / "run"
+    options = (*QUICK, f"run_dir={run}", "policy.only=[stack3.conv2]")
+    assert train(*options).code == 0
+    for name in ("report.json", "stage_00/stage.json"):
+        (run / name).unlink()
+    (run / "stage_00" / "last.ckpt").write_bytes(b"torn")
+    before = snapshot(run)
+    refused_by = train(*options)
+    assert refused_by.code != 0
+    assert "last.ckpt" in refused_by.err
+    assert "Traceback" not in refused_by.err
+    assert snapshot(run) == before
+
