@@ -29,17 +29,17 @@ def module_of(name, root, **options):
 @pytest.mark.parametrize(("border", "mode"), [("zeros", "constant"), ("reflect", "reflect")])
 @pytest.mark.parametrize("flip", [True, False])
 def test_crop_flip_equals_one_image_at_a_time(border, mode, flip):
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, 3, 7, 9), np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 7, 9), np.uint8)
     keys = fold(3, np.arange(64))
     config = ImageConfig(crop_padding=2, crop_border=border, flip=flip)
     ys, xs, mirrored = integers(keys, 0, 5), integers(keys, 1, 5), uniforms(keys, 2) < 0.5
     assert len(set(ys)) == len(set(xs)) == 5
     assert 16 < mirrored.sum() < 48
     expected = []
-    for image, y, x, mirror in zip(images.numpy(), ys, xs, mirrored, strict=True):
+    for image, y, x, mirror in zip(images, ys, xs, mirrored, strict=True):
         padded = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode=mode)[:, y : y + 7, x : x + 9]
         expected.append(padded[:, :, ::-1] if mirror and flip else padded)
-    np.testing.assert_array_equal(crop_flip(images, keys, config).numpy(), np.stack(expected))
+    np.testing.assert_array_equal(crop_flip(images, keys, config), np.stack(expected))
 
 
 @pytest.mark.parametrize("write", [write_cifar10, write_cifar100])
@@ -110,9 +110,9 @@ def test_real_fashion_mnist_is_normalised_and_an_epoch_loads_fast(monkeypatch):
     )
     module.setup()
     assert [len(module.splits[split]) for split in ("train", "val", "test")] == [54000, 6000, 10000]
-    start = time.process_time()
-    assert len(list(module.train_dataloader())) == 54000 // 128
-    assert time.process_time() - start < 10  # 0.6 s when nothing else runs
+    start = time.thread_time()
+    assert sum(len(images) for images, _ in module.train_dataloader()) == 54000 // 128 * 128
+    assert time.thread_time() - start < 5
     images = torch.cat([images for images, _ in module.calibration_batches(2000, seed=0)])
     assert abs(float(images.mean())) < 0.02
     assert float(images.std()) == pytest.approx(1, abs=0.02)

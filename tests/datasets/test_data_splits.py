@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import data
+from data.loader import TrainLoader
 from data.randomness import fold, integers, isolated, uniforms
 from data.sampler import TrainBatches
 from data.splits import balanced_subset, stratified_split
@@ -93,3 +95,29 @@ def test_fewer_samples_than_a_batch_give_one_batch():
     batches = TrainBatches(torch.arange(7), 8, seed=0, shard=(1, 2))
     assert len(batches) == 1
     assert [len(request.indices) for request in batches] == [3]
+
+
+def test_rank_and_number_of_processes_come_from_torch_distributed(monkeypatch):
+    for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 2)):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda value=value: value)
+    train = [request.indices for request in TrainBatches(torch.arange(12), 4, seed=0)]
+    monkeypatch.undo()
+    whole = [request.indices for request in TrainBatches(torch.arange(12), 4, seed=0)]
+    assert all(torch.equal(a, b[1::2]) for a, b in zip(train, whole, strict=True))
+
+
+def test_another_number_of_processes_continues_at_the_same_batch():
+    module = data.build("digits", batch_size=8)
+    module.setup()
+    train = module.splits["train"]
+    alone = TrainLoader(train, TrainBatches(train.indices, 8, seed=0, shard=(0, 1)))
+    batches = iter(alone)
+    for _ in range(3):
+        next(batches)
+    shards = [TrainBatches(train.indices, 8, seed=0, shard=(rank, 2)) for rank in range(2)]
+    pair = [TrainLoader(train, shard) for shard in shards]
+    for loader in pair:
+        loader.load_state_dict(alone.state_dict())
+    rest = zip(batches, *pair, strict=True)
+    equal = [torch.equal(w[0::2], a) and torch.equal(w[1::2], b) for (w, _), (a, _), (b, _) in rest]
+    assert equal == [True] * (len(alone) - 3)
