@@ -1,14 +1,25 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
 from halut.ops.accumulate import accumulate, scatter_add
+from halut.ops.conv import ConvGeometry, conv_taps, im2col
 from halut.ops.dispatch import forced, implementation, implementations
+from halut.ops.identity import identity_gradient
+from halut.ops.nearest import nearest_encode, nearest_matmul
+from halut.ops.relaxed import relaxed_matmul
 from halut.ops.tree import tree_encode, tree_matmul
 
 __all__ = [
+    "ConvGeometry",
     "accumulate",
+    "conv_taps",
     "forced",
+    "identity_gradient",
+    "im2col",
     "implementation",
     "implementations",
+    "nearest_encode",
+    "nearest_matmul",
+    "relaxed_matmul",
     "scatter_add",
     "tree_encode",
     "tree_matmul",

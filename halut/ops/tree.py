@@ -166,17 +166,21 @@ def _tree_matmul_backward(
             "tree_gradient", taps.device, grad, taps, thresholds, lut, tau, relax
         )
     else:
-        encoder = tuple(torch.zeros_like(value) for value in (taps, thresholds, tau))
+        encoder = torch.zeros_like(taps), _zeros(thresholds), _zeros(tau)
     if not tables:
         return *encoder, lut.new_empty(0)
     dlut = dispatch.run("scatter_add", taps.device, codes, grad, G, K)
     return *encoder, dlut.to(lut.dtype)
 
 
+def _zeros(value: Tensor) -> Tensor:
+    return torch.zeros_like(value, memory_format=torch.contiguous_format)
+
+
 @_tree_matmul_backward.register_fake
 def _(grad, taps, thresholds, lut, codes, tau, relax, tables):
     dlut = lut.new_empty(lut.shape if tables else (0,))
-    return torch.empty_like(taps), torch.empty_like(thresholds), torch.empty_like(tau), dlut
+    return torch.empty_like(taps), _zeros(thresholds), _zeros(tau), dlut
 
 
 def _save(ctx, inputs, output) -> None:

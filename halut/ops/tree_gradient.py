@@ -38,7 +38,7 @@ def tree_gradient_torch(
     grad [N, G * M], taps [N, G * C * depth], thresholds [G * C, K - 1], lut [G, C, K, M], tau a
     scalar or [G * C]. The workspace is bounded by `checks.workspace`.
     """
-    G, C, K, M = lut.shape
+    G, C, K, _ = lut.shape
     depth, N = K.bit_length() - 1, taps.shape[0]
     dtype = compute_dtype(lut.dtype)
     order = _node_order(depth, lut.device)
@@ -64,10 +64,12 @@ def tree_gradient_torch(
         dt -= slopes.sum(-1, keepdim=True)
         dtau += (scaled * dx[..., rows]).sum((1, 3))
     dtau = -2 * (dtau + (t * dt).sum((1, 3))).view(-1) / tau.to(dtype)
-    dx = (dx * (2 * scale)).permute(3, 0, 2, 1).reshape(taps.shape)
+    dtaps = torch.empty_like(taps)  # strided like the taps, which may lie column by column
+    dtaps.view(N, G, C, depth).copy_((dx * (2 * scale)).permute(3, 0, 2, 1))
     dt = (dt * (2 * scale)).squeeze(-1).transpose(1, 2)[:, :, torch.argsort(order)]
     dtau = dtau.view(tau.shape) if tau.numel() == G * C else dtau.sum().view(tau.shape)
-    return dx.to(taps.dtype), dt.reshape(G * C, K - 1).to(thresholds.dtype), dtau.to(tau.dtype)
+    dt = dt.reshape(G * C, K - 1).to(thresholds.dtype)
+    return dtaps, dt.contiguous(), dtau.to(tau.dtype)
 
 
 def _node_order(depth: int, device: torch.device) -> Tensor:

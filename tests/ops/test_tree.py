@@ -1,0 +1,193 @@
+"""Tree operators against their oracles: values, gradients, tracing, odd sizes and bad input."""
+
+import pytest
+import torch
+
+from halut.errors import HalutError
+from halut.ops import accumulate, checks, tree_encode, tree_matmul
+from halut.ops.tree import tree_assign_reference, tree_encode_reference, tree_matmul_reference
+
+SHAPES = [  # N, G, C, K, M
+    (40, 1, 3, 16, 5),
+    (17, 2, 3, 8, 4),
+    (9, 4, 1, 2, 1),
+    (20, 1, 1, 2, 3),
+    (50, 1, 2, 256, 3),
+    (23, 3, 2, 4, 2),
+    (1, 1, 1, 32, 7),
+    (0, 2, 3, 4, 5),
+]
+
+
+def draw(N, G, C, K, M, dtype=torch.float64, per_codebook=False):
+    """taps, thresholds, lut, table, tau, and an output gradient."""
+    torch.manual_seed(N + 3 * C + K)
+    depth = K.bit_length() - 1
+    lut = torch.randn(G, C, K, M, dtype=dtype)
+    tau = torch.rand(G * C, dtype=dtype) + 0.4 if per_codebook else torch.tensor(0.7, dtype=dtype)
+    return (
+        torch.randn(N, G * C * depth, dtype=dtype),
+        torch.randn(G * C, K - 1, dtype=dtype) * 0.7,
+        lut,
+        lut + 0.1 * torch.randn_like(lut),
+        tau,
+        torch.randn(N, G * M, dtype=dtype),
+    )
+
+
+def gradients(function, taps, thresholds, lut, table, tau, grad, relax=1.0):
+    """y and the gradients of taps, thresholds, lut and tau."""
+    leaves = [value.clone().requires_grad_() for value in (taps, thresholds, lut, tau)]
+    y = function(leaves[0], leaves[1], leaves[2], table, leaves[3], relax)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_codes_equal_the_walk_down_the_tree(shape):
+    taps, thresholds, *_ = draw(*shape)
+    thresholds = torch.round(thresholds * 4) / 4
+    taps = torch.round(taps * 4) / 4  # many values on a threshold: those go left
+    assert torch.equal(tree_encode(taps, thresholds), tree_encode_reference(taps, thresholds))
+
+
+def test_codes_by_hand():
+    thresholds = torch.tensor([[0.0, -1.0, 1.0]])
+    taps = torch.tensor([[0.0, -1.0], [0.0, -0.5], [0.1, 1.0], [0.1, 1.5]])
+    assert tree_encode(taps, thresholds).flatten().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("per_codebook", [False, True])
+def test_gradients_equal_the_oracle(shape, per_codebook):
+    arguments = draw(*shape, per_codebook=per_codebook)
+    expected = gradients(tree_matmul_reference, *arguments, relax=0.6)
+    for ours, theirs in zip(gradients(tree_matmul, *arguments, relax=0.6), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_gradients_in_float32(shape):
+    arguments = draw(*shape, dtype=torch.float32)
+    expected = gradients(tree_matmul_reference, *arguments)
+    for ours, theirs in zip(gradients(tree_matmul, *arguments), expected, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_input_on_its_threshold_counts_as_left():
+    taps, thresholds, *rest = draw(60, 1, 2, 8, 3)
+    taps, thresholds = torch.round(taps * 2) / 2, torch.round(thresholds * 2) / 2
+    expected = gradients(tree_matmul_reference, taps, thresholds, *rest)
+    for ours, theirs in zip(gradients(tree_matmul, taps, thresholds, *rest), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_chunks_and_strides_do_not_change_the_gradients(monkeypatch):
+    taps, thresholds, lut, table, tau, grad = draw(101, 2, 3, 16, 4)
+    expected = gradients(tree_matmul, taps, thresholds, lut, table, tau, grad)
+    monkeypatch.setitem(checks.WORKSPACE, "cpu", 40_000)
+    columns = taps.t().contiguous().t()
+    ours = gradients(tree_matmul, columns, thresholds, lut, table, tau, grad)
+    for value, theirs in zip(ours, expected, strict=True):
+        torch.testing.assert_close(value, theirs)
+
+
+def test_relaxation_is_a_distribution_and_its_gradient_descends():
+    taps, thresholds, _, _, tau, _ = draw(30, 1, 2, 16, 3)
+    soft = tree_assign_reference(taps, thresholds, tau)
+    torch.testing.assert_close(soft.sum(-1), torch.ones_like(soft[..., 0]))
+    assert torch.equal(soft.argmax(-1), tree_encode(taps, thresholds).long())
+
+
+def test_quantised_tables_leave_the_encoders_gradient_unchanged():
+    taps, thresholds, lut, table, tau, grad = draw(40, 1, 4, 16, 6, dtype=torch.float32)
+    exact = gradients(tree_matmul, taps, thresholds, lut, lut, tau, grad)
+    quantised = gradients(tree_matmul, taps, thresholds, lut, table, tau, grad)
+    assert not torch.equal(exact[0], quantised[0])
+    for ours, theirs in zip(exact[1:], quantised[1:], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_relax_scales_the_encoder_and_not_the_lut():
+    arguments = draw(30, 1, 3, 8, 4)
+    whole = gradients(tree_matmul, *arguments)
+    half = gradients(tree_matmul, *arguments, relax=0.5)
+    none = gradients(tree_matmul, *arguments, relax=0.0)
+    assert torch.equal(whole[3], half[3])
+    assert torch.equal(whole[3], none[3])
+    for place in (1, 2, 4):
+        torch.testing.assert_close(half[place], whole[place] / 2)
+        assert not none[place].any()
+
+
+def test_only_the_gradients_asked_for():
+    taps, thresholds, lut, table, tau, grad = draw(30, 1, 3, 8, 4)
+    lut.requires_grad_()
+    y = tree_matmul(taps, thresholds, lut, table, tau)
+    y.backward(grad)
+    codes = tree_encode(taps, thresholds)
+    expected = torch.autograd.grad(accumulate(codes, lut), lut, grad)[0]
+    torch.testing.assert_close(lut.grad, expected)
+    assert taps.grad is None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_operators_pass_opcheck(shape):
+    taps, thresholds, lut, table, tau, _ = draw(*shape)
+    torch.library.opcheck(torch.ops.halut.tree_encode.default, (taps, thresholds))
+    leaves = [value.requires_grad_() for value in (taps, thresholds, lut)]
+    for tapped in (leaves[0], taps.detach().t().contiguous().t().requires_grad_()):
+        torch.library.opcheck(
+            torch.ops.halut.tree_matmul.default,
+            (tapped, leaves[1], leaves[2], table, tau.requires_grad_(), 0.5),
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_taps_compute_in_float32(dtype):
+    taps, thresholds, lut, table, tau, grad = draw(40, 1, 3, 16, 5, dtype=torch.float32)
+    taps = taps.to(dtype)
+    narrow = gradients(tree_matmul, taps, thresholds, lut, table, tau, grad)
+    wide = gradients(tree_matmul, taps.float(), thresholds, lut, table, tau, grad)
+    assert [value.dtype for value in narrow] == [torch.float32, dtype, *[torch.float32] * 3]
+    assert torch.equal(narrow[0], wide[0])
+    torch.testing.assert_close(narrow[1], wide[1].to(dtype))
+    torch.testing.assert_close(narrow[2:], wide[2:])
+
+
+def test_autocast_changes_nothing():
+    arguments = draw(40, 1, 3, 16, 5, dtype=torch.float32)
+    expected = gradients(tree_matmul, *arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for ours, theirs in zip(gradients(tree_matmul, *arguments), expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_compiles_as_one_graph():
+    arguments = draw(12, 1, 3, 8, 4, dtype=torch.float32)
+
+    def doubled(taps, thresholds, lut, table, tau, relax):
+        return tree_matmul(taps * 2, thresholds, lut, table, tau, relax) * 2
+
+    compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
+    expected = gradients(doubled, *arguments)
+    for ours, theirs in zip(gradients(compiled, *arguments), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_wrong_arguments_are_named():
+    taps, thresholds, lut, table, tau, _ = draw(5, 1, 3, 8, 4)
+    with pytest.raises(HalutError, match=r"need taps \[N, 9\]"):
+        tree_encode(taps[:, :-1], thresholds)
+    with pytest.raises(HalutError, match="power of two"):
+        tree_encode(taps, thresholds[:, :-1])
+    with pytest.raises(HalutError, match="taps must be floating"):
+        tree_encode(taps.long(), thresholds)
+    with pytest.raises(HalutError, match="K = 4"):
+        tree_matmul(taps, thresholds, lut[:, :, :4], table[:, :, :4], tau)
+    with pytest.raises(HalutError, match="table must be like lut"):
+        tree_matmul(taps, thresholds, lut, table.float(), tau)
+    with pytest.raises(HalutError, match=r"floating scalar or \[3\]"):
+        tree_matmul(taps, thresholds, lut, table, torch.ones(2))
+    with pytest.raises(HalutError, match="different devices"):
+        tree_matmul(taps, thresholds, lut.to("meta"), table.to("meta"), tau)
