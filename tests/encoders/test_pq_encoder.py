@@ -113,7 +113,7 @@ def test_initial_tau_is_the_mean_distance_to_the_nearest():
     encoder = PQEncoder(Blocks(6, 2), 4)
     rows = rows_of(1500, 6)
     encoder.learn(rows)
-    expected = float(encoder.distances(rows).amin(-1).mean())
+    expected = encoder.distances(rows).amin(-1).mean().item()
     assert encoder.initial_tau(rows) == pytest.approx(expected, rel=1e-5)
 
 
