@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ class CsvSink:
         self.path = path
         if not path.exists():
             write_bytes(path, (",".join(FIELDS) + "\n").encode())
+        elif not path.read_bytes().endswith(b"\n"):  # torn by a kill; nothing may be glued to it
+            self.rewind(sys.maxsize)
 
     def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
         text = io.StringIO()
@@ -95,6 +98,8 @@ class RunLogger(Logger):
             for key, value in metrics.items()
             if key != "epoch"
         }
+        if not figures:
+            return
         for sink in self.sinks:
             sink.log(self.stage, self.offset + (step or 0), figures)
 

@@ -67,9 +67,9 @@ class WandbSink:
                 settings=quiet,
             )
         except self.wandb.Error as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             raise HalutError(
-                f"logger={settings.name}: W&B did not start: {reason} "
+                f"logger={settings.name}: W&B did not start: {reason}; "
                 "logger=wandb_offline and logger=csv need no account and no network"
             ) from error
         if run.url:
@@ -77,16 +77,20 @@ class WandbSink:
         return run
 
     def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
-        """Take figures of one step. Steps that an earlier process of this run has logged and
-        closed are left out: a resumed run counts again from its checkpoint."""
+        """Take figures of one step.
+
+        Steps before the last one of an earlier process are left out, for a resumed run counts again
+        from its checkpoint. W&B takes no smaller step after a larger one: such figures of this
+        process (validation that is reported late) join the latest row.
+        """
         if step < self.first:
             return
-        row: dict[str, Any] = {**figures, "step": step, "stage": stage}
+        self.step = max(self.step, step)
+        row: dict[str, Any] = {**figures, "step": self.step, "stage": stage}
         number = re.fullmatch(r"stage_(\d+)", stage)
         if number:
             row["stage/index"] = int(number[1])
-        self.run.log(row, step=step)
-        self.step = max(self.step, step)
+        self.run.log(row, step=self.step)
         for key, value in figures.items():
             if key.startswith(STAGE_RESULT):
                 self.run.summary[f"{stage}/{key.removeprefix(STAGE_RESULT)}"] = value
