@@ -143,7 +143,9 @@ def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Un
     forward pass of the example fails.
     """
     inside_attention = _inside_attention(network)
-    candidates = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    candidates: dict[str, nn.Module] = {
+        n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
+    }
     trace = _run(network, example, candidates)
     sites: list[Site] = []
     unsupported: list[Unsupported] = []
@@ -186,6 +188,8 @@ def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) 
     try:
         with torch.no_grad():
             network(example)
+    except HalutError:
+        raise
     # Networks check their input in their own ways: timm by assertions, others by ValueError.
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         raise HalutError(

@@ -1,6 +1,6 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
-from halut.ops.accumulate import accumulate, scatter_add
+from halut.ops.lookup import accumulate, scatter_add
 from halut.ops.conv import ConvGeometry, conv_taps, im2col
 from halut.ops.dispatch import forced, implementation, implementations
 from halut.ops.identity import identity_gradient

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from halut.ops.accumulate import accumulate, scatter_add
+from halut.ops.lookup import accumulate, scatter_add
 from halut.ops.checks import check_tables, chunk_rows, compute_dtype
 
 if TYPE_CHECKING:

@@ -29,12 +29,14 @@ class ScheduleConfig:
     """When: the order of the sites, sites per stage, and how each stage trains.
 
     `stages` (lists of layer names) overrides `order`. The last stage trains `final_epochs`.
+    `train_batches` cuts an epoch of a stage, and of the baseline, to that many shuffled batches.
     """
 
     order: str = "front_to_back"
     per_stage: int = 1
     epochs: int = 1
     final_epochs: int | None = None
+    train_batches: int | None = None
     calibrate: str = "replaced"
     lr: dict[str, float] = field(default_factory=dict)
     freeze: list[str] = field(default_factory=list)
@@ -210,6 +212,8 @@ def check(config: TrainConfig) -> None:
     between("optim.warmup", config.optim.warmup, 0, 1)
     between("schedule.epochs", config.schedule.epochs, 0)
     between("schedule.per_stage", config.schedule.per_stage, 1)
+    if config.schedule.train_batches is not None:
+        between("schedule.train_batches", config.schedule.train_batches, 1)
     between("base.epochs", config.base.epochs, 0)
     between("capture.samples", config.capture.samples, 1)
     between("capture.rows", config.capture.rows, 1)

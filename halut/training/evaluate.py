@@ -123,7 +123,7 @@ def _channels_last(network: nn.Module) -> None:
     """As in training; the exact convolutions only, since tables have four dimensions too."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
 
 
 def _layers(

@@ -18,6 +18,7 @@ from halut.analysis.cost import exact_cost, replaced_cost
 from halut.layers.options import TableOptions
 from halut.operators import operator_type
 from halut.plan import Entry, Plan
+from halut.training.bundle_data import settings_of
 from halut.training.callbacks import layer_figures
 from halut.training.distributed import world_size
 from halut.training.fit import evaluate
@@ -65,6 +66,7 @@ def final_report(
         "data": {
             "name": config.data.name,
             "samples": {split: len(part) for split, part in data.splits.items()},
+            "settings": settings_of(data),
         },
         "environment": environment(context),
         "seed": config.seed,

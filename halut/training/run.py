@@ -32,7 +32,7 @@ from halut.training.progress import bar, console, log
 from halut.training.report import final_report, plan_table, report_table
 from halut.training.run_folder import RunFolder, default_path, save_network
 from halut.training.sinks import make_sinks
-from halut.training.stage import Context, captured, run_stage, stage_recipe
+from halut.training.stage import Context, captured, run_stage, stage_recipe, stage_settings
 from halut.training.teacher import make_teacher
 
 BASELINE_STREAM = 1_000_000
@@ -188,7 +188,7 @@ def _baseline(context: Context, epochs: int) -> nn.Module | None:
         path,
         epochs,
         recipe,
-        config.trainer,
+        stage_settings(config),
         context.logger,
         teacher=context.teacher,
         select=config.schedule.select,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from halut import surgery
 from halut.capture import capture
 from halut.plan import Entry, Plan
 from halut.schedule import Stage
-from halut.training.config import Rates, TrainConfig
+from halut.training.config import Rates, TrainConfig, TrainerConfig
 from halut.training.distributed import check_equal, is_main, share, share_state
 from halut.training.fit import evaluate, fit
 from halut.training.losses import block_names
@@ -57,6 +57,12 @@ def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[
     )
 
 
+def stage_settings(config: TrainConfig) -> TrainerConfig:
+    """The trainer's settings, an epoch cut to schedule.train_batches where that is given."""
+    batches = config.schedule.train_batches
+    return replace(config.trainer, limit_train_batches=batches) if batches else config.trainer
+
+
 def _rates(rates: Rates) -> dict[str, float]:
     return {name: float(getattr(rates, name)) for name in Rates.__dataclass_fields__}
 
@@ -88,7 +94,7 @@ def run_stage(
         path,
         stage.epochs,
         recipe,
-        config.trainer,
+        stage_settings(config),
         context.logger,
         teacher=context.teacher,
         select=config.schedule.select,

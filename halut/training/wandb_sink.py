@@ -123,7 +123,8 @@ class WandbSink:
 
     def parts(self) -> list[Path]:
         """The folders of this run's offline parts, one per process that worked on it, in order."""
-        return sorted((self.folder.path.resolve() / "wandb").glob(f"offline-run-*-{self.id}"))
+        folder = self.folder.path.resolve() / "wandb"
+        return sorted(folder.glob(f"offline-run-*-{self.id}*"))  # two in one second: ID, ID-1
 
     def _remember(self, **details: Any) -> None:
         self.folder.write("state.json", {**(self.folder.read("state.json") or {}), **details})

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from halut.errors import HalutError
-from halut.ops import accumulate, forced, implementations, scatter_add
-from halut.ops import accumulate as package_accumulate
-from halut.ops.accumulate import accumulate_reference, scatter_add_reference
+from halut.ops import accumulate, forced, implementations, lookup, scatter_add
+from halut.ops.lookup import accumulate_reference, scatter_add_reference
 
 SHAPES = [  # N, G, C, K, M
     (40, 1, 5, 16, 7),
@@ -70,18 +69,16 @@ def test_int8_sums_are_exact_at_the_extremes():
 
 
 def test_int8_sums_stay_exact_where_float32_would_round(monkeypatch):
-    module = __import__("sys").modules["halut.ops.accumulate"]
-    monkeypatch.setattr(module, "EXACT_CODEBOOKS", 4)
+    monkeypatch.setattr(lookup, "EXACT_CODEBOOKS", 4)
     codes = torch.randint(0, 16, (20, 2 * 11), dtype=torch.uint8)
     table = torch.randint(-128, 128, (2, 11, 16, 5), dtype=torch.int8)
     assert torch.equal(accumulate(codes, table), accumulate_reference(codes, table))
 
 
 def test_rows_in_chunks_equal_rows_at_once(monkeypatch):
-    module = __import__("sys").modules["halut.ops.accumulate"]
     codes, table, grad = draw(100, 2, 3, 8, 5)
     expected = accumulate(codes, table), scatter_add(codes, grad, 2, 8)
-    monkeypatch.setattr(module, "ENTRIES", 50)
+    monkeypatch.setattr(lookup, "ENTRIES", 50)
     torch.testing.assert_close(accumulate(codes, table), expected[0])
     torch.testing.assert_close(scatter_add(codes, grad, 2, 8), expected[1])
 
@@ -137,6 +134,6 @@ def test_implementations_are_named_and_can_be_forced():
     codes, table, _ = draw(*SHAPES[0])
     with forced("torch"):
         assert implementations()["scatter_add"] == "torch"
-        package_accumulate(codes, table)
+        accumulate(codes, table)
     with pytest.raises(HalutError, match=r"choose one of: \['torch'"), forced("abacus"):
         pass
