@@ -1,9 +1,9 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
-from halut.ops.lookup import accumulate, scatter_add
 from halut.ops.conv import ConvGeometry, conv_taps, im2col
 from halut.ops.dispatch import forced, implementation, implementations
 from halut.ops.identity import identity_gradient
+from halut.ops.lookup import accumulate, scatter_add
 from halut.ops.nearest import nearest_encode, nearest_matmul
 from halut.ops.relaxed import relaxed_matmul
 from halut.ops.tree import tree_encode, tree_matmul

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from halut.ops.lookup import accumulate, scatter_add
 from halut.ops.checks import check_tables, chunk_rows, compute_dtype
+from halut.ops.lookup import accumulate, scatter_add
 
 if TYPE_CHECKING:
     from halut.encoders.base import Encoder
