@@ -112,10 +112,10 @@ def capture(
     device = next(network.parameters()).device
     network.eval()
     try:
-        for number, batch in enumerate(batches, 1):
+        for batch in batches:
             network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
             if progress is not None:
-                progress(number)
+                progress(1)
     finally:
         for handle in handles:
             handle.remove()

@@ -28,7 +28,7 @@ def sensitivity(
     """
     base = score(network)
     lost: dict[str, float] = {}
-    for done, entry in enumerate(plan.replaced, 1):
+    for entry in plan.replaced:
         trial = copy.deepcopy(network)
         layer = surgery.build(trial, entry)
         layer.observe(rows_of(entry))
@@ -36,7 +36,7 @@ def sensitivity(
         surgery.swap(trial, entry, layer)
         lost[entry.site.name] = base - score(trial)
         if progress is not None:
-            progress(done)
+            progress(1)
     return lost
 
 

@@ -16,9 +16,13 @@ from halut.prototypes.tree_learning import learn_trees
 
 @dataclass
 class TreeOptions(EncoderOptions):
-    """candidates: inputs of the block tried per level, those with the largest squared error."""
+    """candidates: inputs of the block tried per level, those with the largest squared error.
+
+    ridge overrides the table family's default: a tree's prototypes span all D inputs.
+    """
 
     candidates: int = 8
+    ridge: float | None = 1.0
 
     def __post_init__(self) -> None:
         if self.candidates < 1:

@@ -55,7 +55,7 @@ def complain(message: str) -> None:
 
 @contextmanager
 def bar(title: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A progress bar; yields a function that takes the number of things done so far."""
+    """A progress bar; yields a function to call with the number of things done since."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -66,4 +66,4 @@ def bar(title: str, total: int, shown: bool = True) -> Iterator[Callable[[int], 
     shown = shown and is_main() and console.is_terminal
     with Progress(*columns, console=console, disable=not shown, transient=True) as progress:
         task = progress.add_task(title, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        yield lambda done: progress.update(task, advance=done)
