@@ -98,7 +98,7 @@ def layer_errors(
         for number, batch in enumerate(batches, 1):
             network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
             if progress is not None:
-                progress(number)
+                progress(1)
     finally:
         for handle in handles:
             handle.remove()

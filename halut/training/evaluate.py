@@ -29,7 +29,7 @@ from halut.plan import Plan
 from halut.training.bundle_data import check_fits, data_of
 from halut.training.evaluate_config import EvaluateConfig, check, register
 from halut.training.fit import evaluate
-from halut.training.progress import bar, console, log, set_up_logging
+from halut.training.progress import bar, complain, console, log, set_up_logging
 from halut.training.report import cost_line, environment, plan_table
 from halut.training.store import conf_dir
 
@@ -52,10 +52,10 @@ def main(config: DictConfig) -> None:
     except HalutError as error:
         if config.debug.traceback:
             traceback.print_exc()
-        log.error("error: %s", error)
+        complain(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        log.error("interrupted")
+        complain("interrupted")
         sys.exit(130)
 
 
