@@ -1,7 +1,9 @@
 """Figures, stage results and the bundle to Weights & Biases: one W&B run over all stages.
 
-A resumed run is the same W&B run: its id is kept in state.json. W&B's own step is ours, so figures
-of one step share a row, and a step the server already has is not written twice.
+A resumed run is the same W&B run: state.json keeps its id, its stages and, where a process ended in
+order, the last row. W&B wants one increasing number per row: we give it the step plus the number of
+stages begun before, so that figures of one step and stage share a row, and a stage's first row is
+not its predecessor's last. Charts are drawn over `step` itself.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ class WandbSink:
         state = folder.read("state.json") or {}
         known = state.get("wandb_id")
         self.id = known or secrets.token_hex(6)
-        self.first = int(state.get("wandb_step", 0))
-        self.step = self.first
+        self.stages: list[str] = list(state.get("wandb_stages", []))
+        self.first = int(state.get("wandb_row", 0))
+        self.row = self.step = 0
         self.complete = False
         self.run = self._start(settings, plain)
         if not known:
@@ -79,18 +82,23 @@ class WandbSink:
     def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
         """Take figures of one step.
 
-        Steps before the last one of an earlier process are left out, for a resumed run counts again
+        Rows before the last one of an earlier process are left out, for a resumed run counts again
         from its checkpoint. W&B takes no smaller step after a larger one: such figures of this
         process (validation that is reported late) join the latest row.
         """
-        if step < self.first:
+        if stage not in self.stages:
+            self.stages.append(stage)
+            self._remember(wandb_stages=self.stages)
+        begun_before = self.stages.index(stage)
+        if step + begun_before < self.first:
             return
         self.step = max(self.step, step)
+        self.row = max(self.row, self.step + begun_before)
         row: dict[str, Any] = {**figures, "step": self.step, "stage": stage}
         number = re.fullmatch(r"stage_(\d+)", stage)
         if number:
             row["stage/index"] = int(number[1])
-        self.run.log(row, step=self.step)
+        self.run.log(row, step=self.row)
         for key, value in figures.items():
             if key.startswith(STAGE_RESULT):
                 self.run.summary[f"{stage}/{key.removeprefix(STAGE_RESULT)}"] = value
@@ -116,7 +124,7 @@ class WandbSink:
         """Finish, as failed unless the bundle was logged; offline, print how to upload the run."""
         offline = bool(self.run.offline)
         self.run.finish(exit_code=0 if self.complete else 1)
-        self._remember(wandb_step=self.step)
+        self._remember(wandb_row=max(self.first, self.row))
         if offline:
             command = shlex.join(["wandb", "sync", *(str(path) for path in self.parts())])
             console.print(command, soft_wrap=True, markup=False, highlight=False)

@@ -130,9 +130,27 @@ def test_the_step_is_monotonic_over_stages_and_the_resume(resumed):
     steps = [row["step"] for row in rows]
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (0, 6)
-    assert [row["_step"] for row in rows] == steps
+    assert [row["_step"] - row["stage/index"] for row in rows] == steps
     assert {row["stage"] for row in rows} == {"stage_00", "stage_01"}
     assert {row["stage/index"] for row in rows} == {0, 1}
+
+
+def test_the_row_between_two_stages_is_split(resumed):
+    rows = [row for row in history(*resumed[2].parts()) if row["step"] == 3]
+    assert [row["stage"] for row in rows] == ["stage_00", "stage_01"]
+    assert rows[0]["stage/val_accuracy_after_training"] == 80.0
+    assert "stage/val_accuracy_after_training" not in rows[1]
+    assert rows[1]["stage/val_accuracy_before"] == 90.0
+
+
+def test_stages_without_training_have_a_row_each(tmp_path):
+    w = sink(tmp_path / "run")
+    for number in range(3):
+        w.log(f"stage_{number:02d}", 0, {"stage/val_accuracy_after_swap": 10.0 * number})
+    w.close()
+    rows = history(*w.parts())
+    assert [row["stage/val_accuracy_after_swap"] for row in rows] == [0.0, 10.0, 20.0]
+    assert [row["step"] for row in rows] == [0, 0, 0]
 
 
 def test_the_step_is_defined_as_the_axis_of_every_figure(resumed):
@@ -253,3 +271,44 @@ def test_online_without_an_account_says_what_works_without_one(tmp_path):
     with pytest.raises(HalutError, match=r"(?s)API key.*logger=wandb_offline"):
         sink(tmp_path / "run", "wandb")
     assert RunFolder(tmp_path / "run").read("state.json") is None
+
+
+@pytest.mark.slow
+def test_a_run_from_the_command_line_shows_every_figure(tmp_path):
+    run = tmp_path / "run"
+    options = ("debug=smoke", "logger=wandb_offline", "logger.every=1", f"run_dir={run}")
+    sites = ("stack1.conv1", "stack1.conv2")
+    only = f"policy.only=[{','.join(sites)}]"
+    done = subprocess.run(
+        [sys.executable, "train.py", *options, only, "trainer.accelerator=cpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("wandb sync ")]
+    (part,) = [Path(name) for name in shlex.split(line)[2:]]
+    assert part.parent == run / "wandb"
+    assert "wandb:" not in done.stdout + done.stderr
+
+    rows = history(part)
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(steps)
+    assert {row["stage"] for row in rows} == {"stage_00", "stage_01", "baseline"}
+    logged = {(row["stage"], key) for row in rows for key in row}
+    for number, site in enumerate(sites):
+        for key in LAYER:
+            assert (f"stage_{number:02d}", f"layers/{site}/{key}") in logged
+        for key in ("train/loss", "train/cross_entropy", "train/distillation", "val/accuracy"):
+            assert (f"stage_{number:02d}", key) in logged
+    report = json.loads((run / "report.json").read_text())
+    found = summary(part)
+    for number, stage_of_report in enumerate(report["stages"]):
+        for when in ("before", "after_swap", "after_training"):
+            key = f"val_accuracy_{when}"
+            assert found[f"stage_{number:02d}/{key}"] == stage_of_report[key]
+    assert found["final/test_accuracy"] == report["final"]["test_accuracy"]
+    (artifact,) = of("artifact", part)
+    files = {entry["path"] for entry in artifact["manifest"]["contents"]}
+    assert {"model.safetensors", "plan.json", "report.json"} <= files
