@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from halut.ops.checks import chunk_rows, compute_dtype
+from halut.ops.scratch import Scratch
 
 GAIN = math.tanh(1.0)
 """g: by how much a sign moves the weight from one child to the other."""
 
-BUFFERS = 6
+BUFFERS = 7
 """Arrays of G * C * K values per row that a chunk holds at once, at most."""
 
 
@@ -53,19 +54,22 @@ def tree_gradient_torch(
     dx = torch.empty(G, depth, C, N, dtype=dtype, device=lut.device)
     dt = torch.zeros_like(t)
     dtau = torch.zeros(G, C, dtype=dtype, device=lut.device)
-    step = chunk_rows(BUFFERS * G * C * K * t.element_size(), lut.device)
+    step = min(chunk_rows(BUFFERS * G * C * K * t.element_size(), lut.device), max(N, 1))
+    scratch = Scratch(BUFFERS * G * C * K * step, dtype, lut.device)
     for start in range(0, N, step):
         rows = slice(start, min(start + step, N))
-        scaled = (x[..., rows].to(dtype, memory_format=torch.contiguous_format) - origin) * scale
-        products = _products(pairs, grad[rows].to(dtype))
-        slopes = _node_slopes(scaled, t, *products.chunk(2, 1))
+        scratch.reset()
+        scaled = scratch.take(G, depth, C, rows.stop - start)
+        torch.sub(x[..., rows], origin, out=scaled).mul_(scale)
+        products = _products(pairs, grad[rows].to(dtype), scratch)
+        slopes = _node_slopes(scaled, t, *products.chunk(2, 1), scratch)
         for level in range(depth):
             torch.sum(_nodes(slopes, level), 1, out=dx[:, level, :, rows])
         dt -= slopes.sum(-1, keepdim=True)
-        dtau += (scaled * dx[..., rows]).sum((1, 3))
+        dtau += scaled.mul_(dx[..., rows]).sum((1, 3))
     dtau = -2 * (dtau + (t * dt).sum((1, 3))).view(-1) / tau.to(dtype)
     dtaps = torch.empty_like(taps)  # strided like the taps, which may lie column by column
-    dtaps.view(N, G, C, depth).copy_((dx * (2 * scale)).permute(3, 0, 2, 1))
+    dtaps.view(N, G, C, depth).copy_(dx.mul_(2 * scale).permute(3, 0, 2, 1))
     dt = (dt * (2 * scale)).squeeze(-1).transpose(1, 2)[:, :, torch.argsort(order)]
     dtau = dtau.view(tau.shape) if tau.numel() == G * C else dtau.sum().view(tau.shape)
     dt = dt.reshape(G * C, K - 1).to(thresholds.dtype)
@@ -101,34 +105,39 @@ def _pairs(lut: Tensor, relax: float) -> Tensor:
     return torch.cat([right + left, right - left], 1).mul_(relax / K).view(G, K * C, M)
 
 
-def _products(pairs: Tensor, grad: Tensor) -> Tensor:
+def _products(pairs: Tensor, grad: Tensor, scratch: Scratch) -> Tensor:
     """pairs [G, K * C, M] with grad [n, G * M], as [G, K * C, n]."""
-    G, _, M = pairs.shape
+    G, KC, M = pairs.shape
     columns = grad.view(-1, G, M).permute(1, 2, 0)
+    out = scratch.take(G, KC, grad.shape[0])
     if M == 1:
-        return pairs * columns
-    return torch.bmm(pairs, columns) if G > 1 else torch.mm(pairs[0], columns[0]).unsqueeze(0)
+        return torch.mul(pairs, columns, out=out)
+    if G == 1:
+        torch.mm(pairs[0], columns[0], out=out[0])
+        return out
+    return torch.bmm(pairs, columns, out=out)
 
 
-def _node_slopes(x: Tensor, t: Tensor, S: Tensor, D: Tensor) -> Tensor:
+def _node_slopes(x: Tensor, t: Tensor, S: Tensor, D: Tensor, scratch: Scratch) -> Tensor:
     """dL/ds * sigmoid'(x - t) of all nodes, [G, K - 1, C, n]; overwrites S and D.
 
     x [G, depth, C, n] and t [G, K - 1, C, 1] in units of tau / 2; S, D [G, K / 2 * C, n].
     """
     G, depth, C, n = x.shape
-    slopes = x.new_empty(G, t.shape[1], C, n)
+    slopes = scratch.take(G, t.shape[1], C, n)
     for level in range(depth):
         torch.sub(_nodes(t, level), x[:, level : level + 1], out=_nodes(slopes, level))
     # -g s: copysign gives +g at t - x = +0, where the test x > t fails.
-    signs = torch.copysign(x.new_tensor(GAIN), slopes)
-    weights = _weights(signs, depth)
+    signs = torch.copysign(x.new_tensor(GAIN), slopes, out=scratch.take(*slopes.shape))
+    weights = _weights(signs, depth, scratch)
     sums, differences = [S.view(G, -1, C, n)], [D.view(G, -1, C, n)]
-    mean = torch.addcmul(sums[0], differences[0], _nodes(signs, depth - 1), value=-1)
-    for level in reversed(range(depth - 1)):
-        left, right = mean.chunk(2, 1)
-        sums.insert(0, right + left)
-        differences.insert(0, right - left)
-        mean = torch.addcmul(sums[0], differences[0], _nodes(signs, level), value=-1)
+    for level in reversed(range(depth)):
+        S, D = sums[0], differences[0]
+        mean = torch.addcmul(S, D, _nodes(signs, level), value=-1, out=scratch.take(*S.shape))
+        if level:
+            left, right = mean.chunk(2, 1)
+            sums.insert(0, torch.add(right, left, out=scratch.take(*left.shape)))
+            differences.insert(0, torch.sub(right, left, out=scratch.take(*left.shape)))
     for level in range(depth):
         # mean is that of the root, twice as large at each level below it as at the next.
         above = sums[level].sub_(mean, alpha=2.0**-level)
@@ -139,9 +148,9 @@ def _node_slopes(x: Tensor, t: Tensor, S: Tensor, D: Tensor) -> Tensor:
     return slopes.mul_(weights)
 
 
-def _weights(signs: Tensor, depth: int) -> Tensor:
+def _weights(signs: Tensor, depth: int, scratch: Scratch) -> Tensor:
     """Weight of each node, times two to its level, [G, K - 1, C, n], of signs -g s."""
-    weights = torch.empty_like(signs)
+    weights = scratch.take(*signs.shape)
     weights[:, 0] = 1
     for level in range(depth - 1):
         parent, sign = _nodes(weights, level), _nodes(signs, level)

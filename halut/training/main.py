@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import traceback
 from typing import Any, cast
@@ -22,12 +23,24 @@ register()
 
 def typed(config: DictConfig) -> tuple[TrainConfig, dict[str, Any], str]:
     """The configuration as dataclasses, as plain data and as YAML; raises HalutError if invalid."""
+    refuse_added_keys(config)
     try:
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
         settings = cast(TrainConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise HalutError(str(error)) from error
     return settings, plain, OmegaConf.to_yaml(config, resolve=True)
+
+
+def refuse_added_keys(node: DictConfig, path: str = "") -> None:
+    """Raise HalutError for a key that `+` has added to a group which has no such option."""
+    kind = OmegaConf.get_type(node)
+    known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    for key in node:
+        if known is not None and str(key) not in known:
+            raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(known)}")
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            refuse_added_keys(node[key], f"{path}{key}.")
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")

@@ -51,7 +51,7 @@ def refused(outcome, *words: str) -> None:
         ("halut.C=abc", ("halut.C", "abc")),
         ("halut.Q=3", ("Q", "halut")),
         ("halut=cuckoo", ("cuckoo", "decision_tree", "pq", "tree")),
-        ("policy.keep=[stack9.*]", ("'stack9.*' matches no layer", "stack1.conv1")),
+        ("policy.keep=[stack9.*]", ("'stack9.*' matches no layer", "stack1.conv2")),
         ("policy.only=[fc]", ("the policy replaces nothing",)),
         ("policy.kinds=[cubic]", ("unknown kind 'cubic'", "depthwise")),
         ("+policy.rules=[{nme: x}]", ("unknown key 'nme'", "kernel")),
