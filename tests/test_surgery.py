@@ -1,0 +1,292 @@
+"""Surgery: exact operators change nothing, a plan replays, and a wrong plan changes nothing."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from halut import surgery
+from halut.errors import HalutError
+from halut.operators import Exact, ExactLayer, ReplacedLayer
+from halut.plan import Plan
+from halut.policy import Rule, resolve, simple_rules
+from halut.sites import find_sites
+
+
+class Zoo(nn.Module):
+    """Every geometry of a convolution, and linear layers on maps, tokens and vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=(2, 1), groups=4)
+        self.depthwise = nn.Conv2d(12, 24, (3, 5), padding=(1, 2), groups=12)
+        self.dilated = nn.Conv2d(24, 8, 3, dilation=(2, 3), padding=3, stride=(1, 2))
+        self.same = nn.Conv2d(8, 8, 3, padding="same", dilation=2, bias=False)
+        self.even = nn.Conv2d(8, 6, (2, 4), padding="same")  # one more pixel right and below
+        self.point = nn.Conv2d(6, 5, 1, stride=2)
+        self.valid = nn.Conv2d(5, 4, 2, padding="valid")
+        self.tokens = nn.Linear(4, 7, bias=False)
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x):
+        for layer in (self.stem, self.grouped, self.depthwise, self.dilated, self.same, self.even):
+            x = torch.relu(layer(x))
+        x = self.valid(self.point(x)).permute(0, 2, 3, 1)
+        return self.head(self.tokens(x).mean((1, 2)))
+
+
+class Shared(nn.Module):
+    """One layer at two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Sequential(self.first, nn.ReLU())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x)))
+
+
+def plan_of(network, example, operator="exact", options=None, **short):
+    sites, unsupported = find_sites(network, example)
+    defaults = {"keep_first": False, "keep_last": False, "keep_depthwise": False}
+    rules = simple_rules(sites, **{**defaults, **short})
+    return resolve(sites, rules, operator, options or {}, unsupported)
+
+
+@pytest.fixture
+def zoo():
+    torch.manual_seed(0)
+    return Zoo().eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 20, 23, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_exact_operators_keep_every_bit_of_every_geometry(zoo, x, channels_last):
+    if channels_last:
+        zoo.to(memory_format=torch.channels_last)
+        x = x.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        wanted = zoo(x)
+        plan = plan_of(zoo, x[:1])
+        assert len(plan.replaced) == 10
+        surgery.apply(zoo, plan)
+        assert len(list(surgery.replaced_layers(zoo))) == 10
+        assert torch.equal(zoo(x), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet18", 64),
+        ("deit_tiny_patch16_224", 224),
+        ("resmlp_12_224", 224),
+        ("levit_128s", 224),
+        ("tf_efficientnet_lite0", 65),
+    ],
+)
+def test_exact_operators_keep_every_bit_of_known_networks(name, size):
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False, num_classes=5).eval()
+    x = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():  # some heads start at zero
+                parameter.normal_()
+        wanted = network(x)
+        assert wanted.std() > 0
+        plan = plan_of(network, x)
+        surgery.apply(network, plan)
+        assert len(list(surgery.replaced_layers(network))) == len(plan.entries)
+        assert torch.equal(network(x), wanted)
+
+
+def test_weight_and_bias_are_copied_not_shared(zoo, x):
+    plan, before = plan_of(zoo, x[:1]), copy.deepcopy(zoo.state_dict())
+    source = zoo.grouped
+    surgery.apply(zoo, plan)
+    assert torch.equal(zoo.grouped.weight, before["grouped.weight"].reshape(12, 18))
+    assert torch.equal(zoo.grouped.bias, before["grouped.bias"])
+    assert zoo.stem.bias is None
+    with torch.no_grad():
+        zoo.grouped.weight.zero_()
+    assert torch.equal(source.weight, before["grouped.weight"])
+
+
+@pytest.mark.parametrize("operator", ["tree", "pq", "decision_tree", "exact"])
+def test_a_replayed_plan_loads_strictly_and_answers_the_same(zoo, x, operator, tmp_path):
+    fresh = copy.deepcopy(zoo)
+    options = {} if operator == "exact" else {"K": 4}
+    plan = plan_of(zoo, x[:1], operator, options, only=["grouped", "same", "head"])
+    for entry in plan.replaced:
+        layer = surgery.build(zoo, entry)
+        generator = torch.Generator().manual_seed(entry.site.D)
+        layer.observe(torch.randn(64, entry.site.D * entry.site.groups, generator=generator))
+        layer.fit(seed=0)
+        surgery.swap(zoo, entry, layer)
+    plan.save(tmp_path / "plan.json")
+    again = surgery.apply(fresh, Plan.load(tmp_path / "plan.json"))
+    with torch.no_grad():
+        for value in again.state_dict().values():
+            value.zero_()
+        again.load_state_dict(zoo.state_dict(), strict=True)
+        assert torch.equal(again(x), zoo(x))
+    assert surgery.digest(again) == surgery.digest(zoo)
+
+
+def test_stages_one_after_the_other(zoo, x):
+    plan = plan_of(zoo, x[:1], only=["stem", "same", "head"])
+    plan = plan.with_stages({"same": 0, "stem": 1, "head": 1})
+    surgery.apply(zoo, plan, 1)
+    assert [name for name, _ in surgery.replaced_layers(zoo)] == ["same"]
+    kept = zoo.same
+    surgery.apply(zoo, plan, 2)
+    assert [name for name, _ in surgery.replaced_layers(zoo)] == ["stem", "same", "head"]
+    assert zoo.same is kept
+    layers = dict(surgery.replaced_layers(zoo))
+    surgery.apply(zoo, plan)
+    assert dict(surgery.replaced_layers(zoo)) == layers
+
+
+def test_a_shared_layer_is_replaced_at_every_place():
+    torch.manual_seed(0)
+    network, x = Shared().eval(), torch.randn(3, 4)
+    wanted = network(x)
+    plan = plan_of(network, x[:1])
+    assert [e.site.rows for e in plan] == [2, 1]
+    surgery.apply(network, plan)
+    assert isinstance(network.first, ExactLayer)
+    assert network.second[0] is network.first
+    assert torch.equal(network(x), wanted)
+
+
+def test_order_of_children_mode_and_frozen_parameters_stay(zoo, x):
+    names = [name for name, _ in zoo.named_children()]
+    zoo.train()
+    zoo.stem.eval()
+    zoo.head.requires_grad_(False)
+    surgery.apply(zoo, plan_of(zoo, x[:1], "tree", {"K": 2}, only=["stem", "head", "same"]))
+    assert [name for name, _ in zoo.named_children()] == names
+    assert zoo.same.training
+    assert not zoo.stem.training
+    assert not any(p.requires_grad for p in zoo.head.parameters())
+    assert all(p.requires_grad for p in zoo.same.parameters())
+
+
+def unchanged(network, before):
+    assert not list(surgery.replaced_layers(network))
+    assert surgery.digest(network) == before
+
+
+def altered(plan, altered_site, **fields):
+    entries = tuple(
+        replace(e, site=replace(e.site, **fields)) if e.site.name == altered_site else e
+        for e in plan
+    )
+    return Plan(entries)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"D": 9}, "another network: head has D=7, M=3, linear; the plan says D=9, M=3"),
+        ({"M": 4}, "another network: head has D=7, M=3, linear; the plan says D=7, M=4"),
+        ({"bias": False}, "another network: head"),
+        ({"kind": "conv2d"}, "another network: head"),
+        ({"name": "headless"}, "'headless' is not in this network"),
+        ({"name": "same.weight"}, "'same.weight' is not in this network"),
+    ],
+)
+def test_a_plan_of_another_network_changes_nothing(zoo, x, fields, message):
+    plan, before = plan_of(zoo, x[:1]), surgery.digest(zoo)
+    with pytest.raises(HalutError, match=message):
+        surgery.apply(zoo, altered(plan, "head", **fields))
+    unchanged(zoo, before)
+
+
+def test_a_plan_for_another_stride_changes_nothing(zoo, x):
+    plan, before = plan_of(zoo, x[:1]), surgery.digest(zoo)
+    zoo.dilated.stride = (1, 1)
+    with pytest.raises(HalutError, match="another network: dilated"):
+        surgery.apply(zoo, plan)
+    unchanged(zoo, before)
+
+
+def test_a_place_that_is_no_matrix_product(zoo, x):
+    plan = plan_of(zoo, x[:1])
+    zoo.head = nn.ReLU()
+    with pytest.raises(HalutError, match="head is a ReLU, not a site"):
+        surgery.apply(zoo, plan)
+    assert not list(surgery.replaced_layers(zoo))
+
+
+def test_an_operator_that_refuses_late_changes_nothing(zoo, x, monkeypatch):
+    plan, before = plan_of(zoo, x[:1]), surgery.digest(zoo)
+    build = Exact.build
+
+    def refuse(self, site, source=None):
+        if site.name == "head":
+            raise HalutError("not here")
+        return build(self, site, source)
+
+    monkeypatch.setattr(Exact, "build", refuse)
+    with pytest.raises(HalutError, match="not here"):
+        surgery.apply(zoo, plan)
+    unchanged(zoo, before)
+
+
+def test_options_of_another_version_change_nothing(zoo, x):
+    plan, before = plan_of(zoo, x[:1], "tree", only=["head"]), surgery.digest(zoo)
+    bad = Plan(tuple(replace(e, options={**e.options, "future": 1}) if e.replaced else e
+                     for e in plan))  # fmt: skip
+    with pytest.raises(HalutError, match=r"unknown option halut\.future"):
+        surgery.apply(zoo, bad)
+    unchanged(zoo, before)
+
+
+def test_replaced_layers_of_another_plan_are_refused(zoo, x):
+    surgery.apply(zoo, plan_of(zoo, x[:1]))
+    other = plan_of(Zoo(), x[:1, :, :, :20])  # other numbers of rows
+    with pytest.raises(HalutError, match="another network"):
+        surgery.apply(zoo, other)
+
+
+def test_the_digest_tells_networks_apart(zoo):
+    before = surgery.digest(zoo)
+    assert surgery.digest(copy.deepcopy(zoo)) == before
+    zoo.to(memory_format=torch.channels_last)
+    assert surgery.digest(zoo) == before  # the layout in memory is no part of it
+    with torch.no_grad():
+        zoo.head.bias[0] += 2**-20
+    assert surgery.digest(zoo) != before
+
+
+def test_the_life_cycle_of_every_replaced_layer(zoo, x):
+    surgery.apply(zoo, plan_of(zoo, x[:1]))
+    for _, layer in surgery.replaced_layers(zoo):
+        assert isinstance(layer, ReplacedLayer)
+        roles = layer.param_groups()
+        given = [id(p) for group in roles.values() for p in group]
+        assert sorted(given) == sorted(id(p) for p in layer.parameters())
+        assert layer.cost()["macs"] == layer.site.macs
+        assert set(layer.export()) == set(layer.state_dict())
+
+
+def test_rules_of_several_operators_in_one_network(zoo, x):
+    sites, _ = find_sites(zoo, x[:1])
+    rules = [Rule("head", operator="pq", options={"K": 2}), Rule("s*", operator="exact")]
+    surgery.apply(zoo, resolve(sites, rules, "tree", {}))
+    kinds = {name: type(layer).__name__ for name, layer in surgery.replaced_layers(zoo)}
+    assert kinds == {"stem": "ExactLayer", "same": "ExactLayer", "head": "LUTLinear"}
