@@ -10,14 +10,14 @@ from halut.blocks import Blocks
 METRICS = ("l2", "l1", "chebyshev")
 
 
-def block_columns(x: Tensor, GC: int, groups: int) -> Tensor:
-    """Rows x [n, groups * D] by codebook, [GC, V, n]: zero where a block is narrower than V."""
+def block_columns(x: Tensor, GC: int, groups: int, out: Tensor) -> Tensor:
+    """Rows x [n, groups * D] by codebook into out [GC, V, n], zero where a block is narrower."""
     blocks = Blocks(x.shape[1] // groups, GC // groups, groups)
-    return blocks.split(x).permute(1, 2, 0).contiguous()
+    return out.copy_(blocks.split(x).permute(1, 2, 0))
 
 
-def scores(x: Tensor, prototypes: Tensor, metric: str) -> Tensor:
-    """-dist(x, prototypes) up to a term that is the same for all k: [GC, K, n].
+def scores(x: Tensor, prototypes: Tensor, metric: str, out: Tensor) -> Tensor:
+    """-dist(x, prototypes) up to a term that is the same for all k, into out [GC, K, n].
 
     x [GC, V, n], prototypes [GC, K, V]. For l2, 2 x.p - p.p about the prototypes' mean, since the
     square of x is common to all k and distances do not change with the origin.
@@ -26,13 +26,13 @@ def scores(x: Tensor, prototypes: Tensor, metric: str) -> Tensor:
         origin = prototypes.mean(1, keepdim=True)
         p = prototypes - origin
         squares = p.square().sum(-1, keepdim=True)
-        return torch.baddbmm(squares, p, x - origin.transpose(1, 2), beta=-1, alpha=2)
-    total: Tensor | None = None
+        centred = x - origin.transpose(1, 2)
+        return torch.baddbmm(squares, p, centred, beta=-1, alpha=2, out=out)
+    out.zero_()
     for v in range(x.shape[1]):
         gap = (x[:, v : v + 1] - prototypes[:, :, v : v + 1]).abs_()
-        if total is None:
-            total = gap
+        if metric == "l1":
+            out.add_(gap)
         else:
-            total = total.add_(gap) if metric == "l1" else torch.maximum(total, gap, out=total)
-    assert total is not None
-    return total.neg_()
+            torch.maximum(out, gap, out=out)
+    return out.neg_()

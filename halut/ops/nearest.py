@@ -23,6 +23,7 @@ from halut.ops.checks import (
     compute_dtype,
 )
 from halut.ops.distance import METRICS, block_columns, scores
+from halut.ops.scratch import Scratch
 
 
 def nearest_encode(x: Tensor, prototypes: Tensor, metric: str, groups: int = 1) -> Tensor:
@@ -231,12 +232,16 @@ def nearest_encode_torch(x: Tensor, prototypes: Tensor, metric: str, groups: int
     codes = x.new_empty(x.shape[0], GC, dtype=torch.uint8)
     rank = torch.arange(K, 0, -1, dtype=dtype, device=x.device).view(1, K, 1)
     p = prototypes.to(dtype)
-    size = torch.finfo(dtype).bits // 8
-    step = chunk_rows(GC * (3 * K + 2 * V) * size, x.device)
+    row = GC * (2 * K + 2 * V)
+    step = chunk_rows(row * p.element_size(), x.device)
+    scratch = Scratch(row * min(step, x.shape[0]), dtype, x.device)
     for part, out in zip(x.split(step), codes.split(step), strict=True):
-        score = scores(block_columns(part.to(dtype), GC, groups), p, metric)
+        scratch.reset()
+        n = part.shape[0]
+        columns = block_columns(part, GC, groups, scratch.take(GC, V, n))
+        score = scores(columns, p, metric, scratch.take(GC, K, n))
         # argmax along a middle dimension runs element by element; this is the same, vectorised.
-        best = torch.eq(score, score.amax(1, keepdim=True), out=torch.empty_like(score))
+        best = torch.eq(score, score.amax(1, keepdim=True), out=scratch.take(GC, K, n))
         out.copy_((K - best.mul_(rank).amax(1)).clamp_(max=K - 1).t())
     return codes
 

@@ -62,7 +62,8 @@ def tree_gradient_torch(
         scaled = scratch.take(G, depth, C, rows.stop - start)
         torch.sub(x[..., rows], origin, out=scaled).mul_(scale)
         products = _products(pairs, grad[rows].to(dtype), scratch)
-        slopes = _node_slopes(scaled, t, *products.chunk(2, 1), scratch)
+        sums, differences = products.chunk(2, 1)
+        slopes = _node_slopes(scaled, t, sums, differences, scratch)
         for level in range(depth):
             torch.sum(_nodes(slopes, level), 1, out=dx[:, level, :, rows])
         dt -= slopes.sum(-1, keepdim=True)
