@@ -25,6 +25,9 @@ from halut.training.run_folder import RunFolder
 STAGE_RESULT = "stage/"
 """Keys that begin so are results of a stage and go to the run's summary too, one per stage."""
 
+FLUSH = "x_transaction_log_flush_interval"
+"""Seconds of figures that a kill of all processes may cost; W&B's own choice is 15."""
+
 
 class WandbSink:
     """One W&B run. Every row carries `step`, monotonic over all stages, and `stage`, its name.
@@ -51,7 +54,9 @@ class WandbSink:
         self.run.define_metric("*", step_metric="step")
 
     def _start(self, settings: LoggerConfig, plain: Mapping[str, Any]) -> Any:
-        quiet = self.wandb.Settings(silent=True, console="off")
+        options: dict[str, Any] = {"silent": True, "console": "off"}
+        if FLUSH in self.wandb.Settings.model_fields:
+            options[FLUSH] = 1.0
         self.wandb.setup(self.wandb.Settings(silent=True))
         self.folder.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -67,7 +72,7 @@ class WandbSink:
                 config=dict(plain),
                 mode="offline" if settings.name == "wandb_offline" else "online",
                 reinit="create_new",
-                settings=quiet,
+                settings=self.wandb.Settings(**options),
             )
         except self.wandb.Error as error:
             reason = " ".join(str(error).split()).rstrip(".")
