@@ -143,7 +143,8 @@ class ExactLayer(ReplacedLayer):
         return self.forward(x)  # not self(x): hooks may be asking
 
     def cost(self) -> dict[str, int]:
-        return {"macs": self.site.macs, "weight_bytes": self.site.weights * 4}
+        parameters = self.site.weights + (self.site.M if self.site.bias else 0)
+        return {"macs": self.site.macs, "weight_bytes": 4 * parameters}
 
 
 def copied_parameters(

@@ -1,0 +1,188 @@
+"""Gradients of table layers: the relaxation's definition, written with one-hot tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lut_oracle import LAYERS, inputs_of, make
+
+from halut.capture import unfolded
+from halut.encoders import encoders
+from halut.layers.diagnostics import normalised_mse
+
+ENCODERS = list(encoders)
+RELAXED = [(name, encoders[name].estimators[0]) for name in ENCODERS]
+
+
+def definition(layer, x):
+    """The layer by autograd over one-hot codes: [N, GC, K] times the table, straight through."""
+    G, C, K = layer.site.groups, layer.blocks.C, layer.options.K
+    inputs = layer.encoder.tapped(unfolded(x, layer.site))
+    lut = layer.full_lut()
+    hard = F.one_hot(layer.encoder.encode(inputs.detach()).long(), K).to(lut.dtype)
+    soft = layer.encoder.assign(inputs, layer.tau)
+    relaxed = (soft - soft.detach()).view(-1, G, C, K)
+    hard = hard.view(-1, G, C, K)
+    y = torch.einsum("ngck,gckm->ngm", hard, lut)
+    y = y + torch.einsum("ngck,gckm->ngm", relaxed, lut.detach())
+    y = y.flatten(1)
+    return layer.shaped(y if layer.bias is None else y + layer.bias, x)
+
+
+def gradients(layer, x, forward, seed=3):
+    """Gradients of <forward(x), fixed random> to x and every parameter, by name."""
+    layer.zero_grad()
+    x = x.clone().requires_grad_()
+    y = forward(x)
+    generator = torch.Generator().manual_seed(seed)
+    (y * torch.randn(y.shape, generator=generator)).sum().backward()
+    found = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+    return {"x": x.grad, **{name: grad.clone() for name, grad in found.items()}}
+
+
+def assert_alike(found, wanted, rtol=2e-3, atol=2e-4):
+    assert set(found) == set(wanted)
+    for name, grad in wanted.items():
+        size = float(grad.abs().max())
+        torch.testing.assert_close(found[name], grad, rtol=rtol, atol=atol * max(size, 1e-3),
+                                   msg=lambda text, name=name: f"{name}: {text}")  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("tau_per", ["layer", "codebook"])
+@pytest.mark.parametrize("parameterisation", ["free", "derived"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("case", ["linear", "grouped", "same"])
+def test_relaxed_gradients_are_as_defined(case, encoder, parameterisation, tau_per):
+    options = {"bits": None, "parameterisation": parameterisation, "tau_per": tau_per}
+    layer, _ = make(case, encoder, **options)
+    x = inputs_of(LAYERS[case][1])
+    found = gradients(layer, x, layer)
+    assert_alike(found, gradients(layer, x, lambda x: definition(layer, x)))
+    assert all(bool(grad.any()) for grad in found.values())
+    learned = {id(p) for role in layer.param_groups().values() for p in role}
+    assert {name for name, p in layer.named_parameters() if id(p) in learned} == set(found) - {"x"}
+
+
+@pytest.mark.parametrize("scale", ["layer", "channel", "codebook"])
+@pytest.mark.parametrize(("encoder", "estimator"), RELAXED)
+@pytest.mark.parametrize("parameterisation", ["free", "derived"])
+def test_quantisation_leaves_the_gradients_as_they_are(encoder, estimator, parameterisation, scale):
+    options = {"estimator": estimator, "parameterisation": parameterisation}
+    exact, _ = make("grouped", encoder, bits=None, **options)
+    quantised, _ = make("grouped", encoder, bits=8, scale=scale, fitted=False, **options)
+    quantised.load_state_dict(exact.state_dict(), strict=True)
+    x = inputs_of(LAYERS["grouped"][1])
+    assert not torch.equal(exact(x), quantised(x))
+    assert_alike(gradients(quantised, x, quantised), gradients(exact, x, exact), atol=1e-3)
+
+
+def test_the_tables_gradient_is_a_scatter_add():
+    layer, _ = make("grouped", bits=8)
+    x = inputs_of(LAYERS["grouped"][1])
+    upstream = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(3))
+    rows = upstream.permute(0, 2, 3, 1).reshape(-1, layer.site.M)
+    codes = layer.encoder.codes(unfolded(x, layer.site))
+    G, C, K, M = layer.lut.shape
+    wanted = torch.zeros(G, C, K, M)
+    for n in range(len(rows)):
+        for g in range(G):
+            for c in range(C):
+                wanted[g, c, int(codes[n, g * C + c])] += rows[n, g * M : (g + 1) * M]
+    torch.testing.assert_close(gradients(layer, x, layer)["lut"], wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("case", list(LAYERS))
+def test_identity_hands_on_the_exact_gradient(case):
+    layer, source = make(case, "tree", estimator="identity")
+    x = inputs_of(LAYERS[case][1])
+    found, wanted = gradients(layer, x, layer), gradients(source, x, source)
+    torch.testing.assert_close(found["x"], wanted["x"], rtol=1e-4, atol=1e-4)
+    assert set(found) <= {"x", "lut", "bias"}  # codes are not learned through
+    if layer.bias is not None:
+        torch.testing.assert_close(found["bias"], wanted["bias"], rtol=1e-4, atol=1e-4)
+
+
+def test_identity_with_derived_tables_gives_the_weight_the_dense_gradient():
+    """dW = G' x_hat with the reconstructed inputs x_hat."""
+    layer, _ = make("linear", "pq", estimator="identity", parameterisation="derived", bits=None)
+    x = inputs_of(LAYERS["linear"][1])
+    found = gradients(layer, x, layer)
+    assert set(found) == {"x", "weight", "bias"}
+    blocks, codes = layer.blocks, layer.encoder.codes(x.view(-1, 11))
+    x_hat = torch.cat(
+        [layer.encoder.prototypes[c, codes[:, c].long(), : blocks.widths[c]]
+         for c in range(blocks.C)], dim=1)  # fmt: skip
+    y = layer(x)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).view(-1, 6)
+    torch.testing.assert_close(found["weight"], upstream.T @ x_hat, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_blend_moves_from_the_relaxed_to_the_exact_gradient(encoder, share):
+    relaxed, source = make("3x3", encoder)
+    blend, _ = make("3x3", encoder, fitted=False, estimator="blend")
+    blend.load_state_dict(relaxed.state_dict())
+    blend.after_step(share)
+    x = inputs_of(LAYERS["3x3"][1])
+    found, soft = gradients(blend, x, blend), gradients(relaxed, x, relaxed)
+    dense = gradients(source, x, source)["x"]
+    wanted = (1 - share) * soft["x"] + share * dense
+    torch.testing.assert_close(found["x"], wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found["lut"], soft["lut"])
+
+
+@pytest.mark.parametrize("case", ["linear", "grouped"])
+@pytest.mark.parametrize("parameterisation", ["free", "derived"])
+@pytest.mark.parametrize("estimator", ["tree", "identity"])
+def test_reconstruction_is_the_normalised_error_and_trains_the_table(
+    case, parameterisation, estimator
+):
+    options = {"estimator": estimator, "parameterisation": parameterisation, "bits": None}
+    layer, source = make(case, "tree", **options)
+    x = inputs_of(LAYERS[case][1]).requires_grad_()
+    loss = layer.reconstruction(x)
+    torch.testing.assert_close(loss, normalised_mse(layer(x), source(x)), rtol=0.5, atol=0)
+    without = source(x).detach() - _bias(source, x)
+    torch.testing.assert_close(loss, normalised_mse(layer(x) - _bias(layer, x), without))
+    loss.backward()
+    assert x.grad is None
+    assert layer.encoder.thresholds.grad is None
+    table = layer.lut if parameterisation == "free" else layer.prototypes
+    before = float(loss.detach())
+    with torch.no_grad():
+        table -= 1e-3 * table.grad / table.grad.norm()
+    assert float(layer.reconstruction(x).detach()) < before
+
+
+def _bias(layer, x):
+    shape = (-1, 1, 1) if x.ndim == 4 else (-1,)
+    return layer.bias.detach().view(shape)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "estimator"), [*RELAXED, ("pq", "identity"), ("tree", "blend")]
+)
+def test_gradient_descent_mends_a_disturbed_table(encoder, estimator):
+    layer, source = make("linear", encoder, estimator=estimator)
+    x = inputs_of((256, 11), seed=5)
+    wanted = source(x).detach()
+    with torch.no_grad():
+        layer.lut += 0.3 * inputs_of(layer.lut.shape)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    first = float(normalised_mse(layer(x), wanted).detach())
+    for step in range(40):
+        optimiser.zero_grad()
+        normalised_mse(layer(x), wanted).backward()
+        optimiser.step()
+        layer.after_step(step / 40)
+    assert float(normalised_mse(layer(x), wanted).detach()) < 0.85 * first
+
+
+def test_without_gradients_nothing_is_recorded():
+    layer, _ = make("3x3", estimator="identity")
+    with torch.no_grad():
+        assert not layer(inputs_of(LAYERS["3x3"][1])).requires_grad
