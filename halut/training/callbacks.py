@@ -105,7 +105,7 @@ class LayerFigures(Callback):
             for name, row in layer_figures(pl_module.network, self.batch).items()  # type: ignore[arg-type]
             for key, value in row.items()
         }
-        self.logger.log_metrics(figures, trainer.global_step)
+        self.logger.log_metrics(figures, max(trainer.global_step - 1, 0))  # as Lightning counts
         self.batch = None
 
 

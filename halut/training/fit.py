@@ -105,10 +105,11 @@ def fit(
     )
     module = StageModule(network.train(), data.num_classes, recipe, teacher)
     last = folder / "last.ckpt"
+    step = 0
     if last.exists():
-        step = torch.load(last, map_location="cpu", weights_only=True)["global_step"]
+        step = AtomicCheckpointIO().load_checkpoint(last)["global_step"]
         log.info("%s: continuing after step %d", folder.name, step)
-        logger.rewind(step)
+    logger.rewind(step)
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt

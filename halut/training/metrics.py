@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
@@ -55,17 +54,20 @@ class CsvSink:
         """Nothing is held open."""
 
     def rewind(self, step: int) -> None:
-        """Drop figures later than `step` and a torn last line: a resumed run writes them again."""
+        """Drop figures from `step` on, and a torn last line: a resumed fit writes them again.
+
+        Figures of a stage as a whole (stage/...) are written once, before its fit, and stay.
+        """
         lines = self.path.read_text().splitlines(keepends=True)
         kept = [lines[0]] + [
-            line for line in lines[1:] if line.endswith("\n") and _step_of(line) <= step
+            line for line in lines[1:] if line.endswith("\n") and _kept(line, step)
         ]
         write_bytes(self.path, "".join(kept).encode())
 
 
-def _step_of(line: str) -> float:
-    first = line.split(",", 1)[0]
-    return int(first) if first.isdigit() else math.inf
+def _kept(line: str, step: int) -> bool:
+    first, _, key, *_ = [*line.split(","), "", "", ""]
+    return first.isdigit() and (int(first) < step or key.startswith("stage/"))
 
 
 class RunLogger(Logger):
@@ -104,7 +106,7 @@ class RunLogger(Logger):
             sink.log(self.stage, self.offset + (step or 0), figures)
 
     def rewind(self, step: int) -> None:
-        """Forget figures after `step` of this fit, where a sink can: they will come again."""
+        """Forget figures of this fit's steps from `step` on, where a sink can: they come again."""
         for sink in self.sinks:
             if isinstance(sink, CsvSink):
                 sink.rewind(self.offset + step)

@@ -32,7 +32,14 @@ from halut.training.progress import bar, console, log
 from halut.training.report import final_report, plan_table, report_table
 from halut.training.run_folder import RunFolder, default_path, save_network
 from halut.training.sinks import make_sinks
-from halut.training.stage import Context, captured, run_stage, stage_recipe, stage_settings
+from halut.training.stage import (
+    Context,
+    captured,
+    check_finite,
+    run_stage,
+    stage_recipe,
+    stage_settings,
+)
 from halut.training.teacher import make_teacher
 
 BASELINE_STREAM = 1_000_000
@@ -103,6 +110,7 @@ def _run(
     exact = copy.deepcopy(network).eval().requires_grad_(False)
     base_accuracy = evaluate(network, data, "val", config.trainer)
     log.info("base (%s): validation accuracy %.2f", origin, base_accuracy)
+    check_finite(network, plan, data)
     teacher = make_teacher(network, data, config.loss)
     context = Context(config, folder, data, plan, exact, teacher, logger)
     stages = _stages(config, plan, network, _sensitivity(context))
@@ -121,11 +129,11 @@ def _run(
     report["seconds"] = time.monotonic() - begun
     if is_main():
         save_bundle(folder.path / "bundle", network, plan, report)
-        folder.write("report.json", report)
-        folder.next_action("nothing: finished")
         for sink in logger.sinks:
             if hasattr(sink, "log_bundle"):
                 sink.log_bundle(folder.path / "bundle", report)
+        folder.write("report.json", report)
+        folder.next_action("nothing: finished")
         _show(report)
         log.info("everything is in %s", folder.path)
     barrier()

@@ -119,6 +119,12 @@ def run_stage(
     return result
 
 
+def check_finite(network: nn.Module, plan: Plan, data: Any) -> None:
+    """Raise HalutError naming the first site that sees NaN or infinity, before anything trains."""
+    batch = next(iter(data.calibration_batches(64, seed=0)))
+    capture(network, [entry.site for entry in plan.replaced], [batch], rows=1)
+
+
 def _blocks(context: Context) -> list[str]:
     return block_names(context.exact, [entry.site.name for entry in context.plan])
 

@@ -16,7 +16,7 @@ from halut.models.weights import save_weights
 QUICK = (
     "debug=smoke",
     "debug.traceback=false",
-    "model.options.width=4",
+    "model.options.width=8",
 )
 
 
@@ -43,7 +43,7 @@ def refused(outcome, *words: str) -> None:
     ("override", "words"),
     [
         ("halut.C=0", ("halut.C must be at least 1, got 0",)),
-        ("halut.C=1000", ("stack1.conv1 has 36 inputs: C must be in 1..36, got 1000",)),
+        ("halut.C=1000", ("stack1.conv1 has 72 inputs: C must be in 1..72, got 1000",)),
         ("halut.K=12", ("K must be a power of two", "12")),
         ("halut.K=512", ("K must be in 2..256, got 512",)),
         ("halut.bits=1", ("halut.bits must be in 2..8",)),
@@ -95,7 +95,7 @@ def test_checkpoint_of_another_model(train, tmp_path):
 
 def test_truncated_checkpoint(train, tmp_path):
     whole = tmp_path / "whole.safetensors"
-    save_weights(whole, build_model("resnet8", 10, 1, width=4).state_dict())
+    save_weights(whole, build_model("resnet8", 10, 1, width=8).state_dict())
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(whole.read_bytes()[:-100])
     refused(train(*QUICK, f"run_dir={tmp_path / 'run'}", f"model.weights={torn}"), str(torn))
@@ -115,7 +115,7 @@ def test_plan_of_another_version(train, tmp_path):
 
 
 def test_nan_in_captured_activations(train, tmp_path):
-    network = build_model("resnet8", 10, 1, width=4)
+    network = build_model("resnet8", 10, 1, width=8)
     with torch.no_grad():
         network.get_parameter("stack2.conv1.weight")[0] = float("nan")
     weights = tmp_path / "nan.safetensors"
@@ -166,4 +166,3 @@ def test_damaged_last_checkpoint_keeps_the_run(train, tmp_path):
     assert "last.ckpt" in refused_by.err
     assert "Traceback" not in refused_by.err
     assert snapshot(run) == before
-

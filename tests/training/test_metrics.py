@@ -56,15 +56,23 @@ def test_a_second_sink_appends(tmp_path):
     assert rows(path) == [(0, "base", "a", "1.0"), (1, "base", "a", "2.0")]
 
 
-def test_rewind_drops_later_steps_only(tmp_path):
+def test_rewind_drops_the_step_and_later_ones_only(tmp_path):
     path = tmp_path / "metrics.csv"
     sink = CsvSink(path)
     for step in (0, 9, 10, 11, 100):
         sink.log("stage_01", step, {"a": step})
     sink.rewind(10)
-    assert [row[0] for row in rows(path)] == [0, 9, 10]
-    sink.log("stage_01", 11, {"a": 5})
-    assert rows(path)[-1] == (11, "stage_01", "a", "5.0")
+    assert [row[0] for row in rows(path)] == [0, 9]
+    sink.log("stage_01", 10, {"a": 5})
+    assert rows(path)[-1] == (10, "stage_01", "a", "5.0")
+
+
+def test_rewind_keeps_the_figures_of_the_stage_as_a_whole(tmp_path):
+    path = tmp_path / "metrics.csv"
+    sink = CsvSink(path)
+    sink.log("stage_01", 10, {"stage/val_accuracy_before": 90.0, "train/loss": 1.0})
+    sink.rewind(10)
+    assert [row[2] for row in rows(path)] == ["stage/val_accuracy_before"]
 
 
 @pytest.mark.parametrize("torn", ["7", "7,stage_00,train/lo", "7,stage_00,train/loss,0.25"])
@@ -134,7 +142,7 @@ def test_rewind_counts_from_the_present_fit(tmp_path):
         logger.log_metrics({"a": 1.0}, step)
     logger.offset = 8
     logger.rewind(2)
-    assert [row[0] for row in rows(path)] == [0, 10]
+    assert [row[0] for row in rows(path)] == [0]
     assert len(memory.rows) == 3
 
 

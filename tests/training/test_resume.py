@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = (
-    "model.options.width=4",
+    "model.options.width=8",
     "data.train_samples=512",
     "data.batch_size=32",
     "policy.only=[stack2.*,stack3.conv1]",
