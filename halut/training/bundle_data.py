@@ -25,7 +25,10 @@ def settings_of(data: DataModule) -> dict[str, Any]:
     Mean and standard deviation are those in use, also where they were measured on the data.
     """
     settings = {k: v for k, v in asdict(data.config).items() if k not in OF_THE_MACHINE}
-    return {**settings, "mean": list(data.mean), "std": list(data.std)}
+    for key in ("mean", "std"):
+        if settings[key] is None:
+            settings[key] = list(getattr(data, key))
+    return settings
 
 
 def data_of(report: Mapping[str, Any], chosen: Mapping[str, Any], given: Collection[str]) -> Any:

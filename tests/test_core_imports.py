@@ -1,0 +1,61 @@
+"""The core stands without Lightning, Hydra and wandb; training alone may import them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+FORBIDDEN = ("lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb", "data")
+
+IMPORT_ALL = f"""
+import importlib, pkgutil, sys
+for name in {FORBIDDEN!r}:
+    sys.modules[name] = None  # importing it now raises ImportError
+import halut
+names = [m.name for m in pkgutil.walk_packages(halut.__path__, "halut.")
+         if not m.name.startswith("halut.training")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+USE = """
+import torch
+from torch import nn
+from halut import surgery
+from halut.capture import capture
+from halut.models.build import build_model
+from halut.policy import resolve, simple_rules
+from halut.sites import find_sites
+
+net, x = build_model("resnet8", 10, 1, width=4), torch.randn(16, 1, 8, 8)
+sites, unsupported = find_sites(net, x[:1])
+plan = resolve(sites, simple_rules(sites), "tree", {"K": 4}, unsupported)
+rows = capture(net, [e.site for e in plan.replaced], [x])
+for entry in plan.replaced:
+    layer = surgery.build(net, entry)
+    layer.observe(rows[entry.site.name])
+    layer.fit()
+    surgery.swap(net, entry, layer)
+net(x).sum().backward()
+print("trained", len(plan.replaced))
+"""
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_module_of_the_core_imports_and_works_without_them():
+    out = python(IMPORT_ALL + USE).split()
+    assert int(out[0]) > 40
+    assert out[1:] == ["trained", "8"]
+
+
+def test_a_plain_import_is_light():
+    code = "import sys, halut, halut.surgery, halut.policy, halut.layers\n"
+    heavy = (*FORBIDDEN, "timm", "torchvision", "faiss", "cupy")
+    code += f"print([name for name in {heavy!r} if name in sys.modules])"
+    assert python(code).strip() == "[]"
