@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.errors import HalutError
-from halut.sites import Site, pad
+from halut.geometry import pad
+from halut.sites import Site
 
 
 class Reservoir:

@@ -94,7 +94,8 @@ def simple_rules(
         rules.append(Rule(name=_literal(sites[-1].name), reason="last layer (policy.keep_last)"))
     if keep_depthwise:
         rules.append(Rule(kind="depthwise", reason="depthwise (policy.keep_depthwise)"))
-    names, of_kind = list(only) or ["*"], list(kinds) or [None]
+    names: list[str] = list(only) or ["*"]
+    of_kind: list[str | None] = [*kinds] or [None]
     rules += [Rule(name=n, kind=k, operator=None) for n in names for k in of_kind]
     return rules
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from halut.capture import Reservoir, capture, expected_memory, patch_rows, row_count, unfolded
 from halut.errors import HalutError
-from halut.sites import Geometry, Site, find_sites
+from halut.geometry import Geometry
+from halut.sites import Site, find_sites
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 

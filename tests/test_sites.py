@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from halut.errors import HalutError
-from halut.sites import Geometry, Site, exact_product, find_sites, pad
+from halut.geometry import Geometry, pad
+from halut.sites import Site, exact_product, find_sites
 
 
 def timm_model(name):

@@ -92,10 +92,11 @@ def layer_errors(
     ]
     modes = {module: module.training for module in network.modules()}
     device = next(network.parameters()).device
-    number = 0
+    seen = 0
     network.eval()
     try:
-        for number, batch in enumerate(batches, 1):
+        for batch in batches:
+            seen += 1
             network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
             if progress is not None:
                 progress(1)
@@ -104,7 +105,7 @@ def layer_errors(
             handle.remove()
         for module, mode in modes.items():
             module.training = mode
-    if number == 0:
+    if seen == 0:
         raise HalutError("layer errors need at least one batch of samples, got none")
     return {name: total.metrics() for name, total in sums.items() if total.count}
 

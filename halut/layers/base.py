@@ -26,12 +26,17 @@ class LUTLayer(ReplacedLayer):
     The forward value is always the hard one: integer codes, quantised table. `estimator` decides
     the gradient only (maths: Blalock and Guttag 2021; Tang et al. 2023; Schoenleber et al. 2023):
     `tree` and `soft` relax the codes, `identity` hands on the exact product's input gradient, and
-    `blend` moves from the first to the second over a stage. Parameterisation `free` trains the table [G, C, K, M_g]
-    itself; `derived` trains prototypes and the weight, lut = P W'.
+    `blend` moves from the first to the second over a stage. Parameterisation `free` trains the
+    table [G, C, K, M_g] itself; `derived` trains prototypes and the weight, lut = P W'.
 
     `weight` [M, D] is the exact layer's: a parameter if tables derive from it, else a buffer kept
     for error figures, the identity estimator and the reconstruction loss.
     """
+
+    weight: Tensor
+    tau: nn.Parameter
+    clip: Tensor
+    blend: Tensor
 
     def __init__(
         self, site: Site, encoder: str, options: TableOptions, source: nn.Module | None = None
@@ -40,7 +45,7 @@ class LUTLayer(ReplacedLayer):
         self.site, self.options, self.encoder_name = site, options, encoder
         self.blocks = Blocks(site.D, options.codebooks(site), site.groups)
         kind = encoders[encoder]
-        self.encoder = kind(self.blocks, options.K, encoder_options(encoder, options))  # type: ignore[arg-type]
+        self.encoder = kind(self.blocks, options.K, encoder_options(encoder, options))
         self.estimator = kind.estimators[0] if options.estimator == "auto" else options.estimator
         weight, self.bias = copied_parameters(site, source)
         G, C, M = site.groups, self.blocks.C, site.M // site.groups
@@ -191,6 +196,7 @@ class LUTLayer(ReplacedLayer):
         if self.options.parameterisation == "free":
             groups.setdefault("table", []).append(self.lut)
         else:
+            assert isinstance(self.weight, nn.Parameter)
             groups.setdefault("rest", []).append(self.weight)
             if not self.shares_prototypes:
                 groups.setdefault("prototypes", []).append(self.prototypes)

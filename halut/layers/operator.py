@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from halut.blocks import Blocks
-from halut.encoders import encoders
+from halut.encoders import EncoderOptions, encoders
 from halut.errors import HalutError
 from halut.layers.options import TableOptions
 from halut.operators import Operator
@@ -74,7 +74,7 @@ def table_operator(encoder: str) -> type[TableOperator]:
     )
 
 
-def encoder_options(encoder: str, options: TableOptions) -> object:
+def encoder_options(encoder: str, options: TableOptions) -> EncoderOptions:
     """The encoder's own part of the flat options."""
     kind = encoders[encoder].Options
     return kind(**{f.name: getattr(options, f.name) for f in dataclasses.fields(kind)})
