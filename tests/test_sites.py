@@ -5,15 +5,12 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from halut.errors import HalutError
-from halut.geometry import Geometry, pad
-from halut.sites import Site, exact_product, find_sites
+from halut.geometry import Geometry
+from halut.sites import Site, find_sites
 
 
 def timm_model(name):
@@ -196,54 +193,6 @@ def test_tensorflow_padding_of_efficientnet_lite():
     assert stem.pads(65, 65) == (1, 1, 1, 1)
     assert stem.output_size(65, 64) == (33, 32)
     assert by_name["blocks.1.0.conv_dw"].depthwise
-
-
-geometries = st.builds(
-    dict,
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    size=st.tuples(st.integers(8, 11), st.integers(8, 11)),
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(geometries, st.tuples(*[st.integers(0, 3)] * 2))
-def test_geometry_of_a_convolution(shape, padding):
-    conv = nn.Conv2d(1, 1, shape["kernel"], shape["stride"], padding, shape["dilation"], bias=False)
-    sites, _ = find_sites(nn.Sequential(conv), torch.zeros(1, 1, *shape["size"]))
-    out = conv(torch.zeros(1, 1, *shape["size"]))
-    assert sites[0].geometry.output_size(*shape["size"]) == out.shape[2:]
-    assert sites[0].rows == out.shape[2] * out.shape[3]
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same'")
-@settings(max_examples=60, deadline=None)
-@given(geometries)
-def test_same_padding_of_torch(shape):
-    conv = nn.Conv2d(1, 1, shape["kernel"], padding="same", dilation=shape["dilation"])
-    sites, _ = find_sites(nn.Sequential(conv), torch.zeros(1, 1, *shape["size"]))
-    geometry = sites[0].geometry
-    assert geometry.output_size(*shape["size"]) == shape["size"]
-    x = torch.randn(1, 1, *shape["size"], generator=torch.Generator().manual_seed(0))
-    padded = F.conv2d(pad(x, geometry), conv.weight, conv.bias, 1, 0, conv.dilation)
-    torch.testing.assert_close(padded, conv(x))
-
-
-@settings(max_examples=60, deadline=None)
-@given(geometries)
-def test_same_padding_of_tensorflow(shape):
-    from timm.layers.conv2d_same import Conv2dSame as TimmSame
-
-    conv = TimmSame(1, 1, shape["kernel"], shape["stride"], dilation=shape["dilation"])
-    sites, _ = find_sites(nn.Sequential(conv), torch.zeros(1, 1, *shape["size"]))
-    x = torch.randn(1, 1, *shape["size"], generator=torch.Generator().manual_seed(0))
-    geometry = sites[0].geometry
-    assert conv(x).shape[2:] == geometry.output_size(*shape["size"])
-    assert geometry.output_size(*shape["size"]) == tuple(
-        -(-n // s) for n, s in zip(shape["size"], shape["stride"], strict=True)
-    )
-    torch.testing.assert_close(exact_product(x, conv.weight, conv.bias, sites[0]), conv(x))
 
 
 def test_a_site_survives_json():

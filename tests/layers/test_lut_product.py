@@ -119,8 +119,10 @@ def binary_rows(site, N, seed=0):
     return 2.0 * bits - 1
 
 
-@pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize(("D", "C", "K"), [(12, 3, 16), (11, 3, 16), (6, 6, 2), (16, 2, 256)])
+@pytest.mark.parametrize(
+    ("D", "C", "K", "groups"),
+    [(12, 3, 16, 1), (12, 3, 16, 3), (11, 3, 16, 1), (11, 3, 16, 2), (6, 6, 2, 3), (16, 2, 256, 1)],
+)
 @pytest.mark.parametrize("encoder", ["tree", "pq"])
 @pytest.mark.parametrize("ridge", [None, 1.0])
 def test_exact_where_every_block_takes_at_most_K_values(encoder, D, C, K, groups, ridge):

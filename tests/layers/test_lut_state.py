@@ -94,7 +94,7 @@ def test_few_and_constant_rows(encoder):
         layer.observe(rows)
         layer.fit()
         assert all(bool(value.isfinite().all()) for value in layer.state_dict().values())
-        assert float(layer.tau) > 0
+        assert float(layer.tau.detach()) > 0
         torch.testing.assert_close(layer(rows), source(rows), rtol=1e-3, atol=1e-3)
 
 
