@@ -99,7 +99,7 @@ def test_few_and_constant_rows(encoder):
 
 
 def test_the_starting_temperature():
-    assert float(make("linear", tau=0.25)[0].tau) == 0.25
+    assert make("linear", tau=0.25)[0].tau.item() == 0.25
     per_codebook = make("linear", tau_per="codebook")[0].tau
     assert per_codebook.shape == (4,)
     assert torch.equal(per_codebook, make("linear")[0].tau.expand(4))
