@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def fit(
         log_every_n_steps=log_every,
         default_root_dir=folder,
     )
+    recipe = replace(recipe, steps=epochs * steps_per_epoch(data, settings))
     module = StageModule(network.train(), data.num_classes, recipe, teacher)
     last = folder / "last.ckpt"
     step = 0
@@ -117,6 +119,14 @@ def fit(
         load_network(best.path, network)
     share_state(network)
     return int(trainer.global_step)
+
+
+def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
+    """Optimiser steps of one epoch."""
+    batches = len(data.train_dataloader())
+    if settings.limit_train_batches is not None:
+        batches = min(batches, settings.limit_train_batches)
+    return -(-batches // settings.accumulate)
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""Losses of a stage: labels, the teacher's answers, the teacher's features, each layer's product."""
+"""Losses of a stage: labels, the teacher's answers and features, each layer's product."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from halut.surgery import replaced_layers
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(logits / T)), mean over the batch (Hinton et al. 2015).
+    """T^2 KL(softmax(teacher / T) || softmax(logits / T)), batch mean (Hinton et al. 2015).
 
     logits, teacher [B, classes]. The mean is over B alone: dividing by B * classes makes the loss
     a thousand times too weak on ImageNet.

@@ -1,4 +1,4 @@
-"""`python train.py ...` and `halut train ...`: compose the configuration, run it, say what failed."""
+"""`python train.py ...` and `halut train ...`: compose, run, and say what failed."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +26,11 @@ from halut.training.optim import make_optimizer, make_schedule
 
 @dataclass
 class Recipe:
-    """How one fit learns, resolved: rates per role, loss weights, and the seed of its stage."""
+    """How one fit learns, resolved: rates per role, loss weights, the seed of its stage.
+
+    `steps` are the optimiser's in the whole fit. Lightning's own estimate would load the training
+    data before a checkpoint's place in it is restored, and then start the epoch over.
+    """
 
     optimizer: str
     lr: dict[str, float]
@@ -39,6 +42,7 @@ class Recipe:
     floor: float = 0.01
     freeze: list[str] = field(default_factory=list)
     seed: int = 0
+    steps: int = 1
     feature_blocks: list[str] = field(default_factory=list)
 
 
@@ -109,21 +113,16 @@ class StageModule(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The step, then the operators' own: moving averages, temperatures, re-solved bases."""
         super().optimizer_step(*args, **kwargs)
-        progress = self.global_step / max(self.total_steps, 1)
+        progress = self.global_step / max(self.recipe.steps, 1)
         for _, layer in replaced_layers(self.network):
             layer.after_step(progress)
-
-    @functools.cached_property
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole fit."""
-        return int(self.trainer.estimated_stepping_batches)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         r = self.recipe
         optimizer = make_optimizer(
             self.network, r.optimizer, r.lr, r.weight_decay, r.momentum, r.freeze
         )
-        schedule = make_schedule(optimizer, self.total_steps, r.warmup, r.schedule, r.floor)
+        schedule = make_schedule(optimizer, r.steps, r.warmup, r.schedule, r.floor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
