@@ -36,8 +36,8 @@ def refuse_added_keys(node: DictConfig, path: str = "") -> None:
     """Raise HalutError for a key that `+` has added to a group which has no such option."""
     kind = OmegaConf.get_type(node)
     known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
-    for key in node:
-        if known is not None and str(key) not in known:
+    for key in map(str, node):
+        if known is not None and key not in known:
             raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(known)}")
         if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
             refuse_added_keys(node[key], f"{path}{key}.")

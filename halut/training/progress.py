@@ -26,7 +26,7 @@ if not console.is_terminal:
 log = logging.getLogger("halut")
 
 
-class _Plain(logging.StreamHandler):  # type: ignore[type-arg]
+class _Plain(logging.StreamHandler):
     """Lines to the standard output of the moment, unwrapped."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -64,7 +64,7 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
     L.seed_everything(config.seed, verbose=False)
     network = build_from(config.model, data.num_classes, data.input_shape[0])
     if config.trainer.channels_last and len(data.input_shape) == 3:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     options = {k: v for k, v in plain["halut"].items() if k != "name"}
     plan = make_plan(config, options, network, data)
     if config.schedule.order != "by_sensitivity":
@@ -170,7 +170,7 @@ def _sensitivity(context: Context) -> dict[str, float] | None:
                 progress,
             )
         folder.write("sensitivity.json", lost)
-    return share(lost)  # type: ignore[no-any-return]
+    return share(lost)
 
 
 def _baseline(context: Context, epochs: int) -> nn.Module | None:
