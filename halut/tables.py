@@ -107,7 +107,7 @@ def check_options(bits: int, scale: str) -> None:
         raise HalutError(f"unknown halut.scale {scale!r}; choose one of: {', '.join(SCALES)}")
 
 
-def average_accumulate(codes: Tensor, table: Tensor, group: int = 16) -> Tensor:
+def average_accumulate(codes: Tensor, table: Tensor, group: int) -> Tensor:
     """MADDNESS' averaging accumulator, for comparison only: biased, and 8 bits wide.
 
     codes [N, C], table [C, K, M] integer-valued in [-128, 127]. Entries are averaged pairwise as
@@ -119,10 +119,14 @@ def average_accumulate(codes: Tensor, table: Tensor, group: int = 16) -> Tensor:
     C = table.shape[0]
     if group < 1 or group & (group - 1) or C % group:
         raise HalutError(f"the averaging group must be a power of two dividing C={C}, got {group}")
+
+    def mean(first: int, count: int) -> Tensor:
+        if count == 1:
+            return table[first][codes[:, first].long()]
+        left, right = mean(first, count // 2), mean(first + count // 2, count // 2)
+        return torch.floor((left + right + 1) / 2)
+
     total = table.new_zeros(codes.shape[0], table.shape[2])
     for first in range(0, C, group):
-        run = [table[c][codes[:, c].long()] for c in range(first, first + group)]
-        while len(run) > 1:
-            run = [torch.floor((a + b + 1) / 2) for a, b in zip(run[::2], run[1::2], strict=True)]
-        total += run[0]
+        total += mean(first, group)
     return total * group

@@ -17,7 +17,7 @@ from halut.operators import ReplacedLayer, copied_parameters
 from halut.ops import accumulate
 from halut.prototypes.ridge import refine, refine_prototypes
 from halut.sites import Site, exact_product
-from halut.tables import QuantisedTable, best_clip, quantise_table
+from halut.tables import QuantisedTable, average_accumulate, best_clip, quantise_table
 
 
 class LUTLayer(ReplacedLayer):
@@ -141,6 +141,8 @@ class LUTLayer(ReplacedLayer):
             y = self._accumulate(inputs, lut, lut.detach())
         elif table.integer_sums:  # exact integer sums, then one multiply-add per output
             y = self._accumulate(inputs, (lut - table.offset) / table.scale, table.q)
+            if self.options.average is not None:
+                y = y + (self._averaged(inputs, table.q) - y).detach()
             y = y * table.output_scale() + table.folded_bias()
         else:
             y = self._accumulate(inputs, lut, table.dequantise())
@@ -152,6 +154,16 @@ class LUTLayer(ReplacedLayer):
             return accumulate(self.encoder.encode(inputs.detach()), straight_through)
         relax = 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
         return self.encoder.matmul(inputs, lut, table, self.tau, relax)
+
+    @torch.no_grad()
+    def _averaged(self, inputs: Tensor, q: Tensor) -> Tensor:
+        """MADDNESS' biased averages in place of the exact integer sums, [N, M]."""
+        assert self.options.average is not None
+        codes = self.encoder.encode(inputs).view(-1, self.site.groups, self.blocks.C)
+        groups = [
+            average_accumulate(codes[:, g], q[g], self.options.average) for g in range(len(q))
+        ]
+        return torch.cat(groups, dim=1)
 
     def with_input_gradient(self, y: Tensor, x: Tensor) -> Tensor:
         """y unchanged; its gradient also reaches x as the exact product's, where asked."""

@@ -26,6 +26,12 @@ class TableOperator(Operator):
         kind = encoders[self.encoder]
         options = encoder_options(self.encoder, self.options)
         kind(blocks, self.options.K, options)
+        run = self.options.average
+        if run is not None and (run < 2 or run & (run - 1) or blocks.C % run):
+            raise HalutError(
+                f"{site.name} has {blocks.C} codebooks: halut.average must be a power of two "
+                f"from 2 that divides them, got {run}"
+            )
         chosen = self.options.estimator
         if chosen != "auto" and chosen not in kind.estimators:
             known = ", ".join(kind.estimators)

@@ -28,6 +28,10 @@ class TableOptions:
     )
     scale: str = field(default="channel", metadata={"help": "layer, channel or codebook"})
     clip: str = field(default="none", metadata={"help": "none, or mse: the range of least error"})
+    average: int | None = field(
+        default=None,
+        metadata={"help": "codebooks per run of MADDNESS' averaging accumulator; null: exact sums"},
+    )
     estimator: str = field(default="auto", metadata={"help": "auto, tree, soft, identity, blend"})
     parameterisation: str = field(default="free", metadata={"help": "free or derived"})
     ridge: float | None = field(
@@ -41,6 +45,8 @@ class TableOptions:
     def __post_init__(self) -> None:
         if self.bits is not None:
             check_options(self.bits, self.scale)
+        if self.average is not None and (self.bits is None or self.scale == "codebook"):
+            raise HalutError("halut.average needs integer tables with scale layer or channel")
         _choice("estimator", self.estimator, ESTIMATORS)
         _choice("parameterisation", self.parameterisation, PARAMETERISATIONS)
         _choice("clip", self.clip, ("none", "mse"))
