@@ -1,23 +1,21 @@
 """Data sets, one LightningDataModule per file: `datasets` names them, `build` makes one.
 
-To add a data set: one file here with a Config and a class decorated by `@datasets.register`, its
-import below, and conf/data/NAME.yaml.
+A data set is a file here with a Config and a class decorated by `@datasets.register`; every file
+is imported, so that adding one is writing it (and conf/data/NAME.yaml).
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
-from data import (  # noqa: F401  # each registers its data set
-    cifar,
-    digits,
-    fashion_mnist,
-    imagenet,
-    speech_commands,
-)
 from data.base import DataModule
 from data.config import DataConfig
 from data.registry import datasets
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["DataConfig", "DataModule", "build", "datasets", "schemas"]
 

@@ -1,6 +1,15 @@
-"""Encoders of the table family; importing this package registers them all."""
+"""Encoders of the table family.
 
-from halut.encoders import decision_tree, pq, tree
+An encoder is a file here with one decorated class; every file is imported, so that adding one is
+writing it (and conf/halut/NAME.yaml).
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
 
-__all__ = ["Encoder", "EncoderOptions", "check_rows", "decision_tree", "encoders", "pq", "tree"]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Encoder", "EncoderOptions", "check_rows", "encoders"]

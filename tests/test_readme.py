@@ -1,0 +1,122 @@
+"""The README is true: its commands compose, its examples run, its rooms exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def files() -> dict[str, str]:
+    """Examples whose first line names their file."""
+    found = {}
+    for block in blocks("python") + blocks("yaml"):
+        first = block.splitlines()[0].lstrip("# ")
+        if first.endswith((".py", ".yaml")):
+            found[first] = block
+    return found
+
+
+def commands() -> list[str]:
+    """Every train.py command of the README, comments left out."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    found = [line.split(" # ")[0].strip() for line in lines if line.startswith("python train.py")]
+    return [line for line in found if "--help" not in line]
+
+
+def test_there_are_commands_and_examples_to_test():
+    assert len(commands()) >= 6
+    assert len(files()) == 6
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_compose(command):
+    from halut.training.store import conf_dir, register
+
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        config = compose("train", overrides=shlex.split(command)[2:])
+    assert config.model.name
+
+
+def test_rooms_exist():
+    picture = TEXT.split("## The rooms")[1].split("```")[1]
+    folder = ROOT
+    for line in picture.strip().splitlines():
+        names = re.findall(r"[\w.]+(?:/|\.py)", line.split("   ")[0] if line[0] != " " else line)
+        if not line.startswith(" "):
+            assert (ROOT / names[0]).exists(), names[0]
+            folder = ROOT / names[0]
+            continue
+        for name in names:
+            assert (folder / name).exists(), f"{folder.name}/{name}"
+
+
+def test_every_folder_of_the_library_is_in_the_picture():
+    picture = TEXT.split("## The rooms")[1].split("```")[1]
+    for folder in (*(ROOT / "halut").iterdir(), *(ROOT / "conf").iterdir()):
+        if folder.is_dir() and not folder.name.startswith("_"):
+            assert f"{folder.name}/" in picture, folder
+
+
+@pytest.mark.slow
+def test_own_encoder_model_and_data_set_run_as_written(tmp_path):
+    """The examples, put where the README says into a copy of the checkout, train together."""
+    for name in ("halut", "data", "conf", "train.py", "tests"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tmp_path / name)
+    for path, content in files().items():
+        assert not (tmp_path / path).exists(), path
+        (tmp_path / path).write_text(content)
+    run = tmp_path / "run"
+    command = ["halut=samples", "model=mlp", "data=blobs", "policy=linear", "base.epochs=2"]
+    done = subprocess.run(
+        [sys.executable, "train.py", *command, f"run_dir={run}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((run / "report.json").read_text())
+    assert {site["operator"] for site in report["sites"]} == {"samples"}
+    assert report["base"]["test_accuracy"] > 90
+    assert report["final"]["test_accuracy"] > 50
+    contract = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "samples", "tests/encoders/test_contract.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert contract.returncode == 0, contract.stdout[-3000:]
+    assert "passed" in contract.stdout
+
+
+def test_the_matrix_product_example_runs():
+    example = next(block for block in blocks("python") if "HalutMatmul" in block)
+    space: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), space)
+    A, B, y = space["A"], space["B"], space["y"]
+    exact = A[:10] @ B
+    assert ((y - exact) ** 2).sum() / (exact**2).sum() < 0.2
