@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.registry import Registry
 from halut.sites import Site, exact_product
@@ -78,23 +77,6 @@ class ReplacedLayer(nn.Module):
     def export(self) -> dict[str, Tensor]:
         """What inference needs, as named tensors."""
         return dict(self.state_dict())
-
-
-def operator_type(name: str) -> type[Operator]:
-    """The operator of that name; every registered encoder is an operator of the table family."""
-    if name in encoders:
-        from halut.layers.operator import table_operator
-
-        return table_operator(name)
-    if name not in operators:
-        known = ", ".join(operator_names())
-        raise HalutError(f"unknown operator {name!r}; choose one of: {known}")
-    return operators[name]
-
-
-def operator_names() -> list[str]:
-    """Every operator a plan can name."""
-    return sorted({*encoders, *operators})
 
 
 def checked_options(kind: type, options: dict[str, Any]) -> Any:

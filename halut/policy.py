@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from halut.catalogue import operator_type
 from halut.errors import HalutError
-from halut.operators import operator_type
 from halut.plan import KEEP, Entry, Plan
 from halut.sites import Site, Unsupported
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from halut.catalogue import operator_type
 from halut.errors import HalutError
-from halut.operators import ReplacedLayer, operator_type
+from halut.operators import ReplacedLayer
 from halut.plan import Entry, Plan
 from halut.sites import site_of, unsupported_reason
 

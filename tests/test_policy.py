@@ -199,7 +199,7 @@ def test_options_are_laid_over_those_of_the_default_operator(sites):
 
 
 def test_a_plan_holds_every_option_and_c_as_it_is(sites):
-    from halut.operators import operator_type
+    from halut.catalogue import operator_type
 
     plan = resolve(sites, simple_rules(sites, keep_first=False), "tree", {})
     assert {e.site.name: e.options["C"] for e in plan.replaced} == {

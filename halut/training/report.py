@@ -15,8 +15,8 @@ from rich.table import Table
 from torch import nn
 
 from halut.analysis.cost import exact_cost, replaced_cost
+from halut.catalogue import operator_type
 from halut.layers.options import TableOptions
-from halut.operators import operator_type
 from halut.plan import Entry, Plan
 from halut.training.bundle_data import settings_of
 from halut.training.callbacks import layer_figures
@@ -70,7 +70,7 @@ def final_report(
         },
         "environment": environment(context),
         "seed": config.seed,
-        "command": shlex.join(sys.argv),
+        "command": command(),
         "configuration": {"loss": asdict(config.loss), "optim": asdict(config.optim)},
     }
 
@@ -140,6 +140,13 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
+
+
+def command() -> str:
+    """The command line, as it can be typed again."""
+    words = shlex.split(sys.argv[0]) if sys.argv[0].startswith("halut ") else [sys.argv[0]]
+    python = ["python"] if words[0].endswith(".py") else []
+    return shlex.join([*python, *words, *sys.argv[1:]])
 
 
 def plan_table(plan: Plan) -> Table:

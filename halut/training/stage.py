@@ -218,7 +218,7 @@ def captured(
     """Calibration rows of the entries' sites."""
     settings = context.config.capture
     batches = context.data.calibration_batches(settings.samples, seed=context.config.seed)
-    total = -(-settings.samples // context.data.config.batch_size)
+    total = -(-settings.samples // context.data.config.eval_batch_size)
     shown = context.config.trainer.progress
     with bar(f"capture {entries[0].site.name}", total, shown) as progress:
         return capture(

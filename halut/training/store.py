@@ -9,8 +9,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from data import schemas as schemas_of_data
+from halut.catalogue import operator_names, operator_type
 from halut.models.config import ModelConfig
-from halut.operators import operator_names, operator_type
 from halut.training import config as schemas
 
 

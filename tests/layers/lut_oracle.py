@@ -8,7 +8,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from halut.capture import unfolded
-from halut.operators import operator_type
+from halut.catalogue import operator_type
 from halut.sites import find_sites
 
 LAYERS = {

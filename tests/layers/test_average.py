@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from halut.catalogue import operator_type
 from halut.errors import HalutError
-from halut.operators import operator_type
 from halut.sites import site_of
 from halut.tables import average_accumulate
 

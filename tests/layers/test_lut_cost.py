@@ -10,7 +10,7 @@ from torch import nn
 
 from halut import surgery
 from halut.analysis.cost import exact_cost, replaced_cost
-from halut.operators import operator_type
+from halut.catalogue import operator_type
 from halut.plan import Plan
 from halut.policy import Rule, resolve
 from halut.sites import Site, find_sites

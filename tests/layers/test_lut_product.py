@@ -9,8 +9,8 @@ import torch
 from lut_oracle import LAYERS, inputs_of, make, slow_product
 from torch import nn
 
+from halut.catalogue import operator_type
 from halut.encoders import encoders
-from halut.operators import operator_type
 from halut.sites import Site
 
 CASES, ENCODERS = list(LAYERS), list(encoders)

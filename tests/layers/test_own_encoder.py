@@ -13,10 +13,10 @@ from halut import surgery
 from halut.analysis.cost import replaced_cost
 from halut.analysis.errors import layer_errors
 from halut.capture import capture
+from halut.catalogue import operator_names
 from halut.encoders import Encoder, EncoderOptions, encoders
 from halut.encoders.base import check_rows
 from halut.errors import HalutError
-from halut.operators import operator_names
 from halut.plan import Plan
 from halut.policy import resolve, simple_rules
 from halut.prototypes.buckets import bucket_means
