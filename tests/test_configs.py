@@ -17,9 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from data import datasets
+from halut.catalogue import operator_names
 from halut.errors import HalutError
 from halut.models.config import ModelConfig
-from halut.operators import operator_names
 from halut.training import config as schemas
 from halut.training.main import typed
 from halut.training.store import conf_dir
@@ -196,7 +196,7 @@ def folders(tmp_path_factory):
 
 
 def smoke(name: str, folders, run: Path) -> list[str]:
-    """The arguments that run an experiment on generated files, on images as small as it takes."""
+    """The arguments that run an experiment in seconds: generated files, small images, narrow."""
     config = composed(f"experiment={name}")
     arguments = [f"experiment={name}", "debug=smoke", f"run_dir={run}", "trainer.accelerator=cpu"]
     arguments.append("halut.ridge=null")  # its systems of C K equations outweigh all the rest
@@ -204,11 +204,11 @@ def smoke(name: str, folders, run: Path) -> list[str]:
     if root is not None:
         arguments.append(f"data.root={root}")
     if "width" in config.model.options:
-        arguments.append("model.options.width=4")
+        arguments.append("model.options.width=8")
     if config.data.name == "imagenet":
-        arguments.append("data.val_fraction=0.25")
-        if not timm.get_pretrained_cfg(config.model.name).fixed_input_size:
-            arguments.append("data.image_size=64")
+        arguments += ["data.val_fraction=0.25", "data.image_size=64", "baseline=false"]
+        if timm.get_pretrained_cfg(config.model.name).fixed_input_size:
+            arguments.append("+model.options.img_size=64")
     return arguments
 
 

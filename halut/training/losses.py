@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,21 +28,41 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 class Features:
-    """Outputs of named modules of one network, held from one forward pass to the next."""
+    """Outputs of named modules of one network, held from one forward pass to the next.
+
+    `remove` takes the hooks off again: the network outlives the fit that compares them.
+    """
 
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         self.values: dict[str, Tensor] = {}
-        modules = dict(network.named_modules())
-        for name in names:
-            if name not in modules:
-                raise HalutError(f"loss.feature_blocks: the network has no module {name!r}")
-            modules[name].register_forward_hook(self._hook(name))
+        check_blocks(network, names)
+        self._handles = [
+            network.get_submodule(name).register_forward_hook(self._hook(name)) for name in names
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off and let the outputs go."""
+        for handle in self._handles:
+            handle.remove()
+        self.values.clear()
 
     def _hook(self, name: str) -> Any:
         def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
             self.values[name] = output
 
         return note
+
+
+def check_blocks(network: nn.Module, names: Iterable[str]) -> None:
+    """Raise HalutError naming the first of `names` that is no module of the network."""
+    modules = dict(network.named_modules())
+    for name in names:
+        if not name or name not in modules:
+            close = difflib.get_close_matches(name, [m for m in modules if m], n=5, cutoff=0.3)
+            raise HalutError(
+                f"loss.feature_blocks: the network has no module {name!r}; among its modules: "
+                f"{', '.join(close) or ', '.join(list(modules)[1:9])}"
+            )
 
 
 def feature_loss(student: Features, teacher: Features) -> Tensor:
@@ -54,13 +75,22 @@ def feature_loss(student: Features, teacher: Features) -> Tensor:
 
 
 class Reconstruction:
-    """The reconstruction loss of every table layer, gathered by hooks during a forward pass."""
+    """The reconstruction loss of every table layer, gathered by hooks during a forward pass.
+
+    `remove` takes the hooks off again. Left on, those of a finished stage would gather terms, and
+    the graphs behind them, that nobody takes.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         self.terms: list[Tensor] = []
-        for _, layer in replaced_layers(network):
-            if isinstance(layer, LUTLayer):
-                layer.register_forward_hook(self._note)
+        layers = [layer for _, layer in replaced_layers(network) if isinstance(layer, LUTLayer)]
+        self._handles = [layer.register_forward_hook(self._note) for layer in layers]
+
+    def remove(self) -> None:
+        """Take the hooks off and let the terms go."""
+        for handle in self._handles:
+            handle.remove()
+        self.terms.clear()
 
     def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(layer, LUTLayer)

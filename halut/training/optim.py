@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from halut.errors import HalutError
 from halut.schedule import ROLES
 from halut.surgery import replaced_layers
 
@@ -35,23 +36,36 @@ def make_optimizer(
     momentum: float = 0.9,
     freeze: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
-    """Optimiser with one group per role; biases and norm parameters are never decayed."""
+    """Optimiser with one or two groups per role: what weight decay leaves alone has its own.
+
+    Parameters of the roles in `freeze` are left out. They keep requires_grad, as the next fit may
+    train them, and a layer swapped in later takes it over from the one it replaces.
+    Never decayed: biases, norms and other numbers per channel, and what the network itself names in
+    `no_weight_decay` (timm's transformers: class token and places).
+    """
+    named = getattr(network, "no_weight_decay", set)()
+    exempt = {id(p) for n, p in network.named_parameters() if n in named or _per_channel(p)}
     groups = []
     for role, parameters in by_role(network).items():
         if role in freeze:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
             continue
-        decayed = [p for p in parameters if p.ndim > 1]
-        plain = [p for p in parameters if p.ndim <= 1]
+        decayed = [p for p in parameters if id(p) not in exempt]
+        plain = [p for p in parameters if id(p) in exempt]
         for members, decay in ((decayed, weight_decay[role]), (plain, 0.0)):
             if members:
                 groups.append(
                     {"params": members, "lr": lr[role], "weight_decay": decay, "role": role}
                 )
+    if not groups:
+        raise HalutError(f"nothing is left to train: {', '.join(freeze)} frozen")
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
     return torch.optim.AdamW(groups, lr=0.0)
+
+
+def _per_channel(parameter: nn.Parameter) -> bool:
+    """True for [C], a scalar, and [1, ..., 1, C], as ResMLP's affine layers have."""
+    return parameter.ndim <= 1 or (parameter.ndim > 2 and parameter.shape[-1] == parameter.numel())
 
 
 def make_schedule(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,18 @@ from halut.policy import Rule, resolve, simple_rules
 from halut.schedule import Stage
 from halut.sites import find_sites
 from halut.training.config import ScheduleConfig, TrainConfig
+from halut.training.teacher import check_loss
 
 
 def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, data: Any) -> Plan:
     """The plan of the policy, stages still open. `options` are the halut group's, less its name.
 
-    Raises HalutError if a pattern matches no layer, an option fits no site, or nothing is replaced.
+    Raises HalutError if a pattern matches no layer, an option fits no site, or nothing is replaced;
+    and, as this is the first that sees both, if the losses or the schedule do not fit the network.
     """
+    check_loss(network, config.loss)
+    check_roles("schedule.lr", config.schedule.lr)
+    check_roles("schedule.freeze", config.schedule.freeze)
     example = torch.zeros(1, *data.input_shape)
     sites, unsupported = find_sites(network, example)
     model = {
@@ -52,6 +58,14 @@ def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, 
     keeping = [rule for rule in rules if rule.operator is not None]
     ordered = [*keeping, *map(rule_of, policy.rules), *replacing]
     return resolve(sites, ordered, config.halut.name, options, unsupported, model)
+
+
+def check_roles(option: str, named: Iterable[str]) -> None:
+    """Raise HalutError for an optimiser role that does not exist."""
+    for role in named:
+        if role not in schedule.ROLES:
+            known = ", ".join(schedule.ROLES)
+            raise HalutError(f"{option}: unknown role {role!r}; choose from: {known}")
 
 
 def rule_of(fields_given: dict[str, Any]) -> Rule:

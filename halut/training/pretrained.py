@@ -1,0 +1,50 @@
+"""What a pretrained network asks of its images: size, normalisation, resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from halut.models.build import find_source
+from halut.models.config import ModelConfig
+
+
+def preprocessing(model: ModelConfig) -> dict[str, Any]:
+    """image_size, interpolation, crop_pct, mean and std of the weights `model` starts from.
+
+    {} unless model.pretrained: other weights say nothing about their images. Nothing is fetched
+    and no network is built. Raises HalutError for an unknown model.
+    """
+    if not model.pretrained:
+        return {}
+    published = _published(model)
+    return {
+        "image_size": int(published["input_size"][-1]),
+        "interpolation": published["interpolation"],
+        "crop_pct": float(published["crop_pct"]),
+        "mean": list(published["mean"]),
+        "std": list(published["std"]),
+    }
+
+
+def completed(fields: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """The data options `fields`, each that is null given as the pretrained network asks for it.
+
+    Options that the data set does not have stay away, those with a value keep it.
+    """
+    asked = preprocessing(model)
+    return {k: asked.get(k) if value is None else value for k, value in fields.items()}
+
+
+def _published(model: ModelConfig) -> Mapping[str, Any]:
+    """timm's description of the weights, or torchvision's in the same words."""
+    if find_source(model.name, model.source) == "timm":
+        from timm.models import get_pretrained_cfg
+
+        config = get_pretrained_cfg(model.name)
+        return config.to_dict() if config is not None else {}
+    from torchvision.models import get_model_weights
+
+    from halut.models.from_torchvision import describe
+
+    return describe(model.name, get_model_weights(model.name).DEFAULT)
