@@ -11,7 +11,7 @@ from torch import nn
 from halut.files import write_bytes, write_json
 from halut.schedule import ROLES
 from halut.training.config import BaseConfig, LossConfig, TrainConfig
-from halut.training.distributed import barrier, is_main, share
+from halut.training.distributed import barrier, is_main, on_main
 from halut.training.fit import fit
 from halut.training.metrics import RunLogger
 from halut.training.module import Recipe
@@ -56,7 +56,7 @@ def obtain_base(
     A network built from a file or pretrained weights has them already.
     """
     stored = folder.path / "base" / "weights.safetensors"
-    note = share(folder.read("base/base.json"))
+    note = on_main(lambda: folder.read("base/base.json"))
     if note is not None:
         load_network(stored, network)
         logger.offset += note["steps"]
@@ -66,7 +66,7 @@ def obtain_base(
     steps = 0
     if config.model.weights or config.model.pretrained:
         origin = f"file {config.model.weights}" if config.model.weights else "pretrained"
-    elif cached_weights is not None and share(cached_weights.exists()):
+    elif cached_weights is not None and on_main(cached_weights.exists):
         load_network(cached_weights, network)
         origin = f"trained earlier ({cached_weights})"
     elif config.base.epochs == 0:

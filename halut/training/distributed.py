@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch import nn
 from halut.errors import HalutError
 from halut.surgery import digest
 
+Value = TypeVar("Value")
 LEARNING_TIMEOUT = datetime.timedelta(hours=6)
 
 
@@ -61,13 +63,30 @@ def barrier() -> None:
         dist.barrier()
 
 
-def share(value: Any) -> Any:
-    """Rank 0's value (plain data), on every rank."""
+def on_main(function: Callable[[], Value]) -> Value:
+    """What `function` returns on rank 0, on every rank; there alone it runs.
+
+    A HalutError it raises is raised on every rank.
+    """
     if not dist.is_initialized():
-        return value
-    box = [value]
+        return function()
+    box: list[Any] = [None, None]
+    if is_main():
+        try:
+            box[0] = function()
+        except HalutError as error:
+            box[1] = str(error)
     dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise HalutError(box[1])
     return box[0]
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Where this rank captures and recalibrates: its GPU if there is one and it may be used."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
 
 
 def share_state(network: nn.Module) -> None:
@@ -98,9 +117,27 @@ def check_equal(network: nn.Module) -> list[str]:
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run this command once per local device under torchrun; returns its exit code."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(processes), "-m", "halut.cli", "train", *arguments),
-    ]
-    return subprocess.call(command)
+    """Run this command once per local device by torchrun's launcher; returns the exit code.
+
+    If one process fails the others are stopped; what failed has said so itself.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(settings, sys.executable)("-m", "halut.cli", "train", *arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 1
+    return 0

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from halut.errors import HalutError
 from halut.training import distributed
-from halut.training.config import TrainConfig
+from halut.training.config import TrainConfig, check
 from halut.training.progress import complain, set_up_logging
 from halut.training.run import run
 from halut.training.store import conf_dir, register
@@ -50,6 +50,7 @@ def main(config: DictConfig) -> None:
     show = bool(config.debug.traceback)
     try:
         settings, plain, yaml = typed(config)
+        check(settings)
         outside = distributed.started_from_outside()
         if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
             sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))

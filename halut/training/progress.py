@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from halut.training.distributed import is_main
+from halut.training.distributed import is_main, rank
 
 console = Console()
 if not console.is_terminal:
@@ -49,8 +50,15 @@ def set_up_logging() -> None:
 
 
 def complain(message: str) -> None:
-    """One message on the standard error, whole, without a traceback."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    """One message on the standard error, whole, without a traceback.
+
+    The other ranks give the first time to say the same and to end them all.
+    """
+    if is_main():
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(5)
+        print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager

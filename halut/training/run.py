@@ -22,8 +22,8 @@ from halut.models.build import build_from
 from halut.plan import Plan
 from halut.schedule import Stage
 from halut.training.base import obtain_base
-from halut.training.config import TrainConfig, check
-from halut.training.distributed import barrier, is_main, share, share_state
+from halut.training.config import TrainConfig
+from halut.training.distributed import barrier, device_of, is_main, on_main, share_state
 from halut.training.fit import evaluate, fit
 from halut.training.losses import block_names
 from halut.training.metrics import RunLogger
@@ -48,14 +48,14 @@ BASELINE_STREAM = 1_000_000
 def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]:
     """Train, replace, retrain, report. `plain` and `yaml` are the configuration as written down.
 
-    Raises HalutError, before anything is trained or overwritten, if the run cannot be done.
+    `config` has passed `check`. Raises HalutError, before anything is trained or overwritten, if
+    the run cannot be done.
     """
-    check(config)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    folder = RunFolder(Path(share(str(config.run_dir or default_path(plain)))))
-    resuming = share(folder.check(plain))
-    finished = share(folder.read("report.json"))
+    folder = RunFolder(Path(on_main(lambda: str(config.run_dir or default_path(plain)))))
+    resuming = on_main(lambda: folder.check(plain))
+    finished = on_main(lambda: folder.read("report.json"))
     if finished is not None:
         log.info("%s is finished already", folder.path)
         _show(finished)
@@ -147,30 +147,31 @@ def _show(report: dict[str, Any]) -> None:
 
 def _sensitivity(context: Context) -> dict[str, float] | None:
     """Accuracy lost per site, measured once per run, where the schedule asks for it."""
-    config, folder = context.config, context.folder
-    if config.schedule.order != "by_sensitivity" or config.schedule.stages:
+    settings = context.config.schedule
+    if settings.order != "by_sensitivity" or settings.stages:
         return None
-    lost = share(folder.read("sensitivity.json"))
-    if lost is None and is_main():
-        samples = config.schedule.sensitivity_samples
-        part = context.data.splits["val"]
-        size = context.data.config.eval_batch_size
-        chosen = part.indices[:: max(1, len(part) // samples)]
+    return on_main(lambda: context.folder.read("sensitivity.json") or _measured(context))
 
-        def score(network: nn.Module) -> float:
-            return accuracy(network, BatchLoader(part, OrderedBatches(chosen, size, shard=(0, 1))))
 
-        with bar("sensitivity", len(context.plan.replaced), config.trainer.progress) as progress:
-            lost = sensitivity(
-                context.exact,
-                context.plan,
-                lambda entry: captured(context, context.exact, [entry])[entry.site.name],
-                score,
-                config.seed,
-                progress,
-            )
-        folder.write("sensitivity.json", lost)
-    return share(lost)
+def _measured(context: Context) -> dict[str, float]:
+    config, part = context.config, context.data.splits["val"]
+    chosen = part.indices[:: max(1, len(part) // config.schedule.sensitivity_samples)]
+    size = context.data.config.eval_batch_size
+
+    def score(network: nn.Module) -> float:
+        return accuracy(network, BatchLoader(part, OrderedBatches(chosen, size, shard=(0, 1))))
+
+    with bar("sensitivity", len(context.plan.replaced), config.trainer.progress) as progress:
+        lost = sensitivity(
+            context.exact.to(device_of(config.trainer.accelerator)),
+            context.plan,
+            lambda entry: captured(context, context.exact, [entry])[entry.site.name],
+            score,
+            config.seed,
+            progress,
+        )
+    context.folder.write("sensitivity.json", lost)
+    return lost
 
 
 def _baseline(context: Context, epochs: int) -> nn.Module | None:
@@ -179,7 +180,7 @@ def _baseline(context: Context, epochs: int) -> nn.Module | None:
     if not config.baseline or epochs == 0:
         return None
     network = copy.deepcopy(context.exact).requires_grad_(True)
-    done = share(folder.read("baseline/stage.json"))
+    done = on_main(lambda: folder.read("baseline/stage.json"))
     path = folder.path / "baseline"
     if done is not None:
         from halut.training.run_folder import load_network

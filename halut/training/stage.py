@@ -15,7 +15,7 @@ from halut.capture import capture
 from halut.plan import Entry, Plan
 from halut.schedule import Stage
 from halut.training.config import Rates, TrainConfig, TrainerConfig
-from halut.training.distributed import check_equal, is_main, share, share_state
+from halut.training.distributed import check_equal, device_of, is_main, on_main, share_state
 from halut.training.fit import evaluate, fit
 from halut.training.losses import block_names
 from halut.training.metrics import RunLogger
@@ -76,7 +76,7 @@ def run_stage(
     """
     folder, config = context.folder, context.config
     path = folder.stage(index)
-    done = share(folder.read(path.relative_to(folder.path) / "stage.json"))
+    done = on_main(lambda: folder.read(path.relative_to(folder.path) / "stage.json"))
     if done is not None:
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "weights.safetensors", network)
@@ -144,7 +144,7 @@ def _swapped(
 ) -> dict[str, Any]:
     """The network with the stage's sites swapped and learned, and the figures of the swap."""
     folder, path = context.folder, context.folder.stage(index)
-    note = share(folder.read(path.relative_to(folder.path) / "swap.json"))
+    note = on_main(lambda: folder.read(path.relative_to(folder.path) / "swap.json"))
     if note is not None:
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "swapped.safetensors", network)
@@ -186,7 +186,10 @@ def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibr
     "replaced": site after site on the network as it then stands; "original": all of them from the
     exact network's activations.
     """
+    device = device_of(context.config.trainer.accelerator)
+    network.to(device)
     if calibrate == "original":
+        context.exact.to(device)
         for group in _within_memory(entries, context.config):
             rows = captured(context, context.exact, group)
             for entry in group:
