@@ -43,7 +43,8 @@ def make_optimizer(
     Never decayed: biases, norms and other numbers per channel, and what the network itself names in
     `no_weight_decay` (timm's transformers: class token and places).
     """
-    named = getattr(network, "no_weight_decay", set)()
+    listed = getattr(network, "no_weight_decay", None)
+    named: set[str] = set(listed()) if callable(listed) else set()
     exempt = {id(p) for n, p in network.named_parameters() if n in named or _per_channel(p)}
     groups = []
     for role, parameters in by_role(network).items():
