@@ -7,7 +7,7 @@ the training images. Layouts of the validation folder are in data/imagenet_files
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,19 @@ from data.registry import datasets
 from data.samples import Request, Samples, Split
 from halut.errors import HalutError
 
+DEFAULTS: dict[str, Any] = {
+    "image_size": 224,
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+
 
 @dataclass
 class ImageNetConfig(DataConfig):
-    """`image_size`, `interpolation`, `crop_pct`, mean and std should be the pretrained network's.
+    """`image_size`, `interpolation`, `crop_pct`, mean and std: None takes the pretrained network's
+    where a run has one, else those of DEFAULTS.
 
     `auto_augment` is timm's text, for example rand-m9-mstd0.5-inc1; `crop_scale` the least area of
     a random crop. `val_fraction` 0.02 of the training images is 20 or so of each class.
@@ -35,21 +44,26 @@ class ImageNetConfig(DataConfig):
     name: str = "imagenet"
     val_fraction: float = 0.02
     eval_batch_size: int = 256
-    image_size: int = 224
-    interpolation: str = "bicubic"
-    crop_pct: float = 0.875
+    image_size: int | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
     crop_scale: float = 0.08
     flip: float = 0.5
     color_jitter: float = 0.4
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     random_erasing: float = 0.25
-    mean: list[float] | None = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] | None = field(default_factory=lambda: [0.229, 0.224, 0.225])
     mixup: float = 0.8
     cutmix: float = 1.0
 
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> DataConfig:
+        given = {name: value for name, value in options.items() if value is not None}
+        kept = {name: value for name, value in options.items() if name not in DEFAULTS}
+        return super().of({**DEFAULTS, **given, **kept})
+
     def check(self) -> None:
         super().check()
+        assert self.image_size is not None  # `of` has put the defaults in
         if self.image_size < 1:
             raise HalutError(f"data.image_size must be at least 1, got {self.image_size}")
         for name in ("crop_pct", "crop_scale"):

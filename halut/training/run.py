@@ -28,6 +28,7 @@ from halut.training.fit import evaluate, fit
 from halut.training.losses import block_names
 from halut.training.metrics import RunLogger
 from halut.training.planning import make_plan, make_stages
+from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
 from halut.training.report import final_report, plan_table, report_table
 from halut.training.run_folder import RunFolder, default_path, save_network
@@ -81,6 +82,7 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
 
 def _data(config: TrainConfig) -> Any:
     fields = {name: getattr(config.data, name) for name in config.data.__dataclass_fields__}
+    fields = completed(fields, config.model)
     data = build_data(fields.pop("name"), **{**fields, "seed": config.seed})
     data.prepare_data()
     data.setup()
