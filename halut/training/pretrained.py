@@ -12,12 +12,12 @@ from halut.models.config import ModelConfig
 def preprocessing(model: ModelConfig) -> dict[str, Any]:
     """image_size, interpolation, crop_pct, mean and std of the weights `model` starts from.
 
-    {} unless model.pretrained: other weights say nothing about their images. Nothing is fetched
-    and no network is built. Raises HalutError for an unknown model.
+    {} unless model.pretrained, and for networks without published weights. Nothing is fetched and
+    no network is built. Raises HalutError for an unknown model.
     """
-    if not model.pretrained:
+    published = _published(model) if model.pretrained else {}
+    if not published:
         return {}
-    published = _published(model)
     return {
         "image_size": int(published["input_size"][-1]),
         "interpolation": published["interpolation"],
@@ -37,14 +37,17 @@ def completed(fields: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
 
 
 def _published(model: ModelConfig) -> Mapping[str, Any]:
-    """timm's description of the weights, or torchvision's in the same words."""
-    if find_source(model.name, model.source) == "timm":
+    """timm's description of the weights, torchvision's in the same words, or {}."""
+    source = find_source(model.name, model.source)
+    if source == "timm":
         from timm.models import get_pretrained_cfg
 
         config = get_pretrained_cfg(model.name)
         return config.to_dict() if config is not None else {}
-    from torchvision.models import get_model_weights
+    if source == "torchvision":
+        from torchvision.models import get_model_weights
 
-    from halut.models.from_torchvision import describe
+        from halut.models.from_torchvision import describe
 
-    return describe(model.name, get_model_weights(model.name).DEFAULT)
+        return describe(model.name, get_model_weights(model.name).DEFAULT)
+    return {}
