@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.geometry import pad
+from halut.modes import evaluating
 from halut.sites import Site
 
 
@@ -109,19 +110,11 @@ def capture(
         network.get_submodule(s.name).register_forward_pre_hook(_hook(s, reservoirs[s.name]))
         for s in sites
     ]
-    modes = {module: module.training for module in network.modules()}
-    device = next(network.parameters()).device
-    network.eval()
-    try:
+    with evaluating(network, handles) as device:
         for batch in batches:
             network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
             if progress is not None:
                 progress(1)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     for site in sites:
         if reservoirs[site.name].seen == 0:
             raise HalutError(f"{site.name} saw no calibration rows: no batches, or never called")

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.geometry import Geometry, pad
+from halut.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,8 @@ def _order(rows: dict[str, int], names: Iterable[str]) -> Any:
 def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) -> _Trace:
     trace = _Trace()
     handles = [m.register_forward_hook(trace.hook(n)) for n, m in candidates.items()]
-    modes = {m: m.training for m in network.modules()}
-    network.eval()
     try:
-        with torch.no_grad():
+        with evaluating(network, handles):
             network(example)
     except HalutError:
         raise
@@ -155,11 +153,6 @@ def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) 
         raise HalutError(
             f"the network cannot take an input of shape {list(example.shape)}: {error}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return trace
 
 

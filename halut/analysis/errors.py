@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.errors import HalutError
+from halut.modes import evaluating
 from halut.operators import ReplacedLayer
 from halut.surgery import replaced_layers
 
@@ -90,21 +91,13 @@ def layer_errors(
         layer.register_forward_hook(_note(name, sums[name]))
         for name, layer in replaced_layers(network)
     ]
-    modes = {module: module.training for module in network.modules()}
-    device = next(network.parameters()).device
     seen = 0
-    network.eval()
-    try:
+    with evaluating(network, handles) as device:
         for batch in batches:
             seen += 1
             network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
             if progress is not None:
                 progress(1)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     if seen == 0:
         raise HalutError("layer errors need at least one batch of samples, got none")
     return {name: total.metrics() for name, total in sums.items() if total.count}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor, nn
 
 from halut import surgery
+from halut.modes import evaluating
 from halut.plan import Entry, Plan
 
 
@@ -40,14 +40,11 @@ def sensitivity(
     return lost
 
 
-@torch.no_grad()
-def accuracy(network: nn.Module, batches: object) -> float:
+def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Top-1 accuracy in percent over (images, labels) batches, in evaluation mode."""
-    training, device = network.training, next(network.parameters()).device
-    network.eval()
     right = total = 0
-    for x, target in batches:  # type: ignore[attr-defined]
-        right += int((network(x.to(device)).argmax(dim=1).cpu() == target).sum())
-        total += len(target)
-    network.train(training)
+    with evaluating(network) as device:
+        for x, target in batches:
+            right += int((network(x.to(device)).argmax(dim=1).cpu() == target).sum())
+            total += len(target)
     return 100.0 * right / max(total, 1)

@@ -16,6 +16,7 @@ from halut.errors import HalutError
 from halut.files import write_bytes
 from halut.layers.base import LUTLayer
 from halut.layers.diagnostics import diagnose
+from halut.modes import evaluating
 from halut.surgery import replaced_layers
 from halut.training.distributed import is_main
 from halut.training.metrics import RunLogger
@@ -109,7 +110,6 @@ class LayerFigures(Callback):
         self.batch = None
 
 
-@torch.no_grad()
 def layer_figures(network: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
     """`diagnose` for every table layer on what it sees when the network is given x."""
     seen: dict[str, Tensor] = {}
@@ -119,12 +119,6 @@ def layer_figures(network: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
 
     layers = {n: m for n, m in replaced_layers(network) if isinstance(m, LUTLayer)}
     handles = [m.register_forward_pre_hook(note(n)) for n, m in layers.items()]
-    training = network.training
-    network.eval()
-    try:
+    with evaluating(network, handles):
         network(x)
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
-    return {name: diagnose(layers[name], seen[name]) for name in seen}
+        return {name: diagnose(layers[name], seen[name]) for name in seen}

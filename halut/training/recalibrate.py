@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from halut.modes import evaluating
 
-@torch.no_grad()
+
 def recalibrate(network: nn.Module, batches: Iterable[Any]) -> int:
     """Replace the running mean and variance of every batch norm by averages over `batches`.
 
@@ -21,24 +21,20 @@ def recalibrate(network: nn.Module, batches: Iterable[Any]) -> int:
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
-    modes = {module: module.training for module in network.modules()}
     momenta = {norm: norm.momentum for norm in norms}
-    device = next(network.parameters()).device
     used = 0
     try:
-        network.eval()
-        for norm in norms:
-            norm.train()
-            norm.momentum = None  # cumulative average
-        for batch in batches:
-            if used == 0:
-                for norm in norms:
-                    norm.reset_running_stats()
-            network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
-            used += 1
+        with evaluating(network) as device:
+            for norm in norms:
+                norm.train()
+                norm.momentum = None  # cumulative average
+            for batch in batches:
+                if used == 0:
+                    for norm in norms:
+                        norm.reset_running_stats()
+                network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
+                used += 1
     finally:
         for norm in norms:
             norm.momentum = momenta[norm]
-        for module, mode in modes.items():
-            module.training = mode
     return used

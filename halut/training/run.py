@@ -24,14 +24,14 @@ from halut.schedule import Stage
 from halut.training.base import obtain_base
 from halut.training.config import TrainConfig
 from halut.training.distributed import barrier, device_of, is_main, on_main, share_state
-from halut.training.fit import evaluate, fit
+from halut.training.fit import evaluate
 from halut.training.losses import block_names
 from halut.training.metrics import RunLogger
 from halut.training.planning import make_plan, make_stages
 from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
 from halut.training.report import final_report, plan_table, report_table
-from halut.training.run_folder import RunFolder, default_path, save_network
+from halut.training.run_folder import RunFolder, default_path, load_network, save_network
 from halut.training.sinks import make_sinks
 from halut.training.stage import (
     Context,
@@ -39,7 +39,7 @@ from halut.training.stage import (
     check_finite,
     run_stage,
     stage_recipe,
-    stage_settings,
+    train,
 )
 from halut.training.teacher import make_teacher
 
@@ -185,26 +185,13 @@ def _baseline(context: Context, epochs: int) -> nn.Module | None:
     done = on_main(lambda: folder.read("baseline/stage.json"))
     path = folder.path / "baseline"
     if done is not None:
-        from halut.training.run_folder import load_network
-
         load_network(path / "weights.safetensors", network)
         return network
     log.info("baseline: the exact network, trained on for %d epochs", epochs)
     context.logger.stage, context.data.stream = "baseline", BASELINE_STREAM
     recipe = stage_recipe(config, Stage([], epochs), config.seed * 1009, [])
     begun = time.monotonic()
-    steps = fit(
-        network,
-        context.data,
-        path,
-        epochs,
-        recipe,
-        stage_settings(config),
-        context.logger,
-        teacher=context.teacher,
-        select=config.schedule.select,
-        log_every=config.logger.every,
-    )
+    steps = train(context, network, path, epochs, recipe)
     context.logger.offset += steps
     if is_main():
         save_network(path / "weights.safetensors", network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from halut import surgery
 from halut.capture import capture
 from halut.plan import Entry, Plan
 from halut.schedule import Stage
-from halut.training.config import Rates, TrainConfig, TrainerConfig
+from halut.training.config import Rates, TrainConfig
 from halut.training.distributed import check_equal, device_of, is_main, on_main, share_state
 from halut.training.fit import evaluate, fit
 from halut.training.losses import block_names
@@ -57,10 +58,25 @@ def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[
     )
 
 
-def stage_settings(config: TrainConfig) -> TrainerConfig:
-    """The trainer's settings, an epoch cut to schedule.train_batches where that is given."""
-    batches = config.schedule.train_batches
-    return replace(config.trainer, limit_train_batches=batches) if batches else config.trainer
+def train(context: Context, network: nn.Module, path: Path, epochs: int, recipe: Recipe) -> int:
+    """One fit as all stages and the baseline have it; returns the steps taken.
+
+    An epoch is cut to schedule.train_batches where that is given.
+    """
+    config = context.config
+    batches, settings = config.schedule.train_batches, config.trainer
+    return fit(
+        network,
+        context.data,
+        path,
+        epochs,
+        recipe,
+        replace(settings, limit_train_batches=batches) if batches else settings,
+        context.logger,
+        teacher=context.teacher,
+        select=config.schedule.select,
+        log_every=config.logger.every,
+    )
 
 
 def _rates(rates: Rates) -> dict[str, float]:
@@ -88,18 +104,7 @@ def run_stage(
     swapped = _swapped(context, network, index, stage, before, begun)
     _note(folder, f"{name}: train")
     recipe = stage_recipe(config, stage, config.seed * 1009 + index + 1, _blocks(context))
-    steps = fit(
-        network,
-        context.data,
-        path,
-        stage.epochs,
-        recipe,
-        stage_settings(config),
-        context.logger,
-        teacher=context.teacher,
-        select=config.schedule.select,
-        log_every=config.logger.every,
-    )
+    steps = train(context, network, path, stage.epochs, recipe)
     after = swapped["val_accuracy_after_swap"]
     if stage.epochs:
         after = evaluate(network, context.data, "val", config.trainer)
