@@ -83,7 +83,7 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
 def _data(config: TrainConfig) -> Any:
     fields = {name: getattr(config.data, name) for name in config.data.__dataclass_fields__}
     fields = completed(fields, config.model)
-    data = build_data(fields.pop("name"), **{**fields, "seed": config.seed})
+    data = build_data(fields.pop("name"), **{**fields, "seed": config.data.seed or config.seed})
     data.prepare_data()
     data.setup()
     return data
