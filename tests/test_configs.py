@@ -112,7 +112,7 @@ def test_the_users_command():
     config = composed("model=resnet50", "halut.C=32")
     assert (config.model.name, config.model.source) == ("resnet50", "timm")
     assert config.model.pretrained is True
-    assert (config.data.name, config.data.image_size) == ("imagenet", 224)
+    assert (config.data.name, config.data.image_size) == ("imagenet", None)  # the weights say
     assert (config.halut.name, config.halut.C, config.halut.V) == ("tree", 32, None)
 
 
