@@ -207,6 +207,7 @@ def smoke(name: str, folders, run: Path) -> list[str]:
         arguments.append("model.options.width=8")
     if config.data.name == "imagenet":
         arguments += ["data.val_fraction=0.25", "data.image_size=64", "baseline=false"]
+        arguments += ["halut.K=4", "capture.samples=4"]
         if timm.get_pretrained_cfg(config.model.name).fixed_input_size:
             arguments.append("+model.options.img_size=64")
     return arguments
