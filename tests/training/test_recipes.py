@@ -1,86 +1,19 @@
-"""Whole runs of a few steps on the digits, one for every way to train, and what each one changes.
-
-All share a narrow ResNet-8 with random weights whose last two 3x3 convolutions are replaced.
-"""
+"""A small run for every way to train, every encoder, and what each one changes."""
 
 from __future__ import annotations
 
-import csv
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from smoke_run import COMMON, NARROW, distance, moved, runner
 
 from halut.models.build import build_model
 from halut.models.weights import save_weights
 
-NARROW = ("model=resnet8", "model.options.width=8")
-LAST = ("stack3.conv1", "stack3.conv2")
-COMMON = (
-    "debug=smoke",
-    "debug.traceback=false",
-    "data.batch_size=16",
-    "capture.samples=64",
-    "baseline=false",
-    "logger.every=1",
-    "trainer.accelerator=cpu",
-)
-
-
-@dataclass
-class Run:
-    """The folder of a finished run."""
-
-    path: Path
-
-    @property
-    def report(self) -> dict[str, Any]:
-        return json.loads((self.path / "report.json").read_text())
-
-    @property
-    def plan(self) -> dict[str, dict[str, Any]]:
-        """Entries by site."""
-        plan = json.loads((self.path / "plan.json").read_text())
-        return {entry["site"]["name"]: entry for entry in plan["entries"]}
-
-    @property
-    def stages(self) -> list[list[str]]:
-        return [stage["sites"] for stage in self.report["stages"]]
-
-    def logged(self, key: str) -> list[float]:
-        with (self.path / "metrics.csv").open() as file:
-            return [float(row["value"]) for row in csv.DictReader(file) if row["key"] == key]
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.path / f"{name}.safetensors")
-
 
 @pytest.fixture
 def finished(train, tmp_path):
-    """Run `python train.py` with the common options and those given, once, to its end."""
-
-    def run(name: str, *arguments: str, only: tuple[str, ...] = LAST, model=NARROW) -> Run:
-        sites = [f"policy.only=[{','.join(only)}]"] if only else []
-        outcome = train(*COMMON, f"run_dir={tmp_path / name}", *model, *sites, *arguments)
-        assert outcome.code == 0, outcome.err
-        return Run(tmp_path / name)
-
-    return run
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """Names of the tensors that differ."""
-    assert before.keys() == after.keys()
-    return {name for name in before if not torch.equal(before[name], after[name])}
-
-
-def distance(a: dict[str, Tensor], b: dict[str, Tensor], name: str) -> float:
-    return float((a[name].double() - b[name].double()).norm())
+    """A run to its end in tmp_path/NAME."""
+    return runner(train, tmp_path)
 
 
 # -- losses ---------------------------------------------------------------------------------------
@@ -183,90 +116,6 @@ def test_mixup_reaches_the_loss(finished):
     # Validation is never mixed: the first stage starts from the same network on the same images.
     same = [run.report["stages"][0]["val_accuracy_after_swap"] for run in (plain, mixed)]
     assert same[0] == same[1]
-
-
-# -- schedules ------------------------------------------------------------------------------------
-
-SITES = ("stack2.conv1", "stack2.conv2", *LAST)
-
-
-def test_by_sensitivity_takes_the_least_costly_site_first(finished):
-    run = finished("run", "schedule=by_sensitivity", "schedule.epochs=0", only=SITES)
-    lost = json.loads((run.path / "sensitivity.json").read_text())
-    assert set(lost) == set(SITES)
-    assert run.stages == [[name] for name in sorted(SITES, key=lambda name: (lost[name], name))]
-    assert [run.plan[names[0]]["stage"] for names in run.stages] == [0, 1, 2, 3]
-
-
-def test_by_block_takes_a_stack_a_stage(finished):
-    run = finished("run", "schedule=by_block", "schedule.epochs=0", only=SITES)
-    assert run.stages == [list(SITES[:2]), list(SITES[2:])]
-
-
-def test_back_to_front_ends_where_front_to_back_begins(finished):
-    back = finished("back", "schedule=back_to_front", "schedule.epochs=0", only=SITES)
-    assert back.stages == [[name] for name in reversed(SITES)]
-    pairs = finished("pairs", "schedule.per_stage=3", "schedule.epochs=0", only=SITES)
-    assert pairs.stages == [list(SITES[:3]), list(SITES[3:])]
-
-
-def test_calibrating_on_the_original_network_learns_other_tables(finished):
-    options = ("schedule=all_at_once", "schedule.epochs=0")
-    original = finished("original", *options, "schedule.calibrate=original")
-    replaced = finished("replaced", *options)
-    assert original.stages == replaced.stages == [list(LAST)]
-    changed = moved(*(run.tensors("stage_00/swapped") for run in (original, replaced)))
-    assert "stack3.conv1.lut" not in changed  # nothing in front of it was replaced
-    assert "stack3.conv2.lut" in changed
-    assert original.report["stages"][0]["epochs"] == 0
-
-
-def test_stages_written_out(finished):
-    stages = (
-        "+schedule.stages=[{sites: [stack3.conv2], epochs: 0},"
-        "{sites: [stack3.conv1], epochs: 2, calibrate: original, lr: {table: 0.0}}]"
-    )
-    run = finished("run", stages, "schedule.select=last", "optim.weight_decay.table=0")
-    assert run.stages == [["stack3.conv2"], ["stack3.conv1"]]
-    assert [(s["epochs"], s["steps"]) for s in run.report["stages"]] == [(0, 0), (2, 4)]
-    changed = moved(*(run.tensors(f"stage_01/{name}") for name in ("swapped", "weights")))
-    assert "fc.weight" in changed
-    assert not any(name.endswith(".lut") for name in changed)
-
-
-def test_frozen_rest_stays_while_tables_learn_in_every_stage(finished):
-    run = finished("run", "schedule.freeze=[rest]", "schedule.select=last", "recalibrate=0")
-    for stage, site in enumerate(LAST):
-        before, after = (run.tensors(f"stage_{stage:02d}/{n}") for n in ("swapped", "weights"))
-        changed = moved(before, after)
-        assert f"{site}.lut" in changed
-        weights = {name for name in before if name.endswith(("weight", "bias"))}
-        assert len(weights) > 10
-        assert not changed & weights
-
-
-def test_the_plan_of_an_earlier_run_is_followed(finished, tmp_path):
-    first = finished("first", "halut.K=8", "schedule.epochs=0")
-    plan = f"plan={first.path / 'plan.json'}"
-    again = finished(
-        "again", plan, "halut=pq", "schedule=all_at_once", "schedule.epochs=0", only=()
-    )
-    assert again.stages == [list(LAST)]
-    for name, entry in first.plan.items():
-        for key in ("site", "operator", "options", "reason"):
-            assert again.plan[name][key] == entry[key]
-    assert {again.plan[name]["operator"] for name in LAST} == {"tree"}
-    assert again.plan["stack3.conv1"]["options"]["K"] == 8
-
-
-def test_the_plan_of_another_network_is_refused(train, finished, tmp_path):
-    first = finished("first", "schedule.epochs=0")
-    plan = first.path / "plan.json"
-    other = ("model=resnet8", "model.options.width=16", f"plan={plan}")
-    outcome = train(*COMMON, *other, f"run_dir={tmp_path / 'other'}")
-    assert outcome.code == 1
-    assert f"plan={plan} was made for another network" in " ".join(outcome.err.split())
-    assert not (tmp_path / "other").exists()
 
 
 # -- operators and networks -----------------------------------------------------------------------
