@@ -8,6 +8,7 @@ import traceback
 from typing import Any, cast
 
 import hydra
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -61,6 +62,9 @@ def main(config: DictConfig) -> None:
             traceback.print_exc()
         complain(str(error))
         sys.exit(1)
+    except SIGTERMException:
+        complain("terminated; the same command with the same run_dir continues")
+        sys.exit(143)
     except KeyboardInterrupt:
         complain("interrupted; the same command with the same run_dir continues")
         sys.exit(130)

@@ -128,6 +128,12 @@ class StageModule(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def teardown(self, stage: str) -> None:
+        """Take the hooks off: the network goes on into the next stage without them."""
+        for hooks in (self._reconstruction, *(self._features or ())):
+            if hooks is not None:
+                hooks.remove()
+
     # -- evaluation: accuracy counts every sample once, over all ranks ------------------------
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

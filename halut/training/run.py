@@ -68,7 +68,7 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
         network.to(memory_format=torch.channels_last)
     options = {k: v for k, v in plain["halut"].items() if k != "name"}
     plan = make_plan(config, options, network, data)
-    if config.schedule.order != "by_sensitivity":
+    if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
     if is_main() and not resuming:
         folder.start(plain, yaml)
@@ -190,6 +190,7 @@ def _baseline(context: Context, epochs: int) -> nn.Module | None:
     log.info("baseline: the exact network, trained on for %d epochs", epochs)
     context.logger.stage, context.data.stream = "baseline", BASELINE_STREAM
     recipe = stage_recipe(config, Stage([], epochs), config.seed * 1009, [])
+    recipe = replace(recipe, freeze=[])  # what freezes beside tables is all the exact network has
     begun = time.monotonic()
     steps = train(context, network, path, epochs, recipe)
     context.logger.offset += steps

@@ -101,6 +101,20 @@ def test_killed_between_swap_and_training(tmp_path):
 
 
 @pytest.mark.slow
+def test_terminated_says_so_and_can_be_continued(tmp_path):
+    run = tmp_path / "run"
+    process = start(run, f"base.cache={tmp_path / 'cache'}")
+    while not (run / "stage_00" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.terminate()
+    out = process.communicate()[0]
+    assert process.returncode == 143, out
+    assert "terminated; the same command with the same run_dir continues" in out
+    assert not (run / "report.json").exists()
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_shown_again_and_not_repeated(train, tmp_path):
     options = ("debug=smoke", "policy.only=[stack3.conv2]", f"run_dir={tmp_path / 'run'}")
     assert train(*options).code == 0
