@@ -15,7 +15,7 @@ from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
 from halut.operators import ReplacedLayer, copied_parameters
 from halut.ops import accumulate
-from halut.prototypes.ridge import refine, refine_prototypes
+from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites import Site, exact_product
 from halut.tables import QuantisedTable, average_accumulate, best_clip, quantise_table
 
@@ -116,16 +116,22 @@ class LUTLayer(ReplacedLayer):
         """The unquantised table [G, C, K, M_g]; lut = P W' if it is derived."""
         if self.options.parameterisation == "free":
             return self.lut
-        G, C, K = self.site.groups, self.blocks.C, self.options.K
+        # With `identity`, prototypes learn from the reconstruction term alone.
+        P = self._table_prototypes()
+        return self._derived_lut(P.detach() if self.estimator == "identity" else P)
+
+    def _table_prototypes(self) -> Tensor:
         P = self.encoder.prototypes if self.shares_prototypes else self.prototypes
         assert isinstance(P, Tensor)
-        if self.estimator == "identity":
-            P = P.detach()  # prototypes then learn from the reconstruction term alone
-        W = self.weight.view(G, -1, self.site.D)  # [G, M_g, D]
+        return P
+
+    def _derived_lut(self, P: Tensor) -> Tensor:
+        """P W' for prototypes of their block's inputs, or of all D (refined by ridge)."""
+        G, C, K = self.site.groups, self.blocks.C, self.options.K
         if P.shape[-1] == self.site.D and C > 1:
+            W = self.weight.view(G, -1, self.site.D)  # [G, M_g, D]
             return torch.einsum("gckd,gmd->gckm", P.view(G, C, K, -1), W)
-        W = self.blocks.split(self.weight.view(G, -1, self.site.D).transpose(0, 1).flatten(1))
-        return torch.einsum("gckv,mgcv->gckm", P.view(G, C, K, -1), W.view(-1, G, C, self.blocks.V))
+        return blockwise_lut(P, self.weight, self.blocks)
 
     def table(self, lut: Tensor) -> QuantisedTable | None:
         """The quantised form of `lut`, or None for float tables."""
@@ -189,18 +195,10 @@ class LUTLayer(ReplacedLayer):
             x = x.detach()
             wanted = exact_product(x, self.weight, None, self.site)
             codes = self.encoder.encode(self.inputs(x))
-        lut = self.full_lut()
-        if self.options.parameterisation == "derived" and self.estimator == "identity":
-            lut = self._lut_of_prototypes()
+        derived = self.options.parameterisation == "derived"
+        lut = self._derived_lut(self._table_prototypes()) if derived else self.full_lut()
         y = self.shaped(accumulate(codes, lut), x)
         return normalised_mse(y, wanted)
-
-    def _lut_of_prototypes(self) -> Tensor:
-        kept, self.estimator = self.estimator, "soft"
-        try:
-            return self.full_lut()
-        finally:
-            self.estimator = kept
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = {role: list(found) for role, found in self.encoder.param_groups().items()}

@@ -118,7 +118,6 @@ class CaptureConfig:
     samples: int = 2048
     rows: int = 65_536
     memory_gib: float = 2.0
-    batch_size: int | None = None
 
 
 @dataclass

@@ -20,7 +20,7 @@ from halut.training.callbacks import (
     LayerFigures,
     last_checkpoint,
 )
-from halut.training.config import TrainerConfig
+from halut.training.config import LossConfig, TrainerConfig
 from halut.training.distributed import is_main, share_state, world_size
 from halut.training.metrics import RunLogger
 from halut.training.module import Recipe, StageModule
@@ -129,11 +129,9 @@ def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
     return -(-batches // settings.accumulate)
 
 
-def evaluate(
-    network: nn.Module, data: Any, split: str, settings: TrainerConfig, logger: Any = None
-) -> float:
+def evaluate(network: nn.Module, data: Any, split: str, settings: TrainerConfig) -> float:
     """Accuracy in percent on "val" or "test", every sample counted once over all ranks."""
-    recipe = Recipe("adamw", {}, {}, loss=_no_loss())
+    recipe = Recipe("adamw", {}, {}, loss=LossConfig())
     module = StageModule(network, data.num_classes, recipe)
     trainer = make_trainer(settings, None, [])
     run = {"val": trainer.validate, "test": trainer.test}.get(split)
@@ -142,9 +140,3 @@ def evaluate(
     with torch.no_grad():
         results = run(module, datamodule=data, verbose=False)
     return float(results[0][f"{split}/accuracy"])
-
-
-def _no_loss() -> Any:
-    from halut.training.config import LossConfig
-
-    return LossConfig()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from halut import surgery
-from halut.capture import capture
+from halut.capture import capture, expected_memory
 from halut.plan import Entry, Plan
 from halut.schedule import Stage
 from halut.training.config import Rates, TrainConfig
@@ -209,12 +209,12 @@ def _within_memory(entries: Sequence[Entry], config: TrainConfig) -> list[list[E
     """Neighbours whose full reservoirs fit into memory together: one pass over the data each."""
     bound = config.capture.memory_gib * 2**30
     groups: list[list[Entry]] = []
-    used = 0.0
+    used = 0
     for entry in entries:
-        size = 4.0 * config.capture.rows * entry.site.D * entry.site.groups
+        size = expected_memory([entry.site], config.capture.rows)
         if not groups or used + size > bound:
             groups.append([])
-            used = 0.0
+            used = 0
         groups[-1].append(entry)
         used += size
     return groups
