@@ -1,5 +1,6 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
+from halut.ops import cpu
 from halut.ops.conv import ConvGeometry, conv_taps, im2col
 from halut.ops.dispatch import forced, implementation, implementations
 from halut.ops.identity import identity_gradient
@@ -24,3 +25,5 @@ __all__ = [
     "tree_encode",
     "tree_matmul",
 ]
+
+cpu.register()

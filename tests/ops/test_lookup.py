@@ -129,11 +129,11 @@ def test_scatter_add_names_wrong_arguments():
 
 
 def test_implementations_are_named_and_can_be_forced():
-    assert implementations()["accumulate"] == "torch"
+    assert implementations()["accumulate"] in ("torch", "cpu")
     assert set(implementations("cuda")) == set(implementations("cpu"))
     codes, table, _ = draw(*SHAPES[0])
     with forced("torch"):
         assert implementations()["scatter_add"] == "torch"
         accumulate(codes, table)
-    with pytest.raises(HalutError, match=r"choose one of: \['torch'"), forced("abacus"):
+    with pytest.raises(HalutError, match=r"choose one of: .*'torch'"), forced("abacus"):
         pass

@@ -1,0 +1,32 @@
+// Bindings of the table products; see ops/accumulate.cpp and ops/scatter_add.cpp.
+#include "dispatch.h"
+
+HALUT_DECLARE(void accumulate_float(const uint8_t* codes, const float* table, float* out, int64_t N,
+                                    int64_t G, int64_t C, int64_t K, int64_t M, int threads))
+HALUT_DECLARE(void accumulate_int8(const uint8_t* codes, const int8_t* table, int32_t* out,
+                                   int64_t N, int64_t G, int64_t C, int64_t K, int64_t M,
+                                   int threads))
+
+namespace halut {
+
+void bind_lookup(nb::module_& m) {
+  m.def(
+      "accumulate_float",
+      [](Address codes, Address table, Address out, int64_t N, int64_t G, int64_t C, int64_t K,
+         int64_t M, int threads) {
+        HALUT_PICK(accumulate_float)
+        (at<const uint8_t>(codes), at<const float>(table), at<float>(out), N, G, C, K, M, threads);
+      },
+      release_gil());
+  m.def(
+      "accumulate_int8",
+      [](Address codes, Address table, Address out, int64_t N, int64_t G, int64_t C, int64_t K,
+         int64_t M, int threads) {
+        HALUT_PICK(accumulate_int8)
+        (at<const uint8_t>(codes), at<const int8_t>(table), at<int32_t>(out), N, G, C, K, M,
+         threads);
+      },
+      release_gil());
+}
+
+}  // namespace halut

@@ -1,0 +1,25 @@
+// Where an encoder's inputs lie: the im2col rows of an activation map, or the rows of a matrix,
+// which is the map [N, D, 1, 1] under a 1x1 kernel. Nothing of im2col is ever built.
+#pragma once
+
+#include <cstdint>
+
+namespace halut {
+
+enum class Dtype : int64_t { f32 = 0, f16 = 1, bf16 = 2, i8 = 3 };
+
+// Column t of row n = (b, oy, ox) is x[b, t / (kh kw), oy sh + i dh - top, ox sw + j dw - left]
+// with i = t / kw % kh and j = t % kw, and 0 outside of the map. Strides count elements.
+struct View {
+  int64_t data, dtype;
+  int64_t B, C, H, W;
+  int64_t stride_b, stride_c, stride_h, stride_w;
+  int64_t kh, kw, sh, sw, dh, dw, left, top;
+  int64_t OH, OW;
+
+  int64_t rows() const { return B * OH * OW; }
+};
+
+constexpr int view_fields = 20;
+
+}  // namespace halut
