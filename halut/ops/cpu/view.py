@@ -1,0 +1,38 @@
+"""What the kernels are told about an encoder's inputs: the struct View of kernels/cpu/view.h."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from halut.ops.conv import ConvGeometry
+
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
+"""The element types kernels read."""
+
+
+def view(x: Tensor, geometry: ConvGeometry | None = None) -> tuple[int, ...]:
+    """The fields of View: rows x [N, D], or the im2col rows of a map x [B, C, H, W].
+
+    Any strides will do. The caller keeps x alive while the kernel runs, and has checked that the
+    kernel's window fits the map.
+    """
+    if geometry is None:
+        N, D = x.shape
+        size, strides = (N, D, 1, 1), (*x.stride(), 0, 0)
+        geometry = ConvGeometry((1, 1))
+    else:
+        size, strides = tuple(x.shape), x.stride()
+    left, _, top, _ = geometry.padding
+    return (
+        x.data_ptr(),
+        DTYPES[x.dtype],
+        *size,
+        *strides,
+        *geometry.kernel_size,
+        *geometry.stride,
+        *geometry.dilation,
+        left,
+        top,
+        *geometry.output_size(size[2], size[3]),
+    )
