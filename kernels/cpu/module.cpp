@@ -12,6 +12,7 @@ namespace halut {
 
 int current_level = 0;
 
+void bind_layer(nb::module_&);
 void bind_lookup(nb::module_&);
 
 namespace {
@@ -53,5 +54,6 @@ NB_MODULE(_kernels, m) {
         return false;
       },
       "Use another one, for tests and benchmarks; false if this CPU cannot.");
+  bind_layer(m);
   bind_lookup(m);
 }

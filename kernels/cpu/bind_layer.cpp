@@ -1,0 +1,34 @@
+// Bindings of the inference layers; see ops/tree_layer.cpp.
+#include "dispatch.h"
+
+HALUT_DECLARE(bool tree_layer(const View& x, const int64_t* taps, const float* thresholds,
+                              const uint8_t* packed, const float* scale, const float* bias,
+                              float low, void* out, int64_t dtype, bool by_plane, int64_t G,
+                              int64_t C, int64_t K, int64_t M, int threads))
+HALUT_DECLARE(bool pack_table(const int8_t* table, uint8_t* packed, int64_t G, int64_t C, int64_t K,
+                              int64_t M, int64_t bytes))
+HALUT_DECLARE(int64_t packed_bytes(int64_t G, int64_t C, int64_t M))
+
+namespace halut {
+
+void bind_layer(nb::module_& m) {
+  m.def("packed_bytes",
+        [](int64_t G, int64_t C, int64_t M) { return HALUT_PICK(packed_bytes)(G, C, M); });
+  m.def("pack_table", [](Address table, Address packed, int64_t G, int64_t C, int64_t K, int64_t M,
+                         int64_t bytes) {
+    return HALUT_PICK(pack_table)(at<const int8_t>(table), at<uint8_t>(packed), G, C, K, M, bytes);
+  });
+  m.def(
+      "tree_layer",
+      [](const Fields& x, Address taps, Address thresholds, Address packed, Address scale,
+         Address bias, float low, Address out, int64_t dtype, bool by_plane, int64_t G, int64_t C,
+         int64_t K, int64_t M, int threads) {
+        return HALUT_PICK(tree_layer)(view_of(x), at<const int64_t>(taps),
+                                      at<const float>(thresholds), at<const uint8_t>(packed),
+                                      at<const float>(scale), at<const float>(bias), low,
+                                      at<void>(out), dtype, by_plane, G, C, K, M, threads);
+      },
+      release_gil());
+}
+
+}  // namespace halut
