@@ -4,6 +4,7 @@ from halut.ops import cpu
 from halut.ops.conv import ConvGeometry, conv_taps, im2col
 from halut.ops.dispatch import forced, implementation, implementations
 from halut.ops.identity import identity_gradient
+from halut.ops.layer import nearest_layer, pack_table, tree_layer
 from halut.ops.lookup import accumulate, scatter_add
 from halut.ops.nearest import nearest_encode, nearest_matmul
 from halut.ops.relaxed import relaxed_matmul
@@ -19,10 +20,13 @@ __all__ = [
     "implementation",
     "implementations",
     "nearest_encode",
+    "nearest_layer",
     "nearest_matmul",
+    "pack_table",
     "relaxed_matmul",
     "scatter_add",
     "tree_encode",
+    "tree_layer",
     "tree_matmul",
 ]
 

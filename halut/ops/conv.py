@@ -75,6 +75,11 @@ def im2col(
 
 def _check_map(x: Tensor, kernel_size, stride, padding, dilation) -> None:
     check_floating("x", x, 4)
+    check_window(x, kernel_size, stride, padding, dilation)
+
+
+def check_window(x: Tensor, kernel_size, stride, padding, dilation) -> None:
+    """Raise HalutError unless the window is one, and fits the map x [B, Cin, H, W]."""
     sizes = (len(kernel_size), len(stride), len(padding), len(dilation))
     if sizes != (2, 2, 4, 2) or min(*kernel_size, *stride, *dilation) < 1 or min(padding) < 0:
         raise HalutError(
@@ -90,7 +95,7 @@ def _geometry(kernel_size, stride, padding, dilation) -> ConvGeometry:
     return ConvGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
 
 
-def _by_pixel(x: Tensor) -> bool:
+def is_by_pixel(x: Tensor) -> bool:
     """True if the channels of a pixel are adjacent in memory, and its planes are not."""
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -113,7 +118,7 @@ def _(x, taps, kernel_size, stride, padding, dilation):
     geometry = _geometry(kernel_size, stride, padding, dilation)
     OH, OW = geometry.output_size(x.shape[2], x.shape[3])
     rows = x.shape[0] * OH * OW
-    if _by_pixel(x):
+    if is_by_pixel(x):
         return x.new_empty(rows, taps.shape[0])
     return x.new_empty(taps.shape[0], rows).t()
 
@@ -142,7 +147,7 @@ def _(grad, taps, size, by_pixel, kernel_size, stride, padding, dilation):
 def _save(ctx, inputs, output) -> None:
     x, taps, *ctx.geometry = inputs
     ctx.save_for_backward(taps)
-    ctx.size, ctx.by_pixel = x.shape, _by_pixel(x)
+    ctx.size, ctx.by_pixel = x.shape, is_by_pixel(x)
 
 
 def _backward(ctx, grad: Tensor):
@@ -168,7 +173,7 @@ def conv_taps_torch(x: Tensor, taps: Tensor, geometry: ConvGeometry) -> Tensor:
     strides = (b, c, h * geometry.dilation[0], w * geometry.dilation[1], h * sh, w * sw)
     patches = padded.as_strided((B, Cin, kh, kw, OH, OW), strides, padded.storage_offset())
     where = (taps // (kh * kw), taps // kw % kh, taps % kw)
-    if _by_pixel(x):
+    if is_by_pixel(x):
         columns = patches.permute(0, 4, 5, 1, 2, 3)[:, :, :, where[0], where[1], where[2]]
         return columns.reshape(B * OH * OW, taps.shape[0]).contiguous()
     return patches.permute(1, 2, 3, 0, 4, 5)[where].reshape(taps.shape[0], -1).contiguous().t()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ def implementation(
         if any(entry.name == name for entry in known):
             raise HalutError(f"operation {operation!r} already has an implementation {name!r}")
         known.append(Implementation(name, run, devices, supports))
+        _candidates.cache_clear()
         return run
 
     return add
@@ -56,15 +58,18 @@ def run(operation: str, device: torch.device, *args: Any) -> Any:
 
     The log names it the first time it runs.
     """
-    for entry in _candidates(operation, device.type):
+    kind = device.type
+    name = _forced[-1] if _forced else None
+    for entry in _candidates(operation, kind, name):
         if entry.supports is None or entry.supports(*args):
-            _announce(operation, device.type, entry.name)
+            _announce(operation, kind, entry.name)
+            if not torch.is_autocast_enabled(kind):
+                return entry.run(*args)
             # Below the autograd key autocast is still on, and would round codes' distances.
-            with torch.autocast(device.type, enabled=False):
+            with torch.autocast(kind, enabled=False):
                 return entry.run(*args)
     raise HalutError(
-        f"no implementation of {operation} on {device.type}"
-        + (f" named {_forced[-1]!r}" if _forced else "")
+        f"no implementation of {operation} on {kind}" + (f" named {name!r}" if name else "")
     )
 
 
@@ -73,8 +78,13 @@ def implementations(device: str = "cpu") -> dict[str, str]:
     return {
         operation: entries[0].name
         for operation in sorted(_registered)
-        if (entries := _candidates(operation, device))
+        if (entries := _candidates(operation, device, _forced[-1] if _forced else None))
     }
+
+
+def available(operation: str, device: str = "cpu") -> list[str]:
+    """The names of all implementations of `operation` on `device`, the preferred one first."""
+    return [entry.name for entry in _candidates(operation, device, None)]
 
 
 @contextmanager
@@ -90,13 +100,14 @@ def forced(name: str) -> Iterator[None]:
         _forced.pop()
 
 
-def _candidates(operation: str, device: str) -> list[Implementation]:
-    return [
+@functools.cache
+def _candidates(operation: str, device: str, name: str | None) -> tuple[Implementation, ...]:
+    """What may run, the preferred one first; found once, as a small layer takes microseconds."""
+    return tuple(
         entry
         for entry in reversed(_registered[operation])
-        if (not entry.devices or device in entry.devices)
-        and (not _forced or entry.name == _forced[-1])
-    ]
+        if (not entry.devices or device in entry.devices) and name in (None, entry.name)
+    )
 
 
 def _announce(operation: str, device: str, name: str) -> None:

@@ -1,0 +1,219 @@
+"""A whole table layer in one operator, for inference: encode, look up, add, scale, clamp.
+
+    y[n, g, m] = max(scale[g, m] * sum_c table[g, c, code_c(x_n), m] + bias[g, m], low)
+
+Neither im2col nor, in a compiled implementation, the codes need to be built. The sum of int8
+entries is exact, and becomes float32; product and sum are each rounded to float32 (no fused
+multiply-add), so that every implementation answers the same bits. An int8 answer is
+clamp(rint(y), -128, 127), ties to even. There is no gradient: see tree_matmul and nearest_matmul.
+
+The operators torch.ops.halut.tree_layer and nearest_layer, which these functions call after their
+checks, take the geometry as plain lists, kernel_size [] for rows. They are registered through
+torch.library.Library: custom_op costs twice as much per call, as much as a small layer takes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from halut.errors import HalutError
+from halut.ops import dispatch
+from halut.ops.conv import ConvGeometry, im2col, is_by_pixel
+from halut.ops.layer_checks import check_layer, check_nearest_layer, check_tree_layer
+
+ANSWER = "Tensor scale, Tensor bias, float? low, ScalarType dtype"
+WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation"
+SCHEMAS = {
+    "tree_layer": f"(Tensor x, Tensor taps, Tensor thresholds, Tensor table, Tensor packed, "
+    f"{ANSWER}, {WINDOW}) -> Tensor",
+    "nearest_layer": f"(Tensor x, Tensor prototypes, str metric, int groups, Tensor table, "
+    f"Tensor packed, {ANSWER}, {WINDOW}) -> Tensor",
+}
+
+
+def tree_layer(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    geometry: ConvGeometry | None = None,
+) -> Tensor:
+    """The layer above with the codes of hash trees (halut.ops.tree).
+
+    x: rows [N, columns] (geometry None) or a map [B, Cin, H, W], whose rows are its patches
+    (halut.ops.conv), of float32, float16, bfloat16 or int8. taps int64 [GC * depth] columns of the
+    rows, thresholds float32 [GC, K - 1] heap ordered, K = 2**depth; table [G, C, K, M] int8 or
+    float32 with G * C = GC; packed = pack_table(table), or an empty uint8 tensor; scale and bias
+    float32 [G * M]; low: the least answer (0.0: ReLU), or None; dtype: float32, float16, bfloat16
+    or int8.
+
+    Returns rows [N, G * M], or the map [B, G * M, OH, OW], contiguous if x is (one channel is), or
+    if x is neither, else channels_last. N may be 0. Raises HalutError on dtypes, shapes or devices
+    that do not fit, a tap that is no column (on a GPU indexing asserts), and where a gradient is
+    asked for.
+    """
+    check_layer(x, table, packed, scale, bias, low, dtype, geometry)
+    check_tree_layer(x, taps, thresholds, table)
+    answer = (scale, bias, low, dtype, *window(geometry))
+    return torch.ops.halut.tree_layer(x, taps, thresholds, table, packed, *answer)
+
+
+def nearest_layer(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    geometry: ConvGeometry | None = None,
+) -> Tensor:
+    """The layer above with the codes of nearest prototypes (halut.ops.nearest).
+
+    prototypes float32 [GC, K, V], zero where a block is narrower than V; metric l2, l1 or
+    chebyshev; groups = G divides the columns of x's rows. Everything else as in `tree_layer`.
+    Distances are rounded as the implementation takes them: where two prototypes are equally far up
+    to that, implementations may differ.
+    """
+    check_layer(x, table, packed, scale, bias, low, dtype, geometry)
+    check_nearest_layer(x, prototypes, metric, groups, table, geometry)
+    answer = (scale, bias, low, dtype, *window(geometry))
+    return torch.ops.halut.nearest_layer(x, prototypes, metric, groups, table, packed, *answer)
+
+
+def pack_table(table: Tensor) -> Tensor:
+    """table [G, C, K, M] as the preferred implementation on its device wants it: uint8 [bytes].
+
+    Empty where that reads the table itself. Its layout is private to implementation and machine:
+    make it anew after loading or moving a table, do not save it.
+    """
+    return dispatch.run("pack_table", table.device, table)
+
+
+def window(geometry: ConvGeometry | None) -> tuple[list[int], list[int], list[int], list[int]]:
+    """kernel_size, stride, padding and dilation as the operators take them; empty for rows."""
+    if geometry is None:
+        return [], [], [], []
+    g = geometry
+    return list(g.kernel_size), list(g.stride), list(g.padding), list(g.dilation)
+
+
+def answer_like(x: Tensor, outputs: int, dtype: torch.dtype, geometry: ConvGeometry | None):
+    """An uninitialised answer for x: rows [N, outputs], or a map in x's memory format."""
+    if geometry is None:
+        return x.new_empty(x.shape[0], outputs, dtype=dtype)
+    OH, OW = geometry.output_size(x.shape[2], x.shape[3])
+    layout = torch.channels_last if is_by_pixel(x) else torch.contiguous_format
+    size = (x.shape[0], outputs, OH, OW)
+    return torch.empty(size, dtype=dtype, device=x.device, memory_format=layout)
+
+
+def scaled(sums: Tensor, scale: Tensor, bias: Tensor, low: float | None, dtype: torch.dtype):
+    """Sums [N, G * M] int32 or float32 as answers of `dtype`."""
+    y = (sums.to(torch.float32) * scale).add_(bias)
+    if low is not None:
+        y.clamp_(min=low)
+    if dtype == torch.int8:
+        y.round_().clamp_(-128, 127)
+    return y.to(dtype)
+
+
+def shaped(rows: Tensor, x: Tensor, geometry: ConvGeometry | None) -> Tensor:
+    """Answer rows [N, G * M] as the layer's answer."""
+    if geometry is None:
+        return rows
+    y = answer_like(x, rows.shape[1], rows.dtype, geometry)
+    return y.copy_(rows.view(y.shape[0], *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2))
+
+
+def _geometry(kernel_size, stride, padding, dilation) -> ConvGeometry | None:
+    if not kernel_size:
+        return None
+    return ConvGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+
+
+def _refuse_gradient(x: Tensor) -> None:
+    if x.requires_grad and torch.is_grad_enabled():
+        raise HalutError(
+            "a layer prepared for inference has no gradient: call it under torch.no_grad(), or "
+            "train the network it was prepared from"
+        )
+
+
+def _run(operation: str, x: Tensor, *inputs) -> Tensor:
+    _refuse_gradient(x)
+    *rest, table, packed, scale, bias, low, dtype = inputs[:-4]
+    geometry = _geometry(*inputs[-4:])
+    if x.shape[0] == 0:
+        return answer_like(x, scale.shape[0], dtype, geometry)
+    arguments = (x, *rest, table, packed, scale, bias, low, dtype, geometry)
+    return dispatch.run(operation, x.device, *arguments)
+
+
+def _fake(x: Tensor, *inputs) -> Tensor:
+    _refuse_gradient(x)
+    scale, _, _, dtype = inputs[-8:-4]
+    return answer_like(x, scale.shape[0], dtype, _geometry(*inputs[-4:]))
+
+
+_library = torch.library.Library("halut", "FRAGMENT")
+for _name, _schema in SCHEMAS.items():
+    _library.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
+
+
+@torch.library.impl(_library, "tree_layer", "CompositeExplicitAutograd")
+def _(x: Tensor, *inputs) -> Tensor:
+    return _run("tree_layer", x, *inputs)
+
+
+@torch.library.impl(_library, "nearest_layer", "CompositeExplicitAutograd")
+def _(x: Tensor, *inputs) -> Tensor:
+    return _run("nearest_layer", x, *inputs)
+
+
+for _name in SCHEMAS:
+    torch.library.register_fake(f"halut::{_name}", _fake, lib=_library)
+
+
+@dispatch.implementation("pack_table", "torch")
+def pack_table_torch(table: Tensor) -> Tensor:
+    """Nothing: the torch implementations read the table itself."""
+    return table.new_empty(0, dtype=torch.uint8)
+
+
+@dispatch.implementation("tree_layer", "torch")
+def tree_layer_torch(
+    x, taps, thresholds, table, packed, scale, bias, low, dtype, geometry
+) -> Tensor:
+    """`tree_layer` by the operations it is made of, each the best that is registered."""
+    if geometry is None:
+        if x.device.type == "cpu" and bool(((taps < 0) | (taps >= x.shape[1])).any()):
+            raise HalutError(f"taps must be in 0..{x.shape[1] - 1}")
+        tapped = x.index_select(1, taps)
+    else:
+        tapped = dispatch.run("conv_taps", x.device, x, taps, geometry)
+    codes = dispatch.run("tree_encode", x.device, tapped.to(torch.float32), thresholds)
+    sums = dispatch.run("accumulate", x.device, codes, table)
+    return shaped(scaled(sums, scale, bias, low, dtype), x, geometry)
+
+
+@dispatch.implementation("nearest_layer", "torch")
+def nearest_layer_torch(
+    x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, geometry
+) -> Tensor:
+    """`nearest_layer` by the operations it is made of, each the best that is registered."""
+    rows = x.to(torch.float32)
+    if geometry is not None:
+        rows = im2col(rows, *window(geometry))
+    codes = dispatch.run("nearest_encode", x.device, rows, prototypes, metric, groups)
+    sums = dispatch.run("accumulate", x.device, codes, table)
+    return shaped(scaled(sums, scale, bias, low, dtype), x, geometry)

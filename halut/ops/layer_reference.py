@@ -1,0 +1,69 @@
+"""Oracles of halut.ops.layer: all rows built, every tree walked, every entry looked up."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halut.ops.conv import ConvGeometry
+from halut.ops.lookup import accumulate_reference
+from halut.ops.nearest import nearest_encode_reference
+from halut.ops.tree import tree_encode_reference
+
+
+def tree_layer_reference(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    geometry: ConvGeometry | None = None,
+) -> Tensor:
+    """Oracle of `tree_layer`."""
+    codes = tree_encode_reference(_rows(x, geometry)[:, taps], thresholds)
+    return _answer(codes, x, table, scale, bias, low, dtype, geometry)
+
+
+def nearest_layer_reference(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    table: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    geometry: ConvGeometry | None = None,
+) -> Tensor:
+    """Oracle of `nearest_layer`."""
+    codes = nearest_encode_reference(_rows(x, geometry), prototypes, metric, groups)
+    return _answer(codes, x, table, scale, bias, low, dtype, geometry)
+
+
+def _rows(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
+    """float32 rows of x, those of a map by unfolding it."""
+    if geometry is None:
+        return x.float()
+    padded = F.pad(x.float(), geometry.padding)
+    g = geometry
+    columns = F.unfold(padded, g.kernel_size, g.dilation, 0, g.stride)
+    return columns.transpose(1, 2).flatten(0, 1)
+
+
+def _answer(codes, x, table, scale, bias, low, dtype, geometry) -> Tensor:
+    product = accumulate_reference(codes, table).float() * scale
+    y = product + bias
+    if low is not None:
+        y = torch.where(y > low, y, torch.full_like(y, low))
+    if dtype == torch.int8:
+        y = torch.round(y).clamp(-128, 127)
+    y = y.to(dtype)
+    if geometry is None:
+        return y
+    OH, OW = geometry.output_size(x.shape[2], x.shape[3])
+    return y.view(x.shape[0], OH, OW, -1).permute(0, 3, 1, 2).contiguous()
