@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
+from halut.errors import HalutError
+
 USAGE = """\
 usage: halut VERB [ARGUMENTS]
 
@@ -42,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"halut: unknown verb {given[0]!r}; choose one of: {', '.join(verbs)}", file=sys.stderr
         )
         return 2
-    return verbs[given[0]](given[1:])
+    try:
+        return verbs[given[0]](given[1:])
+    except HalutError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def train(arguments: list[str]) -> int:
@@ -64,7 +70,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def env(arguments: list[str]) -> int:
-    """Versions, devices, kernels."""
+    """Versions, devices, and by which kernel, on which instruction set, every operation runs."""
     parser = argparse.ArgumentParser(prog="halut env", description=env.__doc__)
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(arguments)

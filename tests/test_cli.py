@@ -7,6 +7,7 @@ import json
 import pytest
 
 from halut.cli import main
+from halut.ops import cpu, implementations
 
 
 def test_help_names_every_verb(capsys):
@@ -27,7 +28,11 @@ def test_env_tells_versions_devices_and_kernels(capsys):
     assert main(["env", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"torch", "lightning", "timm", "device", "threads", "kernels"} <= found.keys()
-    assert found["kernels"]["tree_encode"] == "torch"
+    assert set(found["kernels"]) == set(implementations())
+    level = cpu.level()
+    expected = "torch" if level is None else f"cpu ({level})"
+    assert found["kernels"]["accumulate"] == expected
+    assert found["cpu_kernels"].startswith(level or "none, torch runs instead: ")
     assert main(["env"]) == 0
     assert "tree_encode" in capsys.readouterr().out
 

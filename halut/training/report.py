@@ -101,13 +101,13 @@ def site_figures(context: Context, network: nn.Module) -> list[dict[str, Any]]:
 
 
 def environment(context: Context | None = None) -> dict[str, Any]:
-    """Versions, commit, device, and which kernels ran."""
+    """Versions, commit, device, and which kernels run."""
     import lightning
     import timm
     import torchvision
 
     from halut import __version__
-    from halut.ops import implementations
+    from halut.ops import status
 
     cuda = torch.cuda.is_available()
     return {
@@ -121,7 +121,9 @@ def environment(context: Context | None = None) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "processes": world_size(),
-        "kernels": implementations(),
+        "cpu_kernels": status.cpu_kernels(),
+        "cuda_kernels": status.cuda_kernels(),
+        "kernels": status.kernels(),
     }
 
 

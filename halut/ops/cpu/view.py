@@ -17,6 +17,7 @@ def view(x: Tensor, geometry: ConvGeometry | None = None) -> tuple[int, ...]:
     Any strides will do. The caller keeps x alive while the kernel runs, and has checked that the
     kernel's window fits the map.
     """
+    size: tuple[int, ...]
     if geometry is None:
         N, D = x.shape
         size, strides = (N, D, 1, 1), (*x.stride(), 0, 0)
