@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from halut.blocks import Blocks
 from halut.errors import HalutError
+from halut.ops.columns import columns_of
+from halut.ops.conv import ConvGeometry, im2col
 from halut.registry import Registry
 
 encoders: Registry[type[Encoder]] = Registry("encoder")
@@ -97,13 +99,33 @@ class Encoder(nn.Module):
 
         return relaxed_matmul(self, inputs, lut, table, tau, relax)
 
-    def codes(self, rows: Tensor) -> Tensor:
-        """Codes [N, groups * C] of whole rows [N, groups * D]."""
-        return self.encode(self.tapped(rows))
+    def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
+        """Codes [N, groups * C] of rows x [N, groups * D], or of a map's with its geometry.
 
-    def tapped(self, rows: Tensor) -> Tensor:
-        """The columns this encoder reads, [N, T]."""
-        return rows if self.taps is None else rows[:, self.taps]
+        Encoders with an operator that reads x in place override this.
+        """
+        return self.encode(self.tapped(x, geometry))
+
+    def product(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        lut: Tensor,
+        table: Tensor,
+        tau: Tensor,
+        relax: float = 1.0,
+    ) -> Tensor:
+        """`matmul` of rows or of a map; overridden where `codes` is."""
+        return self.matmul(self.tapped(x, geometry), lut, table, tau, relax)
+
+    def tapped(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
+        """The columns this encoder reads, [N, T], of rows or of a map's im2col rows."""
+        if self.taps is not None:
+            return columns_of(x, self.taps, geometry)
+        if geometry is None:
+            return x
+        g = geometry
+        return im2col(x, g.kernel_size, g.stride, g.padding, g.dilation)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by optimiser role (prototypes, thresholds, ...)."""

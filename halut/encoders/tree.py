@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from halut.blocks import Blocks
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
+from halut.ops.conv import ConvGeometry
 from halut.prototypes.tree_learning import learn_trees
 
 
@@ -78,7 +79,16 @@ class TreeEncoder(Encoder):
         """inputs = the taps [N, GC * depth] -> codes [N, GC] uint8."""
         from halut import ops
 
-        return ops.tree_encode(inputs.detach(), self.thresholds.detach())
+        return ops.tree_encode(inputs.detach(), self._all(inputs), self.thresholds.detach())
+
+    def _all(self, inputs: Tensor) -> Tensor:
+        return torch.arange(inputs.shape[-1], device=inputs.device)
+
+    def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
+        """Codes of rows or of a map, read in place."""
+        from halut import ops
+
+        return ops.tree_encode(x.detach(), self.taps, self.thresholds.detach(), geometry)
 
     def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
         """Softmax over the leaf scores of the hard node signs, with tanh's gradient."""
@@ -92,7 +102,21 @@ class TreeEncoder(Encoder):
         """The fused operator of the base class's product."""
         from halut import ops
 
-        return ops.tree_matmul(inputs, self.thresholds, lut, table, tau, relax)
+        return ops.tree_matmul(inputs, self._all(inputs), self.thresholds, lut, table, tau, relax)
+
+    def product(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        lut: Tensor,
+        table: Tensor,
+        tau: Tensor,
+        relax: float = 1.0,
+    ) -> Tensor:
+        """The fused operator on rows or a map, read in place."""
+        from halut import ops
+
+        return ops.tree_matmul(x, self.taps, self.thresholds, lut, table, tau, relax, geometry)
 
     @torch.no_grad()
     def initial_tau(self, rows: Tensor) -> float:

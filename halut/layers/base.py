@@ -14,7 +14,7 @@ from halut.layers.diagnostics import normalised_mse, start_of
 from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
 from halut.operators import ReplacedLayer, copied_parameters
-from halut.ops import accumulate
+from halut.ops import ConvGeometry, accumulate
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites import Site, exact_product
 from halut.tables import QuantisedTable, average_accumulate, best_clip, quantise_table
@@ -139,33 +139,33 @@ class LUTLayer(ReplacedLayer):
             return None
         return quantise_table(lut, self.options.bits, self.options.scale, self.clip)
 
-    def product(self, inputs: Tensor) -> Tensor:
-        """Table product of the encoder's inputs [N, T] with bias, [N, M]."""
+    def product(self, x: Tensor) -> Tensor:
+        """Table product of the layer's input with bias, [N, M]."""
         lut = self.full_lut()
         table = self.table(lut)
         if table is None:
-            y = self._accumulate(inputs, lut, lut.detach())
+            y = self._accumulate(x, lut, lut.detach())
         elif table.integer_sums:  # exact integer sums, then one multiply-add per output
-            y = self._accumulate(inputs, (lut - table.offset) / table.scale, table.q)
+            y = self._accumulate(x, (lut - table.offset) / table.scale, table.q)
             if self.options.average is not None:
-                y = y + (self._averaged(inputs, table.q) - y).detach()
+                y = y + (self._averaged(x, table.q) - y).detach()
             y = y * table.output_scale() + table.folded_bias()
         else:
-            y = self._accumulate(inputs, lut, table.dequantise())
+            y = self._accumulate(x, lut, table.dequantise())
         return y if self.bias is None else y + self.bias
 
-    def _accumulate(self, inputs: Tensor, lut: Tensor, table: Tensor) -> Tensor:
+    def _accumulate(self, x: Tensor, lut: Tensor, table: Tensor) -> Tensor:
         if self.estimator == "identity":
             straight_through = lut + (table - lut).detach()
-            return accumulate(self.encoder.encode(inputs.detach()), straight_through)
+            return accumulate(self.codes(x), straight_through)
         relax = 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
-        return self.encoder.matmul(inputs, lut, table, self.tau, relax)
+        return self.encoder.product(*self.source(x), lut, table, self.tau, relax)
 
     @torch.no_grad()
-    def _averaged(self, inputs: Tensor, q: Tensor) -> Tensor:
+    def _averaged(self, x: Tensor, q: Tensor) -> Tensor:
         """MADDNESS' biased averages in place of the exact integer sums, [N, M]."""
         assert self.options.average is not None
-        codes = self.encoder.encode(inputs).view(-1, self.site.groups, self.blocks.C)
+        codes = self.codes(x).view(-1, self.site.groups, self.blocks.C)
         groups = [
             average_accumulate(codes[:, g], q[g], self.options.average) for g in range(len(q))
         ]
@@ -194,7 +194,7 @@ class LUTLayer(ReplacedLayer):
         with torch.no_grad():
             x = x.detach()
             wanted = exact_product(x, self.weight, None, self.site)
-            codes = self.encoder.encode(self.inputs(x))
+            codes = self.codes(x)
         derived = self.options.parameterisation == "derived"
         lut = self._derived_lut(self._table_prototypes()) if derived else self.full_lut()
         y = self.shaped(accumulate(codes, lut), x)
@@ -216,9 +216,14 @@ class LUTLayer(ReplacedLayer):
 
     # -- geometry (subclasses) --------------------------------------------------------------
 
-    def inputs(self, x: Tensor) -> Tensor:
-        """The columns the encoder reads, [N, T], from the layer's input."""
+    def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
+        """Where the encoder's rows are: rows [N, D], or a map and its geometry."""
         raise NotImplementedError
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Codes [N, G * C] of the layer's input."""
+        rows, geometry = self.source(x.detach())
+        return self.encoder.codes(rows, geometry)
 
     def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
         """y unchanged; x also gets `share` of the exact layer's input gradient."""
@@ -230,7 +235,7 @@ class LUTLayer(ReplacedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """The hard table product in the exact layer's shape and dtype."""
-        y = self.shaped(self.product(self.inputs(x)), x)
+        y = self.shaped(self.product(x), x)
         return self.with_input_gradient(y, x).to(x.dtype)
 
     def cost(self) -> dict[str, int]:

@@ -5,24 +5,22 @@ from __future__ import annotations
 from torch import Tensor
 
 from halut.layers.base import LUTLayer
-from halut.ops import ConvGeometry, conv_taps, identity_gradient, im2col
+from halut.ops import ConvGeometry, identity_gradient
 
 
 class LUTConv2d(LUTLayer):
     """x [B, C_in, H, W] -> [B, M, OH, OW]; groups, depthwise, stride, dilation, padding.
 
-    The rows are the im2col rows, channel-major; only the columns the encoder reads are gathered.
+    The rows are the im2col rows, channel-major, which an encoder with its own operator reads from
+    the map in place.
     The output lies in memory channels-last. See LUTLayer.
     """
 
-    def inputs(self, x: Tensor) -> Tensor:
+    def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
         g = self.site.geometry
         assert g is not None
-        pads = list(g.pads(x.shape[2], x.shape[3]))
-        if self.encoder.taps is None:
-            return im2col(x, list(g.kernel), list(g.stride), pads, list(g.dilation))
-        taps = self.encoder.taps
-        return conv_taps(x, taps, list(g.kernel), list(g.stride), pads, list(g.dilation))
+        pads = g.pads(x.shape[2], x.shape[3])
+        return x, ConvGeometry(g.kernel, g.stride, pads, g.dilation, self.site.groups)
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
         g = self.site.geometry
@@ -31,9 +29,6 @@ class LUTConv2d(LUTLayer):
         return y.view(x.shape[0], height, width, self.site.M).permute(0, 3, 1, 2)
 
     def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
-        g = self.site.geometry
-        assert g is not None
-        pads = g.pads(x.shape[2], x.shape[3])
-        geometry = ConvGeometry(g.kernel, g.stride, pads, g.dilation, self.site.groups)
-        weight = self.weight.view(self.site.M, -1, *g.kernel)
+        _, geometry = self.source(x)
+        weight = self.weight.view(self.site.M, -1, *geometry.kernel_size)
         return identity_gradient(y, x, weight, geometry, share)

@@ -46,7 +46,7 @@ def diagnose(layer: LUTLayer, x: Tensor) -> dict[str, float]:
     soft_hard_gap, the relative difference of the relaxed and the hard product; the share of table
     entries clipped; the temperature.
     """
-    inputs = layer.inputs(x)
+    inputs = layer.encoder.tapped(*layer.source(x))
     codes = layer.encoder.encode(inputs)
     perplexity, dead = code_usage(codes, layer.options.K)
     lut = layer.full_lut()

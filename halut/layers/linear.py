@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from halut.layers.base import LUTLayer
-from halut.ops import identity_gradient
+from halut.ops import ConvGeometry, identity_gradient
 
 
 class LUTLinear(LUTLayer):
     """x [..., D] -> [..., M]; see LUTLayer."""
 
-    def inputs(self, x: Tensor) -> Tensor:
-        return self.encoder.tapped(x.reshape(-1, self.site.D))
+    def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
+        return x.reshape(-1, self.site.D), None
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
         return y.view(*x.shape[:-1], self.site.M)

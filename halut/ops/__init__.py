@@ -1,6 +1,7 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
 from halut.ops import cpu
+from halut.ops.columns import columns_of
 from halut.ops.conv import ConvGeometry, conv_taps, im2col
 from halut.ops.dispatch import forced, implementation, implementations
 from halut.ops.identity import identity_gradient
@@ -13,6 +14,7 @@ from halut.ops.tree import tree_encode, tree_matmul
 __all__ = [
     "ConvGeometry",
     "accumulate",
+    "columns_of",
     "conv_taps",
     "forced",
     "identity_gradient",

@@ -36,6 +36,18 @@ class ConvGeometry:
         rows = (height + top + bottom - dh * (kh - 1) - 1) // sh + 1
         return rows, (width + left + right - dw * (kw - 1) - 1) // sw + 1
 
+    def flat(self) -> list[int]:
+        """Kernel, stride, padding, dilation in ten numbers, as operators take them."""
+        return [*self.kernel_size, *self.stride, *self.padding, *self.dilation]
+
+    @staticmethod
+    def unflat(numbers: Sequence[int]) -> ConvGeometry | None:
+        """The geometry of ten numbers, None (rows, no map) of none."""
+        if not numbers:
+            return None
+        kh, kw, sh, sw, left, right, top, bottom, dh, dw = numbers
+        return ConvGeometry((kh, kw), (sh, sw), (left, right, top, bottom), (dh, dw))
+
 
 def conv_taps(
     x: Tensor,
@@ -93,6 +105,13 @@ def check_window(x: Tensor, kernel_size, stride, padding, dilation) -> None:
 
 def _geometry(kernel_size, stride, padding, dilation) -> ConvGeometry:
     return ConvGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+
+
+def check_taps(taps: Tensor, columns: int) -> None:
+    """Raise HalutError unless every tap is one of so many columns."""
+    # On a GPU this would wait for the device at every call; indexing there asserts by itself.
+    if taps.device.type == "cpu" and bool(((taps < 0) | (taps >= columns)).any()):
+        raise HalutError(f"taps must be in 0..{columns - 1}")
 
 
 def is_by_pixel(x: Tensor) -> bool:
@@ -165,9 +184,7 @@ def conv_taps_torch(x: Tensor, taps: Tensor, geometry: ConvGeometry) -> Tensor:
     (kh, kw), (sh, sw) = geometry.kernel_size, geometry.stride
     B, Cin = x.shape[:2]
     OH, OW = geometry.output_size(x.shape[2], x.shape[3])
-    # On a GPU this would wait for the device at every call; indexing there asserts by itself.
-    if x.device.type == "cpu" and bool(((taps < 0) | (taps >= Cin * kh * kw)).any()):
-        raise HalutError(f"taps must be in 0..{Cin * kh * kw - 1}")
+    check_taps(taps, Cin * kh * kw)
     padded = F.pad(x, geometry.padding) if any(geometry.padding) else x
     b, c, h, w = padded.stride()
     strides = (b, c, h * geometry.dilation[0], w * geometry.dilation[1], h * sh, w * sw)

@@ -195,13 +195,7 @@ def tree_layer_torch(
     x, taps, thresholds, table, packed, scale, bias, low, dtype, geometry
 ) -> Tensor:
     """`tree_layer` by the operations it is made of, each the best that is registered."""
-    if geometry is None:
-        if x.device.type == "cpu" and bool(((taps < 0) | (taps >= x.shape[1])).any()):
-            raise HalutError(f"taps must be in 0..{x.shape[1] - 1}")
-        tapped = x.index_select(1, taps)
-    else:
-        tapped = dispatch.run("conv_taps", x.device, x, taps, geometry)
-    codes = dispatch.run("tree_encode", x.device, tapped.to(torch.float32), thresholds)
+    codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, geometry)
     sums = dispatch.run("accumulate", x.device, codes, table)
     return shaped(scaled(sums, scale, bias, low, dtype), x, geometry)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from halut.ops.conv import ConvGeometry
 from halut.ops.lookup import accumulate_reference
 from halut.ops.nearest import nearest_encode_reference
-from halut.ops.tree import tree_encode_reference
+from halut.ops.tree_reference import tree_encode_reference
 
 
 def tree_layer_reference(

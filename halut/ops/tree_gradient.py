@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from halut.ops.checks import chunk_rows, compute_dtype
+from halut.ops.columns import columns_gradient_torch, columns_torch
+from halut.ops.conv import ConvGeometry
 from halut.ops.scratch import Scratch
 
 GAIN = math.tanh(1.0)
@@ -32,12 +34,31 @@ BUFFERS = 7
 
 
 def tree_gradient_torch(
+    grad: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    relax: float,
+    geometry: ConvGeometry | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients (x, thresholds, tau) of relax * sum(dE * assign).
+
+    grad [N, G * M], x rows or a map, taps [G * C * depth], thresholds [G * C, K - 1],
+    lut [G, C, K, M], tau a scalar or [G * C].
+    """
+    columns = columns_torch(x, taps, geometry)
+    dcolumns, dt, dtau = _column_gradients(grad, columns, thresholds, lut, tau, relax)
+    return columns_gradient_torch(dcolumns, taps, x, geometry), dt, dtau
+
+
+def _column_gradients(
     grad: Tensor, taps: Tensor, thresholds: Tensor, lut: Tensor, tau: Tensor, relax: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients (taps, thresholds, tau) of relax * sum(dE * assign), in chunks of rows.
+    """The same for the gathered columns `taps` [N, G * C * depth], in chunks of rows.
 
-    grad [N, G * M], taps [N, G * C * depth], thresholds [G * C, K - 1], lut [G, C, K, M], tau a
-    scalar or [G * C]. The workspace is bounded by `checks.workspace`.
+    The workspace is bounded by `checks.workspace`.
     """
     G, C, K, _ = lut.shape
     depth, N = K.bit_length() - 1, taps.shape[0]

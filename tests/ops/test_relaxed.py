@@ -15,7 +15,7 @@ from halut.ops import (
     tree_matmul,
 )
 from halut.ops.nearest import nearest_assign_reference
-from halut.ops.tree import tree_assign_reference
+from halut.ops.tree_reference import tree_assign_reference
 
 
 class Tree(Encoder):
@@ -26,7 +26,7 @@ class Tree(Encoder):
         self.thresholds = nn.Parameter(torch.randn(blocks.total, K - 1, dtype=torch.float64))
 
     def encode(self, inputs):
-        return tree_encode(inputs, self.thresholds)
+        return tree_encode(inputs, torch.arange(inputs.shape[1]), self.thresholds)
 
     def assign(self, inputs, tau):
         return tree_assign_reference(inputs, self.thresholds, tau)
@@ -73,7 +73,7 @@ def test_equal_to_the_fused_operators(kind, small, monkeypatch):
         parameter = encoder.thresholds
 
         def fused(x, lut, table, tau):
-            return tree_matmul(x, parameter, lut, table, tau, 0.7)
+            return tree_matmul(x, torch.arange(x.shape[1]), parameter, lut, table, tau, 0.7)
     else:
         encoder = Nearest(Blocks(6, C, G), K)
         inputs = torch.randn(N, G * 6, dtype=torch.float64)

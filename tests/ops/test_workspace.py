@@ -42,6 +42,7 @@ def test_the_largest_tensor_is_an_input_an_output_or_a_chunk():
     codes = torch.randint(0, K, (N, C), dtype=torch.uint8)
     lut, grad, tau = torch.randn(1, C, K, M), torch.randn(N, M), torch.ones(())
     taps, thresholds = torch.randn(N, C * 4), torch.randn(C, K - 1)
+    every = torch.arange(C * 4)
     x, prototypes = torch.randn(N, C * V), torch.randn(C, K, V)
     assert largest(accumulate_reference, codes, lut) >= N * C * M  # the meter sees it
     bound = max(N * M, N * C * V, C * K * M, checks.workspace(lut.device) // 4)
@@ -49,8 +50,8 @@ def test_the_largest_tensor_is_an_input_an_output_or_a_chunk():
     calls = [
         (accumulate_torch, codes, lut),
         (scatter_add_torch, codes, grad, 1, K),
-        (tree_encode_torch, taps, thresholds),
-        (tree_gradient_torch, grad, taps, thresholds, lut, tau, 1.0),
+        (tree_encode_torch, taps, every, thresholds, None),
+        (tree_gradient_torch, grad, taps, every, thresholds, lut, tau, 1.0, None),
         (nearest_encode_torch, x, prototypes, "l2", 1),
         (nearest_gradient_torch, grad, x, prototypes, lut, tau, "l2", 1.0),
     ]
@@ -61,11 +62,12 @@ def test_the_largest_tensor_is_an_input_an_output_or_a_chunk():
 def test_chunks_follow_the_workspace(monkeypatch):
     lut, grad, tau = torch.randn(1, C, K, 8), torch.randn(N, 8), torch.ones(())
     taps, thresholds = torch.randn(N, C * 4), torch.randn(C, K - 1)
+    every = torch.arange(C * 4)
     x, prototypes = torch.randn(N, C * V), torch.randn(C, K, V)
     monkeypatch.setitem(checks.WORKSPACE, "cpu", 1 << 20)
     bound = max(N * C * V, (1 << 20) // 4)
     assert bound < N * C * K
-    assert largest(tree_gradient_torch, grad, taps, thresholds, lut, tau, 1.0) <= bound
+    assert largest(tree_gradient_torch, grad, taps, every, thresholds, lut, tau, 1.0, None) <= bound
     assert largest(nearest_gradient_torch, grad, x, prototypes, lut, tau, "l2", 1.0) <= bound
 
 
@@ -76,7 +78,7 @@ def test_peak_memory_of_a_step(kind):
     n, c, m = 4096, 256, 512
     lut = torch.randn(1, c, K, m, requires_grad=True)
     if kind == "tree":
-        product, inputs = tree_matmul, torch.randn(n, c * 4, requires_grad=True)
+        product, inputs = tree_product, torch.randn(n, c * 4, requires_grad=True)
         parameter = torch.randn(c, K - 1, requires_grad=True)
     else:
         product, inputs = nearest_matmul, torch.randn(n, c * 4, requires_grad=True)
@@ -89,6 +91,10 @@ def test_peak_memory_of_a_step(kind):
     product(inputs, parameter, lut, lut.detach(), tau).sum().backward()
     assert peak_bytes() - before < n * c * m * 4 / 8
     assert lut.grad is not None
+
+
+def tree_product(x, *arguments):
+    return tree_matmul(x, torch.arange(x.shape[1]), *arguments)
 
 
 def peak_bytes():

@@ -18,6 +18,7 @@ def view(x: Tensor, geometry: ConvGeometry | None = None) -> tuple[int, ...]:
     kernel's window fits the map.
     """
     size: tuple[int, ...]
+    strides: tuple[int, ...]
     if geometry is None:
         N, D = x.shape
         size, strides = (N, D, 1, 1), (*x.stride(), 0, 0)
