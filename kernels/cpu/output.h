@@ -14,8 +14,8 @@ HALUT_BEGIN
 namespace {
 
 struct Segment {
-  uint16_t mask;
-  uint8_t group;  // which 16 rows of the tile
+  uint16_t mask, kept;  // kept: as many low bits as mask has
+  int32_t group;  // which 16 rows of the tile
   int64_t at;     // by plane: element of the plane (image stride included); by row: the row
 };
 
@@ -75,53 +75,56 @@ inline void put(const Output& out, int64_t at, float value) {
   }
 }
 
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+// Floats by plane: the lanes of a segment move together and are stored at once.
+inline void write_planes(const Output& out, const int32_t (*sums)[64], int64_t m, int count,
+                         const Segment* segments, int64_t n) {
+  const __m512 low = _mm512_set1_ps(out.low);
+  for (int i = 0; i < count; i++) {
+    const __m512 scale = _mm512_set1_ps(out.scale[m + i]), bias = _mm512_set1_ps(out.bias[m + i]);
+    float* plane = static_cast<float*>(out.data) + (m + i) * out.plane;
+    for (int64_t s = 0; s < n; s++) {
+      const Segment segment = segments[s];
+      const __m512i sum = _mm512_loadu_si512(sums[i] + segment.group * 16);
+      __m512 y = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale), bias);
+      y = _mm512_max_ps(low, y);  // of two, NaN or not, the second where one is NaN
+      if (segment.mask == 0xffff)
+        _mm512_storeu_ps(plane + segment.at, y);
+      else
+        _mm512_mask_storeu_ps(plane + segment.at, segment.kept,
+                              _mm512_maskz_compress_ps(segment.mask, y));
+    }
+  }
+}
+#endif
+
 // Outputs m .. m + count of one tile; sums[output][row].
 inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, int count,
                        const Segment* segments, int64_t n) {
-  alignas(64) float y[4][64];
+  const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+  if (floats && out.by_plane) return write_planes(out, sums, m, count, segments, n);
+#endif
+  alignas(64) float y[64][4] = {};
   for (int i = 0; i < count; i++) {
     const float scale = out.scale[m + i], bias = out.bias[m + i], low = out.low;
     for (int j = 0; j < 64; j++) {
       const float value = static_cast<float>(sums[i][j]) * scale + bias;
-      y[i][j] = value < low ? low : value;  // NaN stays
+      y[j][i] = value < low ? low : value;  // NaN stays
     }
   }
-  const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
   for (int64_t s = 0; s < n; s++) {
     const Segment segment = segments[s];
-    const int start = segment.group * 16;
-    if (out.by_plane) {
-      for (int i = 0; i < count; i++) {
-        const int64_t at = segment.at + (m + i) * out.plane;
-#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-        if (floats) {
-          const __m512 row = _mm512_load_ps(&y[i][start]);
-          float* to = static_cast<float*>(out.data) + at;
-          if (segment.mask == 0xffff) {
-            _mm512_storeu_ps(to, row);
-          } else {
-            const unsigned kept = static_cast<unsigned>(__builtin_popcount(segment.mask));
-            _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << kept) - 1),
-                                  _mm512_maskz_compress_ps(segment.mask, row));
-          }
-          continue;
-        }
-#endif
-        int64_t k = at;
-        for (int j = 0; j < 16; j++)
-          if (segment.mask >> j & 1) put(out, k++, y[i][start + j]);
-      }
-    } else {
-      int64_t row = segment.at;
-      for (int j = 0; j < 16; j++) {
-        if (!(segment.mask >> j & 1)) continue;
-        const int64_t at = row++ * out.channels + m;
-        if (floats && count == 4) {
-          float* to = static_cast<float*>(out.data) + at;
-          for (int i = 0; i < 4; i++) to[i] = y[i][start + j];
-        } else {
-          for (int i = 0; i < count; i++) put(out, at + i, y[i][start + j]);
-        }
+    const float(*lanes)[4] = y + segment.group * 16;
+    int64_t k = segment.at;
+    for (unsigned mask = segment.mask; mask; mask &= mask - 1, k++) {
+      const float* lane = lanes[__builtin_ctz(mask)];
+      if (out.by_plane) {
+        for (int i = 0; i < count; i++) put(out, k + (m + i) * out.plane, lane[i]);
+      } else if (floats && count == 4) {
+        memcpy(static_cast<float*>(out.data) + k * out.channels + m, lane, 4 * sizeof(float));
+      } else {
+        for (int i = 0; i < count; i++) put(out, k * out.channels + m + i, lane[i]);
       }
     }
   }

@@ -49,29 +49,49 @@ inline int64_t tile_bytes(int64_t C) { return lines(C) * quad * tile_outputs * 1
 
 // Sums of 64 rows and 4 outputs: sums[output][row], from codes at the tile's first row.
 #if defined(HALUT_IS_avx512vbmi)
-inline void tile_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int32_t (*sums)[64]) {
+template <int groups>
+inline void group_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int32_t (*sums)[64],
+                       bool ahead) {
   const __m512i ones = _mm512_set1_epi8(1);
   const int64_t L = lines(C), stride = code_stride(C);
-  __m512i a[4][4];
+  // What the next call reads of the table, on its way while this one computes.
+  const int64_t next = ahead ? 4096 : 0;
+  __m512i a[4][groups];
   for (auto& row : a)
     for (auto& sum : row) sum = _mm512_setzero_si512();
   for (int64_t l = 0; l < L; l++) {
-    const uint8_t* at = codes + l * 64;
-    const __m512i i0 = _mm512_load_si512(at), i1 = _mm512_load_si512(at + stride);
-    const __m512i i2 = _mm512_load_si512(at + 2 * stride), i3 = _mm512_load_si512(at + 3 * stride);
+    __m512i i[groups];
+#pragma GCC unroll 4
+    for (int r = 0; r < groups; r++) i[r] = _mm512_load_si512(codes + l * 64 + r * stride);
 #pragma GCC unroll 4
     for (int m = 0; m < 4; m++) {
-      const __m512i t = _mm512_loadu_si512(table + (l * 4 + m) * 64);
-      a[m][0] = _mm512_dpbusd_epi32(a[m][0], ones, _mm512_permutexvar_epi8(i0, t));
-      a[m][1] = _mm512_dpbusd_epi32(a[m][1], ones, _mm512_permutexvar_epi8(i1, t));
-      a[m][2] = _mm512_dpbusd_epi32(a[m][2], ones, _mm512_permutexvar_epi8(i2, t));
-      a[m][3] = _mm512_dpbusd_epi32(a[m][3], ones, _mm512_permutexvar_epi8(i3, t));
+      const uint8_t* at = table + (l * 4 + m) * 64;
+      const __m512i t = _mm512_loadu_si512(at);
+      _mm_prefetch(reinterpret_cast<const char*>(at + next), _MM_HINT_T0);
+#pragma GCC unroll 4
+      for (int r = 0; r < groups; r++)
+        a[m][r] = _mm512_dpbusd_epi32(a[m][r], ones, _mm512_permutexvar_epi8(i[r], t));
     }
   }
 #pragma GCC unroll 4
   for (int m = 0; m < 4; m++)
 #pragma GCC unroll 4
-    for (int r = 0; r < 4; r++) _mm512_storeu_si512(sums[m] + 16 * r, a[m][r]);
+    for (int r = 0; r < groups; r++) _mm512_storeu_si512(sums[m] + 16 * r, a[m][r]);
+}
+
+// `groups` of 16 rows, 1 to 4; `ahead`: the table is read for the last time, fetch what follows.
+inline void tile_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int64_t groups,
+                      bool ahead, int32_t (*sums)[64]) {
+  switch (groups) {
+    case 1:
+      return group_sums<1>(codes, table, C, sums, ahead);
+    case 2:
+      return group_sums<2>(codes, table, C, sums, ahead);
+    case 3:
+      return group_sums<3>(codes, table, C, sums, ahead);
+    default:
+      return group_sums<4>(codes, table, C, sums, ahead);
+  }
 }
 #else
 
@@ -169,7 +189,8 @@ inline void run_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int 
 }
 #endif
 
-inline void tile_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int32_t (*sums)[64]) {
+inline void tile_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int64_t, bool,
+                      int32_t (*sums)[64]) {
   const int32_t start = -128 * static_cast<int32_t>(C);
   for (int m = 0; m < 4; m++)
     for (int j = 0; j < 64; j++) sums[m][j] = start;

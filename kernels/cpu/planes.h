@@ -8,6 +8,10 @@
 // (image * image_rows + oy) * pitch + ox; those with ox >= OW or oy >= OH hold nothing of use.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 
@@ -75,6 +79,37 @@ inline void copy_run(float* __restrict out, const View& x, int64_t at, int64_t s
   }
 }
 
+// One row of a plane: n inputs, then zeros up to `pitch`. May write zeros up to 15 floats further.
+inline void copy_row(float* out, const View& x, int64_t at, int64_t stride, int64_t n,
+                     int64_t pitch) {
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+  if (stride == 2 && x.dtype == static_cast<int64_t>(Dtype::f32)) {
+    const float* source = reinterpret_cast<const float*>(x.data) + at;
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    for (int64_t i = 0; i < pitch; i += 16) {
+      const int64_t left = n - i > 16 ? 16 : n - i > 0 ? n - i : 0;  // the last one is at 2 left - 2
+      const uint32_t mask = left ? (uint32_t{1} << (2 * left - 1)) - 1 : 0;
+      const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), source + 2 * i);
+      const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), source + 2 * i + 16);
+      _mm512_storeu_ps(out + i, _mm512_permutex2var_ps(low, even, high));
+    }
+    return;
+  }
+  if (stride == 1 && x.dtype == static_cast<int64_t>(Dtype::f32)) {
+    const float* source = reinterpret_cast<const float*>(x.data) + at;
+    for (int64_t i = 0; i < pitch; i += 16) {
+      const int64_t left = n - i;
+      const __mmask16 mask =
+          left >= 16 ? 0xffff : left > 0 ? static_cast<__mmask16>((1u << left) - 1) : 0;
+      _mm512_storeu_ps(out + i, _mm512_maskz_loadu_ps(mask, source + i));
+    }
+    return;
+  }
+#endif
+  copy_run(out, x, at, stride, n);
+  for (int64_t i = n; i < pitch; i++) out[i] = 0;
+}
+
 // The flat layout of one block of output positions: whole images, or a band of rows of one.
 struct Layout {
   int64_t q_top, q_bottom, q_left, q_right;  // least and greatest q of the window
@@ -110,44 +145,60 @@ struct Block {
 
 struct Tap {
   int64_t channel, py, px, offset;
+};
 
-  Tap(const View& x, const Layout& l, int64_t column) {
-    const int64_t window = x.kh * x.kw;
-    channel = column / window;
-    const int64_t y = column / x.kw % x.kh * x.dh - x.top, z = column % x.kw * x.dw - x.left;
+// Taps of columns; the window's geometry is worked out once.
+struct Window {
+  static constexpr int64_t most = 128;
+  const View& x;
+  const Layout& layout;
+  int64_t size;
+  double inverse;
+  Tap known[most];
+
+  Window(const View& view, const Layout& l) : x(view), layout(l), size(view.kh * view.kw) {
+    inverse = 1.0 / static_cast<double>(size);
+    for (int64_t i = 0; i < size && i < most; i++) known[i] = find(i);
+  }
+
+  Tap find(int64_t position) const {
+    const int64_t y = position / x.kw * x.dh - x.top, z = position % x.kw * x.dw - x.left;
     const int64_t qy = floor_div(y, x.sh), qx = floor_div(z, x.sw);
-    py = y - qy * x.sh;
-    px = z - qx * x.sw;
-    offset = qy * l.pitch + qx;
+    return Tap{0, y - qy * x.sh, z - qx * x.sw, qy * layout.pitch + qx};
+  }
+
+  Tap operator()(int64_t column) const {
+    // Exact for columns below 2^50, and many times faster than a division.
+    const int64_t channel = static_cast<int64_t>((static_cast<double>(column) + 0.5) * inverse);
+    const int64_t position = column - channel * size;
+    Tap tap = position < most ? known[position] : find(position);
+    tap.channel = channel;
+    return tap;
   }
 };
 
-// Fills the plane of a tap's channel and phase; position 0 is plane[l.before].
+// Fills the plane of a tap's channel and phase; position 0 is plane[l.before]. What lies behind the
+// last row is read for flat positions without meaning only, and left as it was.
 inline void fill_plane(float* plane, const View& x, const Layout& l, const Block& block,
                        const Tap& tap) {
-  const int64_t phase_h = larger((x.H - tap.py + x.sh - 1) / x.sh, 0);
-  const int64_t phase_w = larger((x.W - tap.px + x.sw - 1) / x.sw, 0);
-  const int64_t n = smaller(phase_w, l.pitch);
-  memset(plane, 0, sizeof(float) * static_cast<size_t>(l.before));
-  float* row = plane + l.before - larger(-l.q_top, 0) * l.pitch;
-  float* end = plane + block.plane(l);
+  const bool unit = x.sh == 1 && x.sw == 1;
+  const int64_t phase_h = unit ? x.H : larger((x.H - tap.py + x.sh - 1) / x.sh, 0);
+  const int64_t phase_w = unit ? x.W : larger((x.W - tap.px + x.sw - 1) / x.sw, 0);
+  const int64_t n = smaller(phase_w, l.pitch), above = larger(-l.q_top, 0);
+  const int64_t stride = x.sw * x.stride_w;
+  for (int64_t i = 0; i < l.before; i++) plane[i] = 0;
+  float* row = plane + l.before - above * l.pitch;
   for (int64_t b = 0; b < block.images; b++) {
     const bool last = b + 1 == block.images;
-    int64_t r = b == 0 ? -larger(-l.q_top, 0) : 0;
     const int64_t stop = last ? block.rows + larger(l.q_bottom, 0) : l.image_rows;
-    for (; r < stop; r++, row += l.pitch) {
+    const int64_t start = (block.image + b) * x.stride_b + tap.channel * x.stride_c +
+                          tap.py * x.stride_h + tap.px * x.stride_w;
+    for (int64_t r = b == 0 ? -above : 0; r < stop; r++, row += l.pitch) {
       const int64_t y = block.oy + r;
-      if (y < 0 || y >= phase_h) {
-        memset(row, 0, sizeof(float) * static_cast<size_t>(l.pitch));
-        continue;
-      }
-      const int64_t at = (block.image + b) * x.stride_b + tap.channel * x.stride_c +
-                         (y * x.sh + tap.py) * x.stride_h + tap.px * x.stride_w;
-      copy_run(row, x, at, x.sw * x.stride_w, n);
-      for (int64_t i = n; i < l.pitch; i++) row[i] = 0;
+      const bool inside = y >= 0 && y < phase_h;
+      copy_row(row, x, inside ? start + y * x.sh * x.stride_h : 0, stride, inside ? n : 0, l.pitch);
     }
   }
-  if (row < end) memset(row, 0, sizeof(float) * static_cast<size_t>(end - row));
 }
 
 // Storage a thread keeps from call to call.

@@ -11,19 +11,23 @@ HALUT_BEGIN
 namespace {
 
 struct TreeLine {
-  const float* taps[quad][4];  // taps[codebook][level][row]
+  const float* taps[quad][4];      // taps[codebook][level][row]
+  const uint16_t* masks[quad][4];  // if masked: bit j of [row / 16] clear: 0 in place of the tap
   float thresholds[quad][16];
   int depth;
+  bool masked;
 };
 
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-template <int depth>
-inline __m512i nodes16(const float* const* taps, __m512 t, int64_t row) {
+template <int depth, bool masked>
+inline __m512i nodes16(const float* const* taps, const uint16_t* const* masks, __m512 t,
+                       int64_t row) {
   const __m512i one = _mm512_set1_epi32(1);
   __m512i node = one;
 #pragma GCC unroll 4
   for (int level = 0; level < depth; level++) {
-    const __m512 x = _mm512_loadu_ps(taps[level] + row);
+    const __m512 x = masked ? _mm512_maskz_loadu_ps(masks[level][row / 16], taps[level] + row)
+                            : _mm512_loadu_ps(taps[level] + row);
     const __mmask16 right =
         _mm512_cmp_ps_mask(x, _mm512_permutexvar_ps(node, t), _CMP_GT_OQ);
     node = _mm512_add_epi32(node, node);
@@ -34,7 +38,7 @@ inline __m512i nodes16(const float* const* taps, __m512 t, int64_t row) {
 #endif
 
 #if defined(HALUT_IS_avx512vbmi)
-template <int depth>
+template <int depth, bool masked>
 void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
   // Byte j of a word becomes node - K + 16 j: one addition for the four, carries included.
   uint32_t shift = 0;
@@ -43,24 +47,25 @@ void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t r
   __m512 t[4];
   for (int j = 0; j < 4; j++) t[j] = _mm512_loadu_ps(line.thresholds[j]);
   for (int64_t row = 0; row < rows; row += 16, codes += stride) {
-    const __m512i a = nodes16<depth>(line.taps[0], t[0], row);
-    const __m512i b = nodes16<depth>(line.taps[1], t[1], row);
-    const __m512i c = nodes16<depth>(line.taps[2], t[2], row);
-    const __m512i d = nodes16<depth>(line.taps[3], t[3], row);
+    const __m512i a = nodes16<depth, masked>(line.taps[0], line.masks[0], t[0], row);
+    const __m512i b = nodes16<depth, masked>(line.taps[1], line.masks[1], t[1], row);
+    const __m512i c = nodes16<depth, masked>(line.taps[2], line.masks[2], t[2], row);
+    const __m512i d = nodes16<depth, masked>(line.taps[3], line.masks[3], t[3], row);
     const __m512i low = _mm512_add_epi32(a, _mm512_slli_epi32(b, 8));
     const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(c, 16), _mm512_slli_epi32(d, 24));
     _mm512_store_si512(codes, _mm512_add_epi32(_mm512_add_epi32(low, high), shifts));
   }
 }
 #elif defined(HALUT_IS_avx512)
-template <int depth>
+template <int depth, bool masked>
 void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
   const __m512 t = _mm512_loadu_ps(line.thresholds[0]);
   const __m512i K = _mm512_set1_epi32(1 << depth);
   for (int64_t row = 0; row < rows; row += 64, codes += stride)
 #pragma GCC unroll 4
     for (int part = 0; part < 64; part += 16) {
-      const __m512i node = nodes16<depth>(line.taps[0], t, row + part);
+      const __m512i node = 
+          nodes16<depth, masked>(line.taps[0], line.masks[0], t, row + part);
       _mm_store_si128(reinterpret_cast<__m128i*>(codes + part),
                       _mm512_cvtepi32_epi8(_mm512_sub_epi32(node, K)));
     }
@@ -79,7 +84,7 @@ inline __m256i nodes8(const float* const* taps, __m256 low, __m256 high, int64_t
   return _mm256_sub_epi32(node, _mm256_set1_epi32(1 << depth));
 }
 
-template <int depth>
+template <int depth, bool>
 void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
   const __m256 low = _mm256_loadu_ps(line.thresholds[0]);
   const __m256 high = _mm256_loadu_ps(line.thresholds[0] + 8);
@@ -98,7 +103,7 @@ void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t r
     }
 }
 #else
-template <int depth>
+template <int depth, bool>
 void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
   const float* t = line.thresholds[0];
   for (int64_t row = 0; row < rows; row += 64, codes += stride)
@@ -111,16 +116,25 @@ void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t r
 }
 #endif
 
+template <int depth>
+void encode_depth(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
+  if (line.masked)
+    encode_line<depth, true>(line, codes, stride, rows);
+  else
+    encode_line<depth, false>(line, codes, stride, rows);
+}
+
+// Rows in whole lines of codes (code_rows).
 inline void encode_tree_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
   switch (line.depth) {
     case 1:
-      return encode_line<1>(line, codes, stride, rows);
+      return encode_depth<1>(line, codes, stride, rows);
     case 2:
-      return encode_line<2>(line, codes, stride, rows);
+      return encode_depth<2>(line, codes, stride, rows);
     case 3:
-      return encode_line<3>(line, codes, stride, rows);
+      return encode_depth<3>(line, codes, stride, rows);
     default:
-      return encode_line<4>(line, codes, stride, rows);
+      return encode_depth<4>(line, codes, stride, rows);
   }
 }
 
