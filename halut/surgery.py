@@ -47,15 +47,21 @@ def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
 
 def swap(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
     """Put `module` at the entry's site: at every place, if the network shares the layer."""
-    source = _module(network, entry)
+    _module(network, entry)
+    place(network, entry.site.name, module)
+
+
+def place(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` wherever the network holds the module of that name."""
+    source = network.get_submodule(name)
     places = [
-        (parent, name)
+        (parent, child_name)
         for parent in network.modules()
-        for name, child in parent._modules.items()  # named_children lists a shared layer once
+        for child_name, child in parent._modules.items()  # named_children lists shared ones once
         if child is source
     ]
-    for parent, name in places:
-        setattr(parent, name, module)
+    for parent, child_name in places:
+        setattr(parent, child_name, module)
 
 
 def replaced_layers(network: nn.Module) -> Iterator[tuple[str, ReplacedLayer]]:

@@ -112,6 +112,8 @@ def answer_like(x: Tensor, outputs: int, dtype: torch.dtype, geometry: ConvGeome
     if geometry is None:
         return x.new_empty(x.shape[0], outputs, dtype=dtype)
     OH, OW = geometry.output_size(x.shape[2], x.shape[3])
+    if OH < 1 or OW < 1:
+        raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
     layout = torch.channels_last if is_by_pixel(x) else torch.contiguous_format
     size = (x.shape[0], outputs, OH, OW)
     return torch.empty(size, dtype=dtype, device=x.device, memory_format=layout)

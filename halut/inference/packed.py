@@ -1,0 +1,194 @@
+"""Layers by look-up tables that can only answer: buffers, and one operator call per forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halut.encoders.pq import PQEncoder
+from halut.encoders.tree import TreeEncoder
+from halut.errors import HalutError
+from halut.layers.base import LUTLayer
+from halut.ops import ConvGeometry, accumulate, conv_taps, im2col, pack_table
+from halut.ops.layer import scaled, shaped
+
+Window = tuple[list[int], list[int], list[int], list[int]]
+
+ROWS: Window = ([], [], [], [])
+
+# The operators themselves: halut.ops' functions check, at every call, what is checked here once.
+_tree_layer = torch.ops.halut.tree_layer.default
+_nearest_layer = torch.ops.halut.nearest_layer.default
+
+
+class PackedLayer(nn.Module):
+    """What a trained LUTLayer answers, and nothing else: no weight, no float table, no gradient.
+
+    y = max(scale * sum_c table[c, code_c(x)] + bias, low), with `table` [G, C, K, M] int8 (float32
+    for float tables and for a scale per codebook), `scale` and `bias` float32 [G * M]; the bias
+    holds the zero points. `taps` and `thresholds`, or `prototypes`, make the codes; an encoder
+    without an operator of its own stays a module, `encoder`. `low` is None, or 0.0 for a ReLU.
+
+    Buffers keep their dtypes when the network is cast (`.half()`), as the inputs may have any of
+    float32, float16 and bfloat16; answers have the inputs' dtype. Raises HalutError for a layer
+    with halut.average, whose biased sums exist for comparison only.
+    """
+
+    taps: Tensor
+    thresholds: Tensor
+    prototypes: Tensor
+    table: Tensor
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: LUTLayer) -> None:
+        super().__init__()
+        self.site = layer.site
+        if layer.options.average is not None:
+            raise HalutError(
+                f"{self.site.name} adds by halut.average, which has no inference kernel: its "
+                "averages are biased, and for comparison; train with halut.average=null"
+            )
+        for name, value in zip(("table", "scale", "bias"), frozen_table(layer), strict=True):
+            self.register_buffer(name, value.contiguous())
+        self.low: float | None = None
+        self.encoder: nn.Module | None = None
+        self.form = self._take(layer.encoder)
+        self.register_buffer("packed", pack_table(self.table), persistent=False)
+
+    def _take(self, encoder: nn.Module) -> str:
+        """Keep what makes the codes; the name of the way they are made."""
+        if type(encoder) is TreeEncoder:
+            self.register_buffer("taps", encoder.taps.detach().clone())
+            self.register_buffer("thresholds", encoder.thresholds.detach().float().clone())
+            return "tree"
+        if type(encoder) is PQEncoder and not encoder.options.output_metric:
+            self.register_buffer("prototypes", encoder.prototypes.detach().float().clone())
+            self.metric = encoder.options.metric
+            return "nearest"
+        self.encoder = encoder.requires_grad_(False)
+        return "encoder"
+
+    def answer(self, x: Tensor, window: Window) -> Tensor:
+        """The layer's answer to rows (window ROWS), or to a map."""
+        held = self._buffers  # nn.Module's attributes cost a microsecond a piece
+        table, scale, bias = held["table"], held["scale"], held["bias"]
+        dtype = x.dtype
+        if self.form == "tree":
+            return _tree_layer(
+                *(x, held["taps"], held["thresholds"], table, held["packed"]),
+                *(scale, bias, self.low, dtype, *window),
+            )
+        if self.form == "nearest":
+            return _nearest_layer(
+                *(x, held["prototypes"], self.metric, self.site.groups, table, held["packed"]),
+                *(scale, bias, self.low, dtype, *window),
+            )
+        sums = accumulate(self.codes(x, window), self.table)
+        geometry = ConvGeometry(*map(tuple, window)) if window[0] else None  # type: ignore[arg-type]
+        return shaped(scaled(sums, self.scale, self.bias, self.low, dtype), x, geometry)
+
+    def codes(self, x: Tensor, window: Window) -> Tensor:
+        """Codes [N, GC] by the encoder kept as a module."""
+        encoder: Any = self.encoder
+        if not window[0]:
+            return encoder.codes(x)
+        if encoder.taps is None:
+            return encoder.encode(im2col(x, *window))
+        return encoder.encode(conv_taps(x, encoder.taps, *window))
+
+    @torch.no_grad()
+    def scale_and_shift(self, factor: Tensor, shift: Tensor) -> None:
+        """Answer factor * y + shift from now on, both [G * M]."""
+        self.bias.mul_(factor).add_(shift)
+        self.scale.mul_(factor)
+
+    def pack(self) -> None:
+        """Lay the table out anew, for the device it is on."""
+        self.packed = pack_table(self.table)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLayer:
+        def moved(value: Tensor) -> Tensor:
+            new = fn(value)
+            return new if new.dtype == value.dtype else value.to(new.device)
+
+        super()._apply(moved, recurse)
+        self.pack()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.pack()
+
+    def extra_repr(self) -> str:
+        G, C, K, M = self.table.shape
+        kind = str(self.table.dtype).removeprefix("torch.")
+        relu = ", ReLU" if self.low == 0 else ""
+        return f"{self.form}, {G * M} outputs, C={C}, K={K}, {kind}{relu}"
+
+
+class PackedLinear(PackedLayer):
+    """x [..., D] -> [..., M]; see PackedLayer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's answer, in x's dtype."""
+        if x.shape[-1] != self.site.D:
+            raise HalutError(f"{self.site.name} takes {self.site.D} inputs, got {list(x.shape)}")
+        if x.ndim == 2:
+            return self.answer(x, ROWS)
+        y = self.answer(x.reshape(-1, self.site.D), ROWS)
+        return y.view(*x.shape[:-1], self.site.M)
+
+
+class PackedConv2d(PackedLayer):
+    """x [B, C_in, H, W] -> [B, M, OH, OW], in x's memory format; see PackedLayer."""
+
+    def __init__(self, layer: LUTLayer) -> None:
+        super().__init__(layer)
+        g = self.site.geometry
+        assert g is not None
+        self.channels = self.site.D // self.site.taps * self.site.groups
+        pads = [] if isinstance(g.padding, str) else list(g.padding)
+        self.window: Window = (list(g.kernel), list(g.stride), pads, list(g.dilation))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's answer, in x's dtype."""
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise HalutError(
+                f"{self.site.name} takes maps of {self.channels} channels, got {list(x.shape)}"
+            )
+        return self.answer(x, self.window if self.window[2] else self._window(x))
+
+    def _window(self, x: Tensor) -> Window:
+        """The window where the padding depends on the size of the map."""
+        assert self.site.geometry is not None
+        pads = list(self.site.geometry.pads(x.shape[2], x.shape[3]))
+        return self.window[0], self.window[1], pads, self.window[3]
+
+
+@torch.no_grad()
+def frozen_table(layer: LUTLayer) -> tuple[Tensor, Tensor, Tensor]:
+    """(table [G, C, K, M], scale [G * M], bias [G * M]) of a layer as its forward reads them.
+
+    int8 entries where the sums are integer, else float32 with a scale of one.
+    """
+    lut = layer.full_lut().detach().float()
+    bias = torch.zeros(layer.site.M, device=lut.device)
+    if layer.bias is not None:
+        bias += layer.bias.detach()
+    quantised = layer.table(lut)
+    if quantised is None:
+        return lut.clone(), torch.ones_like(bias), bias
+    if not quantised.integer_sums:
+        return quantised.dequantise(), torch.ones_like(bias), bias
+    scale = quantised.output_scale().float().clone()
+    return quantised.q.to(torch.int8), scale, quantised.folded_bias() + bias
+
+
+def packed(layer: LUTLayer) -> PackedLayer:
+    """The packed form of one layer."""
+    return PackedLinear(layer) if layer.site.geometry is None else PackedConv2d(layer)
