@@ -147,7 +147,7 @@ def _exact_parts(codes: Tensor, table: Tensor):
     if C <= EXACT_CODEBOOKS:
         yield codes, table
         return
-    grouped = codes.view(-1, G, C)
+    grouped = codes.reshape(-1, G, C)
     for start in range(0, C, EXACT_CODEBOOKS):
         stop = start + EXACT_CODEBOOKS
         part = grouped[:, :, start:stop]
@@ -163,7 +163,7 @@ def _bag_sums(codes: Tensor, table: Tensor) -> Tensor:
     first = torch.arange(0, G * C * K, K, dtype=torch.int32, device=codes.device)
     step = max(1, ENTRIES // (G * C))
     sums = [
-        F.embedding_bag((part.to(torch.int32) + first).view(-1, C), rows, mode="sum")
+        F.embedding_bag((part.to(torch.int32) + first).reshape(-1, C), rows, mode="sum")
         for part in codes.split(step)
     ]
     return (sums[0] if len(sums) == 1 else torch.cat(sums)).view(N, G * M)
