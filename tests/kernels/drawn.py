@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from hypothesis import HealthCheck, settings
+import torch.nn.functional as F
+from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from halut.ops import cpu
+from halut.ops import ConvGeometry, cpu
 
 settings.register_profile("quick", max_examples=40, derandomize=True)
 settings.register_profile("thorough", max_examples=2000, derandomize=False)
@@ -33,6 +34,23 @@ INPUTS = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 EXTREMES = (0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-38, 1e30, -1e30)
 SPECIALS = (*EXTREMES, float("nan"), float("inf"), -float("inf"))
+
+_small = st.integers(1, 3)
+WINDOWS = st.builds(
+    ConvGeometry,
+    kernel_size=st.tuples(_small, _small),
+    stride=st.tuples(_small, _small),
+    padding=st.tuples(*[st.integers(0, 3)] * 4),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+)
+GEOMETRIES = st.one_of(
+    st.none(),
+    st.just(ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1))),
+    st.just(ConvGeometry((1, 1))),
+    WINDOWS,
+)
+"""None: rows of a matrix."""
+SIDES = st.tuples(*[st.sampled_from([1, 2, 3, 5, 8, 13, 17])] * 2)
 
 
 @dataclass
@@ -61,6 +79,33 @@ class Draw:
             picked = self.bytes(*shape, high=len(known), dtype=torch.int64)
             x = torch.tensor(known, dtype=torch.float64)[picked]
         return x.to(dtype)
+
+    def inputs(
+        self, N: int, D: int, geometry: ConvGeometry | None, sides, dtype, kind: str, layout: str
+    ) -> tuple[Tensor, int]:
+        """An encoder's input and its rows' columns: [N, D], or a map of D channels.
+
+        A map has at most 17 images, and at most 5 x 5 pixels where it has many.
+        """
+        if geometry is None:
+            return arranged(self.values(N, D, dtype=dtype, kind=kind), layout), D
+        N, sides = (N, sides) if N < 4 else (min(N, 17), (min(sides[0], 5), min(sides[1], 5)))
+        assume(min(geometry.output_size(*sides)) > 0)
+        x = arranged(self.values(N, D, *sides, dtype=dtype, kind=kind), layout)
+        return x, D * geometry.kernel_size[0] * geometry.kernel_size[1]
+
+
+def rows_of(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
+    """Its rows in float64, those of a map by unfolding it."""
+    x = x.double()
+    if geometry is None:
+        return x
+    g = geometry
+    padded = F.pad(x, g.padding)
+    if not x.shape[0]:
+        return x.new_zeros(0, x.shape[1] * g.kernel_size[0] * g.kernel_size[1])
+    columns = F.unfold(padded, g.kernel_size, g.dilation, 0, g.stride)
+    return columns.transpose(1, 2).flatten(0, 1)
 
 
 def arranged(x: Tensor, layout: str) -> Tensor:

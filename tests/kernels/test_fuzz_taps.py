@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import pytest
 import torch
-from drawn import FLOATS, FUZZ, LAYOUTS, SEEDS, Draw, arranged, every_level
+from drawn import FLOATS, FUZZ, LAYOUTS, SEEDS, SIDES, WINDOWS, Draw, arranged, every_level
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halut.errors import HalutError
-from halut.ops import ConvGeometry, conv_taps, im2col
-
-SIDES = st.sampled_from([1, 2, 3, 5, 8, 9, 17])
-SMALL = st.integers(1, 3)
-WINDOWS = st.builds(
-    ConvGeometry,
-    kernel_size=st.tuples(SMALL, SMALL),
-    stride=st.tuples(SMALL, SMALL),
-    padding=st.tuples(*[st.integers(0, 3)] * 4),
-    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-)
+from halut.ops import conv_taps, im2col
 
 
 @FUZZ
 @given(
     B=st.sampled_from([0, 1, 2, 5]),
     Cin=st.sampled_from([1, 2, 3, 8, 17]),
-    H=SIDES,
-    W=SIDES,
+    sides=SIDES,
     T=st.sampled_from([1, 2, 7, 16, 40]),
     window=WINDOWS,
     layout=st.sampled_from(LAYOUTS),
     dtype=st.sampled_from(FLOATS),
     seed=SEEDS,
 )
-def test_taps_and_their_gradient(B, Cin, H, W, T, window, layout, dtype, seed):
+def test_taps_and_their_gradient(B, Cin, sides, T, window, layout, dtype, seed):
     draw = Draw(seed)
-    x = arranged(draw.values(B, Cin, H, W, dtype=dtype), layout)
+    x = arranged(draw.values(B, Cin, *sides, dtype=dtype), layout)
     g = window
     columns = Cin * g.kernel_size[0] * g.kernel_size[1]
     taps = draw.bytes(T, high=columns, dtype=torch.int64)
     arguments = (g.kernel_size, g.stride, g.padding, g.dilation)
-    if min(g.output_size(H, W)) < 1:
+    if min(g.output_size(*sides)) < 1:
         with pytest.raises(HalutError, match="smaller than"):
             conv_taps(x, taps, *arguments)
         return

@@ -1,0 +1,100 @@
+"""Hash trees under drawn shapes, windows, layouts and values, on every level."""
+
+from __future__ import annotations
+
+import torch
+from drawn import (
+    CODEBOOKS,
+    FLOATS,
+    FUZZ,
+    GEOMETRIES,
+    GROUPS,
+    KINDS,
+    LAYOUTS,
+    LEAVES,
+    OUTPUTS,
+    ROWS,
+    SEEDS,
+    SIDES,
+    Draw,
+    arranged,
+    every_level,
+    rows_of,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halut.ops import accumulate, tree_encode, tree_matmul
+from halut.ops.tree_reference import tree_encode_reference, tree_matmul_reference
+
+INPUTS = {
+    "N": ROWS,
+    "D": st.sampled_from([1, 2, 3, 8, 17, 40]),
+    "geometry": GEOMETRIES,
+    "sides": SIDES,
+    "layout": st.sampled_from(LAYOUTS),
+    "other": st.sampled_from(LAYOUTS),
+    "seed": SEEDS,
+}
+
+
+@FUZZ
+@given(
+    **INPUTS,
+    GC=CODEBOOKS,
+    K=LEAVES,
+    dtype=st.sampled_from([*FLOATS, torch.int8]),
+    kind=st.sampled_from(KINDS),
+)
+def test_codes_are_those_of_the_walk(
+    N, D, geometry, sides, layout, other, seed, GC, K, dtype, kind
+):
+    draw = Draw(seed)
+    x, columns = draw.inputs(N, D, geometry, sides, dtype, kind, layout)
+    taps = draw.bytes(GC * (K.bit_length() - 1), high=columns, dtype=torch.int64)
+    thresholds = arranged(draw.values(GC, K - 1, kind=kind), other)
+    expected = tree_encode_reference(rows_of(x, geometry)[:, taps], thresholds)
+    for level in every_level():
+        assert torch.equal(tree_encode(x, taps, thresholds, geometry), expected), level
+
+
+@FUZZ
+@given(
+    **INPUTS,
+    G=GROUPS,
+    C=st.sampled_from([1, 2, 5, 8, 9]),
+    K=st.sampled_from([2, 4, 8, 16, 32]),
+    M=OUTPUTS,
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    scalar=st.booleans(),
+    relax=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_training_step_is_the_oracles(
+    N, D, geometry, sides, layout, other, seed, G, C, K, M, dtype, scalar, relax
+):
+    draw = Draw(seed)
+    x, columns = draw.inputs(N, D, geometry, sides, dtype, "dyadic", layout)
+    taps = draw.bytes(G * C * (K.bit_length() - 1), high=columns, dtype=torch.int64)
+    thresholds = arranged(draw.values(G * C, K - 1, dtype=dtype), other)
+    lut = arranged(draw.values(G, C, K, M, dtype=dtype, kind="normal"), other)
+    table = draw.values(G, C, K, M, dtype=dtype)
+    tau = draw.values(*(() if scalar else (G * C,)), dtype=dtype).abs() + 0.5
+    leaves = [value.detach().double().requires_grad_() for value in (x, thresholds, lut, tau)]
+    wide = rows_of(leaves[0], geometry)[:, taps]
+    exact = tree_matmul_reference(wide, leaves[1], leaves[2], table.double(), leaves[3], relax)
+    grad = draw.values(*exact.shape, dtype=dtype, kind="normal")
+    wanted = torch.autograd.grad(exact, leaves, grad.double(), allow_unused=True)
+    codes = tree_encode(x, taps, thresholds, geometry)
+    for level in every_level():
+        mine = [value.detach().requires_grad_() for value in (x, thresholds, lut, tau)]
+        y = tree_matmul(mine[0], taps, mine[1], mine[2], table, mine[3], relax, geometry)
+        assert torch.equal(y, accumulate(codes, table)), level
+        found = torch.autograd.grad(y, mine, grad, allow_unused=True)
+        for name, value, expected in zip(["x", "t", "lut", "tau"], found, wanted, strict=True):
+            expected = torch.zeros(()) if expected is None else expected
+            # A sum of `rows` terms: each rounded, none larger than the largest.
+            size = max(1.0, float(expected.abs().max()) if expected.numel() else 0.0)
+            atol = size * (1e-9 if dtype == torch.float64 else 2e-5)
+            value = torch.zeros(()) if value is None else value
+            near = torch.allclose(value.double(), expected.double(), rtol=0, atol=atol)
+            assert near, (level, name)
