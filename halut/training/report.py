@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import platform
 import shlex
-import subprocess
 import sys
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch import nn
 
 from halut.analysis.cost import exact_cost, replaced_cost
 from halut.catalogue import operator_type
+from halut.checkout import commit
 from halut.layers.options import TableOptions
 from halut.plan import Entry, Plan
 from halut.training.bundle_data import settings_of
@@ -125,23 +124,6 @@ def environment(context: Context | None = None) -> dict[str, Any]:
         "cuda_kernels": status.cuda_kernels(),
         "kernels": status.kernels(),
     }
-
-
-def commit() -> str | None:
-    """The checkout's commit, with a + if it has changes; None outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
 
 
 def command() -> str:

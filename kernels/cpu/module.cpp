@@ -13,6 +13,7 @@ namespace halut {
 int current_level = 0;
 
 void bind_layer(nb::module_&);
+void bind_clock(nb::module_&);
 void bind_lookup(nb::module_&);
 
 namespace {
@@ -55,5 +56,6 @@ NB_MODULE(_kernels, m) {
       },
       "Use another one, for tests and benchmarks; false if this CPU cannot.");
   bind_layer(m);
+  bind_clock(m);
   bind_lookup(m);
 }

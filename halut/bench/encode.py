@@ -1,0 +1,31 @@
+"""Encoding alone: hash trees over maps and rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from halut.bench import inputs
+from halut.bench.layer import forced
+from halut.bench.method import Method
+from halut.bench.suites import Case
+from halut.ops import dispatch
+
+
+def methods(case: Case) -> list[Method]:
+    """Ours from contiguous and channels_last inputs, and by torch's own operators."""
+    layer = inputs.learned_layer(case).requires_grad_(False)
+    x = inputs.activations(case)
+
+    def codes(x: Tensor) -> Tensor:
+        return layer.encoder.encode(layer.inputs(x))
+
+    slow = forced("torch", lambda: codes(x))
+    reference = slow()
+    found = [Method("ours", lambda: codes(x), reference)]
+    if x.ndim == 4:
+        by_pixel = x.contiguous(memory_format=torch.channels_last)
+        found.append(Method("ours_channels_last", lambda: codes(by_pixel), reference))
+    if dispatch.implementations()["tree_encode"] != "torch":
+        found.append(Method("ours_torch", slow, reference))
+    return found

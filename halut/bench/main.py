@@ -1,0 +1,170 @@
+"""The command: reads arguments, starts the measuring processes, prints and saves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from halut.bench import inputs, machine, report
+from halut.bench.measure import Settings, selected
+from halut.bench.suites import suites
+from halut.bench.summary import summarise
+from halut.checkout import commit
+from halut.errors import HalutError
+from halut.files import write_json
+
+SCHEMA = 1
+ISAS = ("vnni", "default")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code: 0, 1 if a method answers wrongly, 2 on arguments that cannot be."""
+    options = parser().parse_args(arguments)
+    try:
+        settings, isas = settings_of(options)
+        cases = selected(settings)
+    except HalutError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.list:
+        for case in cases:
+            print(f"{case.op:11s} {case.name}" + (f"  x{case.count}" if case.count > 1 else ""))
+        return 0
+    results: list[dict[str, Any]] = []
+    for i, isa in enumerate(isas):
+        code, found = run_process(replace(settings, isa=isa, int8_only=i > 0))
+        if code:
+            return code
+        results += found
+    document = describe(settings, arguments, results)
+    show(document)
+    path = Path(options.json) if options.json else default_path(settings)
+    write_json(path, document)
+    print(f"saved: {path}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="halut bench",
+        description="Time look-up tables against float32 and INT8 products: every answer is "
+        "checked first, methods take turns, ratios are those of one run.",
+    )
+    p.add_argument("--only", type=_names, default=[], metavar="NAMES", help=", ".join(suites()))
+    p.add_argument("--threads", type=_numbers, default=[1], metavar="1,2")
+    p.add_argument("--rounds", type=_number, default=None, help="measurements of each (15)")
+    p.add_argument("--quick", action="store_true", help="tiny shapes: does everything run?")
+    p.add_argument("--batch", type=_number, default=128, help="of ResNet-9's convolutions (128)")
+    p.add_argument(
+        "--isa",
+        type=_names,
+        default=None,
+        metavar=",".join(ISAS),
+        help="what oneDNN may use: vnni (INT8 without AMX), default (all); both on a CPU with AMX",
+    )
+    p.add_argument("--json", metavar="FILE", help="where to save (benchmarks/cpu-MODEL.json)")
+    p.add_argument("--list", action="store_true", help="print the cases, time nothing")
+    return p
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [_number(part) for part in text.split(",")]
+
+
+def _number(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return value
+
+
+def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str]]:
+    """Settings, and the sets of instructions to measure with, one process each."""
+    for isa in options.isa or ():
+        if isa not in ISAS:
+            raise HalutError(f"--isa: unknown name {isa!r}; choose from: {', '.join(ISAS)}")
+    both = "amx_int8" in machine.cpu_flags()
+    isas = list(options.isa or (ISAS if both else ISAS[:1]))
+    cores = os.cpu_count() or 1
+    if max(options.threads) > cores:
+        raise HalutError(f"--threads: {max(options.threads)} threads, the machine has {cores} cores")
+    rounds = options.rounds or (3 if options.quick else 15)
+    settings = Settings(
+        only=options.only,
+        threads=list(dict.fromkeys(options.threads)),
+        rounds=rounds,
+        quick=options.quick,
+        resnet9_batch=options.batch,
+    )
+    return settings, isas
+
+
+def run_process(settings: Settings) -> tuple[int, list[dict[str, Any]]]:
+    """Measure in a process of its own: (exit code, results)."""
+    environment = dict(os.environ)
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment.pop("ONEDNN_MAX_CPU_ISA", None)
+    # Without AMX the cap would change nothing, or take AVX-VNNI from a CPU without AVX-512.
+    if settings.isa == "vnni" and "amx_int8" in machine.cpu_flags():
+        environment["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder) / "settings.json", Path(folder) / "results.json"
+        write_json(given, asdict(settings))
+        command = [sys.executable, "-m", "halut.bench.measure", str(given), str(found)]
+        code = subprocess.run(command, env=environment).returncode
+        if code or not found.exists():
+            return code or 1, []
+        return 0, json.loads(found.read_text())["results"]
+
+
+def describe(
+    settings: Settings, arguments: Sequence[str], results: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The document to be saved."""
+    about = machine.describe()
+    return {
+        "schema": SCHEMA,
+        "machine": about,
+        "commit": commit(),
+        "command": shlex.join(["python", "-m", "halut.bench", *arguments]),
+        "threads": settings.threads,
+        "rounds": settings.rounds,
+        "inputs": inputs.DESCRIPTION,
+        "summary": summarise(results, about["level"], about["amx"]),
+        "results": results,
+    }
+
+
+def show(document: dict[str, Any]) -> None:
+    """Print the tables, and where tables lose."""
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(report.results_table(document["results"]))
+    console.print(report.summary_table(document["summary"]))
+    for line in report.losses(document["summary"]):
+        console.print(line)
+
+
+def default_path(settings: Settings) -> Path:
+    """benchmarks/cpu-MODEL.json; runs of a part say so in their name, beside the whole one's."""
+    part = "-quick" if settings.quick else "-part" if settings.only else ""
+    return Path("benchmarks") / f"cpu-{machine.slug(machine.cpu_model())}{part}.json"
+

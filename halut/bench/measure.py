@@ -1,0 +1,127 @@
+"""The measuring process: `python -m halut.bench.measure SETTINGS.json RESULTS.json`.
+
+A process of its own because oneDNN reads once, when it first runs, which instructions it may use.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halut.bench import encode, layer, products, suites, train_step
+from halut.bench.method import Method
+from halut.bench.suites import Case
+from halut.bench.timing import Timing, interleaved
+from halut.errors import HalutError
+from halut.files import write_json
+from halut.ops.cpu import extension
+
+SPIN = 40_000
+"""Additions of one measurement of the clock: about ten microseconds."""
+
+
+@dataclass
+class Settings:
+    """What to measure; plain JSON values."""
+
+    only: list[str] = field(default_factory=list)
+    threads: list[int] = field(default_factory=lambda: [1])
+    rounds: int = 15
+    quick: bool = False
+    models: list[str] = field(default_factory=list)
+    size: list[int] | None = None
+    resnet9_batch: int = 128
+    isa: str = "default"
+    int8_only: bool = False
+    """Only what is compared with INT8 products: for the second set of instructions."""
+
+
+def selected(settings: Settings) -> list[Case]:
+    """The cases of these settings. Raises HalutError on names nobody knows."""
+    found = suites.cases(settings.resnet9_batch, settings.quick)
+    found = suites.chosen(found, settings.only)
+    return [case for case in found if case.op == "layer" or not settings.int8_only]
+
+
+def measure(settings: Settings, announce: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Every result. Raises WrongAnswer if a method does not answer what its reference does."""
+    results = []
+    for case in selected(settings):
+        for threads in settings.threads:
+            torch.set_num_threads(threads)
+            timed = time_case(case, settings)
+            announce(f"{case.name}, {threads} thread{'s' if threads > 1 else ''}: {_line(timed)}")
+            results += [{**result, "threads": threads, "isa": settings.isa} for result in timed]
+    return results
+
+
+def time_case(case: Case, settings: Settings) -> list[dict[str, Any]]:
+    """Check, then time, all methods of one case in turns."""
+    found = build(case, settings)
+    errors = {method.name: method.check(case.name) for method in found}
+    runs: dict[str, Callable[[], Any]] = {method.name: method.run for method in found}
+    kernels = extension()
+    if case.op == "accumulate" and kernels is not None:
+        runs["clock"] = lambda: kernels.spin(SPIN)
+    measurement = 2e-4 if settings.quick else 3e-3
+    with torch.set_grad_enabled(case.op == "train_step"):
+        times = interleaved(runs, settings.rounds, measurement)
+    clock = times.pop("clock", None)
+    shared = {} if clock is None else {"clock_ghz": SPIN / clock.median / 1e9}
+    return [
+        _result(case, method, times[method.name], {**shared, "error": errors[method.name]})
+        for method in found
+    ]
+
+
+def build(case: Case, settings: Settings) -> list[Method]:
+    """The methods of a case."""
+    if case.op == "train_step":
+        return train_step.methods(case)
+    with torch.no_grad():
+        if case.op == "layer":
+            return layer.methods(case, settings.int8_only)
+        return {"encode": encode.methods, "accumulate": products.methods}[case.op](case)
+
+
+def _result(case: Case, method: Method, timing: Timing, more: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "op": case.op,
+        "suite": case.suite,
+        "shape": case.shape,
+        "options": case.options,
+        "count": case.count,
+        "method": method.name,
+        "median_us": timing.median * 1e6,
+        "spread": timing.spread,
+        "rounds": timing.rounds,
+        "calls": timing.calls,
+        **more,
+        **method.notes,
+    }
+
+
+def _line(timed: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{r['method']} {r['median_us']:,.0f} us" for r in timed)
+
+
+def main(arguments: list[str]) -> int:
+    """Read settings, measure, write results; progress goes to standard error."""
+    settings = Settings(**json.loads(Path(arguments[0]).read_text()))
+    try:
+        results = measure(settings, lambda line: print(line, file=sys.stderr, flush=True))
+    except HalutError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    write_json(Path(arguments[1]), {"settings": asdict(settings), "results": results})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""The look-up product alone: codes and an int8 table in, sums out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halut.bench.inputs import generator
+from halut.bench.layer import forced
+from halut.bench.method import Method
+from halut.bench.suites import Case
+from halut.ops import accumulate, dispatch
+
+GATHERED = 1 << 26
+"""Elements N * C * M up to which a gather of all entries is timed (256 MB of float32)."""
+ONE_HOT = 1 << 29
+"""Multiply-adds N * C * K * M up to which the one-hot product is timed."""
+
+
+def methods(case: Case) -> list[Method]:
+    """Ours in int8; embedding_bag, gather and one-hot products in floats."""
+    N, C, M, K = (case.shape[key] for key in ("N", "C", "M", "K"))
+    drawn = generator(case)
+    codes = torch.randint(K, (N, C), generator=drawn, dtype=torch.uint8)
+    table = torch.randn(1, C, K, M, generator=drawn).mul(40).round().clamp(-127, 127)
+    integer, entries = table.to(torch.int8), table[0]
+    with dispatch.forced("torch"):
+        reference = accumulate(codes, integer)
+    found = [Method("ours", lambda: accumulate(codes, integer), reference)]
+    if dispatch.implementations()["accumulate"] != "torch":
+        run = forced("torch", lambda: accumulate(codes, integer))
+        found.append(Method("ours_torch", run, reference))
+    found += _bags(codes, entries, reference)
+    if N * C * M <= GATHERED:
+        which = torch.arange(C)
+        index = codes.long()
+        found.append(Method("gather_float32", lambda: entries[which, index].sum(1), reference.float(), 1e-5))
+    if N * C * K * M <= ONE_HOT:
+        run = lambda: one_hot_product(codes, entries)  # noqa: E731
+        found.append(Method("one_hot_einsum", run, reference.float(), 1e-5))
+    return found
+
+
+def one_hot_product(codes: Tensor, table: Tensor) -> Tensor:
+    """The published training code's product: codes as one-hot floats, times the table."""
+    return torch.einsum("nck,ckm->nm", F.one_hot(codes.long(), table.shape[1]).to(table), table)
+
+
+def _bags(codes: Tensor, table: Tensor, reference: Tensor) -> list[Method]:
+    """embedding_bag over rows of floats; the indices it needs are built beforehand."""
+    C, K, M = table.shape
+    rows = codes.int() + torch.arange(0, C * K, K, dtype=torch.int32)
+    found = []
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-2)):
+        weight = table.reshape(C * K, M).to(dtype)
+        name = f"embedding_bag_{str(dtype).removeprefix('torch.')}"
+
+        def run(weight: Tensor = weight) -> Tensor:
+            return F.embedding_bag(rows, weight, mode="sum")
+
+        found.append(Method(name, run, reference.float(), tolerance))
+    return found

@@ -1,0 +1,65 @@
+"""What a benchmark prints."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from halut.bench.suites import Case
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> Table:
+    """Every method's time, and how many times it takes ours of the same shape and process."""
+    table = Table(title="times of one call, microseconds", title_justify="left")
+    table.add_column("case", overflow="fold")
+    for column in ("threads", "isa", "method", "median", "spread", "over ours"):
+        table.add_column(column, justify="left" if column in ("isa", "method") else "right")
+    for (name, threads, isa), rows in _grouped(results).items():
+        ours = next((r["median_us"] for r in rows if r["method"] == "ours"), None)
+        for i, row in enumerate(rows):
+            head = (name, str(threads), isa) if i == 0 else ("", "", "")
+            over = "" if ours is None or row["method"] == "ours" else f"{row['median_us'] / ours:.2f}"
+            times = f"{row['median_us']:,.1f}", f"{100 * row['spread']:.0f} %"
+            table.add_row(*head, row["method"], *times, over, end_section=i == len(rows) - 1)
+    return table
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The ratios by name; one row each."""
+    table = Table(title="summary", title_justify="left")
+    table.add_column("ratio")
+    table.add_column("value", justify="right")
+    for key, value in flat(summary):
+        table.add_row(key, f"{value:.2f}")
+    return table
+
+
+def flat(summary: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """(dotted name, value) of every number of a nested summary."""
+    found: list[tuple[str, float]] = []
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            found += flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found.append((prefix + key, value))
+    return found
+
+
+def losses(summary: dict[str, Any]) -> list[str]:
+    """One line for every ratio that says tables are slower."""
+    return [
+        f"tables lose: {name} = {value:.2f}"
+        for name, value in flat(summary)
+        if ".over_" in name and (value > 1 if ".over_exact" in name else value < 1)
+    ]
+
+
+def _grouped(results: Sequence[dict[str, Any]]) -> dict[tuple[str, int, str], list[dict[str, Any]]]:
+    found: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in results:
+        case = Case(row["op"], row["suite"], row["shape"], row["options"], row["count"])
+        found[case.name, row["threads"], row["isa"]].append(row)
+    return found
