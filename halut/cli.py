@@ -1,4 +1,4 @@
-"""The console command `halut`: train, evaluate, env."""
+"""The console command `halut`: train, evaluate, bench, env."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Replace a network's matrix products by look-up tables or cheaper formats, retrai
 verbs:
   train      compose a configuration and run it; arguments are those of `python train.py`
   evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
+  bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
   env        versions, devices, and which kernels are active
 
 `halut VERB --help` tells more.
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs: dict[str, Callable[[list[str]], int]] = {
         "train": train,
         "evaluate": evaluate,
+        "bench": bench,
         "env": env,
     }
     if given[0] not in verbs:
@@ -67,6 +69,13 @@ def evaluate(arguments: list[str]) -> int:
     sys.argv = ["halut evaluate", *arguments]
     run()
     return 0
+
+
+def bench(arguments: list[str]) -> int:
+    """`halut bench ARGS` is `python -m halut.bench ARGS`."""
+    from halut.bench.main import main as run
+
+    return run(arguments)
 
 
 def env(arguments: list[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from halut.bench import inputs
 from halut.bench.layer import forced
@@ -17,15 +16,12 @@ def methods(case: Case) -> list[Method]:
     layer = inputs.learned_layer(case).requires_grad_(False)
     x = inputs.activations(case)
 
-    def codes(x: Tensor) -> Tensor:
-        return layer.encoder.encode(layer.inputs(x))
-
-    slow = forced("torch", lambda: codes(x))
+    slow = forced("torch", lambda: layer.codes(x))
     reference = slow()
-    found = [Method("ours", lambda: codes(x), reference)]
+    found = [Method("ours", lambda: layer.codes(x), reference)]
     if x.ndim == 4:
         by_pixel = x.contiguous(memory_format=torch.channels_last)
-        found.append(Method("ours_channels_last", lambda: codes(by_pixel), reference))
+        found.append(Method("ours_channels_last", lambda: layer.codes(by_pixel), reference))
     if dispatch.implementations()["tree_encode"] != "torch":
         found.append(Method("ours_torch", slow, reference))
     return found

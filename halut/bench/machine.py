@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from halut.ops import implementations
-from halut.ops.cpu import extension
+from halut.ops import cpu, status
 
 
 @functools.cache
@@ -42,12 +41,6 @@ def slug(name: str) -> str:
     return "-".join(re.findall(r"[a-z0-9.]+", name)) or "unknown"
 
 
-def level() -> str | None:
-    """The instruction set of the kernels in use, None without kernels."""
-    kernels = extension()
-    return None if kernels is None else kernels.level()
-
-
 def describe() -> dict[str, Any]:
     """Processor, versions and kernels."""
     from halut import __version__
@@ -55,9 +48,9 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "level": level(),
+        "level": cpu.level(),
         "amx": "amx_int8" in cpu_flags(),
-        "kernels": implementations(),
+        "kernels": status.kernels(),
         "halut": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

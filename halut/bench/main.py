@@ -106,7 +106,7 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str]]:
     isas = list(options.isa or (ISAS if both else ISAS[:1]))
     cores = os.cpu_count() or 1
     if max(options.threads) > cores:
-        raise HalutError(f"--threads: {max(options.threads)} threads, the machine has {cores} cores")
+        raise HalutError(f"--threads: {max(options.threads)} threads, but the machine has {cores}")
     rounds = options.rounds or (3 if options.quick else 15)
     settings = Settings(
         only=options.only,
@@ -167,4 +167,3 @@ def default_path(settings: Settings) -> Path:
     """benchmarks/cpu-MODEL.json; runs of a part say so in their name, beside the whole one's."""
     part = "-quick" if settings.quick else "-part" if settings.only else ""
     return Path("benchmarks") / f"cpu-{machine.slug(machine.cpu_model())}{part}.json"
-

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+EXECUTED = r"exec,cpu,(convolution|matmul|inner_product),([^,]+),[^,]*,([^,]+)"
+
 
 def available() -> bool:
     """True if this torch has the operators."""
-    return torch.backends.mkldnn.is_available() and hasattr(
-        torch.ops.onednn, "qconv2d_pointwise"
-    )
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,7 @@ def kernels_of(run: Callable[[], Any]) -> list[str]:
         file.seek(0)
         text = file.read().decode(errors="replace")
     found = []
-    for line in text.splitlines():
-        match = re.search(r"exec,cpu,(convolution|matmul|inner_product),([^,]+),[^,]*,([^,]+)", line)
-        if match:
-            types = re.findall(r"(?:src|wei|dst):(\w+)", match[3])
-            found.append(" ".join([match[1], match[2], *types]))
+    for kind, kernel, tensors in re.findall(EXECUTED, text):
+        types = re.findall(r"(?:src|wei|dst):(\w+)", tensors)
+        found.append(" ".join([kind, kernel, *types]))
     return list(dict.fromkeys(found))

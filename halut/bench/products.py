@@ -35,7 +35,9 @@ def methods(case: Case) -> list[Method]:
     if N * C * M <= GATHERED:
         which = torch.arange(C)
         index = codes.long()
-        found.append(Method("gather_float32", lambda: entries[which, index].sum(1), reference.float(), 1e-5))
+        found.append(
+            Method("gather_float32", lambda: entries[which, index].sum(1), reference.float(), 1e-5)
+        )
     if N * C * K * M <= ONE_HOT:
         run = lambda: one_hot_product(codes, entries)  # noqa: E731
         found.append(Method("one_hot_einsum", run, reference.float(), 1e-5))

@@ -7,7 +7,7 @@ from typing import Any
 
 from halut.errors import HalutError
 
-OPERATIONS = ("encode", "accumulate", "layer", "train_step", "network")
+OPERATIONS = ("encode", "accumulate", "layer", "train_step")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Case:
             stride = f" /{s['stride']}" if s["stride"] != 1 else ""
             size = f"{s['B']}x{s['C_in']}x{s['H']}x{s['W']}"
             return f"{self.suite}/{size} -> {s['M']}{stride}"
-        return f"{self.suite}/N{s['N']} {s['D']} -> {s['M']}"
+        blocks = f" V{self.options['V']}" if self.op == "encode" else ""
+        return f"{self.suite}/N{s['N']} {s['D']} -> {s['M']}{blocks}"
 
 
 def conv(B: int, C_in: int, size: int, M: int, stride: int = 1) -> dict[str, int]:
@@ -58,9 +59,7 @@ def cases(resnet9_batch: int = 128, quick: bool = False) -> list[Case]:
         suite = f"linear_v{V}"
         shapes = [linear(N, D, M) for N in (197, 1) for D, M in LINEAR]
         found += [Case("layer", suite, s, {"V": V}) for s in shapes]
-    found += [
-        Case("train_step", "train_step", conv(8, C, 16, M), {"V": 9}) for C, M in TRAIN_STEP
-    ]
+    found += [Case("train_step", "train_step", conv(8, C, 16, M), {"V": 9}) for C, M in TRAIN_STEP]
     return found
 
 

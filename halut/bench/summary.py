@@ -55,7 +55,7 @@ def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, An
                 if ratio is not None and key not in found[suite]:
                     found[suite][key], found[suite][f"{key}_least"] = ratio
         steps = [r for r in of_isa if r["op"] == "train_step"]
-        for shape, rows in _by_shape(steps).items():
+        for rows in _by_shape(steps).values():
             ratio = over(rows, EXACT, ("ours",))
             if ratio is not None:
                 key = f"{rows[0]['shape']['C_in']}x{rows[0]['shape']['M']}"

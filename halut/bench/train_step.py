@@ -13,7 +13,7 @@ from halut.bench.layer import forced
 from halut.bench.method import Method
 from halut.bench.products import one_hot_product
 from halut.bench.suites import Case
-from halut.encoders.tree import leaf_assignment
+from halut.encoders.tree import TreeEncoder, leaf_assignment
 from halut.layers import LUTLayer
 from halut.ops import dispatch
 
@@ -82,7 +82,8 @@ def _unit(value: Tensor) -> Tensor:
 def one_hot_step(layer: LUTLayer, x: Tensor) -> Method:
     """The same step by one-hot codes, a dense product and autograd, on the tapped inputs."""
     lut = layer.full_lut().detach().clone().requires_grad_()
-    taps = layer.inputs(x).detach().contiguous().clone().requires_grad_()
+    taps = layer.encoder.tapped(*layer.source(x)).detach().contiguous().clone().requires_grad_()
+    assert isinstance(layer.encoder, TreeEncoder)
     thresholds = layer.encoder.thresholds
     C, K = thresholds.shape[0], thresholds.shape[1] + 1
     levels = [node.bit_length() - 1 for node in range(1, K)]

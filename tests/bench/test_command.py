@@ -1,0 +1,108 @@
+"""`halut bench` as a command: what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from halut.bench import layer, measure
+from halut.bench.main import main
+from halut.bench.method import Method, WrongAnswer
+from halut.bench.suites import OPERATIONS, cases
+
+KEYS = {"op", "suite", "shape", "options", "threads", "isa", "method", "median_us", "spread"}
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_quick_run_checks_times_and_saves_every_operation(tmp_path, capsys):
+    path = tmp_path / "deep" / "bench.json"
+    arguments = ["--quick", "--isa", "vnni", "--rounds", "2", "--json", str(path)]
+    assert main(arguments) == 0
+    document = json.loads(path.read_text())
+    assert {"machine", "commit", "command", "results", "summary"} <= document.keys()
+    assert document["command"].startswith("python -m halut.bench --quick")
+    results = document["results"]
+    assert {result["op"] for result in results} == set(OPERATIONS)
+    for result in results:
+        assert result.keys() >= KEYS
+        assert result["median_us"] > 0
+        assert result["threads"] == 1
+    methods = {result["method"] for result in results}
+    assert {"ours", "float32", "float32_channels_last", "int8", "one_hot_einsum"} <= methods
+    assert {"embedding_bag_float16", "gather_float32", "exact_float32"} <= methods
+    summary = document["summary"]
+    for suite in ("resnet18_3x3", "resnet9_3x3", "linear_v16"):
+        assert summary[suite]["over_float32"] > 0
+        assert summary[suite]["over_int8"] > 0
+    assert set(summary["train_step"]["over_exact"]) == {"4x8"}
+    out = capsys.readouterr().out
+    assert "resnet18_3x3.over_int8" in out
+    assert f"saved: {path}" in out
+
+
+def test_int8_runs_in_int8_on_the_instructions_asked_for(tmp_path):
+    settings = measure.Settings(only=["resnet18_3x3", "linear_v16"], quick=True, rounds=1)
+    found = measure.measure(settings, lambda line: None)
+    kernels = [kernel for result in found for kernel in result.get("kernels", ())]
+    assert len(kernels) == 2
+    assert all(kernel.split()[2:4] == ["u8", "s8"] for kernel in kernels)
+
+
+def test_a_wrong_answer_is_not_timed_and_fails(monkeypatch, tmp_path, capsys):
+    def broken(exact, x):
+        reference = exact(x)
+        return Method("int8", lambda: pytest.fail("was timed"), reference, 0.05, lambda: -reference)
+
+    monkeypatch.setattr(layer, "int8_method", broken)
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"only": ["resnet18_3x3"], "quick": True}))
+    assert measure.main([str(settings), str(tmp_path / "results.json")]) == 1
+    assert "int8 is wrong: its error is 2" in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_checks_tell_equal_from_close():
+    one = torch.ones(4)
+    assert Method("a", lambda: one, one).check("case") == 0
+    assert Method("a", lambda: one + 1e-7, one, 1e-6).check("case") < 1e-6
+    for answer, tolerance in ((one + 1e-6, 0.0), (one * float("nan"), 1.0), (one[:3], 1.0)):
+        with pytest.raises(WrongAnswer, match="case: a "):
+            Method("a", lambda answer=answer: answer, one, tolerance).check("case")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "resnet19_3x3"], "unknown name 'resnet19_3x3'; choose from: encode, acc"),
+        (["--isa", "amx"], "unknown name 'amx'; choose from: vnni, default"),
+        (["--threads", "4096"], "4096 threads, but the machine has"),
+    ],
+)
+def test_wrong_values_name_the_choices(arguments, message, capsys):
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "one"], ["--bogus"]])
+def test_wrong_forms_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+def test_list_names_every_case_once(capsys):
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.partition("  x")[0] for line in lines]
+    assert len(set(names)) == len(names) == len(lines) >= len(cases())
+    assert any("resnet18_3x3/1x64x56x56 -> 64  x4" in line for line in lines)
