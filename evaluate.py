@@ -1,4 +1,4 @@
-"""Accuracy, errors per layer, plan and cost of a run folder or a bundle.
+"""Accuracy, errors per layer, plan, cost and latency of a run folder or a bundle.
 
 python evaluate.py run=runs/mine                          on the test split
 python evaluate.py run=bundle data.root=PATH json=FILE    data elsewhere, figures in a file

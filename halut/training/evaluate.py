@@ -22,9 +22,11 @@ from data.sampler import OrderedBatches
 from data.splits import balanced_subset
 from halut.analysis.cost import exact_cost, replaced_cost
 from halut.analysis.errors import layer_errors
+from halut.analysis.latency import latency
 from halut.bundle import exact_network, load_bundle
 from halut.errors import HalutError
 from halut.files import write_json
+from halut.inference import prepare
 from halut.plan import Plan
 from halut.training.bundle_data import check_fits, data_of
 from halut.training.evaluate_config import EvaluateConfig, check, register
@@ -113,6 +115,7 @@ def evaluate_bundle(
             "exact": exact_cost(plan, exact_network(plan)),
             "replaced": replaced_cost(plan, network),
         },
+        "latency": _latency(network, plan, config),
         "plan": plan.to_dict(),
         "environment": environment(),
     }
@@ -124,6 +127,26 @@ def _channels_last(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)
+
+
+def _latency(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str, Any] | None:
+    """The prepared network's beside the exact one's; None where it is not asked for, or cannot be.
+
+    The exact network's weights are random: its time does not depend on them.
+    """
+    if not config.latency:
+        return None
+    exact = exact_network(plan)
+    x = torch.randn(config.latency, *plan.model["input_shape"])
+    if config.trainer.channels_last:
+        _channels_last(exact)
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    try:
+        prepared = prepare(network.cpu(), x)
+    except HalutError as error:
+        log.warning("no latency: %s", error)
+        return None
+    return latency({"exact": exact, "prepared": prepared}, x)
 
 
 def _layers(
@@ -144,7 +167,7 @@ def _layers(
 
 
 def show(figures: Mapping[str, Any], plan: Plan) -> None:
-    """Print the plan, the layers' errors, the accuracy and the cost."""
+    """Print the plan, the layers' errors, the accuracy, the cost and the latency."""
     console.print(plan_table(plan))
     table = Table(title="errors against the exact product", title_justify="left")
     table.add_column("site", overflow="fold")
@@ -157,6 +180,13 @@ def show(figures: Mapping[str, Any], plan: Plan) -> None:
         table.add_row(layer["name"], layer["operator"], *values)
     console.print(table)
     console.print(cost_line(figures["cost"]), highlight=False)
+    if (found := figures["latency"]) is not None:
+        exact, prepared = found["ms"]["exact"], found["ms"]["prepared"]
+        console.print(
+            f"latency of {found['batch']} on the CPU, {found['threads']} threads: exact "
+            f"{exact:.3g} ms, prepared {prepared:.3g} ms, {exact / prepared:.3g} times as fast",
+            highlight=False,
+        )
     recorded = figures["recorded"]
     told = ", ".join(f"{k} {v:.2f} %" for k, v in recorded.items() if v is not None)
     accuracy = f"{figures['split']} accuracy: {figures['accuracy']:.2f} %"

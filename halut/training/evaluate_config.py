@@ -18,12 +18,14 @@ SPLITS = ("test", "val")
 class EvaluateConfig:
     """One evaluation. `run` is a run folder or a bundle; `data` overrides what the bundle says.
 
-    `samples` of the split are read for the errors of the layers (0: none are taken).
+    `samples` of the split are read for the errors of the layers (0: none are taken); `latency` is
+    the batch that the prepared and the exact network are timed on (0: they are not).
     """
 
     run: str | None = None
     split: str = "test"
     samples: int = 256
+    latency: int = 1
     json: str | None = None
     data: Any = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -36,6 +38,7 @@ def check(config: EvaluateConfig) -> None:
         raise HalutError("say what to evaluate: run=PATH, a run folder or a bundle")
     choice("split", config.split, SPLITS)
     between("samples", config.samples, 0)
+    between("latency", config.latency, 0)
     if config.trainer.devices > 1 or config.trainer.num_nodes > 1:
         raise HalutError("an evaluation runs on one device; set trainer.devices=1")
 

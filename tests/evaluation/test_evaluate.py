@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +38,31 @@ def test_the_figures_of_a_bundle(run_folder, digits, evaluate, tmp_path, where):
     assert [layer["name"] for layer in figures["layers"]] == ["stack1.conv1", "stack3.shortcut"]
     for text in ("stack1.conv1", "98.25", f"{figures['accuracy']:.2f} %", "look-ups", "cosine"):
         assert text in out
+
+
+def test_the_prepared_network_is_timed_beside_the_exact_one(run_folder, evaluate, tmp_path):
+    arguments = [f"run={run_folder}", "samples=0", f"json={tmp_path / 'f.json'}"]
+    code, out, _ = evaluate(*arguments, "latency=3")
+    found = json.loads((tmp_path / "f.json").read_text())["latency"]
+    assert code == 0
+    assert found["batch"] == 3
+    assert found["ms"].keys() == {"exact", "prepared"}
+    assert min(found["ms"].values()) > 0
+    assert "latency of 3 on the CPU" in out
+    code, out, _ = evaluate(*arguments, "latency=0")
+    assert json.loads((tmp_path / "f.json").read_text())["latency"] is None
+    assert (code, "latency" in out) == (0, False)
+
+
+def test_the_readme_s_network_for_inference(run_folder):
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    example = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "prepare" in b)
+    space = {}
+    exec(compile(example.replace("runs/mine", str(run_folder)), "README.md", "exec"), space)
+    with torch.no_grad():
+        expected = space["network"](space["x"])
+    assert torch.allclose(space["logits"], expected, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(space["program"].module()(space["x"]), expected, rtol=1e-3, atol=1e-4)
 
 
 def _request(indices):
