@@ -1,0 +1,178 @@
+"""Fixed inputs of every operation, as its implementations are called (`dispatch.run`).
+
+All floating values are fractions of a few bits, so that sums and distances are exact in any order
+and every implementation can be asked for the same bits; only gradients through tanh and softmax
+are compared up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from drawn import Draw, arranged
+
+from halut.blocks import Blocks
+from halut.ops import ConvGeometry
+
+ROWS = [  # N, inputs of a group, G, C, K, M
+    (40, 20, 1, 5, 16, 7),
+    (33, 7, 3, 2, 8, 4),
+    (9, 3, 4, 1, 2, 1),
+    (130, 9, 1, 3, 16, 65),
+    (1, 64, 1, 16, 16, 70),
+    (70, 300, 1, 300, 4, 33),
+    (0, 4, 1, 2, 4, 3),
+    (257, 4, 1, 1, 256, 16),
+]
+MAPS = [
+    (ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1)), (5, 7)),
+    (ConvGeometry((1, 1), (2, 2)), (8, 8)),
+    (ConvGeometry((2, 3), (1, 2), (2, 0, 1, 3), (2, 1)), (9, 6)),
+]
+EMPTY = torch.empty(0, dtype=torch.uint8)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+
+Case = tuple[Any, ...]
+
+
+def tables(draw: Draw, G: int, C: int, K: int, M: int) -> Iterator[torch.Tensor]:
+    for dtype in (torch.int8, torch.float32, torch.float64):
+        yield draw.values(G, C, K, M, dtype=dtype)
+
+
+def accumulate() -> Iterator[Case]:
+    for N, _, G, C, K, M in ROWS:
+        draw = Draw(N)
+        codes = draw.bytes(N, G * C, high=K)
+        for table in tables(draw, G, C, K, M):
+            yield codes, table
+        yield arranged(codes, "transposed"), arranged(table.float(), "strided")
+
+
+def scatter_add() -> Iterator[Case]:
+    for N, _, G, C, K, M in ROWS:
+        draw = Draw(N)
+        codes = draw.bytes(N, G * C, high=K)
+        for dtype in (torch.float32, torch.float64):
+            yield codes, draw.values(N, G * M, dtype=dtype), G, K
+        yield arranged(codes, "transposed"), arranged(draw.values(N, G * M), "strided"), G, K
+
+
+def inputs(dtypes=DTYPES) -> Iterator[tuple[Draw, torch.Tensor, int, ConvGeometry | None, tuple]]:
+    """draw, x, columns of a group, geometry and (G, C, K, M)."""
+    for dtype in dtypes:
+        for N, D, *shape in ROWS:
+            draw = Draw(N)
+            yield draw, draw.values(N, D * shape[0], dtype=dtype), D, None, tuple(shape)
+        for geometry, sides in MAPS:
+            for layout in ("contiguous", "channels_last", "strided"):
+                draw = Draw(sides[1])
+                x = arranged(draw.values(3, 4, *sides, dtype=dtype), layout)
+                columns = 4 * geometry.kernel_size[0] * geometry.kernel_size[1]
+                yield draw, x, columns // 2, geometry, (2, 2, 8, 5)
+
+
+def trees(dtypes=DTYPES) -> Iterator[tuple[Draw, Case, ConvGeometry | None, tuple]]:
+    for draw, x, columns, geometry, (G, C, K, M) in inputs(dtypes):
+        depth = K.bit_length() - 1
+        taps = draw.bytes(G * C * depth, high=columns * G, dtype=torch.int64)
+        yield draw, (x, taps, draw.values(G * C, K - 1)), geometry, (G, C, K, M)
+
+
+def tree_encode() -> Iterator[Case]:
+    for _, case, geometry, _ in trees():
+        yield *case, geometry
+
+
+def tree_gradient() -> Iterator[Case]:
+    for draw, case, geometry, (G, C, K, M) in trees((torch.float32,)):
+        N = _rows(case[0], geometry)
+        lut, tau = draw.values(G, C, K, M), draw.values(G * C).abs() + 0.5
+        yield draw.values(N, G * M), *case, lut, tau, 0.75, geometry
+
+
+def nearest(dtypes=DTYPES) -> Iterator[tuple[Draw, Case, ConvGeometry | None, tuple]]:
+    for draw, x, columns, geometry, (G, C, K, M) in inputs(dtypes):
+        blocks = Blocks(columns, min(C, columns), G)
+        inside = (blocks.columns() >= 0)[:, None]
+        K = min(K, 16)  # with more, the mean of the prototypes takes more bits than float32 has
+        prototypes = draw.values(blocks.total, K, blocks.V) * inside
+        for metric in ("l2", "l1", "chebyshev"):
+            yield draw, (x, prototypes, metric, G), geometry, (G, blocks.C, K, M)
+
+
+def nearest_encode() -> Iterator[Case]:
+    for _, case, geometry, _ in nearest(DTYPES[:3]):
+        if geometry is None:
+            yield case
+
+
+def nearest_gradient() -> Iterator[Case]:
+    for draw, (x, prototypes, metric, _), geometry, (G, C, K, M) in nearest((torch.float32,)):
+        if geometry is None:
+            lut, tau = draw.values(G, C, K, M), draw.values(G * C).abs() + 0.5
+            grad = draw.values(x.shape[0], G * M)
+            yield grad, x, prototypes, lut, tau, metric, 0.75
+
+
+def conv_taps() -> Iterator[Case]:
+    for draw, x, columns, geometry, (G, *_) in inputs(DTYPES[:3]):
+        if geometry is not None:
+            yield x, draw.bytes(11, high=columns * G, dtype=torch.int64), geometry
+
+
+def conv_taps_gradient() -> Iterator[Case]:
+    for x, taps, geometry in conv_taps():
+        grad = Draw(1).values(_rows(x, geometry), 11, dtype=torch.float32)
+        for by_pixel in (False, True):
+            yield grad, taps, tuple(x.shape), by_pixel, geometry
+
+
+def answers(draw: Draw, G: int, C: int, K: int, M: int) -> Iterator[Case]:
+    """table, packed, scale, bias, low, dtype; packed is a stand-in, see `run` in the suite."""
+    scale, bias = draw.values(G * M) / 64, draw.values(G * M)
+    table = draw.values(G, C, K, M, dtype=torch.int8)
+    for low, dtype in ((None, torch.float32), (0.0, torch.int8), (-0.5, torch.bfloat16)):
+        yield table, EMPTY, scale, bias, low, dtype
+    yield draw.values(G, C, K, M), EMPTY, scale, bias, 0.0, torch.float32
+
+
+def tree_layer() -> Iterator[Case]:
+    for draw, case, geometry, shape in trees():
+        for answer in answers(draw, *shape) if case[0].shape[0] else ():
+            yield *case, *answer, geometry
+
+
+def nearest_layer() -> Iterator[Case]:
+    for draw, case, geometry, shape in nearest():
+        for answer in answers(draw, *shape) if case[0].shape[0] else ():
+            yield *case, *answer, geometry
+
+
+def _rows(x: torch.Tensor, geometry: ConvGeometry | None) -> int:
+    if geometry is None:
+        return x.shape[0]
+    OH, OW = geometry.output_size(x.shape[2], x.shape[3])
+    return x.shape[0] * OH * OW
+
+
+CASES: dict[str, Callable[[], Iterator[Case]]] = {
+    "accumulate": accumulate,
+    "scatter_add": scatter_add,
+    "tree_encode": tree_encode,
+    "tree_gradient": tree_gradient,
+    "nearest_encode": nearest_encode,
+    "nearest_gradient": nearest_gradient,
+    "conv_taps": conv_taps,
+    "conv_taps_gradient": conv_taps_gradient,
+    "tree_layer": tree_layer,
+    "nearest_layer": nearest_layer,
+}
+
+ROUNDED = ("tree_gradient", "nearest_gradient")
+"""Operations whose answers are equal up to rounding only."""
+
+PRIVATE = ("pack_table",)
+"""Operations whose answer is an implementation's own; those that read it are compared."""

@@ -1,0 +1,93 @@
+"""Every implementation of every operation, on every level, gives the same answers.
+
+Operations and implementations come from the registry: a new implementation is covered by being
+registered, a new operation needs inputs in contract_cases.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from contract_cases import CASES, EMPTY, PRIVATE, ROUNDED, Case
+
+from halut.errors import HalutError
+from halut.ops import cpu, dispatch, forced, implementations, pack_table
+
+CPU = torch.device("cpu")
+ORACLE = "torch"
+
+
+def variants(operation: str) -> list[tuple[str, str | None]]:
+    """(implementation, level) of all but the torch one; compiled ones on every level."""
+    found: list[tuple[str, str | None]] = []
+    for name in dispatch.available(operation):
+        if name == "cpu":
+            found += [(name, level) for level in cpu.levels()]
+        elif name != ORACLE:
+            found.append((name, None))
+    return found
+
+
+def run(operation: str, name: str, case: Case) -> Any:
+    """The answers of one implementation; None where it does not take these arguments."""
+    with forced(name):
+        try:
+            if operation.endswith("_layer"):
+                at = next(i for i, value in enumerate(case) if value is EMPTY)
+                case = (*case[:at], pack_table(case[at - 1]), *case[at + 1 :])
+            return dispatch.run(operation, CPU, *case)
+        except HalutError as error:
+            if "no implementation of" in str(error):
+                return None
+            raise
+
+
+def tensors(answer: Any) -> Iterator[torch.Tensor]:
+    yield from (answer,) if isinstance(answer, torch.Tensor) else answer
+
+
+def compare(operation: str, answer: Any, expected: Any, case: Case) -> None:
+    for found, wanted in zip(tensors(answer), tensors(expected), strict=True):
+        shapes = [tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in case]
+        assert found.dtype == wanted.dtype, shapes
+        assert found.shape == wanted.shape, shapes
+        if operation in ROUNDED:
+            size = float(wanted.abs().max()) if wanted.numel() else 1.0
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * max(1.0, size))
+        else:
+            assert torch.equal(found, wanted), shapes
+
+
+def test_every_operation_has_cases():
+    known = {*CASES, *PRIVATE}
+    missing = sorted(set(implementations()) - known)
+    assert not missing, f"add inputs of {missing} to contract_cases.py"
+    for operation in CASES:
+        assert ORACLE in dispatch.available(operation)
+        assert any(run(operation, ORACLE, case) is not None for case in CASES[operation]())
+
+
+@pytest.mark.parametrize("operation", sorted(CASES))
+@pytest.mark.parametrize("threads", [1, 3])
+def test_all_implementations_agree(operation, threads):
+    found = variants(operation)
+    if not found:
+        pytest.skip(f"{operation} has one implementation")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        taken = dict.fromkeys(found, 0)
+        for case in CASES[operation]():
+            expected = run(operation, ORACLE, case)
+            for name, level in found:
+                with cpu.use_level(level or cpu.levels()[-1]):
+                    answer = run(operation, name, case)
+                if answer is not None:
+                    taken[name, level] += 1
+                    compare(operation, answer, expected, case)
+        assert all(taken.values()), f"some take none of the cases: {taken}"
+    finally:
+        torch.set_num_threads(before)
