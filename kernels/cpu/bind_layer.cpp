@@ -1,17 +1,40 @@
 // Bindings of the inference layers; see ops/tree_layer.cpp.
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "dispatch.h"
 
-HALUT_DECLARE(bool tree_layer(const View& x, const int64_t* taps, const float* thresholds,
+HALUT_DECLARE(int tree_layer(const View& x, const int64_t* taps, const float* thresholds,
                               const uint8_t* packed, const float* scale, const float* bias,
                               float low, void* out, int64_t dtype, bool by_plane, int64_t G,
                               int64_t C, int64_t K, int64_t M, int threads))
+HALUT_DECLARE(int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
+                                 const int8_t* table, const float* scale, const float* bias,
+                                 float low, void* out, int64_t dtype, bool by_plane, int64_t G,
+                                 int64_t C, int64_t K, int64_t M, int threads))
 HALUT_DECLARE(bool pack_table(const int8_t* table, uint8_t* packed, int64_t G, int64_t C, int64_t K,
                               int64_t M, int64_t bytes))
 HALUT_DECLARE(int64_t packed_bytes(int64_t G, int64_t C, int64_t M))
 
 namespace halut {
 
+namespace {
+
+// A hint; without it the memory works as well.
+void advise_huge_pages(Address address, int64_t bytes) {
+#if defined(__linux__)
+  const int64_t page = 2 << 20;
+  if (address % page == 0) madvise(at<void>(address), static_cast<size_t>(bytes), MADV_HUGEPAGE);
+#else
+  (void)address, (void)bytes;
+#endif
+}
+
+}  // namespace
+
 void bind_layer(nb::module_& m) {
+  m.def("advise_huge_pages", advise_huge_pages);
   m.def("packed_bytes",
         [](int64_t G, int64_t C, int64_t M) { return HALUT_PICK(packed_bytes)(G, C, M); });
   m.def("pack_table", [](Address table, Address packed, int64_t G, int64_t C, int64_t K, int64_t M,
@@ -27,6 +50,17 @@ void bind_layer(nb::module_& m) {
                                       at<const float>(thresholds), at<const uint8_t>(packed),
                                       at<const float>(scale), at<const float>(bias), low,
                                       at<void>(out), dtype, by_plane, G, C, K, M, threads);
+      },
+      release_gil());
+  m.def(
+      "few_rows_layer",
+      [](const Fields& x, Address taps, Address thresholds, Address table, Address scale,
+         Address bias, float low, Address out, int64_t dtype, bool by_plane, int64_t G, int64_t C,
+         int64_t K, int64_t M, int threads) {
+        return HALUT_PICK(few_rows_layer)(view_of(x), at<const int64_t>(taps),
+                                          at<const float>(thresholds), at<const int8_t>(table),
+                                          at<const float>(scale), at<const float>(bias), low,
+                                          at<void>(out), dtype, by_plane, G, C, K, M, threads);
       },
       release_gil());
 }

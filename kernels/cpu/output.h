@@ -98,7 +98,64 @@ inline void write_planes(const Output& out, const int32_t (*sums)[64], int64_t m
 }
 #endif
 
-// Outputs m .. m + count of one tile; sums[output][row].
+// Outputs m .. m + count of one tile, by row; sums[tile of outputs][output][row]: whole cache lines.
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+inline void transpose16(__m512i* r) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+  // r[4 i + j], lane q: rows 4 q + j of outputs 4 i .. 4 i + 3.
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {
+    const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88);
+    const __m512i b = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
+    const __m512i c = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+    const __m512i d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+    t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+    t[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+    t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+inline void write_rows(const Output& out, const int32_t (*sums)[4][64], int64_t m, int count,
+                       const Segment* segments, int64_t n) {
+  const __mmask16 some = static_cast<__mmask16>((1u << count) - 1);
+  const __m512 scale = _mm512_maskz_loadu_ps(some, out.scale + m);
+  const __m512 bias = _mm512_maskz_loadu_ps(some, out.bias + m), low = _mm512_set1_ps(out.low);
+  for (int64_t s = 0; s < n; s++) {
+    const Segment segment = segments[s];
+    __m512i r[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+      r[i] = _mm512_loadu_si512(sums[i / 4][i % 4] + segment.group * 16);
+    transpose16(r);
+    alignas(64) float y[16][16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+      const __m512 value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(r[i]), scale), bias);
+      _mm512_store_ps(y[i], _mm512_max_ps(low, value));
+    }
+    float* to = static_cast<float*>(out.data) + segment.at * out.channels + m;
+    for (unsigned mask = segment.mask; mask; mask &= mask - 1, to += out.channels)
+      _mm512_mask_storeu_ps(to, some, _mm512_load_ps(y[__builtin_ctz(mask)]));
+  }
+}
+#endif
+
+// Outputs m .. m + count <= 4 of one tile; sums[output][row].
 inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, int count,
                        const Segment* segments, int64_t n) {
   const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);

@@ -22,4 +22,7 @@ struct View {
 
 constexpr int view_fields = 20;
 
+// What a kernel answers; halut/ops/cpu turns the others into errors.
+enum class Status : int { done = 0, other_table = 1, bad_tap = 2, no_memory = 3 };
+
 }  // namespace halut

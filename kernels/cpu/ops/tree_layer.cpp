@@ -12,6 +12,11 @@
 HALUT_BEGIN
 namespace {
 
+int worse(int worst, Status status) {
+  const int now = static_cast<int>(status);
+  return now > worst ? now : worst;
+}
+
 struct Layer {
   const View& x;
   const Layout& layout;
@@ -37,12 +42,6 @@ struct Work {
   }
 };
 
-// A column of a matrix, one float per row.
-void fill_column(float* plane, const View& x, int64_t first, int64_t count, int64_t column) {
-  copy_run(plane, x, first * x.stride_b + column * x.stride_c, x.stride_b, count);
-  for (int64_t i = count; i < (count + 63) / 64 * 64; i++) plane[i] = 0;
-}
-
 // Copies of what the taps of one line read; equal ones are made once.
 struct Copies {
   const Layer& layer;
@@ -61,12 +60,20 @@ struct Copies {
     float* plane = storage + i * size;
     if (i == count) {
       keys[count++] = key;
-      if (rows)
-        fill_column(plane, x, work.block.image, work.block.images, column);
-      else
-        fill_plane(plane, x, layer.layout, work.block, tap);
+      if (!rows) fill_plane(plane, x, layer.layout, work.block, tap);
     }
     return rows ? plane : plane + layer.layout.before + tap.offset;
+  }
+
+  // Columns of a matrix, 16 rows at a time, so that a row's cache lines serve all of them.
+  void fill_columns() {
+    const View& x = layer.x;
+    const int64_t first = work.block.image, n = work.block.images;
+    for (int64_t row = 0; row < n; row += 16)
+      for (int i = 0; i < count; i++) {
+        const int64_t at = (first + row) * x.stride_b + keys[i] * x.stride_c;
+        copy_run(storage + i * size + row, x, at, x.stride_b, smaller(16, n - row));
+      }
   }
 };
 
@@ -76,8 +83,8 @@ void set_thresholds(TreeLine& line, int64_t j, const Layer& layer, int64_t gc) {
         k > 0 && k < layer.K ? layer.thresholds[gc * (layer.K - 1) + k - 1] : 0;
 }
 
-// Codes of one line of codebooks of group g, all positions of the block. False: no memory.
-bool encode(const Layer& layer, const Work& work, int64_t g, int64_t l) {
+// Codes of one line of codebooks of group g, all positions of the block.
+Status encode(const Layer& layer, const Work& work, int64_t g, int64_t l) {
   const View& x = layer.x;
   const bool direct = layer.way == Way::direct;
   const int64_t size = layer.way == Way::rows ? work.grid.tiles() * 64
@@ -85,7 +92,7 @@ bool encode(const Layer& layer, const Work& work, int64_t g, int64_t l) {
                                               : work.block.plane(layer.layout);
   float* storage = static_cast<float*>(
       thread_storage(0, sizeof(float) * static_cast<size_t>(size * quad * layer.depth)));
-  if (size && !storage) return false;
+  if (size && !storage) return Status::no_memory;
   Copies copies{layer, work, storage, size, {}};
   TreeLine line;
   line.depth = layer.depth;
@@ -98,6 +105,7 @@ bool encode(const Layer& layer, const Work& work, int64_t g, int64_t l) {
     set_thresholds(line, j, layer, gc);
     for (int level = 0; level < layer.depth; level++) {
       const int64_t column = layer.taps[gc * layer.depth + level];
+      if (column < 0 || column >= x.C * x.kh * x.kw) return Status::bad_tap;
       if (direct) {
         const Tap tap = layer.window(column);
         const int64_t position = column - tap.channel * layer.window.size;
@@ -108,6 +116,7 @@ bool encode(const Layer& layer, const Work& work, int64_t g, int64_t l) {
       }
     }
   }
+  if (layer.way == Way::rows) copies.fill_columns();
   const int64_t stride = code_stride(layer.C), images = direct ? work.block.images : 1;
   const int64_t groups = direct ? work.inside.groups : work.grid.groups;
   uint8_t* codes = work.codes + g * work.group_codes(layer.C) + l * 64;
@@ -117,29 +126,75 @@ bool encode(const Layer& layer, const Work& work, int64_t g, int64_t l) {
     for (auto& codebook : line.taps)
       for (int level = 0; level < layer.depth; level++) codebook[level] += x.stride_b;
   }
-  return true;
+  return Status::done;
+}
+
+// Outputs m .. m + 4 of group g, tiles `from` .. `to` of the block: sums[tile - from].
+void sum_tiles(const Layer& layer, const Work& work, int64_t g, int64_t outputs, int64_t from,
+               int64_t to, int32_t (*sums)[64], int64_t stride) {
+  const uint8_t* table = layer.table + (g * output_tiles(layer.M) + outputs) * tile_bytes(layer.C);
+  const int64_t step = tile_rows / code_rows * code_stride(layer.C);
+  const uint8_t* codes = work.codes + g * work.group_codes(layer.C) + from * step;
+  for (int64_t tile = from; tile < to; tile++, codes += step, sums += stride)
+    tile_sums(codes, table, layer.C, smaller(4, work.grid.groups - tile * 4),
+              tile + 1 == work.grid.tiles(), sums);
 }
 
 // Four outputs of group g, all positions of the block.
-void accumulate(const Layer& layer, const Work& work, int64_t g, int64_t outputs) {
+void accumulate_planes(const Layer& layer, const Work& work, int64_t g, int64_t outputs) {
   alignas(64) int32_t sums[4][64];
-  const uint8_t* table = layer.table + (g * output_tiles(layer.M) + outputs) * tile_bytes(layer.C);
-  const uint8_t* at = work.codes + g * work.group_codes(layer.C);
-  const int64_t step = tile_rows / code_rows * code_stride(layer.C), tiles = work.grid.tiles();
   const int count = static_cast<int>(smaller(4, layer.M - outputs * 4));
   const int64_t* begin = work.segments.begin;
-  for (int64_t tile = 0; tile < tiles; tile++, at += step) {
-    if (begin[tile] == begin[tile + 1]) continue;
-    const int64_t groups = smaller(4, work.grid.groups - tile * 4);
-    tile_sums(at, table, layer.C, groups, tile + 1 == tiles, sums);
+  for (int64_t tile = 0; tile < work.grid.tiles(); tile++) {
+    sum_tiles(layer, work, g, outputs, tile, tile + 1, sums, 4);
     write_tile(layer.out, sums, g * layer.M + outputs * 4, count,
                work.segments.all + begin[tile], begin[tile + 1] - begin[tile]);
   }
 }
 
-bool run_block(const Layer& layer, const Block& block, int threads) {
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+// Sixteen outputs of group g; a table of four serves some tiles before the next one is read.
+void accumulate_rows(const Layer& layer, const Work& work, int64_t g, int64_t outputs) {
+  constexpr int64_t chunk = 8;
+  alignas(64) int32_t sums[chunk][4][4][64];
+  const int64_t* begin = work.segments.begin;
+  const int64_t tiles = work.grid.tiles(), last = output_tiles(layer.M);
+  const int count = static_cast<int>(smaller(16, layer.M - outputs * 16));
+  for (int64_t from = 0; from < tiles; from += chunk) {
+    const int64_t to = smaller(from + chunk, tiles);
+    for (int64_t i = 0; i < 4 && outputs * 4 + i < last; i++)
+      sum_tiles(layer, work, g, outputs * 4 + i, from, to, sums[0][i], 16);
+    for (int64_t tile = from; tile < to; tile++)
+      write_rows(layer.out, sums[tile - from], g * layer.M + outputs * 16, count,
+                 work.segments.all + begin[tile], begin[tile + 1] - begin[tile]);
+  }
+}
+#endif
+
+// Outputs in tasks of 4, or of 16 where they are written as rows of floats.
+struct Tasks {
+  bool rows;
+  int64_t count;
+
+  explicit Tasks(const Layer& layer) : rows(false), count(output_tiles(layer.M)) {
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+    rows = !layer.out.by_plane && layer.out.dtype == static_cast<int64_t>(Dtype::f32);
+    if (rows) count = (count + 3) / 4;
+#endif
+  }
+
+  void run(const Layer& layer, const Work& work, int64_t g, int64_t i) const {
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+    if (rows) return accumulate_rows(layer, work, g, i);
+#endif
+    accumulate_planes(layer, work, g, i);
+  }
+};
+
+Status run_block(const Layer& layer, const Block& block, int threads) {
   const Grid grid(layer.way, layer.x, layer.layout, block);
-  const int64_t tiles = grid.tiles(), L = lines(layer.C), T = output_tiles(layer.M);
+  const Tasks tasks(layer);
+  const int64_t tiles = grid.tiles(), L = lines(layer.C), T = tasks.count;
   Work work{block, grid, nullptr, Segments{layer.out, nullptr, nullptr}, Inside{nullptr, 0}};
   // A group of 16 lanes has at most 16 segments.
   const int64_t masks = layer.way == Way::direct ? layer.x.kh * layer.x.kw * grid.groups : 0;
@@ -149,34 +204,36 @@ bool run_block(const Layer& layer, const Block& block, int threads) {
   void* list = thread_storage(2, lists);
   work.codes = static_cast<uint8_t*>(
       thread_storage(1, static_cast<size_t>(layer.G * work.group_codes(layer.C))));
-  if (!list || !work.codes) return false;
+  if (!list || !work.codes) return Status::no_memory;
   work.segments.begin = static_cast<int64_t*>(list);
   work.segments.all = reinterpret_cast<Segment*>(work.segments.begin + tiles + 1);
   work.inside.masks = reinterpret_cast<uint16_t*>(work.segments.all + tiles * 64);
   work.segments.find(layer.x, grid, block);
   if (layer.way == Way::direct) work.inside.find(layer.x, grid, block);
-  bool done = true;
+  int worst = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-#pragma omp for schedule(static) reduction(&& : done)
-    for (int64_t i = 0; i < layer.G * L; i++) done = encode(layer, work, i / L, i % L) && done;
+#pragma omp for schedule(static) reduction(max : worst)
+    for (int64_t i = 0; i < layer.G * L; i++)
+      worst = worse(worst, encode(layer, work, i / L, i % L));
+    if (!worst) {
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < layer.G * T; i++) accumulate(layer, work, i / T, i % T);
+      for (int64_t i = 0; i < layer.G * T; i++) tasks.run(layer, work, i / T, i % T);
+    }
   }
-  return done;
+  return static_cast<Status>(worst);
 }
 
 }  // namespace
 
-// False if the packed table is not of this level and these sizes, or memory is short.
-bool tree_layer(const View& x, const int64_t* taps, const float* thresholds, const uint8_t* packed,
+int tree_layer(const View& x, const int64_t* taps, const float* thresholds, const uint8_t* packed,
                 const float* scale, const float* bias, float low, void* out, int64_t dtype,
                 bool by_plane, int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
   PackedHeader header;
   memcpy(&header, packed, sizeof header);
   if (header.magic != packed_magic || header.layout != packed_layout || header.G != G ||
       header.C != C || header.K != K || header.M != M)
-    return false;
+    return static_cast<int>(Status::other_table);
   int depth = 0;
   while ((int64_t{1} << depth) < K) depth++;
   const Way way = way_of(x);
@@ -188,12 +245,12 @@ bool tree_layer(const View& x, const int64_t* taps, const float* thresholds, con
                     Output{out, dtype, by_plane, G * M, x.OH * x.OW, scale, bias, low}};
   const Cut cut = cut_blocks(layer.way, x, layout, G * code_stride(C) / code_rows);
   const bool within = cut.count < 2 * threads;
-  bool done = true;
+  int worst = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (!within && threads > 1) \
-    reduction(&& : done)
+    reduction(max : worst)
   for (int64_t i = 0; i < cut.count; i++)
-    done = run_block(layer, block_of(cut, x, i), within ? threads : 1) && done;
-  return done;
+    worst = worse(worst, run_block(layer, block_of(cut, x, i), within ? threads : 1));
+  return worst;
 }
 
 HALUT_END

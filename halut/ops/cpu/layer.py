@@ -1,0 +1,92 @@
+"""`tree_layer` by the compiled kernels (kernels/cpu/ops/tree_layer.cpp, few_rows.cpp)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from halut import _kernels  # type: ignore[attr-defined]
+from halut.errors import HalutError
+from halut.ops import dispatch
+from halut.ops.conv import ConvGeometry
+from halut.ops.cpu.view import DTYPES, view
+from halut.ops.layer import answer_like
+
+FEW = 16
+"""Rows below which adding table rows as they lie beats byte permutes."""
+
+HUGE = 2 << 20
+"""Bytes of a huge page: large tables are laid out on them, their pages are walked in order."""
+
+ERRORS = {
+    2: "taps must be columns of the rows: 0 up to the input's channels times the window",
+    3: "not enough memory for the codes of one block",
+}
+
+
+def _supports(x: Tensor, *inputs) -> bool:
+    """int8 tables of at most 16 prototypes and not of single outputs (depthwise ones)."""
+    table = inputs[2]
+    _, C, K, M = table.shape
+    return table.dtype == torch.int8 and K <= 16 and x.dtype in DTYPES and (M >= 4 or C >= 4)
+
+
+@dispatch.implementation("pack_table", "cpu", devices=("cpu",))
+def pack_table(table: Tensor) -> Tensor:
+    """The layout of the level in use (kernels/cpu/packed.h); empty where no kernel reads it."""
+    G, C, K, M = table.shape
+    if table.dtype != torch.int8 or K > 16:
+        return table.new_empty(0, dtype=torch.uint8)
+    size = _kernels.packed_bytes(G, C, M)
+    packed = _aligned(size)
+    _kernels.pack_table(table.contiguous().data_ptr(), packed.data_ptr(), G, C, K, M, size)
+    return packed
+
+
+def _aligned(size: int) -> Tensor:
+    """Uninitialised bytes, on huge pages if there are many."""
+    if size < HUGE:
+        return torch.empty(size, dtype=torch.uint8)
+    store = torch.empty(size + HUGE, dtype=torch.uint8)
+    first = -store.data_ptr() % HUGE
+    _kernels.advise_huge_pages(store.data_ptr() + first, size)
+    return store[first : first + size]
+
+
+@dispatch.implementation("tree_layer", "cpu", devices=("cpu",), supports=_supports)
+def tree_layer(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+) -> Tensor:
+    """Straight from the input to scaled answers; the packed table is made if it is not given."""
+    G, C, K, M = table.shape
+    out = answer_like(x, G * M, dtype, geometry)
+    by_plane = out.ndim == 4 and out.is_contiguous()
+    few = out.numel() // (G * M) < FEW
+    if few or packed.numel() == 0:
+        packed = table.contiguous() if few else pack_table(table)
+    run = _kernels.few_rows_layer if few else _kernels.tree_layer
+    kept = taps.contiguous(), thresholds.contiguous(), scale.contiguous(), bias.contiguous()
+    fields = view(x, geometry)
+
+    def answer(table: Tensor) -> int:
+        return run(
+            *(fields, kept[0].data_ptr(), kept[1].data_ptr(), table.data_ptr()),
+            *(kept[2].data_ptr(), kept[3].data_ptr(), float("-inf") if low is None else low),
+            *(out.data_ptr(), DTYPES[dtype], by_plane, G, C, K, M, torch.get_num_threads()),
+        )
+
+    status = answer(packed)
+    if status == 1:  # packed for another level
+        status = answer(pack_table(table))
+    if status:
+        raise HalutError(ERRORS[status])
+    return out

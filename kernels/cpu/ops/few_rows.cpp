@@ -1,0 +1,101 @@
+// A tree layer for a handful of rows: table rows are added as they lie, [C, K, M], so that nothing
+// but the rows in use is read and no lane of a permute idles. Any K, int8 tables.
+// Reference: tree_layer_reference in halut/ops/layer_reference.py.
+#include "../output.h"
+#include "../planes.h"
+
+HALUT_BEGIN
+namespace {
+
+constexpr int64_t width = 256;  // outputs whose sums stand in registers
+constexpr int64_t run = 256;    // codebooks whose sum of int8 fits 16 bits
+
+typedef int8_t Bytes __attribute__((vector_size(32)));
+typedef int16_t Words __attribute__((vector_size(64)));
+
+// sums[i] += table rows of the codebooks, `count` <= width outputs from column m on.
+void add_rows(const uint8_t* codes, const int8_t* table, int64_t C, int64_t K, int64_t M,
+              int64_t m, int64_t count, int32_t* sums) {
+  for (int64_t c0 = 0; c0 < C; c0 += run) {
+    const int64_t c1 = smaller(c0 + run, C);
+    if (count == width) {
+      Words total[width / 32] = {};
+      for (int64_t c = c0; c < c1; c++) {
+        const int8_t* row = table + (c * K + codes[c]) * M + m;
+#pragma GCC unroll 8
+        for (int i = 0; i < width / 32; i++) {
+          Bytes bytes;
+          memcpy(&bytes, row + 32 * i, sizeof bytes);
+          total[i] += __builtin_convertvector(bytes, Words);
+        }
+      }
+      for (int i = 0; i < width; i++) sums[i] += total[i / 32][i % 32];
+    } else {
+      for (int64_t c = c0; c < c1; c++) {
+        const int8_t* row = table + (c * K + codes[c]) * M + m;
+        for (int64_t i = 0; i < count; i++) sums[i] += row[i];
+      }
+    }
+  }
+}
+
+float tap_value(const View& x, const Window& window, int64_t row, int64_t column) {
+  const int64_t channel = column / window.size, position = column % window.size;
+  const int64_t b = row / (x.OH * x.OW), oy = row / x.OW % x.OH, ox = row % x.OW;
+  const int64_t y = oy * x.sh + position / x.kw * x.dh - x.top;
+  const int64_t z = ox * x.sw + position % x.kw * x.dw - x.left;
+  if (y < 0 || y >= x.H || z < 0 || z >= x.W) return 0;
+  return element(reinterpret_cast<const void*>(x.data), x.dtype,
+                 b * x.stride_b + channel * x.stride_c + y * x.stride_h + z * x.stride_w);
+}
+
+}  // namespace
+
+// `table` [G, C, K, M] as it is, not packed.
+int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
+                   const int8_t* table, const float* scale, const float* bias, float low, void* out,
+                   int64_t dtype, bool by_plane, int64_t G, int64_t C, int64_t K, int64_t M,
+                   int threads) {
+  const Layout layout(x);
+  const Window window(x, layout);
+  const int64_t N = x.rows(), GC = G * C, columns = x.C * x.kh * x.kw;
+  const Output output{out, dtype, by_plane, G * M, x.OH * x.OW, scale, bias, low};
+  uint8_t* codes = static_cast<uint8_t*>(thread_storage(1, static_cast<size_t>(N * GC)));
+  if (!codes) return static_cast<int>(Status::no_memory);
+  int depth = 0;
+  while ((int64_t{1} << depth) < K) depth++;
+  for (int64_t i = 0; i < GC * depth; i++)
+    if (taps[i] < 0 || taps[i] >= columns) return static_cast<int>(Status::bad_tap);
+  const int64_t parts = (M + width - 1) / width;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < N * GC; i++) {
+      const int64_t n = i / GC, gc = i % GC;
+      int64_t node = 0;
+      for (int level = 0; level < depth; level++) {
+        const float value = tap_value(x, window, n, taps[gc * depth + level]);
+        node = 2 * node + 1 + (value > thresholds[gc * (K - 1) + node]);
+      }
+      codes[i] = static_cast<uint8_t>(node - K + 1);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < G * parts * N; i++) {
+      const int64_t n = i % N, g = i / N / parts, m = i / N % parts * width;
+      const int64_t count = smaller(width, M - m);
+      int32_t sums[width] = {};
+      add_rows(codes + n * GC + g * C, table + g * C * K * M, C, K, M, m, count, sums);
+      const int64_t image = n / output.plane, at = n % output.plane;
+      for (int64_t j = 0; j < count; j++) {
+        const int64_t gm = g * M + m + j;
+        const float value = static_cast<float>(sums[j]) * scale[gm] + bias[gm];
+        const int64_t to = by_plane ? (image * output.channels + gm) * output.plane + at
+                                    : n * output.channels + gm;
+        put(output, to, value < low ? low : value);
+      }
+    }
+  }
+  return static_cast<int>(Status::done);
+}
+
+HALUT_END
