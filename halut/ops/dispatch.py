@@ -82,9 +82,16 @@ def implementations(device: str = "cpu") -> dict[str, str]:
     }
 
 
-def available(operation: str, device: str = "cpu") -> list[str]:
-    """The names of all implementations of `operation` on `device`, the preferred one first."""
-    return [entry.name for entry in _candidates(operation, device, None)]
+def available(operation: str, device: str = "cpu", *args: Any) -> list[str]:
+    """The names of all implementations of `operation` on `device`, the preferred one first.
+
+    With the call's arguments, of those only that support them.
+    """
+    return [
+        entry.name
+        for entry in _candidates(operation, device, None)
+        if not args or entry.supports is None or entry.supports(*args)
+    ]
 
 
 @contextmanager
