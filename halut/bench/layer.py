@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from halut.bench import inputs, onednn
 from halut.bench.method import Method
 from halut.bench.suites import Case
+from halut.inference.packed import ROWS, PackedConv2d, PackedLayer, packed
 from halut.ops import dispatch
 
 INT8_ERROR = 0.05
@@ -30,13 +31,46 @@ def methods(case: Case, int8_only: bool = False) -> list[Method]:
 
 
 def ours(case: Case, x: Tensor, int8_only: bool) -> list[Method]:
-    """The table layer by the preferred kernels, and by torch's own operators."""
-    layer = inputs.learned_layer(case).requires_grad_(False)
-    run = forced("torch", lambda: layer(x))
-    reference = run()
-    found = [Method("ours", lambda: layer(x), reference, 1e-5)]
-    if not int8_only and dispatch.implementations()["accumulate"] != "torch":
-        found.append(Method("ours_torch", run, reference, 1e-5))
+    """The table layer prepared for inference: float32 to float32, and int8 to int8."""
+    layer = packed(inputs.learned_layer(case))
+    reference = forced("torch", lambda: layer(x))()
+    found = []
+    if not int8_only:
+        found += _both_formats("ours", layer, x, reference)
+        if dispatch.implementations()["tree_layer"] != "torch":
+            run = forced("torch", lambda: layer(x))
+            found.append(Method("ours_torch", run, reference, 1e-5))
+    narrow, q = in_int8(layer, x, reference)
+    return found + _both_formats("ours_int8", narrow, q, forced("torch", lambda: narrow(q))())
+
+
+def in_int8(layer: PackedLayer, x: Tensor, y: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """(the same layer from int8 to int8, x in int8); the scales are those of x's and y's range.
+
+    Thresholds move to the scale of the inputs, scale and bias to that of the answers: there is
+    nothing more to do at inference.
+    """
+    x_scale, y_scale = float(x.abs().max()) / 127, float(y.abs().max()) / 127
+    given = (layer.taps, layer.thresholds / x_scale, layer.table, layer.packed)
+    answer = (layer.scale / y_scale, layer.bias / y_scale, None, torch.int8)
+    window = layer.window if isinstance(layer, PackedConv2d) else ROWS
+
+    def run(q: Tensor) -> Tensor:
+        return torch.ops.halut.tree_layer.default(q, *given, *answer, *window)
+
+    return run, (x / x_scale).round().to(torch.int8)
+
+
+def _both_formats(
+    name: str, run: Callable[[Tensor], Tensor], x: Tensor, reference: Tensor
+) -> list[Method]:
+    """The method on x, and on a map also channels_last."""
+    tolerance = 1e-5 if reference.is_floating_point() else 0.0
+    found = [Method(name, lambda: run(x), reference, tolerance)]
+    if x.ndim == 4:
+        by_pixel = x.contiguous(memory_format=torch.channels_last)
+        last = f"{name}_channels_last"
+        found.append(Method(last, lambda: run(by_pixel), reference, tolerance))
     return found
 
 

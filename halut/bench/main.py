@@ -63,6 +63,14 @@ def parser() -> argparse.ArgumentParser:
         "checked first, methods take turns, ratios are those of one run.",
     )
     p.add_argument("--only", type=_names, default=[], metavar="NAMES", help=", ".join(suites()))
+    p.add_argument(
+        "--model",
+        type=_names,
+        default=[],
+        metavar="NAMES",
+        help="local, timm or torchvision networks, in place of resnet18; alone: nothing else",
+    )
+    p.add_argument("--input", type=_size, metavar="B,C,H,W", help="of the networks (1,3,224,224)")
     p.add_argument("--threads", type=_numbers, default=[1], metavar="1,2")
     p.add_argument("--rounds", type=_number, default=None, help="measurements of each (15)")
     p.add_argument("--quick", action="store_true", help="tiny shapes: does everything run?")
@@ -87,6 +95,13 @@ def _numbers(text: str) -> list[int]:
     return [_number(part) for part in text.split(",")]
 
 
+def _size(text: str) -> list[int]:
+    numbers = _numbers(text)
+    if len(numbers) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not four numbers B,C,H,W")
+    return numbers
+
+
 def _number(text: str) -> int:
     try:
         value = int(text)
@@ -109,7 +124,9 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str]]:
         raise HalutError(f"--threads: {max(options.threads)} threads, but the machine has {cores}")
     rounds = options.rounds or (3 if options.quick else 15)
     settings = Settings(
-        only=options.only,
+        only=options.only or (["network"] if options.model else []),
+        models=options.model,
+        size=options.input,
         threads=list(dict.fromkeys(options.threads)),
         rounds=rounds,
         quick=options.quick,

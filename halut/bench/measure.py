@@ -14,13 +14,16 @@ from typing import Any
 
 import torch
 
-from halut.bench import encode, layer, products, suites, train_step
-from halut.bench.method import Method
+from halut.bench import encode, layer, network, products, suites, train_step
+from halut.bench.method import Method, WrongAnswer
 from halut.bench.suites import Case
 from halut.bench.timing import Timing, interleaved
 from halut.errors import HalutError
 from halut.files import write_json
 from halut.ops import cpu
+
+WITH_INT8 = ("layer", "network")
+"""Operations with INT8 products to be compared with."""
 
 SPIN = 40_000
 """Additions of one measurement of the clock: about ten microseconds."""
@@ -45,8 +48,10 @@ class Settings:
 def selected(settings: Settings) -> list[Case]:
     """The cases of these settings. Raises HalutError on names nobody knows."""
     found = suites.cases(settings.resnet9_batch, settings.quick)
+    names = settings.models or ["resnet8" if settings.quick else "resnet18"]
+    found += [network.case_of(name, settings.size, settings.quick) for name in names]
     found = suites.chosen(found, settings.only)
-    return [case for case in found if case.op == "layer" or not settings.int8_only]
+    return [case for case in found if case.op in WITH_INT8 or not settings.int8_only]
 
 
 def measure(settings: Settings, announce: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -88,6 +93,8 @@ def build(case: Case, settings: Settings) -> list[Method]:
     with torch.no_grad():
         if case.op == "layer":
             return layer.methods(case, settings.int8_only)
+        if case.op == "network":
+            return network.methods(case, settings.int8_only)
         return {"encode": encode.methods, "accumulate": products.methods}[case.op](case)
 
 
@@ -119,7 +126,7 @@ def main(arguments: list[str]) -> int:
         results = measure(settings, lambda line: print(line, file=sys.stderr, flush=True))
     except HalutError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, WrongAnswer) else 2
     write_json(Path(arguments[1]), {"settings": asdict(settings), "results": results})
     return 0
 

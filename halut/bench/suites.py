@@ -7,7 +7,7 @@ from typing import Any
 
 from halut.errors import HalutError
 
-OPERATIONS = ("encode", "accumulate", "layer", "train_step")
+OPERATIONS = ("encode", "accumulate", "layer", "train_step", "network")
 
 
 @dataclass(frozen=True)

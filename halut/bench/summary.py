@@ -1,8 +1,8 @@
 """Ratios out of results: other methods' times over ours, in the same run.
 
-A suite's ratio is that of the sums over its shapes, each as often as the network has it. Of several
-float32 baselines the fastest counts. Top-level entries are those of one thread, `threads_2` those
-of two, and so on.
+A suite's ratio is that of the sums over its shapes, each as often as the network has it. Of float32
+baselines the fastest at each shape counts; of ours the memory format that is best for all shapes.
+Top-level entries are those of one thread, `threads_2` those of two, and so on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ Result = dict[str, Any]
 
 FLOAT32 = ("float32", "float32_channels_last")
 EXACT = ("exact_float32", "exact_float32_channels_last")
-OURS_INT8 = ("ours_int8", "ours")
+OURS = (("ours", "ours_channels_last"),)
+OURS_INT8 = (("ours_int8", "ours_int8_channels_last"), *OURS)
 """What is compared with INT8: from int8 to int8 as INT8 is, where that is measured."""
 
 LAYERS = ("resnet18_3x3", "resnet9_3x3", "linear_v16", "linear_v8")
@@ -49,14 +50,14 @@ def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, An
         int8 = "over_int8_amx" if amx and isa == "default" else "over_int8"
         for suite in suites:
             rows = [r for r in of_isa if r["suite"] == suite]
-            pairs = ((int8, ("int8",), OURS_INT8), ("over_float32", FLOAT32, ("ours",)))
+            pairs = ((int8, ("int8",), OURS_INT8), ("over_float32", FLOAT32, OURS))
             for key, theirs, ours in pairs:
                 ratio = over(rows, theirs, ours)
                 if ratio is not None and key not in found[suite]:
                     found[suite][key], found[suite][f"{key}_least"] = ratio
         steps = [r for r in of_isa if r["op"] == "train_step"]
         for rows in _by_shape(steps).values():
-            ratio = over(rows, EXACT, ("ours",))
+            ratio = over(rows, EXACT, OURS)
             if ratio is not None:
                 key = f"{rows[0]['shape']['C_in']}x{rows[0]['shape']['M']}"
                 found["train_step"].setdefault("over_exact", {}).setdefault(key, 1 / ratio[0])
@@ -67,24 +68,35 @@ def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, An
 
 
 def over(
-    rows: Iterable[Result], theirs: Sequence[str], ours: Sequence[str]
+    rows: Iterable[Result], theirs: Sequence[str], ours: Sequence[Sequence[str]]
 ) -> tuple[float, float] | None:
     """(ratio of the sums, least ratio of a shape) of their times over ours; None without both.
 
-    Of `theirs` the fastest at each shape; of `ours` the first that is there.
+    Of `theirs` the fastest at each shape. `ours`: groups of names; the first group with a name that
+    is there at every shape counts, and of its names the one that is fastest over all shapes.
     """
-    sums, least = [0.0, 0.0], float("inf")
-    for shape in _by_shape(rows).values():
-        times = {r["method"]: r["median_us"] for r in shape}
-        count = shape[0].get("count", 1)
-        other = min((times[name] for name in theirs if name in times), default=None)
-        own = next((times[name] for name in ours if name in times), None)
-        if other is None or own is None:
-            return None
-        sums[0] += count * other
-        sums[1] += count * own
-        least = min(least, other / own)
-    return (sums[0] / sums[1], least) if sums[1] else None
+    shapes = [{r["method"]: r for r in shape} for shape in _by_shape(rows).values()]
+    other = [_fastest(shape, theirs) for shape in shapes]
+    if not shapes or None in other:
+        return None
+    times = [time for time in other if time is not None]
+    counts = [next(iter(shape.values())).get("count", 1) for shape in shapes]
+    for group in ours:
+        own = [
+            [shape[name]["median_us"] for shape in shapes]
+            for name in group
+            if all(name in shape for shape in shapes)
+        ]
+        if own:
+            best = min(own, key=lambda o: sum(n * t for n, t in zip(counts, o, strict=True)))
+            total = sum(n * t for n, t in zip(counts, best, strict=True))
+            ratio = sum(n * t for n, t in zip(counts, times, strict=True)) / total
+            return ratio, min(t / o for t, o in zip(times, best, strict=True))
+    return None
+
+
+def _fastest(shape: dict[str, Result], names: Sequence[str]) -> float | None:
+    return min((shape[name]["median_us"] for name in names if name in shape), default=None)
 
 
 def lookups_per_cycle_limit(level: str | None) -> int | None:

@@ -36,6 +36,14 @@ def test_int8_is_compared_with_ours_in_int8_where_that_is_measured():
     assert summary.summarise(rows, None, amx=False)["linear_v16"]["over_int8"] == 4
 
 
+def test_one_memory_format_of_ours_counts_for_all_shapes():
+    times = {"ours": (10, 30), "ours_channels_last": (25, 10), "float32": (70, 70)}
+    rows = [result("resnet9_3x3", m, t[i], i) for m, t in times.items() for i in (0, 1)]
+    found = summary.summarise(rows, None, amx=False)["resnet9_3x3"]
+    assert found["over_float32"] == pytest.approx(140 / 35)
+    assert found["over_float32_least"] == pytest.approx(70 / 25)
+
+
 def test_amx_and_threads_have_keys_of_their_own():
     rows = [result("linear_v16", m, t) for m, t in (("ours", 10), ("int8", 30))]
     rows += [{**row, "threads": 2, "median_us": row["median_us"] / 3} for row in rows[:1]]

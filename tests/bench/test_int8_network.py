@@ -1,0 +1,80 @@
+"""Networks converted to oneDNN's INT8 operators answer what they did, and run in INT8."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from halut.bench import onednn
+from halut.bench.int8_network import MaxPool, int8_network
+from halut.bench.method import relative_error
+from halut.bench.onednn import Grid, Int8Product, kernels_of
+from halut.inference.fold import fold, traced
+
+pytestmark = pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
+
+
+class Residual(nn.Module):
+    """A stem with max pooling, an identity block, a strided block with a projection, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.conv1, self.conv2 = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.conv3, self.project = nn.Conv2d(8, 16, 3, 2, 1), nn.Conv2d(8, 16, 1, 2)
+        self.gate = nn.Conv2d(16, 16, 1, groups=4)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.pool(F.relu(self.norm(self.stem(x))))
+        x = torch.relu(self.conv2(F.relu(self.conv1(x))) + x)
+        y = self.conv3(x)
+        y += self.project(x)
+        y = y.relu()
+        y = y * torch.sigmoid(self.gate(y))
+        return self.head(y.mean((2, 3)))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = Residual().eval().requires_grad_(False)
+    network.norm.running_mean.normal_()
+    return network
+
+
+def test_a_residual_network_keeps_its_answers(network):
+    x = torch.randn(4, 3, 17, 12)
+    reference = network(x)
+    converted, grid = int8_network(fold(traced(network)), x)
+    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    before = q.clone()
+    assert relative_error(converted(q), reference) < 0.05
+    assert torch.equal(converted(q), converted(q))
+    assert torch.equal(q, before)
+    products = [m for m in converted.modules() if isinstance(m, Int8Product)]
+    assert len(products) == 7
+    assert sum(m.other_grid is not None for m in products) == 2
+    assert sum(m.relu for m in products) == 4
+    kernels = kernels_of(lambda: converted(q))
+    assert all(kernel.split()[2:4] == ["u8", "s8"] for kernel in kernels), kernels
+    assert not any(isinstance(m, nn.Conv2d | nn.Linear | nn.ReLU) for m in converted.modules())
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d((2, 3), 1)])
+def test_max_pooling_of_bytes(pool):
+    x = torch.randint(256, (2, 3, 9, 7), dtype=torch.uint8)
+    assert torch.equal(MaxPool(pool)(x).float(), pool(x.float()))
+
+
+def test_grids_hold_zero_and_their_range():
+    x = torch.randn(1000) - 2
+    grid = Grid.around(x)
+    assert relative_error(grid.dequantise(grid.quantise(x)), x) < 0.01
+    assert float(grid.dequantise(grid.quantise(torch.zeros(1)))) == 0
+    assert Grid.around(x.relu()).zero_point == 0
+    assert int(grid.quantise(torch.tensor([1e6]))) == 255
+    assert Grid.of(0, 0).scale == 1
