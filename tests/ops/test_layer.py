@@ -166,3 +166,13 @@ def test_wrong_arguments_of_nearest_prototypes_are_named():
         nearest_layer(x, prototypes, metric, 2, *rest)
     with pytest.raises(HalutError, match="prototypes must be float32"):
         nearest_layer(x, prototypes[:, :, :2], metric, groups, *rest)
+
+
+def test_a_table_of_other_strides_packs_alike():
+    """Moving a network to channels_last restrides its tables, which have four dimensions too."""
+    torch.manual_seed(0)
+    table = torch.randint(-127, 128, (2, 16, 16, 12), dtype=torch.int8)
+    other = table.to(memory_format=torch.channels_last)
+    assert not other.is_contiguous()
+    for _ in range(20):
+        assert torch.equal(pack_table(other), pack_table(table))

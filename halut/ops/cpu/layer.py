@@ -39,7 +39,8 @@ def pack_table(table: Tensor) -> Tensor:
         return table.new_empty(0, dtype=torch.uint8)
     size = _kernels.packed_bytes(G, C, M)
     packed = _aligned(size)
-    _kernels.pack_table(table.contiguous().data_ptr(), packed.data_ptr(), G, C, K, M, size)
+    dense = table.contiguous()  # held until the kernel has read it
+    _kernels.pack_table(dense.data_ptr(), packed.data_ptr(), G, C, K, M, size)
     return packed
 
 
