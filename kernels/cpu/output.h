@@ -98,7 +98,7 @@ inline void write_planes(const Output& out, const int32_t (*sums)[64], int64_t m
 }
 #endif
 
-// Outputs m .. m + count of one tile, by row; sums[tile of outputs][output][row]: whole cache lines.
+// Outputs m .. m + count <= 16 of one segment as rows; sums[tile of outputs][output][row].
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
 inline void transpose16(__m512i* r) {
   __m512i t[16];
@@ -130,27 +130,34 @@ inline void transpose16(__m512i* r) {
   for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
+// To the nearest even integer, and within 32 bits also where y is far out of range.
+inline __m512i rounded(__m512 y) {
+  const __m512 limit = _mm512_set1_ps(1e6f);
+  return _mm512_cvtps_epi32(
+      _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), limit), _mm512_min_ps(limit, y)));
+}
+
 inline void write_rows(const Output& out, const int32_t (*sums)[4][64], int64_t m, int count,
-                       const Segment* segments, int64_t n) {
+                       const Segment& segment) {
   const __mmask16 some = static_cast<__mmask16>((1u << count) - 1);
   const __m512 scale = _mm512_maskz_loadu_ps(some, out.scale + m);
   const __m512 bias = _mm512_maskz_loadu_ps(some, out.bias + m), low = _mm512_set1_ps(out.low);
-  for (int64_t s = 0; s < n; s++) {
-    const Segment segment = segments[s];
-    __m512i r[16];
+  __m512i r[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-      r[i] = _mm512_loadu_si512(sums[i / 4][i % 4] + segment.group * 16);
-    transpose16(r);
-    alignas(64) float y[16][16];
+  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(sums[i / 4][i % 4] + segment.group * 16);
+  transpose16(r);
+  const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
+  int64_t at = segment.at * out.channels + m;
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) {
-      const __m512 value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(r[i]), scale), bias);
-      _mm512_store_ps(y[i], _mm512_max_ps(low, value));
-    }
-    float* to = static_cast<float*>(out.data) + segment.at * out.channels + m;
-    for (unsigned mask = segment.mask; mask; mask &= mask - 1, to += out.channels)
-      _mm512_mask_storeu_ps(to, some, _mm512_load_ps(y[__builtin_ctz(mask)]));
+  for (int i = 0; i < 16; i++) {
+    const __m512 value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(r[i]), scale), bias);
+    const __m512 y = _mm512_max_ps(low, value);
+    const __mmask16 used = segment.mask >> i & 1 ? some : 0;
+    if (floats)
+      _mm512_mask_storeu_ps(static_cast<float*>(out.data) + at, used, y);
+    else
+      _mm512_mask_cvtsepi32_storeu_epi8(static_cast<int8_t*>(out.data) + at, used, rounded(y));
+    at += segment.mask >> i & 1 ? out.channels : 0;
   }
 }
 #endif

@@ -69,11 +69,26 @@ inline void copy_run(float* __restrict out, const View& x, int64_t at, int64_t s
     } else if (stride == 2) {
       for (int64_t i = 0; i < n; i++) out[i] = source[2 * i];
     } else {
-      for (int64_t i = 0; i < n; i++) out[i] = source[i * stride];
+      int64_t i = 0;
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+      if (stride < (1 << 24) && stride > -(1 << 24)) {
+        const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const __m512i offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(stride)));
+        for (; i + 16 <= n; i += 16)
+          _mm512_storeu_ps(out + i, _mm512_i32gather_ps(offsets, source + i * stride, 4));
+        for (; i + 8 <= n; i += 8)
+          _mm256_storeu_ps(out + i, _mm256_i32gather_ps(source + i * stride,
+                                                        _mm512_castsi512_si256(offsets), 4));
+      }
+#endif
+      for (; i < n; i++) out[i] = source[i * stride];
     }
   } else if (x.dtype == static_cast<int64_t>(Dtype::i8) && stride == 1) {
     const int8_t* __restrict source = static_cast<const int8_t*>(data) + at;
     for (int64_t i = 0; i < n; i++) out[i] = source[i];
+  } else if (x.dtype == static_cast<int64_t>(Dtype::i8)) {
+    const int8_t* __restrict source = static_cast<const int8_t*>(data) + at;
+    for (int64_t i = 0; i < n; i++) out[i] = source[i * stride];
   } else {
     for (int64_t i = 0; i < n; i++) out[i] = element(data, x.dtype, at + i * stride);
   }

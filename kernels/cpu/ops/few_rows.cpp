@@ -39,14 +39,17 @@ void add_rows(const uint8_t* codes, const int8_t* table, int64_t C, int64_t K, i
   }
 }
 
-float tap_value(const View& x, const Window& window, int64_t row, int64_t column) {
-  const int64_t channel = column / window.size, position = column % window.size;
+float tap_value(const View& x, const Window& window, bool rows, int64_t row, int64_t column) {
+  const void* data = reinterpret_cast<const void*>(x.data);
+  if (rows) return element(data, x.dtype, row * x.stride_b + column * x.stride_c);
+  const Tap tap = window(column);
+  const int64_t position = column - tap.channel * window.size;
   const int64_t b = row / (x.OH * x.OW), oy = row / x.OW % x.OH, ox = row % x.OW;
   const int64_t y = oy * x.sh + position / x.kw * x.dh - x.top;
   const int64_t z = ox * x.sw + position % x.kw * x.dw - x.left;
   if (y < 0 || y >= x.H || z < 0 || z >= x.W) return 0;
-  return element(reinterpret_cast<const void*>(x.data), x.dtype,
-                 b * x.stride_b + channel * x.stride_c + y * x.stride_h + z * x.stride_w);
+  return element(data, x.dtype,
+                 b * x.stride_b + tap.channel * x.stride_c + y * x.stride_h + z * x.stride_w);
 }
 
 }  // namespace
@@ -66,6 +69,7 @@ int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
   while ((int64_t{1} << depth) < K) depth++;
   for (int64_t i = 0; i < GC * depth; i++)
     if (taps[i] < 0 || taps[i] >= columns) return static_cast<int>(Status::bad_tap);
+  const bool rows = x.H == 1 && x.W == 1 && x.kh == 1 && x.kw == 1 && x.OH == 1 && x.OW == 1;
   const int64_t parts = (M + width - 1) / width;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
@@ -74,7 +78,7 @@ int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
       const int64_t n = i / GC, gc = i % GC;
       int64_t node = 0;
       for (int level = 0; level < depth; level++) {
-        const float value = tap_value(x, window, n, taps[gc * depth + level]);
+        const float value = tap_value(x, window, rows, n, taps[gc * depth + level]);
         node = 2 * node + 1 + (value > thresholds[gc * (K - 1) + node]);
       }
       codes[i] = static_cast<uint8_t>(node - K + 1);

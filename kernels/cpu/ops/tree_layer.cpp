@@ -65,14 +65,15 @@ struct Copies {
     return rows ? plane : plane + layer.layout.before + tap.offset;
   }
 
-  // Columns of a matrix, 16 rows at a time, so that a row's cache lines serve all of them.
+  // Columns of a matrix, 8 rows at a time: a row's cache lines serve all of them, and with strides
+  // of whole pages 8 lines still fit the ways of one set.
   void fill_columns() {
     const View& x = layer.x;
     const int64_t first = work.block.image, n = work.block.images;
-    for (int64_t row = 0; row < n; row += 16)
+    for (int64_t row = 0; row < n; row += 8)
       for (int i = 0; i < count; i++) {
         const int64_t at = (first + row) * x.stride_b + keys[i] * x.stride_c;
-        copy_run(storage + i * size + row, x, at, x.stride_b, smaller(16, n - row));
+        copy_run(storage + i * size + row, x, at, x.stride_b, smaller(8, n - row));
       }
   }
 };
@@ -153,33 +154,40 @@ void accumulate_planes(const Layer& layer, const Work& work, int64_t g, int64_t 
 }
 
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-// Sixteen outputs of group g; a table of four serves some tiles before the next one is read.
+// 64 outputs of group g, four cache lines of a row; a table of four outputs serves some tiles before
+// the next one is read.
+constexpr int64_t wide = 16, chunk = 4;
+
 void accumulate_rows(const Layer& layer, const Work& work, int64_t g, int64_t outputs) {
-  constexpr int64_t chunk = 8;
-  alignas(64) int32_t sums[chunk][4][4][64];
+  alignas(64) int32_t sums[chunk][wide][4][64];
   const int64_t* begin = work.segments.begin;
-  const int64_t tiles = work.grid.tiles(), last = output_tiles(layer.M);
-  const int count = static_cast<int>(smaller(16, layer.M - outputs * 16));
+  const int64_t tiles = work.grid.tiles();
+  const int64_t used = smaller(wide, output_tiles(layer.M) - outputs * wide);
   for (int64_t from = 0; from < tiles; from += chunk) {
     const int64_t to = smaller(from + chunk, tiles);
-    for (int64_t i = 0; i < 4 && outputs * 4 + i < last; i++)
-      sum_tiles(layer, work, g, outputs * 4 + i, from, to, sums[0][i], 16);
+    for (int64_t i = 0; i < used; i++)
+      sum_tiles(layer, work, g, outputs * wide + i, from, to, sums[0][i], 4 * wide);
     for (int64_t tile = from; tile < to; tile++)
-      write_rows(layer.out, sums[tile - from], g * layer.M + outputs * 16, count,
-                 work.segments.all + begin[tile], begin[tile + 1] - begin[tile]);
+      for (int64_t s = begin[tile]; s < begin[tile + 1]; s++)
+        for (int64_t i = 0; i < used; i += 4) {
+          const int64_t m = (outputs * wide + i) * 4;
+          write_rows(layer.out, sums[tile - from] + i, g * layer.M + m,
+                     static_cast<int>(smaller(16, layer.M - m)), work.segments.all[s]);
+        }
   }
 }
 #endif
 
-// Outputs in tasks of 4, or of 16 where they are written as rows of floats.
+// Outputs in tasks of 4, or of 64 where they are written as rows.
 struct Tasks {
   bool rows;
   int64_t count;
 
   explicit Tasks(const Layer& layer) : rows(false), count(output_tiles(layer.M)) {
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-    rows = !layer.out.by_plane && layer.out.dtype == static_cast<int64_t>(Dtype::f32);
-    if (rows) count = (count + 3) / 4;
+    const Dtype dtype = static_cast<Dtype>(layer.out.dtype);
+    rows = !layer.out.by_plane && (dtype == Dtype::f32 || dtype == Dtype::i8);
+    if (rows) count = (count + wide - 1) / wide;
 #endif
   }
 
