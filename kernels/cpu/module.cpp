@@ -12,6 +12,7 @@ namespace halut {
 
 int current_level = 0;
 
+void bind_columns(nb::module_&);
 void bind_layer(nb::module_&);
 void bind_clock(nb::module_&);
 void bind_lookup(nb::module_&);
@@ -55,6 +56,7 @@ NB_MODULE(_kernels, m) {
         return false;
       },
       "Use another one, for tests and benchmarks; false if this CPU cannot.");
+  bind_columns(m);
   bind_layer(m);
   bind_clock(m);
   bind_lookup(m);

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
-from halut.ops.conv import ConvGeometry
+from halut.ops.conv import ConvGeometry, check_taps
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 """The element types kernels read."""
@@ -38,3 +40,9 @@ def view(x: Tensor, geometry: ConvGeometry | None = None) -> tuple[int, ...]:
         top,
         *geometry.output_size(size[2], size[3]),
     )
+
+
+def refuse(taps: Tensor, columns: int) -> NoReturn:
+    """Say why a kernel answered false: a tap is no column, or there was no memory."""
+    check_taps(taps, columns)
+    raise MemoryError("the kernel could not allocate its scratch")

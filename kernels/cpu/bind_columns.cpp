@@ -1,0 +1,31 @@
+// Bindings of the gathered columns; see ops/columns.cpp.
+#include "dispatch.h"
+
+HALUT_DECLARE(bool gather_columns(const View& view, const int64_t* taps, int64_t T, float* out,
+                                  int64_t stride_n, int64_t stride_t, int threads))
+HALUT_DECLARE(bool scatter_columns(const View& view, const int64_t* taps, int64_t T,
+                                   const float* grad, int64_t stride_n, int64_t stride_t,
+                                   int threads))
+
+namespace halut {
+
+void bind_columns(nb::module_& m) {
+  m.def(
+      "gather_columns",
+      [](const Fields& x, Address taps, int64_t T, Address out, int64_t stride_n, int64_t stride_t,
+         int threads) {
+        return HALUT_PICK(gather_columns)(view_of(x), at<const int64_t>(taps), T, at<float>(out),
+                                          stride_n, stride_t, threads);
+      },
+      release_gil());
+  m.def(
+      "scatter_columns",
+      [](const Fields& dx, Address taps, int64_t T, Address grad, int64_t stride_n,
+         int64_t stride_t, int threads) {
+        return HALUT_PICK(scatter_columns)(view_of(dx), at<const int64_t>(taps), T,
+                                           at<const float>(grad), stride_n, stride_t, threads);
+      },
+      release_gil());
+}
+
+}  // namespace halut
