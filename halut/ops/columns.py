@@ -47,15 +47,15 @@ def columns_gradient_torch(
     return conv_taps_gradient_torch(grad, taps, x.shape, is_by_pixel(x), geometry)
 
 
-def empty_gradient(x: Tensor) -> Tensor:
-    """Undefined values like x: channels_last where x is, else contiguous."""
+def empty_gradient(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Undefined values like x, or of another dtype: channels_last where x is, else contiguous."""
     layout = torch.channels_last if x.ndim == 4 and is_by_pixel(x) else torch.contiguous_format
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
+    return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=layout)
 
 
-def zero_gradient(x: Tensor) -> Tensor:
+def zero_gradient(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Zeros, laid out as `empty_gradient`."""
-    return empty_gradient(x).zero_()
+    return empty_gradient(x, dtype).zero_()
 
 
 def row_count(x: Tensor, geometry: ConvGeometry | None) -> int:

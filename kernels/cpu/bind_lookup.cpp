@@ -6,6 +6,8 @@ HALUT_DECLARE(void accumulate_float(const uint8_t* codes, const float* table, fl
 HALUT_DECLARE(void accumulate_int8(const uint8_t* codes, const int8_t* table, int32_t* out,
                                    int64_t N, int64_t G, int64_t C, int64_t K, int64_t M,
                                    int threads))
+HALUT_DECLARE(void scatter_add(const uint8_t* codes, const float* grad, float* out, int64_t N,
+                               int64_t G, int64_t C, int64_t K, int64_t M, int threads))
 
 namespace halut {
 
@@ -25,6 +27,14 @@ void bind_lookup(nb::module_& m) {
         HALUT_PICK(accumulate_int8)
         (at<const uint8_t>(codes), at<const int8_t>(table), at<int32_t>(out), N, G, C, K, M,
          threads);
+      },
+      release_gil());
+  m.def(
+      "scatter_add",
+      [](Address codes, Address grad, Address out, int64_t N, int64_t G, int64_t C, int64_t K,
+         int64_t M, int threads) {
+        HALUT_PICK(scatter_add)
+        (at<const uint8_t>(codes), at<const float>(grad), at<float>(out), N, G, C, K, M, threads);
       },
       release_gil());
 }

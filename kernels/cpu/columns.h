@@ -72,15 +72,26 @@ struct Column {
   }
 };
 
-// Calls inside(i, at, length) for the runs of rows n0 + i that read the map, at stride
+// n consecutive rows from row n0, which is output position (oy, ox) of image b.
+struct Rows {
+  int64_t n, b, oy, ox;
+
+  Rows(const View& x, int64_t n0, int64_t n) : n(n), b(0), oy(0), ox(0) {
+    if (n <= 0) return;
+    ox = n0 % x.OW;
+    oy = n0 / x.OW % x.OH;
+    b = n0 / x.OW / x.OH;
+  }
+};
+
+// Calls inside(i, at, length) for the runs of rows i that read the map, at stride
 // x.sw * x.stride_w, and outside(i, length) for those that read zeros, in the order of rows.
 template <typename Inside, typename Outside>
-inline void each_run(const View& x, const Column& c, int64_t n0, int64_t n, Inside inside,
+inline void each_run(const View& x, const Column& c, const Rows& rows, Inside inside,
                      Outside outside) {
-  if (n <= 0) return;
-  int64_t ox = n0 % x.OW, oy = n0 / x.OW % x.OH, b = n0 / (x.OW * x.OH);
-  for (int64_t i = 0; i < n;) {
-    const int64_t end = smaller(x.OW, ox + n - i), y = oy * x.sh + c.y;
+  int64_t ox = rows.ox, oy = rows.oy, b = rows.b;
+  for (int64_t i = 0; i < rows.n;) {
+    const int64_t end = smaller(x.OW, ox + rows.n - i), y = oy * x.sh + c.y;
     const bool hit = y >= 0 && y < x.H;
     const int64_t first = hit ? smaller(larger(c.lo, ox), end) : end;
     const int64_t last = hit ? smaller(larger(c.hi, first), end) : end;
@@ -97,11 +108,11 @@ inline void each_run(const View& x, const Column& c, int64_t n0, int64_t n, Insi
 }
 
 template <typename T>
-inline void gather_as(const View& x, const Column& c, int64_t n0, int64_t n, float* out) {
+inline void gather_as(const View& x, const Column& c, const Rows& rows, float* out) {
   const T* data = reinterpret_cast<const T*>(x.data);
   const int64_t step = x.sw * x.stride_w;
   each_run(
-      x, c, n0, n,
+      x, c, rows,
       [&](int64_t i, int64_t at, int64_t length) {
         const T* __restrict source = data + at;
         float* __restrict run = out + i;
@@ -116,28 +127,35 @@ inline void gather_as(const View& x, const Column& c, int64_t n0, int64_t n, flo
       });
 }
 
-// out[i] = column `column` of row n0 + i, for n rows.
-inline void gather_column(const View& x, int64_t column, int64_t n0, int64_t n, float* out) {
-  const Column c(x, column);
+// out[i] = column c of row i.
+inline void gather_column(const View& x, const Column& c, const Rows& rows, float* out) {
   switch (static_cast<Dtype>(x.dtype)) {
     case Dtype::f32:
-      return gather_as<float>(x, c, n0, n, out);
+      return gather_as<float>(x, c, rows, out);
     case Dtype::f16:
-      return gather_as<F16>(x, c, n0, n, out);
+      return gather_as<F16>(x, c, rows, out);
     case Dtype::bf16:
-      return gather_as<BF16>(x, c, n0, n, out);
+      return gather_as<BF16>(x, c, rows, out);
     default:
-      return gather_as<int8_t>(x, c, n0, n, out);
+      return gather_as<int8_t>(x, c, rows, out);
   }
 }
 
-// Adds grad[i * stride] to what column `column` of row n0 + i reads of the float32 map dx.
-inline void scatter_column(const View& dx, int64_t column, int64_t n0, int64_t n,
-                           const float* grad, int64_t stride) {
+// The Columns of taps, from malloc; null if one is no column or memory is short.
+inline Column* columns_of(const View& x, const int64_t* taps, int64_t T) {
+  if (!taps_fit(x, taps, T)) return nullptr;
+  Column* columns = static_cast<Column*>(malloc(sizeof(Column) * static_cast<size_t>(T)));
+  for (int64_t t = 0; columns && t < T; t++) columns[t] = Column(x, taps[t]);
+  return columns;
+}
+
+// Adds grad[i * stride] to what column c of row i reads of the float32 map dx.
+inline void scatter_column(const View& dx, const Column& c, const Rows& rows, const float* grad,
+                           int64_t stride) {
   float* data = reinterpret_cast<float*>(dx.data);
   const int64_t step = dx.sw * dx.stride_w;
   each_run(
-      dx, Column(dx, column), n0, n,
+      dx, c, rows,
       [&](int64_t i, int64_t at, int64_t length) {
         float* __restrict out = data + at;
         const float* __restrict run = grad + i * stride;

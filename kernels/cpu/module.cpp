@@ -16,6 +16,7 @@ void bind_columns(nb::module_&);
 void bind_layer(nb::module_&);
 void bind_clock(nb::module_&);
 void bind_lookup(nb::module_&);
+void bind_tree(nb::module_&);
 
 namespace {
 
@@ -60,4 +61,5 @@ NB_MODULE(_kernels, m) {
   bind_layer(m);
   bind_clock(m);
   bind_lookup(m);
+  bind_tree(m);
 }

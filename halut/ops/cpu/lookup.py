@@ -1,4 +1,4 @@
-"""`accumulate` by the compiled kernels (kernels/cpu/ops/accumulate.cpp)."""
+"""The table products by the compiled kernels (kernels/cpu/ops/accumulate.cpp, scatter_add.cpp)."""
 
 from __future__ import annotations
 
@@ -27,3 +27,18 @@ def accumulate(codes: Tensor, table: Tensor) -> Tensor:
     pointers = codes.data_ptr(), table.data_ptr(), out.data_ptr()
     run(*pointers, N, G, C, K, M, torch.get_num_threads())
     return out
+
+
+def _narrow(codes: Tensor, grad: Tensor, groups: int, K: int) -> bool:
+    return grad.dtype != torch.float64
+
+
+@dispatch.implementation("scatter_add", "cpu", devices=("cpu",), supports=_narrow)
+def scatter_add(codes: Tensor, grad: Tensor, groups: int, K: int) -> Tensor:
+    """Codebooks and slices of outputs in parallel: the same bits at any number of threads."""
+    N, C, M = codes.shape[0], codes.shape[1] // groups, grad.shape[1] // groups
+    codes, rows = codes.contiguous(), grad.to(torch.float32).contiguous()
+    out = torch.empty(groups, C, K, M)
+    pointers = codes.data_ptr(), rows.data_ptr(), out.data_ptr()
+    _kernels.scatter_add(*pointers, N, groups, C, K, M, torch.get_num_threads())
+    return out.to(grad.dtype)

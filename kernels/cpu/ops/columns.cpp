@@ -11,23 +11,26 @@ constexpr int64_t tile_rows = 128;
 // out[n * stride_n + t * stride_t] = column taps[t] of row n; false if a tap is no column.
 bool gather_columns(const View& view, const int64_t* taps, int64_t T, float* out, int64_t stride_n,
                     int64_t stride_t, int threads) {
-  if (!taps_fit(view, taps, T)) return false;
   const View x = with_long_lines(view);
+  Column* columns = columns_of(x, taps, T);
+  if (!columns) return false;
   const int64_t N = x.rows(), tiles = (N + tile_rows - 1) / tile_rows;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t tile = 0; tile < tiles; tile++) {
-    const int64_t n0 = tile * tile_rows, n = smaller(tile_rows, N - n0);
+    const int64_t n0 = tile * tile_rows;
+    const Rows rows(x, n0, smaller(tile_rows, N - n0));
     for (int64_t t = 0; t < T; t++) {
       float* column = out + n0 * stride_n + t * stride_t;
       if (stride_n == 1) {
-        gather_column(x, taps[t], n0, n, column);
+        gather_column(x, columns[t], rows, column);
       } else {
         float run[tile_rows];
-        gather_column(x, taps[t], n0, n, run);
-        for (int64_t i = 0; i < n; i++) column[i * stride_n] = run[i];
+        gather_column(x, columns[t], rows, run);
+        for (int64_t i = 0; i < rows.n; i++) column[i * stride_n] = run[i];
       }
     }
   }
+  free(columns);
   return true;
 }
 
@@ -37,7 +40,7 @@ bool scatter_columns(const View& view, const int64_t* taps, int64_t T, const flo
                      int64_t stride_n, int64_t stride_t, int threads) {
   if (!taps_fit(view, taps, T)) return false;
   const View dx = with_long_lines(view);
-  const int64_t N = dx.rows();
+  const Rows rows(dx, 0, dx.rows());
   int64_t* first = static_cast<int64_t*>(malloc(sizeof(int64_t) * (dx.C + T)));
   if (!first) return false;
   int64_t* next = first + dx.C;  // the taps of a channel as a list
@@ -50,7 +53,7 @@ bool scatter_columns(const View& view, const int64_t* taps, int64_t T, const flo
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t c = 0; c < dx.C; c++)
     for (int64_t t = first[c]; t >= 0; t = next[t])
-      scatter_column(dx, taps[t], 0, N, grad + t * stride_t, stride_n);
+      scatter_column(dx, Column(dx, taps[t]), rows, grad + t * stride_t, stride_n);
   free(first);
   return true;
 }
