@@ -79,7 +79,7 @@ inline void node_slopes(const floats* x, const float* t, const float* products, 
       D[node] = mean[2 * p + 1] - mean[2 * p];
       mean[p] = S[node] + sign[node] * D[node];
     }
-  floats root = mean[0];
+  floats root = mean[0], own = {};  // summed apart: a long running sum rounds more
   floats* above = mean;  // W of the nodes
   above[1] = splat(1.f);
 #pragma GCC unroll 8
@@ -92,7 +92,7 @@ inline void node_slopes(const floats* x, const float* t, const float* products, 
       const floats slope = W * score * slope_of(gap, rate);
       dx[level] += slope;
       totals[node] += slope;
-      moment += slope * gap;
+      own += slope * gap;
       if (level + 1 < depth) {
         const floats shift = W * sign[node];
         // The children's places may hold a mean no more: those were read on the way up.
@@ -101,6 +101,7 @@ inline void node_slopes(const floats* x, const float* t, const float* products, 
       }
     }
   }
+  moment += own;
 }
 
 struct Chunk {
