@@ -1,0 +1,102 @@
+"""Installed from a wheel that was built from the sdist, the package works from another folder."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from environments import ROOT, Environment, checkout, missing_tools, run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing_tools), reason=f"not installed: {missing_tools}"),
+]
+
+TINY = (
+    *("debug=smoke", "model=resnet8", "model.options.width=8", "policy.only=[stack3.conv2]"),
+    *("baseline=false", "trainer.accelerator=cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The folder with the sdist of a checkout, and the wheel that was made from that sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    source = checkout(folder / "checkout")
+    python = Environment.create(folder / "tools").python
+    run(python, "-m", "build", "--no-isolation", "--outdir", folder, source, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory) -> Environment:
+    found = Environment.create(tmp_path_factory.mktemp("installed") / "venv")
+    (wheel,) = built.glob("*.whl")
+    found.install(wheel)
+    return found
+
+
+def sources(folder: str, pattern: str) -> set[str]:
+    return {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob(pattern)}
+
+
+def test_the_wheel_is_small_and_holds_what_runs(built):
+    (wheel,) = built.glob("*.whl")
+    assert wheel.stat().st_size < 2 << 20
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert sources("halut", "*.py") | sources("data", "*.py") <= names
+    assert {f"halut/{name}" for name in sources("conf", "*.yaml")} <= names
+    assert {f"halut/{name}" for name in sources("kernels/cuda", "*.cu")} <= names
+    assert any(name.startswith("halut/_kernels") and name.endswith(".so") for name in names)
+    folders = {name.split("/")[0] for name in names}
+    assert folders == {"halut", "data", next(f for f in folders if f.endswith(".dist-info"))}
+
+
+def test_the_sdist_holds_sources_alone(built):
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames()}
+    assert {"CMakeLists.txt", "README.md", "train.py", "conf/train.yaml"} <= names
+    assert sources("kernels", "*.cpp") <= names
+    kinds = {Path(name).suffix for name in names}
+    assert kinds <= {
+        ".py",
+        ".cpp",
+        ".h",
+        ".cu",
+        ".cuh",
+        ".yaml",
+        ".toml",
+        ".txt",
+        ".md",
+        "",
+        ".json",
+    }
+
+
+def test_import_and_environment(installed, tmp_path):
+    code = "import halut, halut._kernels, data, halut.training.store as s; print(halut.__file__)"
+    done = run(installed.python, "-c", code + "; print(s.conf_dir())", cwd=tmp_path)
+    packages = str(installed.packages.resolve())
+    assert [line.startswith(packages) for line in done.stdout.splitlines()] == [True, True]
+    found = json.loads(installed.halut("env", "--json", cwd=tmp_path).stdout)
+    assert found["commit"] is None
+    assert found["kernels"]["accumulate"].startswith("cpu (")
+
+
+def test_training_and_evaluation_run_elsewhere(installed, tmp_path):
+    installed.halut("train", *TINY, "run_dir=run", cwd=tmp_path)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [site["name"] for site in report["sites"] if site["operator"] != "keep"]
+    installed.halut("evaluate", "run=run", cwd=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_benchmarks_run_elsewhere(installed, tmp_path):
+    assert "--json" in installed.halut("bench", "--help", cwd=tmp_path).stdout
+    quick = ("--quick", "--only", "accumulate", "--threads", "1", "--rounds", "3")
+    installed.halut("bench", *quick, "--json", "times.json", cwd=tmp_path)
+    assert json.loads((tmp_path / "times.json").read_text())["results"]
