@@ -10,7 +10,7 @@ from halut.bench.inputs import generator
 from halut.bench.layer import forced
 from halut.bench.method import Method
 from halut.bench.suites import Case
-from halut.ops import accumulate, dispatch
+from halut.ops import accumulate, cpu, dispatch, pack_table
 
 GATHERED = 1 << 26
 """Elements N * C * M up to which a gather of all entries is timed (256 MB of float32)."""
@@ -31,6 +31,8 @@ def methods(case: Case) -> list[Method]:
     if dispatch.implementations()["accumulate"] != "torch":
         run = forced("torch", lambda: accumulate(codes, integer))
         found.append(Method("ours_torch", run, reference))
+    if cpu.level() is not None:
+        found.append(kernel_alone(codes, integer, reference))
     found += _bags(codes, entries, reference)
     if N * C * M <= GATHERED:
         which = torch.arange(C)
@@ -42,6 +44,28 @@ def methods(case: Case) -> list[Method]:
         run = lambda: one_hot_product(codes, entries)  # noqa: E731
         found.append(Method("one_hot_einsum", run, reference.float(), 1e-5))
     return found
+
+
+def kernel_alone(codes: Tensor, table: Tensor, reference: Tensor) -> Method:
+    """The look-ups of an inference layer: codes and table packed, sums computed, none written."""
+    from halut import _kernels  # type: ignore[attr-defined]
+
+    (N, C), M = codes.shape, table.shape[3]
+    # On a cache line, as the layer's own are; the store behind must outlive the addresses.
+    size = _kernels.packed_code_bytes(N, C)
+    store = torch.empty(size + 64, dtype=torch.uint8)
+    packed_codes = store[-store.data_ptr() % 64 :][:size]
+    packed, sums = pack_table(table), torch.empty(N, M, dtype=torch.int32)
+    _kernels.pack_codes(codes.data_ptr(), packed_codes.data_ptr(), N, C)
+
+    def look_up(out: int = 0) -> None:
+        _kernels.look_up(packed_codes.data_ptr(), packed.data_ptr(), out, N, C, M)
+
+    def answer() -> Tensor:
+        look_up(sums.data_ptr())
+        return sums
+
+    return Method("ours_kernel", look_up, reference, answer=answer)
 
 
 def one_hot_product(codes: Tensor, table: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ PATIENCE = 6.0
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call: the median over rounds, and their interquartile range over the median."""
+    """Seconds per call: the median over rounds, their interquartile range over it, the least."""
 
     median: float
     spread: float
+    best: float
     rounds: int
     calls: int
     """Calls of one round, whose mean is the round's time."""
@@ -51,7 +52,8 @@ def interleaved(
 def summarise(seconds: list[float], calls: int = 1) -> Timing:
     """The Timing of a list of rounds."""
     low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
-    return Timing(float(median), float((high - low) / median), len(seconds), calls)
+    spread = float((high - low) / median)
+    return Timing(float(median), spread, min(seconds), len(seconds), calls)
 
 
 def _measure(run: Callable[[], Any], calls: int) -> float:
