@@ -2,7 +2,7 @@
 //
 // Three ways, by what the input allows:
 //   rows    of a matrix: position = row; a tap is copied into a column of floats.
-//   direct  maps of float planes under a window of stride 1: position = pixel of the plane, 16 at a
+//   direct  maps of float or byte planes under a window of stride 1: position = pixel of the plane, 16 at a
 //           time; a tap is the plane itself at an offset, read under a mask of what lies inside.
 //   planes  any other map: planes with a border of zeros are made first (planes.h).
 #pragma once
@@ -15,13 +15,14 @@ namespace {
 
 enum class Way { rows, direct, planes };
 
-inline Way way_of(const View& x) {
+// `bytes`: x is int8 and is compared as such.
+inline Way way_of(const View& x, bool bytes) {
+  (void)bytes;
   if (x.H == 1 && x.W == 1 && x.kh == 1 && x.kw == 1 && x.OH == 1 && x.OW == 1) return Way::rows;
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
   const bool dense = x.stride_w == 1 && x.stride_h == x.W;
-  if (x.dtype == static_cast<int64_t>(Dtype::f32) && dense && x.sh == 1 && x.sw == 1 &&
-      x.OW <= x.W)
-    return Way::direct;
+  const bool read = x.dtype == static_cast<int64_t>(Dtype::f32) || bytes;
+  if (read && dense && x.sh == 1 && x.sw == 1 && x.OW <= x.W) return Way::direct;
 #endif
   return Way::planes;
 }
@@ -124,18 +125,20 @@ struct Segments {
 
 // Way direct: for every position of the window, which pixels of an image's groups lie inside.
 struct Inside {
-  uint16_t* masks;  // [kh * kw][groups of one image]
-  int64_t groups;
+  uint16_t* masks;  // [kh * kw][stride], one per group of 16 pixels
+  int64_t stride;   // groups of an image, filled up to a multiple of 4 with empty ones
+
+  static int64_t stride_of(const Grid& grid) { return (grid.image_flat / 16 + 3) / 4 * 4; }
 
   void find(const View& x, const Grid& grid, const Block& block) {
-    groups = grid.image_flat / 16;
-    for (int64_t i = 0; i < x.kh * x.kw * groups; i++) masks[i] = 0;
+    stride = stride_of(grid);
+    for (int64_t i = 0; i < x.kh * x.kw * stride; i++) masks[i] = 0;
     for (int64_t i = 0; i < x.kh * x.kw; i++) {
       const int64_t qy = i / x.kw * x.dh - x.top, qx = i % x.kw * x.dw - x.left;
       const int64_t from = larger(0, -qx), to = smaller(x.OW, x.W - qx);
       for (int64_t r = 0; r < block.rows; r++) {
         const int64_t y = block.oy + r + qy;
-        if (y >= 0 && y < x.H) set(masks + i * groups, r * grid.pitch + from, r * grid.pitch + to);
+        if (y >= 0 && y < x.H) set(masks + i * stride, r * grid.pitch + from, r * grid.pitch + to);
       }
     }
   }

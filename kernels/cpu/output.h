@@ -76,23 +76,33 @@ inline void put(const Output& out, int64_t at, float value) {
 }
 
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-// Floats by plane: the lanes of a segment move together and are stored at once.
+// To the nearest even integer, and within 32 bits also where y is far out of range.
+inline __m512i rounded(__m512 y) {
+  const __m512 limit = _mm512_set1_ps(1e6f);
+  return _mm512_cvtps_epi32(
+      _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), limit), _mm512_min_ps(limit, y)));
+}
+
+// Floats or bytes by plane: the lanes of a segment move together and are stored at once.
 inline void write_planes(const Output& out, const int32_t (*sums)[64], int64_t m, int count,
                          const Segment* segments, int64_t n) {
   const __m512 low = _mm512_set1_ps(out.low);
+  const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
   for (int i = 0; i < count; i++) {
     const __m512 scale = _mm512_set1_ps(out.scale[m + i]), bias = _mm512_set1_ps(out.bias[m + i]);
-    float* plane = static_cast<float*>(out.data) + (m + i) * out.plane;
+    const int64_t plane = (m + i) * out.plane;
     for (int64_t s = 0; s < n; s++) {
       const Segment segment = segments[s];
       const __m512i sum = _mm512_loadu_si512(sums[i] + segment.group * 16);
       __m512 y = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale), bias);
       y = _mm512_max_ps(low, y);  // of two, NaN or not, the second where one is NaN
-      if (segment.mask == 0xffff)
-        _mm512_storeu_ps(plane + segment.at, y);
+      if (segment.mask != 0xffff) y = _mm512_maskz_compress_ps(segment.mask, y);
+      const int64_t at = plane + segment.at;
+      if (floats)
+        _mm512_mask_storeu_ps(static_cast<float*>(out.data) + at, segment.kept, y);
       else
-        _mm512_mask_storeu_ps(plane + segment.at, segment.kept,
-                              _mm512_maskz_compress_ps(segment.mask, y));
+        _mm512_mask_cvtsepi32_storeu_epi8(static_cast<int8_t*>(out.data) + at, segment.kept,
+                                          rounded(y));
     }
   }
 }
@@ -130,13 +140,6 @@ inline void transpose16(__m512i* r) {
   for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-// To the nearest even integer, and within 32 bits also where y is far out of range.
-inline __m512i rounded(__m512 y) {
-  const __m512 limit = _mm512_set1_ps(1e6f);
-  return _mm512_cvtps_epi32(
-      _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), limit), _mm512_min_ps(limit, y)));
-}
-
 inline void write_rows(const Output& out, const int32_t (*sums)[4][64], int64_t m, int count,
                        const Segment& segment) {
   const __mmask16 some = static_cast<__mmask16>((1u << count) - 1);
@@ -167,7 +170,8 @@ inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, 
                        const Segment* segments, int64_t n) {
   const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-  if (floats && out.by_plane) return write_planes(out, sums, m, count, segments, n);
+  if (out.by_plane && (floats || out.dtype == static_cast<int64_t>(Dtype::i8)))
+    return write_planes(out, sums, m, count, segments, n);
 #endif
   alignas(64) float y[64][4] = {};
   for (int i = 0; i < count; i++) {

@@ -94,6 +94,23 @@ inline void copy_run(float* __restrict out, const View& x, int64_t at, int64_t s
   }
 }
 
+inline void copy_run(int8_t* __restrict out, const View& x, int64_t at, int64_t stride, int64_t n) {
+  const int8_t* __restrict source = reinterpret_cast<const int8_t*>(x.data) + at;
+  if (stride == 1) {
+    memcpy(out, source, static_cast<size_t>(n));
+  } else if (stride == 2) {
+    for (int64_t i = 0; i < n; i++) out[i] = source[2 * i];
+  } else {
+    for (int64_t i = 0; i < n; i++) out[i] = source[i * stride];
+  }
+}
+
+inline void copy_row(int8_t* out, const View& x, int64_t at, int64_t stride, int64_t n,
+                     int64_t pitch) {
+  copy_run(out, x, at, stride, n);
+  for (int64_t i = n; i < pitch; i++) out[i] = 0;
+}
+
 // One row of a plane: n inputs, then zeros up to `pitch`. May write zeros up to 15 floats further.
 inline void copy_row(float* out, const View& x, int64_t at, int64_t stride, int64_t n,
                      int64_t pitch) {
@@ -150,11 +167,11 @@ struct Block {
   int64_t flat(const Layout& l, const View& x) const {
     return ((images - 1) * l.image_rows + rows - 1) * l.pitch + x.OW;
   }
-  // Floats of a plane, with room for reads of whole vectors.
+  // Cells of a plane, with room for reads of whole vectors.
   int64_t plane(const Layout& l) const {
     const int64_t all = larger((images - 1) * l.image_rows + rows + larger(l.q_bottom, 0),
                                images * l.image_rows);
-    return (l.before + (all + 1) * l.pitch + 128 + 15) / 16 * 16;
+    return (l.before + (all + 1) * l.pitch + 128 + 63) / 64 * 64;
   }
 };
 
@@ -194,7 +211,8 @@ struct Window {
 
 // Fills the plane of a tap's channel and phase; position 0 is plane[l.before]. What lies behind the
 // last row is read for flat positions without meaning only, and left as it was.
-inline void fill_plane(float* plane, const View& x, const Layout& l, const Block& block,
+template <class Cell>
+void fill_plane(Cell* plane, const View& x, const Layout& l, const Block& block,
                        const Tap& tap) {
   const bool unit = x.sh == 1 && x.sw == 1;
   const int64_t phase_h = unit ? x.H : larger((x.H - tap.py + x.sh - 1) / x.sh, 0);
@@ -202,7 +220,7 @@ inline void fill_plane(float* plane, const View& x, const Layout& l, const Block
   const int64_t n = smaller(phase_w, l.pitch), above = larger(-l.q_top, 0);
   const int64_t stride = x.sw * x.stride_w;
   for (int64_t i = 0; i < l.before; i++) plane[i] = 0;
-  float* row = plane + l.before - above * l.pitch;
+  Cell* row = plane + l.before - above * l.pitch;
   for (int64_t b = 0; b < block.images; b++) {
     const bool last = b + 1 == block.images;
     const int64_t stop = last ? block.rows + larger(l.q_bottom, 0) : l.image_rows;

@@ -10,10 +10,11 @@
 HALUT_BEGIN
 namespace {
 
+template <class Cell>
 struct TreeLine {
-  const float* taps[quad][4];      // taps[codebook][level][row]
+  const Cell* taps[quad][4];       // taps[codebook][level][row]
   const uint16_t* masks[quad][4];  // if masked: bit j of [row / 16] clear: 0 in place of the tap
-  float thresholds[quad][16];
+  Cell thresholds[quad][16];
   int depth;
   bool masked;
 };
@@ -39,7 +40,7 @@ inline __m512i nodes16(const float* const* taps, const uint16_t* const* masks, _
 
 #if defined(HALUT_IS_avx512vbmi)
 template <int depth, bool masked>
-void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
+void encode_line(const TreeLine<float>& line, uint8_t* codes, int64_t stride, int64_t rows) {
   // Byte j of a word becomes node - K + 16 j: one addition for the four, carries included.
   uint32_t shift = 0;
   for (uint32_t j = 0; j < 4; j++) shift += (16 * j - (1u << depth)) << (8 * j);
@@ -58,7 +59,7 @@ void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t r
 }
 #elif defined(HALUT_IS_avx512)
 template <int depth, bool masked>
-void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
+void encode_line(const TreeLine<float>& line, uint8_t* codes, int64_t stride, int64_t rows) {
   const __m512 t = _mm512_loadu_ps(line.thresholds[0]);
   const __m512i K = _mm512_set1_epi32(1 << depth);
   for (int64_t row = 0; row < rows; row += 64, codes += stride)
@@ -85,7 +86,7 @@ inline __m256i nodes8(const float* const* taps, __m256 low, __m256 high, int64_t
 }
 
 template <int depth, bool>
-void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
+void encode_line(const TreeLine<float>& line, uint8_t* codes, int64_t stride, int64_t rows) {
   const __m256 low = _mm256_loadu_ps(line.thresholds[0]);
   const __m256 high = _mm256_loadu_ps(line.thresholds[0] + 8);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
@@ -104,7 +105,7 @@ void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t r
 }
 #else
 template <int depth, bool>
-void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
+void encode_line(const TreeLine<float>& line, uint8_t* codes, int64_t stride, int64_t rows) {
   const float* t = line.thresholds[0];
   for (int64_t row = 0; row < rows; row += 64, codes += stride)
     for (int64_t j = 0; j < 64; j++) {
@@ -116,8 +117,72 @@ void encode_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t r
 }
 #endif
 
-template <int depth>
-void encode_depth(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+// The same on bytes, 64 rows at a time: x > t with thresholds of -128 .. 127.
+template <int depth, bool masked>
+inline __m512i nodes64(const int8_t* const* taps, const uint16_t* const* masks, __m512i t,
+                       int64_t row) {
+  const __m512i one = _mm512_set1_epi8(1);
+  __m512i node = one;
+#pragma GCC unroll 4
+  for (int level = 0; level < depth; level++) {
+    uint64_t inside = ~uint64_t{0};
+    if (masked) memcpy(&inside, masks[level] + row / 16, sizeof inside);
+    const __m512i x = _mm512_maskz_loadu_epi8(inside, taps[level] + row);
+    const __mmask64 right = _mm512_cmpgt_epi8_mask(x, _mm512_shuffle_epi8(t, node));
+    node = _mm512_add_epi8(node, node);
+    node = _mm512_mask_add_epi8(node, right, node, one);
+  }
+  return node;
+}
+
+inline __m512i byte_thresholds(const int8_t* t) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t)));
+}
+#endif
+
+#if defined(HALUT_IS_avx512vbmi)
+template <int depth, bool masked>
+void encode_line(const TreeLine<int8_t>& line, uint8_t* codes, int64_t stride, int64_t rows) {
+  uint32_t shift = 0;
+  for (uint32_t j = 0; j < 4; j++) shift += (16 * j - (1u << depth)) << (8 * j);
+  const __m512i shifts = _mm512_set1_epi32(static_cast<int>(shift));
+  __m512i t[4];
+  for (int j = 0; j < 4; j++) t[j] = byte_thresholds(line.thresholds[j]);
+  for (int64_t row = 0; row < rows; row += 64, codes += 4 * stride) {
+    const __m512i a = nodes64<depth, masked>(line.taps[0], line.masks[0], t[0], row);
+    const __m512i b = nodes64<depth, masked>(line.taps[1], line.masks[1], t[1], row);
+    const __m512i c = nodes64<depth, masked>(line.taps[2], line.masks[2], t[2], row);
+    const __m512i d = nodes64<depth, masked>(line.taps[3], line.masks[3], t[3], row);
+    const __m512i ab = _mm512_unpacklo_epi8(a, b), AB = _mm512_unpackhi_epi8(a, b);
+    const __m512i cd = _mm512_unpacklo_epi8(c, d), CD = _mm512_unpackhi_epi8(c, d);
+    // Lane q of these: rows 16 q + 0 .. 3, 4 .. 7, 8 .. 11, 12 .. 15.
+    const __m512i w0 = _mm512_unpacklo_epi16(ab, cd), w1 = _mm512_unpackhi_epi16(ab, cd);
+    const __m512i w2 = _mm512_unpacklo_epi16(AB, CD), w3 = _mm512_unpackhi_epi16(AB, CD);
+    const __m512i e = _mm512_shuffle_i32x4(w0, w1, 0x88), f = _mm512_shuffle_i32x4(w0, w1, 0xdd);
+    const __m512i g = _mm512_shuffle_i32x4(w2, w3, 0x88), h = _mm512_shuffle_i32x4(w2, w3, 0xdd);
+    const __m512i groups[4] = {
+        _mm512_shuffle_i32x4(e, g, 0x88), _mm512_shuffle_i32x4(f, h, 0x88),
+        _mm512_shuffle_i32x4(e, g, 0xdd), _mm512_shuffle_i32x4(f, h, 0xdd)};
+    const int64_t left = (rows - row) / 16;
+    for (int q = 0; q < 4 && q < left; q++)
+      _mm512_store_si512(codes + q * stride, _mm512_add_epi32(groups[q], shifts));
+  }
+}
+#elif defined(HALUT_IS_avx512)
+template <int depth, bool masked>
+void encode_line(const TreeLine<int8_t>& line, uint8_t* codes, int64_t stride, int64_t rows) {
+  const __m512i t = byte_thresholds(line.thresholds[0]);
+  const __m512i K = _mm512_set1_epi8(1 << depth);
+  for (int64_t row = 0; row < rows; row += 64, codes += stride)
+    _mm512_store_si512(codes, _mm512_sub_epi8(nodes64<depth, masked>(line.taps[0], line.masks[0],
+                                                                     t, row),
+                                              K));
+}
+#endif
+
+template <int depth, class Cell>
+void encode_depth(const TreeLine<Cell>& line, uint8_t* codes, int64_t stride, int64_t rows) {
   if (line.masked)
     encode_line<depth, true>(line, codes, stride, rows);
   else
@@ -125,7 +190,8 @@ void encode_depth(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t 
 }
 
 // Rows in whole lines of codes (code_rows).
-inline void encode_tree_line(const TreeLine& line, uint8_t* codes, int64_t stride, int64_t rows) {
+template <class Cell>
+void encode_tree_line(const TreeLine<Cell>& line, uint8_t* codes, int64_t stride, int64_t rows) {
   switch (line.depth) {
     case 1:
       return encode_depth<1>(line, codes, stride, rows);
