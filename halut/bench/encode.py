@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from halut.bench import inputs
@@ -11,10 +13,10 @@ from halut.bench.suites import Case
 from halut.ops import dispatch
 
 
-def methods(case: Case) -> list[Method]:
+def methods(case: Case, device: str = "cpu") -> list[Method]:
     """Ours from contiguous and channels_last inputs, and by torch's own operators."""
-    layer = inputs.learned_layer(case).requires_grad_(False)
-    x = inputs.activations(case)
+    layer = copy.deepcopy(inputs.learned_layer(case)).requires_grad_(False).to(device)
+    x = inputs.activations(case).to(device)
 
     slow = forced("torch", lambda: layer.codes(x))
     reference = slow()
@@ -22,6 +24,6 @@ def methods(case: Case) -> list[Method]:
     if x.ndim == 4:
         by_pixel = x.contiguous(memory_format=torch.channels_last)
         found.append(Method("ours_channels_last", lambda: layer.codes(by_pixel), reference))
-    if dispatch.implementations()["tree_encode"] != "torch":
+    if dispatch.implementations(device)["tree_encode"] != "torch":
         found.append(Method("ours_torch", slow, reference))
     return found

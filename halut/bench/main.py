@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from halut.bench import inputs, machine, report
+from halut.bench import cuda, inputs, machine, report
 from halut.bench.measure import Settings, selected
 from halut.bench.suites import suites
 from halut.bench.summary import summarise
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     try:
         settings, isas = settings_of(options)
-        cases = selected(settings)
+        cases = (cuda.selected if options.device == "cuda" else selected)(settings)
     except HalutError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         for case in cases:
             print(f"{case.op:11s} {case.name}" + (f"  x{case.count}" if case.count > 1 else ""))
         return 0
+    if options.device == "cuda":
+        return cuda.main(settings, arguments, options.json)
     results: list[dict[str, Any]] = []
     for i, isa in enumerate(isas):
         code, found = run_process(replace(settings, isa=isa, int8_only=i > 0))
@@ -71,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
         help="local, timm or torchvision networks, in place of resnet18; alone: nothing else",
     )
     p.add_argument("--input", type=_size, metavar="B,C,H,W", help="of the networks (1,3,224,224)")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     p.add_argument("--threads", type=_numbers, default=[1], metavar="1,2")
     p.add_argument("--rounds", type=_number, default=None, help="measurements of each (15)")
     p.add_argument("--quick", action="store_true", help="tiny shapes: does everything run?")
@@ -82,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         metavar=",".join(ISAS),
         help="what oneDNN may use: vnni (INT8 without AMX), default (all); both on a CPU with AMX",
     )
-    p.add_argument("--json", metavar="FILE", help="where to save (benchmarks/cpu-MODEL.json)")
+    p.add_argument("--json", metavar="FILE", help="where to save (benchmarks/DEVICE-MODEL.json)")
     p.add_argument("--list", action="store_true", help="print the cases, time nothing")
     return p
 

@@ -82,7 +82,7 @@ def time_case(case: Case, settings: Settings) -> list[dict[str, Any]]:
     clock = times.pop("clock", None)
     shared = {} if clock is None else {"clock_ghz": SPIN / clock.best / 1e9}
     return [
-        _result(case, method, times[method.name], {**shared, "error": errors[method.name]})
+        result(case, method, times[method.name], {**shared, "error": errors[method.name]})
         for method in found
     ]
 
@@ -99,7 +99,8 @@ def build(case: Case, settings: Settings) -> list[Method]:
         return {"encode": encode.methods, "accumulate": products.methods}[case.op](case)
 
 
-def _result(case: Case, method: Method, timing: Timing, more: dict[str, Any]) -> dict[str, Any]:
+def result(case: Case, method: Method, timing: Timing, more: dict[str, Any]) -> dict[str, Any]:
+    """One entry of the results."""
     return {
         "op": case.op,
         "suite": case.suite,

@@ -21,15 +21,15 @@ ONE_HOT_OUTPUTS = 128
 """Outputs up to which the one-hot step is timed; it needs N * C * K floats several times."""
 
 
-def methods(case: Case) -> list[Method]:
+def methods(case: Case, device: str = "cpu") -> list[Method]:
     """Ours, the exact layer in both memory formats, and the one-hot einsum."""
-    x, exact = inputs.activations(case), inputs.exact_layer(case)
-    layer = inputs.learned_layer(case).train()
+    x, exact = inputs.activations(case).to(device), inputs.exact_layer(case).to(device)
+    layer = copy.deepcopy(inputs.learned_layer(case)).to(device).train()
     ours = step(layer, x)
     run = forced("torch", ours)
     reference = gradients(layer, x, run)
     found = [Method("ours", ours, reference, 1e-4, lambda: gradients(layer, x, ours))]
-    if dispatch.implementations()["accumulate"] != "torch":
+    if dispatch.implementations(device)["accumulate"] != "torch":
         answer = lambda: gradients(layer, x, run)  # noqa: E731
         found.append(Method("ours_torch", run, reference, 1e-4, answer))
     found += exact_steps(exact, x)
@@ -55,7 +55,7 @@ def step(layer: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     """Forward and backward into x and every parameter, gradients not carried over."""
     x.requires_grad_()
     layer.requires_grad_()
-    grad = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(1))
+    grad = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(1)).to(x.device)
 
     def run() -> Tensor:
         x.grad = None
@@ -88,7 +88,7 @@ def one_hot_step(layer: LUTLayer, x: Tensor) -> Method:
     C, K = thresholds.shape[0], thresholds.shape[1] + 1
     levels = [node.bit_length() - 1 for node in range(1, K)]
     codes = layer.encoder.encode(taps)
-    grad = torch.ones(taps.shape[0], lut.shape[3])
+    grad = torch.ones(taps.shape[0], lut.shape[3], device=taps.device)
     hard = torch.nn.functional.one_hot(codes.long(), K).float()
 
     def run() -> Tensor:
