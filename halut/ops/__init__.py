@@ -1,6 +1,7 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
 from halut.ops import cpu
+from halut.ops.code_layer import code_layer
 from halut.ops.columns import columns_of
 from halut.ops.conv import ConvGeometry, conv_taps, im2col
 from halut.ops.dispatch import forced, implementation, implementations
@@ -14,6 +15,7 @@ from halut.ops.tree import tree_encode, tree_matmul
 __all__ = [
     "ConvGeometry",
     "accumulate",
+    "code_layer",
     "columns_of",
     "conv_taps",
     "forced",

@@ -30,6 +30,19 @@ def check_layer(
 ) -> None:
     """Raise HalutError unless x, the table and what makes its sums the answer fit."""
     _check_input(x, geometry)
+    check_answer(table, packed, scale, bias, low, dtype)
+    check_same_device(x=x, table=table)
+
+
+def check_answer(
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+) -> None:
+    """Raise HalutError unless the table and what makes its sums the answer fit."""
     check_table("table", table)
     _one_of("table", table.dtype, TABLES)
     _one_of("the answer", dtype, INPUTS)
@@ -46,7 +59,7 @@ def check_layer(
             )
     if low is not None and math.isnan(low):
         raise HalutError("low must be a number or None, got NaN")
-    check_same_device(x=x, table=table, packed=packed, scale=scale, bias=bias)
+    check_same_device(table=table, packed=packed, scale=scale, bias=bias)
 
 
 def _check_input(x: Tensor, geometry: ConvGeometry | None) -> None:

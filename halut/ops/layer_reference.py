@@ -45,6 +45,18 @@ def nearest_layer_reference(
     return _answer(codes, x, table, scale, bias, low, dtype, geometry)
 
 
+def code_layer_reference(
+    codes: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Oracle of halut.ops.code_layer."""
+    return _answer(codes, codes, table, scale, bias, low, dtype, None)
+
+
 def _rows(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
     """float32 rows of x, those of a map by unfolding it."""
     if geometry is None:

@@ -13,6 +13,10 @@ HALUT_DECLARE(int few_rows_layer(const View& x, const int64_t* taps, const float
                                  const int8_t* table, const float* scale, const float* bias,
                                  float low, void* out, int64_t dtype, bool by_plane, int64_t G,
                                  int64_t C, int64_t K, int64_t M, int threads))
+HALUT_DECLARE(int code_layer(const uint8_t* codes, const uint8_t* packed, const float* scale,
+                             const float* bias, float low, void* out, int64_t dtype, bool by_plane,
+                             int64_t N, int64_t plane, int64_t G, int64_t C, int64_t K, int64_t M,
+                             int threads))
 HALUT_DECLARE(bool pack_table(const int8_t* table, uint8_t* packed, int64_t G, int64_t C, int64_t K,
                               int64_t M, int64_t bytes))
 HALUT_DECLARE(int64_t packed_bytes(int64_t G, int64_t C, int64_t M))
@@ -50,6 +54,17 @@ void bind_layer(nb::module_& m) {
                                       at<const float>(thresholds), at<const uint8_t>(packed),
                                       at<const float>(scale), at<const float>(bias), low,
                                       at<void>(out), dtype, by_plane, G, C, K, M, threads);
+      },
+      release_gil());
+  m.def(
+      "code_layer",
+      [](Address codes, Address packed, Address scale, Address bias, float low, Address out,
+         int64_t dtype, bool by_plane, int64_t N, int64_t plane, int64_t G, int64_t C, int64_t K,
+         int64_t M, int threads) {
+        return HALUT_PICK(code_layer)(at<const uint8_t>(codes), at<const uint8_t>(packed),
+                                      at<const float>(scale), at<const float>(bias), low,
+                                      at<void>(out), dtype, by_plane, N, plane, G, C, K, M,
+                                      threads);
       },
       release_gil());
   m.def(

@@ -108,8 +108,8 @@ struct Segments {
   }
 
   void find(const View& x, const Grid& grid, const Block& block) {
-    if (grid.way == Way::rows && !out.by_plane) {
-      add(0, block.images, block.image, 0);
+    if (grid.way == Way::rows) {
+      find_rows(block.image, block.images);
     } else {
       const int64_t stride = out.by_plane ? out.channels * out.plane : x.OH * x.OW;
       const bool whole = grid.pitch == x.OW;  // an image's rows are one run
@@ -120,6 +120,17 @@ struct Segments {
               (block.image + b) * stride + (block.oy + r) * x.OW, b);
     }
     while (tile <= grid.tiles()) begin[tile++] = n;
+  }
+
+  // Rows are positions of images one after the other, out.plane of each.
+  void find_rows(int64_t first, int64_t count) {
+    if (!out.by_plane) return add(0, count, first, 0);
+    for (int64_t i = 0; i < count;) {
+      const int64_t of_image = (first + i) / out.plane, at = (first + i) % out.plane;
+      const int64_t run = smaller(out.plane - at, count - i);
+      add(i, run, of_image * out.channels * out.plane + at, of_image);
+      i += run;
+    }
   }
 };
 

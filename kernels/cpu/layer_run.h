@@ -92,7 +92,7 @@ struct Tasks {
   explicit Tasks(const Problem& p) : rows(false), count(output_tiles(p.M)) {
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
     const Dtype dtype = static_cast<Dtype>(p.out.dtype);
-    rows = !p.out.by_plane && (dtype == Dtype::f32 || dtype == Dtype::i8);
+    rows = !p.out.by_plane && dtype != Dtype::f16 && dtype != Dtype::bf16;
     if (rows) count = (count + wide - 1) / wide;
 #endif
   }

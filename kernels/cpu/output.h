@@ -149,21 +149,36 @@ inline void write_rows(const Output& out, const int32_t (*sums)[4][64], int64_t 
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(sums[i / 4][i % 4] + segment.group * 16);
   transpose16(r);
-  const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
+  const Dtype dtype = static_cast<Dtype>(out.dtype);
   int64_t at = segment.at * out.channels + m;
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) {
     const __m512 value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(r[i]), scale), bias);
     const __m512 y = _mm512_max_ps(low, value);
     const __mmask16 used = segment.mask >> i & 1 ? some : 0;
-    if (floats)
+    if (dtype == Dtype::f32)
       _mm512_mask_storeu_ps(static_cast<float*>(out.data) + at, used, y);
+    else if (dtype == Dtype::i32)
+      _mm512_mask_storeu_epi32(static_cast<int32_t*>(out.data) + at, used, r[i]);
     else
       _mm512_mask_cvtsepi32_storeu_epi8(static_cast<int8_t*>(out.data) + at, used, rounded(y));
     at += segment.mask >> i & 1 ? out.channels : 0;
   }
 }
 #endif
+
+// Rows of sums as they are.
+inline void write_sums(const Output& out, const int32_t (*sums)[64], int64_t m, int count,
+                       const Segment* segments, int64_t n) {
+  for (int64_t s = 0; s < n; s++) {
+    int64_t row = segments[s].at;
+    for (unsigned mask = segments[s].mask; mask; mask &= mask - 1, row++) {
+      const int lane = segments[s].group * 16 + __builtin_ctz(mask);
+      for (int i = 0; i < count; i++)
+        static_cast<int32_t*>(out.data)[row * out.channels + m + i] = sums[i][lane];
+    }
+  }
+}
 
 // Outputs m .. m + count <= 4 of one tile; sums[output][row].
 inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, int count,
@@ -173,6 +188,8 @@ inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, 
   if (out.by_plane && (floats || out.dtype == static_cast<int64_t>(Dtype::i8)))
     return write_planes(out, sums, m, count, segments, n);
 #endif
+  if (out.dtype == static_cast<int64_t>(Dtype::i32))
+    return write_sums(out, sums, m, count, segments, n);
   alignas(64) float y[64][4] = {};
   for (int i = 0; i < count; i++) {
     const float scale = out.scale[m + i], bias = out.bias[m + i], low = out.low;

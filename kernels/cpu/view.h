@@ -6,7 +6,8 @@
 
 namespace halut {
 
-enum class Dtype : int64_t { f32 = 0, f16 = 1, bf16 = 2, i8 = 3 };
+// i32: of outputs only, the sums as they are.
+enum class Dtype : int64_t { f32 = 0, f16 = 1, bf16 = 2, i8 = 3, i32 = 4 };
 
 // Column t of row n = (b, oy, ox) is x[b, t / (kh kw), oy sh + i dh - top, ox sw + j dw - left]
 // with i = t / kw % kh and j = t % kw, and 0 outside of the map. Strides count elements.

@@ -1,6 +1,8 @@
-"""`tree_layer` by the compiled kernels (kernels/cpu/ops/tree_layer.cpp, few_rows.cpp)."""
+"""Inference layers by the compiled kernels (kernels/cpu/ops/*_layer.cpp, few_rows.cpp)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,11 +26,14 @@ ERRORS = {
 }
 
 
-def _supports(x: Tensor, *inputs) -> bool:
+def _shuffled(codes: Tensor, table: Tensor, *answer) -> bool:
     """int8 tables of at most 16 prototypes and not of single outputs (depthwise ones)."""
-    table = inputs[2]
     _, C, K, M = table.shape
-    return table.dtype == torch.int8 and K <= 16 and x.dtype in DTYPES and (M >= 4 or C >= 4)
+    return table.dtype == torch.int8 and K <= 16 and (M >= 4 or C >= 4)
+
+
+def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer) -> bool:
+    return x.dtype in DTYPES and _shuffled(x, table)
 
 
 @dispatch.implementation("pack_table", "cpu", devices=("cpu",))
@@ -72,8 +77,6 @@ def tree_layer(
     out = answer_like(x, G * M, dtype, geometry)
     by_plane = out.ndim == 4 and out.is_contiguous()
     few = out.numel() // (G * M) < FEW
-    if few or packed.numel() == 0:
-        packed = table.contiguous() if few else pack_table(table)
     run = _kernels.few_rows_layer if few else _kernels.tree_layer
     kept = taps.contiguous(), thresholds.contiguous(), scale.contiguous(), bias.contiguous()
     fields = view(x, geometry)
@@ -85,9 +88,62 @@ def tree_layer(
             *(out.data_ptr(), DTYPES[dtype], by_plane, G, C, K, M, torch.get_num_threads()),
         )
 
-    status = answer(packed)
-    if status == 1:  # packed for another level
-        status = answer(pack_table(table))
+    if few:
+        _check(answer(table.contiguous()))
+    else:
+        _with_packed(answer, table, packed)
+    return out
+
+
+def _with_packed(answer: Callable[[Tensor], int], table: Tensor, packed: Tensor) -> None:
+    """Run with the packed table, made here if it was not given or was made for another level."""
+    G, C, _, M = table.shape
+    status = answer(packed) if packed.numel() == _kernels.packed_bytes(G, C, M) else 1
+    _check(answer(pack_table(table)) if status == 1 else status)
+
+
+def _check(status: int) -> None:
     if status:
         raise HalutError(ERRORS[status])
+
+
+def sums_of_codes(
+    codes: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    out: Tensor,
+) -> Tensor:
+    """Fill `out`: rows [N, G * M], int32 for the sums as they are, or a map [B, G * M, OH, OW]."""
+    G, C, K, M = table.shape
+    by_plane = out.ndim == 4 and out.is_contiguous()
+    plane = out.shape[2] * out.shape[3] if by_plane else 1
+    kind = 4 if out.dtype == torch.int32 else DTYPES[out.dtype]
+    kept = codes.contiguous(), scale.contiguous(), bias.contiguous()
+
+    def answer(table: Tensor) -> int:
+        return _kernels.code_layer(
+            *(kept[0].data_ptr(), table.data_ptr(), kept[1].data_ptr(), kept[2].data_ptr()),
+            *(float("-inf") if low is None else low, out.data_ptr(), kind, by_plane),
+            *(codes.shape[0], plane, G, C, K, M, torch.get_num_threads()),
+        )
+
+    _with_packed(answer, table, packed)
     return out
+
+
+@dispatch.implementation("code_layer", "cpu", devices=("cpu",), supports=_shuffled)
+def code_layer(
+    codes: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The second half of `tree_layer`: codes are laid out anew for the level's shuffle."""
+    out = torch.empty(codes.shape[0], scale.shape[0], dtype=dtype)
+    return sums_of_codes(codes, table, packed, scale, bias, low, out)
