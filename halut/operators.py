@@ -49,9 +49,10 @@ class Operator:
 
 
 class ReplacedLayer(nn.Module):
-    """What surgery puts in a site's place."""
+    """What surgery puts in a site's place. Layers with the same `shares` have one encoder."""
 
     site: Site
+    shares: str | None = None
 
     def observe(self, rows: Tensor) -> None:
         """Take calibration rows [N, groups * D]; they are dropped by `fit`."""

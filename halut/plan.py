@@ -18,13 +18,17 @@ KEEP = "keep"
 
 @dataclass(frozen=True)
 class Entry:
-    """One site and its operator. `stage` is None for sites that are kept as they are."""
+    """One site and its operator. `stage` is None for sites that are kept as they are.
+
+    Sites with the same `shares`, which is the name of one of them, have one encoder.
+    """
 
     site: Site
     operator: str
     options: dict[str, Any] = field(default_factory=dict)
     stage: int | None = None
     reason: str = ""
+    shares: str | None = None
 
     @property
     def replaced(self) -> bool:
@@ -85,6 +89,7 @@ class Plan:
                     "options": e.options,
                     "stage": e.stage,
                     "reason": e.reason,
+                    "shares": e.shares,
                 }
                 for e in self.entries
             ],
@@ -132,5 +137,9 @@ def _entry(fields: dict[str, Any]) -> Entry:
             raise TypeError(f"{key} must be {kind.__name__}, got {fields[key]!r}")
     if stage is not None and (not isinstance(stage, int) or stage < 0):
         raise TypeError(f"stage must be a number from 0 or null, got {stage!r}")
+    shares = fields.get("shares")
+    if shares is not None and not isinstance(shares, str):
+        raise TypeError(f"shares must be a site's name or null, got {shares!r}")
     site = Site.from_dict(fields["site"])
-    return Entry(site, fields["operator"], fields["options"], stage, fields.get("reason", ""))
+    reason = fields.get("reason", "")
+    return Entry(site, fields["operator"], fields["options"], stage, reason, shares)

@@ -11,6 +11,7 @@ from halut.catalogue import operator_type
 from halut.errors import HalutError
 from halut.operators import ReplacedLayer
 from halut.plan import Entry, Plan
+from halut.sharing import share_encoder
 from halut.sites import site_of, unsupported_reason
 
 
@@ -33,7 +34,10 @@ def apply(network: nn.Module, plan: Plan, stages: int | None = None) -> nn.Modul
 
 
 def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
-    """The operator's empty module for one site, weight and bias copied, on the same device."""
+    """The operator's empty module for one site, weight and bias copied, on the same device.
+
+    It has the encoder of the sites it shares one with, if any of them is in the network.
+    """
     source = _module(network, entry)
     module = operator_type(entry.operator)(**entry.options).build(entry.site, source)
     assert isinstance(module, ReplacedLayer)
@@ -42,12 +46,25 @@ def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
     module.train(source.training)
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.requires_grad and reference.requires_grad)
+    _join(network, entry, module)
     return module
+
+
+def _join(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
+    """Give the module the encoder of the sites it shares one with, if one of them is there."""
+    module.shares = entry.shares
+    if entry.shares is None:
+        return
+    for _, other in replaced_layers(network):
+        if other.shares == entry.shares and other is not module:
+            share_encoder(module, other)
+            return
 
 
 def swap(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
     """Put `module` at the entry's site: at every place, if the network shares the layer."""
     _module(network, entry)
+    _join(network, entry, module)  # what it was built before may be there now
     place(network, entry.site.name, module)
 
 

@@ -130,3 +130,13 @@ def average_accumulate(codes: Tensor, table: Tensor, group: int) -> Tensor:
     for first in range(0, C, group):
         total += mean(first, group)
     return total * group
+
+
+def average_groups(codes: Tensor, table: Tensor, group: int) -> Tensor:
+    """`average_accumulate` for codes [N, G * C] and a table [G, C, K, M], side by side [N, G * M].
+
+    Raises HalutError as that does.
+    """
+    G, C = table.shape[:2]
+    parts = zip(codes.view(-1, G, C).unbind(1), table, strict=True)
+    return torch.cat([average_accumulate(part, q, group) for part, q in parts], dim=1)

@@ -25,14 +25,20 @@ def replaced_cost(plan: Plan, network: nn.Module) -> dict[str, int]:
     """Cost of `network` with the plan's sites replaced: operators, and all that stayed exact.
 
     table_bytes holds tables alone; prototypes and thresholds (encoder_bytes) count as weight_bytes.
-    An encoder's state is that of inference: no gradients, no copy of the exact weight.
+    An encoder's state is that of inference: no gradients, no copy of the exact weight. Layers that
+    share an encoder encode once.
     """
     layers = dict(replaced_layers(network))
     cost = dict.fromkeys(KEYS, 0)
     inside: set[int] = set()
+    counted: set[int] = set()  # encoders
     for layer in layers.values():
         inside.update(id(p) for p in layer.parameters())
         figures = layer.cost()
+        encoder = getattr(layer, "encoder", None)
+        if encoder is not None and id(encoder) in counted:
+            figures = {**figures, "encode_ops": 0, "encoder_bytes": 0}
+        counted.add(id(encoder))
         for key in KEYS:
             cost[key] += figures.get(key, 0)
         cost["weight_bytes"] += figures.get("encoder_bytes", 0)

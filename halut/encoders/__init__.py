@@ -7,9 +7,15 @@ writing it (and conf/halut/NAME.yaml).
 from importlib import import_module
 from pkgutil import iter_modules
 
-from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
+from halut.encoders.base import (
+    Encoder,
+    EncoderOptions,
+    check_rows,
+    encoders,
+    shared_prototypes,
+)
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Encoder", "EncoderOptions", "check_rows", "encoders"]
+__all__ = ["Encoder", "EncoderOptions", "check_rows", "encoders", "shared_prototypes"]

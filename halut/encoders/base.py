@@ -13,6 +13,7 @@ from halut.blocks import Blocks
 from halut.errors import HalutError
 from halut.ops.columns import columns_of
 from halut.ops.conv import ConvGeometry, im2col
+from halut.prototypes.buckets import bucket_means
 from halut.registry import Registry
 
 encoders: Registry[type[Encoder]] = Registry("encoder")
@@ -134,6 +135,15 @@ class Encoder(nn.Module):
     def cost(self, rows: int) -> dict[str, int]:
         """encode_ops (compares or multiply-adds) for `rows` rows, and state_bytes it needs."""
         raise NotImplementedError
+
+
+def shared_prototypes(encoder: Encoder, rows: Tensor) -> Tensor:
+    """Prototypes [GC, K, V] as `learn` returns them, of an encoder that stays as it is.
+
+    Zero where no row has the code.
+    """
+    empty = rows.new_zeros(encoder.blocks.total, encoder.K, encoder.blocks.V)
+    return bucket_means(rows, encoder.codes(rows), encoder.blocks, empty)
 
 
 def check_rows(rows: Tensor, inputs: int) -> None:

@@ -19,11 +19,16 @@ NOTHING_AT_INFERENCE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.
 
 
 class _Tracer(fx.Tracer):
-    """Layers of this library, and norms whoever made them, are steps, not code to look into."""
+    """Layers of this library, and norms whoever made them, are steps, not code to look into.
+
+    Nor is code that holds neither: the less is traced, the less can go wrong.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         whole = (PackedLayer, ReplacedLayer, nn.BatchNorm2d)
-        return isinstance(m, whole) or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, whole) or not foldable(m):
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
 
 
 def foldable(network: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from halut.encoders.pq import PQEncoder
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
-from halut.ops import ConvGeometry, accumulate, conv_taps, im2col, pack_table
+from halut.ops import ConvGeometry, accumulate, pack_table
 from halut.ops.layer import scaled, shaped
 
 Window = tuple[list[int], list[int], list[int], list[int]]
@@ -75,7 +75,7 @@ class PackedLayer(nn.Module):
 
     def answer(self, x: Tensor, window: Window) -> Tensor:
         """The layer's answer to rows (window ROWS), or to a map."""
-        held = self._buffers  # nn.Module's attributes cost a microsecond a piece
+        held: dict[str, Any] = self._buffers  # nn.Module's attributes cost a microsecond a piece
         table, scale, bias = held["table"], held["scale"], held["bias"]
         dtype = x.dtype
         if self.form == "tree":
@@ -88,18 +88,10 @@ class PackedLayer(nn.Module):
                 *(x, held["prototypes"], self.metric, self.site.groups, table, held["packed"]),
                 *(scale, bias, self.low, dtype, *window),
             )
-        sums = accumulate(self.codes(x, window), self.table)
         geometry = ConvGeometry(*map(tuple, window)) if window[0] else None  # type: ignore[arg-type]
-        return shaped(scaled(sums, self.scale, self.bias, self.low, dtype), x, geometry)
-
-    def codes(self, x: Tensor, window: Window) -> Tensor:
-        """Codes [N, GC] by the encoder kept as a module."""
         encoder: Any = self.encoder
-        if not window[0]:
-            return encoder.codes(x)
-        if encoder.taps is None:
-            return encoder.encode(im2col(x, *window))
-        return encoder.encode(conv_taps(x, encoder.taps, *window))
+        sums = accumulate(encoder.codes(x, geometry), table)
+        return shaped(scaled(sums, scale, bias, self.low, dtype), x, geometry)
 
     @torch.no_grad()
     def scale_and_shift(self, factor: Tensor, shift: Tensor) -> None:

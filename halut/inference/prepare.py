@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from halut import surgery
 from halut.inference.fold import fold, foldable, traced
+from halut.inference.merge import merge
 from halut.inference.packed import packed
 from halut.layers.base import LUTLayer
 
@@ -20,9 +21,10 @@ def prepare(network: nn.Module, example: Tensor | None = None) -> nn.Module:
     """A copy of `network` for inference, `network` itself unchanged.
 
     Its layers by look-up tables become PackedLayers; batch norms after a convolution, exact or
-    not, become part of it, and so does a ReLU after a packed one. The network is read by torch.fx
-    for that, with every optional argument of its forward at its default; where torch.fx cannot
-    follow the forward, nothing is folded and the log says so. `example`, an input, guards against
+    not, become part of it, and so does a ReLU after a packed one; layers of one input and one
+    encoder (halut.sharing) become one layer. The network is read by torch.fx for that, with every
+    optional argument of its forward at its default; where torch.fx cannot follow the forward,
+    nothing of this is done and the log says so. `example`, an input, guards against
     a forward that takes another path when traced: unless the traced network answers it bit for
     bit as the untraced one does, nothing is folded either.
 
@@ -40,7 +42,7 @@ def prepare(network: nn.Module, example: Tensor | None = None) -> nn.Module:
     if not foldable(network):
         return network
     graph = _faithful(network, example)
-    return network if graph is None else fold(graph)
+    return network if graph is None else merge(fold(graph))
 
 
 def _faithful(network: nn.Module, example: Tensor | None) -> fx.GraphModule | None:

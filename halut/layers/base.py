@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.blocks import Blocks
-from halut.encoders import encoders
+from halut.encoders import encoders, shared_prototypes
 from halut.errors import HalutError
 from halut.layers.diagnostics import normalised_mse, start_of
 from halut.layers.operator import encoder_options
@@ -17,7 +17,7 @@ from halut.operators import ReplacedLayer, copied_parameters
 from halut.ops import ConvGeometry, accumulate
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites import Site, exact_product
-from halut.tables import QuantisedTable, average_accumulate, best_clip, quantise_table
+from halut.tables import QuantisedTable, average_groups, best_clip, quantise_table
 
 
 class LUTLayer(ReplacedLayer):
@@ -63,6 +63,7 @@ class LUTLayer(ReplacedLayer):
         for name, parameter in self.encoder.named_parameters():
             self.register_buffer(start_of(name), torch.zeros_like(parameter))
         self._rows: list[Tensor] = []
+        self.encoder_shared = False
 
     # -- learning ---------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class LUTLayer(ReplacedLayer):
         self._rows.append(rows.detach().float().cpu())
 
     def fit(self, seed: int = 0, progress: Any = None) -> None:
-        """Learn encoder, table and temperature from the observed rows, then forget the rows."""
+        """Learn encoder (unless it is another layer's), table and temperature; forget the rows."""
         if not self._rows:
             raise HalutError(f"{self.site.name}: no calibration rows were observed")
         rows, self._rows = torch.cat(self._rows), []
@@ -89,7 +90,10 @@ class LUTLayer(ReplacedLayer):
         self.cpu()
         with torch.no_grad():
             weight = self.weight.detach().float()
-            prototypes = self.encoder.learn(rows, seed=seed, weight=weight, progress=progress)
+            if self.encoder_shared:
+                prototypes = shared_prototypes(self.encoder, rows)
+            else:
+                prototypes = self.encoder.learn(rows, seed=seed, weight=weight, progress=progress)
             self._fit_table(rows, prototypes, weight)
             tau = self.options.tau
             self.tau.fill_(tau if tau is not None else self.encoder.initial_tau(rows))
@@ -165,11 +169,7 @@ class LUTLayer(ReplacedLayer):
     def _averaged(self, x: Tensor, q: Tensor) -> Tensor:
         """MADDNESS' biased averages in place of the exact integer sums, [N, M]."""
         assert self.options.average is not None
-        codes = self.codes(x).view(-1, self.site.groups, self.blocks.C)
-        groups = [
-            average_accumulate(codes[:, g], q[g], self.options.average) for g in range(len(q))
-        ]
-        return torch.cat(groups, dim=1)
+        return average_groups(self.codes(x), q, self.options.average)
 
     def with_input_gradient(self, y: Tensor, x: Tensor) -> Tensor:
         """y unchanged; its gradient also reaches x as the exact product's, where asked."""

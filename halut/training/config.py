@@ -13,6 +13,7 @@ class PolicyConfig:
     """Where: short options first, then `rules` in full form, then the default operator.
 
     Order of precedence: keep, keep_first / keep_last / keep_depthwise, rules, only x kinds.
+    `share`: layers that read the very same input, as q, k and v do, get one encoder.
     """
 
     keep: list[str] = field(default_factory=list)
@@ -22,6 +23,7 @@ class PolicyConfig:
     keep_last: bool = True
     keep_depthwise: bool = True
     rules: list[dict[str, Any]] = field(default_factory=list)
+    share: bool = False
 
 
 @dataclass

@@ -15,6 +15,7 @@ from halut.errors import HalutError
 from halut.plan import Plan
 from halut.policy import Rule, resolve, simple_rules
 from halut.schedule import Stage
+from halut.sharing import same_inputs, with_sharing
 from halut.sites import find_sites
 from halut.training.config import ScheduleConfig, TrainConfig
 from halut.training.teacher import check_loss
@@ -57,7 +58,8 @@ def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, 
     replacing = [rule for rule in rules if rule.operator is None]
     keeping = [rule for rule in rules if rule.operator is not None]
     ordered = [*keeping, *map(rule_of, policy.rules), *replacing]
-    return resolve(sites, ordered, config.halut.name, options, unsupported, model)
+    plan = resolve(sites, ordered, config.halut.name, options, unsupported, model)
+    return with_sharing(plan, same_inputs(network, example)) if policy.share else plan
 
 
 def check_roles(option: str, named: Iterable[str]) -> None:

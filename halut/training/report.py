@@ -161,7 +161,7 @@ def plan_table(plan: Plan) -> Table:
 def _options(entry: Entry) -> str:
     """C and K of tables, and every option that is not the operator's default."""
     options = operator_type(entry.operator)(**entry.options).options
-    shown = {}
+    shown: dict[str, Any] = {}
     if isinstance(options, TableOptions):
         shown = {"C": options.codebooks(entry.site), "K": options.K, "bits": options.bits}
     defaults = type(options)()
@@ -169,6 +169,8 @@ def _options(entry: Entry) -> str:
         value = getattr(options, field.name)
         if value is not None and value != getattr(defaults, field.name):
             shown.setdefault(field.name, value)
+    if entry.shares is not None:
+        shown["shares"] = entry.shares
     return " ".join(f"{key}={value}" for key, value in shown.items())
 
 
