@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from halut.blocks import Blocks
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
+from halut.ops.conv import ConvGeometry
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.kmeans import assign_nearest, kmeans, lloyd, sampled
@@ -144,6 +145,15 @@ class PQEncoder(Encoder):
         x, prototypes = self._measured(inputs.detach())
         return ops.nearest_encode(x, prototypes.detach(), self.options.metric, self.blocks.groups)
 
+    def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
+        """Codes of rows or of a map, read in place unless the metric is the output's."""
+        from halut import ops
+
+        if self.options.output_metric:
+            return self.encode(self.tapped(x, geometry))
+        metric, groups = self.options.metric, self.blocks.groups
+        return ops.nearest_encode(x.detach(), self.prototypes.detach(), metric, groups, geometry)
+
     def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
         """softmax_k(-dist / tau), [N, GC, K]; tau a scalar or [GC]."""
         return torch.softmax(-self.distances(inputs) / tau.reshape(-1, 1), dim=-1)
@@ -168,6 +178,24 @@ class PQEncoder(Encoder):
         return ops.nearest_matmul(
             x, prototypes, lut, table, tau, self.options.metric, self.blocks.groups, relax
         )
+
+    def product(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        lut: Tensor,
+        table: Tensor,
+        tau: Tensor,
+        relax: float = 1.0,
+    ) -> Tensor:
+        """The fused operator on rows or a map, read in place unless the metric is the output's."""
+        from halut import ops
+
+        if self.options.output_metric:
+            return self.matmul(self.tapped(x, geometry), lut, table, tau, relax)
+        metric, groups = self.options.metric, self.blocks.groups
+        arguments = (x, self.prototypes, lut, table, tau, metric, groups, relax, geometry)
+        return ops.nearest_matmul(*arguments)
 
     @torch.no_grad()
     def initial_tau(self, rows: Tensor) -> float:

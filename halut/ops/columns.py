@@ -7,10 +7,11 @@ column outlives the call that reads it.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from halut.errors import HalutError
-from halut.ops.checks import check_same_device
+from halut.ops.checks import check_same_device, compute_dtype
 from halut.ops.conv import (
     ConvGeometry,
     check_taps,
@@ -18,6 +19,7 @@ from halut.ops.conv import (
     conv_taps,
     conv_taps_gradient_torch,
     conv_taps_torch,
+    im2col,
     is_by_pixel,
 )
 
@@ -47,6 +49,28 @@ def columns_gradient_torch(
     return conv_taps_gradient_torch(grad, taps, x.shape, is_by_pixel(x), geometry)
 
 
+def rows_torch(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
+    """All columns of x's rows, [N, D], in torch alone; those of a map in a dtype to compute in."""
+    if geometry is None:
+        return x
+    if x.shape[0] == 0:
+        return x.new_zeros(0, column_count(x, geometry))
+    g = geometry
+    return im2col(x.to(compute_dtype(x.dtype)), g.kernel_size, g.stride, g.padding, g.dilation)
+
+
+def rows_gradient_torch(grad: Tensor, x: Tensor, geometry: ConvGeometry | None) -> Tensor:
+    """The gradient of x, laid out as `empty_gradient`, from that of its rows [N, D]."""
+    if geometry is None or x.shape[0] == 0:
+        return grad.to(x.dtype) if geometry is None else zero_gradient(x)
+    g, (left, right, top, bottom) = geometry, geometry.padding
+    B, _, H, W = x.shape
+    columns = grad.view(B, -1, grad.shape[1]).transpose(1, 2)
+    size = (H + top + bottom, W + left + right)
+    padded = F.fold(columns, size, g.kernel_size, g.dilation, 0, g.stride)
+    return empty_gradient(x).copy_(padded[:, :, top : top + H, left : left + W])
+
+
 def empty_gradient(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Undefined values like x, or of another dtype: channels_last where x is, else contiguous."""
     layout = torch.channels_last if x.ndim == 4 and is_by_pixel(x) else torch.contiguous_format
@@ -73,8 +97,8 @@ def column_count(x: Tensor, geometry: ConvGeometry | None) -> int:
     return x.shape[1] * geometry.kernel_size[0] * geometry.kernel_size[1]
 
 
-def check_columns(x: Tensor, taps: Tensor, geometry: ConvGeometry | None) -> None:
-    """Raise HalutError unless x is rows, or a map that fits the geometry, and taps int64 [T]."""
+def check_source(x: Tensor, geometry: ConvGeometry | None) -> None:
+    """Raise HalutError unless x is rows, or a map that fits the geometry."""
     if geometry is not None:
         if x.ndim != 4:
             raise HalutError(f"x must have 4 dimensions, got {list(x.shape)}")
@@ -82,6 +106,11 @@ def check_columns(x: Tensor, taps: Tensor, geometry: ConvGeometry | None) -> Non
         check_window(x, g.kernel_size, g.stride, g.padding, g.dilation)
     elif x.ndim != 2:
         raise HalutError(f"x must have 2 dimensions, or a geometry, got {list(x.shape)}")
+
+
+def check_columns(x: Tensor, taps: Tensor, geometry: ConvGeometry | None) -> None:
+    """Raise HalutError unless x is rows, or a map that fits the geometry, and taps int64 [T]."""
+    check_source(x, geometry)
     check_same_device(x=x, taps=taps)
     if taps.dtype != torch.int64 or taps.ndim != 1:
         raise HalutError(f"taps must be int64 [T], got {taps.dtype} {list(taps.shape)}")

@@ -19,11 +19,12 @@ def block_columns(x: Tensor, GC: int, groups: int, out: Tensor) -> Tensor:
 def scores(x: Tensor, prototypes: Tensor, metric: str, out: Tensor) -> Tensor:
     """-dist(x, prototypes) up to a term that is the same for all k, into out [GC, K, n].
 
-    x [GC, V, n], prototypes [GC, K, V]. For l2, 2 x.p - p.p about the prototypes' mean, since the
-    square of x is common to all k and distances do not change with the origin.
+    x [GC, V, n], prototypes [GC, K, V]. For l2, 2 x.p - p.p about the first prototype, since the
+    square of x is common to all k and distances do not change with the origin; a prototype, not
+    their mean, keeps what is exact in the dtype exact.
     """
     if metric == "l2":
-        origin = prototypes.mean(1, keepdim=True)
+        origin = prototypes[:, :1]
         p = prototypes - origin
         squares = p.square().sum(-1, keepdim=True)
         centred = x - origin.transpose(1, 2)

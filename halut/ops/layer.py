@@ -19,7 +19,7 @@ from torch import Tensor
 
 from halut.errors import HalutError
 from halut.ops import dispatch
-from halut.ops.conv import ConvGeometry, im2col, is_by_pixel
+from halut.ops.conv import ConvGeometry, is_by_pixel
 from halut.ops.layer_checks import check_layer, check_nearest_layer, check_tree_layer
 
 ANSWER = "Tensor scale, Tensor bias, float? low, ScalarType dtype"
@@ -207,9 +207,6 @@ def nearest_layer_torch(
     x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, geometry
 ) -> Tensor:
     """`nearest_layer` by the operations it is made of, each the best that is registered."""
-    rows = x.to(torch.float32)
-    if geometry is not None:
-        rows = im2col(rows, *window(geometry))
-    codes = dispatch.run("nearest_encode", x.device, rows, prototypes, metric, groups)
+    codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups, geometry)
     sums = dispatch.run("accumulate", x.device, codes, table)
     return shaped(scaled(sums, scale, bias, low, dtype), x, geometry)

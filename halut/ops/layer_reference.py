@@ -8,7 +8,7 @@ from torch import Tensor
 
 from halut.ops.conv import ConvGeometry
 from halut.ops.lookup import accumulate_reference
-from halut.ops.nearest import nearest_encode_reference
+from halut.ops.nearest_reference import nearest_encode_reference
 from halut.ops.tree_reference import tree_encode_reference
 
 

@@ -6,8 +6,9 @@ dist the squared Euclidean (l2), the city-block (l1) or the largest (chebyshev) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from halut.blocks import Blocks
@@ -22,19 +23,40 @@ from halut.ops.checks import (
     chunk_rows,
     compute_dtype,
 )
+from halut.ops.columns import (
+    check_source,
+    column_count,
+    empty_gradient,
+    row_count,
+    rows_torch,
+    zero_gradient,
+)
+from halut.ops.conv import ConvGeometry
 from halut.ops.distance import METRICS, block_columns, scores
 from halut.ops.scratch import Scratch
 
 
-def nearest_encode(x: Tensor, prototypes: Tensor, metric: str, groups: int = 1) -> Tensor:
-    """Codes [N, GC] uint8 of rows x [N, groups * D]; prototypes [GC, K, V].
+def nearest_encode(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int = 1,
+    geometry: ConvGeometry | None = None,
+) -> Tensor:
+    """Codes [N, GC] uint8 of x; prototypes [GC, K, V] floating.
 
-    Blocks are those of Blocks(D, GC / groups, groups), prototypes zero where a block is narrower.
-    Ties take the lowest index. N may be 0; a row with NaN gets K - 1. Not differentiable.
+    x holds rows [N, groups * D], or with a geometry the map [B, Cin, H, W] whose im2col rows are
+    meant; floating or int8, any strides. Blocks are those of Blocks(D, GC / groups, groups),
+    prototypes zero where a block is narrower. Ties take the lowest index, a row with NaN K - 1;
+    N may be 0. Distances are rounded as the implementation takes them: where two are equal up to
+    that, implementations may differ (levels of the compiled one do not). Not differentiable.
     Raises HalutError on an unknown metric, or dtypes, shapes or devices that do not fit.
     """
-    _check_nearest(x, prototypes, metric, groups)
-    return torch.ops.halut.nearest_encode(x.detach(), prototypes.detach(), metric, groups)
+    if not x.is_floating_point() and x.dtype != torch.int8:
+        raise HalutError(f"x must be floating or int8, got {x.dtype}")
+    _check_nearest(x, prototypes, metric, groups, geometry)
+    numbers = geometry.flat() if geometry else []
+    return torch.ops.halut.nearest_encode(x.detach(), prototypes.detach(), metric, groups, numbers)
 
 
 def nearest_matmul(
@@ -46,20 +68,24 @@ def nearest_matmul(
     metric: str = "l2",
     groups: int = 1,
     relax: float = 1.0,
+    geometry: ConvGeometry | None = None,
 ) -> Tensor:
-    """accumulate(nearest_encode(x, prototypes), table), [N, G * M], with a relaxed gradient.
+    """accumulate(nearest_encode(x, ...), table), [N, G * M], with a relaxed gradient.
 
-    x [N, G * D], prototypes [G * C, K, V], lut and table [G, C, K, M] (table: lut as the forward
-    reads it; it gets no gradient), tau > 0 a scalar or [G * C], G = groups. With
+    x rows [N, G * D], or a map with its geometry; prototypes [G * C, K, V], lut and table
+    [G, C, K, M] (table: lut as the forward reads it; it gets no gradient), tau > 0 a scalar or
+    [G * C], G = groups. With
     dE[n, c, k] = sum_m grad[n, m] lut[c, k, m] the backward gives
 
     - lut: scatter_add(codes, grad), straight through the quantisation;
     - x, prototypes, tau: relax * dE through softmax_k(-dist / tau), recomputed chunk by chunk.
 
     Prototypes in the padding of narrow blocks get no gradient. Gradients come in each input's
-    dtype. Raises HalutError on dtypes or shapes that do not fit.
+    dtype; x, codes, prototypes, lut and tau are saved. Raises HalutError on dtypes or shapes that
+    do not fit.
     """
-    _check_nearest(x, prototypes, metric, groups)
+    check_floating("x", x, 2 if geometry is None else 4)
+    _check_nearest(x, prototypes, metric, groups, geometry)
     check_tables(lut, table, prototypes.shape[0])
     check_tau(tau, prototypes.shape[0])
     check_same_device(x=x, prototypes=prototypes, lut=lut, table=table, tau=tau)
@@ -68,79 +94,44 @@ def nearest_matmul(
             f"lut {list(lut.shape)} does not fit {groups} groups and prototypes "
             f"{list(prototypes.shape)}"
         )
-    return torch.ops.halut.nearest_matmul(x, prototypes, lut, table, tau, metric, relax)[0]
+    numbers = geometry.flat() if geometry else []
+    arguments = (x, prototypes, lut, table, tau, metric, relax, numbers)
+    return torch.ops.halut.nearest_matmul(*arguments)[0]
 
 
-def _check_nearest(x: Tensor, prototypes: Tensor, metric: str, groups: int) -> None:
-    check_floating("x", x, 2)
+def _check_nearest(
+    x: Tensor, prototypes: Tensor, metric: str, groups: int, geometry: ConvGeometry | None
+) -> None:
+    check_source(x, geometry)
     check_floating("prototypes", prototypes, 3)
     check_same_device(x=x, prototypes=prototypes)
     if metric not in METRICS:
         raise HalutError(f"unknown metric {metric!r}; choose one of: {', '.join(METRICS)}")
     GC, K, V = prototypes.shape
     check_prototypes(K)
-    if groups < 1 or GC == 0 or GC % groups or x.shape[1] % groups:
+    columns = column_count(x, geometry)
+    if groups < 1 or GC == 0 or GC % groups or columns % groups:
         raise HalutError(
             f"{groups} groups divide neither x {list(x.shape)} nor prototypes "
             f"{list(prototypes.shape)}"
         )
-    blocks = Blocks(x.shape[1] // groups, GC // groups, groups)
+    blocks = Blocks(columns // groups, GC // groups, groups)
     if blocks.V != V:
         raise HalutError(f"prototypes must be [{GC}, K, {blocks.V}], got {list(prototypes.shape)}")
 
 
-def nearest_assign_reference(
-    x: Tensor, prototypes: Tensor, tau: Tensor, metric: str, groups: int
-) -> tuple[Tensor, Tensor]:
-    """Oracle: distances and soft assignment, both [N, GC, K], every difference written out."""
-    GC = prototypes.shape[0]
-    blocks = Blocks(x.shape[1] // groups, GC // groups, groups)
-    difference = blocks.split(x)[:, :, None] - prototypes  # [N, GC, K, V]
-    distance = {
-        "l2": lambda: difference.square().sum(-1),
-        "l1": lambda: difference.abs().sum(-1),
-        "chebyshev": lambda: difference.abs().max(-1).values,
-    }[metric]()
-    return distance, torch.softmax(-distance / tau.reshape(-1, 1), -1)
-
-
-def nearest_encode_reference(x: Tensor, prototypes: Tensor, metric: str, groups: int) -> Tensor:
-    """Oracle of `nearest_encode`."""
-    one = torch.ones((), dtype=x.dtype)
-    distance, _ = nearest_assign_reference(x, prototypes, one, metric, groups)
-    return distance.argmin(-1).to(torch.uint8)
-
-
-def nearest_matmul_reference(
-    x: Tensor,
-    prototypes: Tensor,
-    lut: Tensor,
-    table: Tensor,
-    tau: Tensor,
-    metric: str = "l2",
-    groups: int = 1,
-    relax: float = 1.0,
-) -> Tensor:
-    """Oracle of `nearest_matmul`: one-hot codes, straight-through, einsum."""
-    G, C, K, M = lut.shape
-    N = x.shape[0]
-    soft = relax * nearest_assign_reference(x, prototypes, tau, metric, groups)[1]
-    codes = nearest_encode_reference(x, prototypes, metric, groups)
-    hard = F.one_hot(codes.long(), K).to(soft.dtype).view(N, G, C, K)
-    soft = soft.view(N, G, C, K)
-    encoder = torch.einsum("ngck,gckm->ngm", soft - soft.detach(), lut.detach())
-    tables = torch.einsum("ngck,gckm->ngm", hard, lut + (table - lut).detach())
-    return (tables + encoder).reshape(N, G * M)
-
-
 @torch.library.custom_op("halut::nearest_encode", mutates_args=())
-def _nearest_encode(x: Tensor, prototypes: Tensor, metric: str, groups: int) -> Tensor:
-    return dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups)
+def _nearest_encode(
+    x: Tensor, prototypes: Tensor, metric: str, groups: int, geometry: Sequence[int]
+) -> Tensor:
+    shape = ConvGeometry.unflat(geometry)
+    return dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups, shape)
 
 
 @_nearest_encode.register_fake
-def _(x, prototypes, metric, groups):
-    return x.new_empty(x.shape[0], prototypes.shape[0], dtype=torch.uint8)
+def _(x, prototypes, metric, groups, geometry):
+    N = row_count(x, ConvGeometry.unflat(geometry))
+    return x.new_empty(N, prototypes.shape[0], dtype=torch.uint8)
 
 
 @torch.library.custom_op("halut::nearest_matmul", mutates_args=())
@@ -152,14 +143,16 @@ def _nearest_matmul(
     tau: Tensor,
     metric: str,
     relax: float,
+    geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, lut.shape[0])
+    shape = ConvGeometry.unflat(geometry)
+    codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, lut.shape[0], shape)
     return dispatch.run("accumulate", x.device, codes, table), codes
 
 
 @_nearest_matmul.register_fake
-def _(x, prototypes, lut, table, tau, metric, relax):
-    N = x.shape[0]
+def _(x, prototypes, lut, table, tau, metric, relax, geometry):
+    N = row_count(x, ConvGeometry.unflat(geometry))
     y = table.new_empty(N, table.shape[0] * table.shape[3])
     return y, x.new_empty(N, prototypes.shape[0], dtype=torch.uint8)
 
@@ -175,13 +168,13 @@ def _nearest_matmul_backward(
     metric: str,
     relax: float,
     tables: bool,
+    geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if relax:
-        encoder = dispatch.run(
-            "nearest_gradient", x.device, grad, x, prototypes, lut, tau, metric, relax
-        )
+        arguments = (grad, x, prototypes, lut, tau, metric, relax, ConvGeometry.unflat(geometry))
+        encoder = dispatch.run("nearest_gradient", x.device, *arguments)
     else:
-        encoder = tuple(_zeros(value) for value in (x, prototypes, tau))
+        encoder = zero_gradient(x), _zeros(prototypes), _zeros(tau)
     if not tables:
         return *encoder, lut.new_empty(0)
     dlut = dispatch.run("scatter_add", x.device, codes, grad, lut.shape[0], lut.shape[2])
@@ -193,22 +186,22 @@ def _zeros(value: Tensor) -> Tensor:
 
 
 @_nearest_matmul_backward.register_fake
-def _(grad, x, prototypes, lut, codes, tau, metric, relax, tables):
+def _(grad, x, prototypes, lut, codes, tau, metric, relax, tables, geometry):
     dlut = lut.new_empty(lut.shape if tables else (0,))
-    return *(value.new_empty(value.shape) for value in (x, prototypes, tau)), dlut
+    return empty_gradient(x), _zeros(prototypes), _zeros(tau), dlut
 
 
 def _save(ctx, inputs, output) -> None:
-    x, prototypes, lut, _, tau, ctx.metric, ctx.relax = inputs
+    x, prototypes, lut, _, tau, ctx.metric, ctx.relax, ctx.geometry = inputs
     ctx.save_for_backward(x, prototypes, lut, output[1], tau)
 
 
 def _backward(ctx, grad: Tensor, _):
     x, prototypes, lut, codes, tau = ctx.saved_tensors
-    need_x, need_prototypes, need_lut, _, need_tau, _, _ = ctx.needs_input_grad
+    need_x, need_prototypes, need_lut, _, need_tau, *_ = ctx.needs_input_grad
     relax = ctx.relax if need_x or need_prototypes or need_tau else 0.0
     dx, dprototypes, dtau, dlut = torch.ops.halut.nearest_matmul_backward(
-        grad, x, prototypes, lut, codes, tau, ctx.metric, relax, need_lut
+        grad, x, prototypes, lut, codes, tau, ctx.metric, relax, need_lut, ctx.geometry
     )
     return (
         dx if need_x else None,
@@ -216,8 +209,7 @@ def _backward(ctx, grad: Tensor, _):
         dlut if need_lut else None,
         None,
         dtau if need_tau else None,
-        None,
-        None,
+        *(None, None, None),
     )
 
 
@@ -225,8 +217,15 @@ _nearest_matmul.register_autograd(_backward, setup_context=_save)
 
 
 @dispatch.implementation("nearest_encode", "torch")
-def nearest_encode_torch(x: Tensor, prototypes: Tensor, metric: str, groups: int) -> Tensor:
+def nearest_encode_torch(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    geometry: ConvGeometry | None = None,
+) -> Tensor:
     """`nearest_encode` in chunks of rows: distances, their maximum score, its first index."""
+    x = rows_torch(x, geometry)
     GC, K, V = prototypes.shape
     dtype = compute_dtype(torch.promote_types(x.dtype, prototypes.dtype))
     codes = x.new_empty(x.shape[0], GC, dtype=torch.uint8)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from halut.blocks import Blocks
 from halut.ops.checks import chunk_rows, compute_dtype
+from halut.ops.columns import rows_gradient_torch, rows_torch
+from halut.ops.conv import ConvGeometry
 from halut.ops.distance import block_columns, scores
 from halut.ops.scratch import Scratch
 
@@ -22,12 +24,28 @@ def nearest_gradient_torch(
     tau: Tensor,
     metric: str,
     relax: float,
+    geometry: ConvGeometry | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients (x, prototypes, tau) of relax * sum(dE * softmax_k(-dist / tau)).
 
-    grad [N, G * M], x [N, G * D], prototypes [G * C, K, V], lut [G, C, K, M], tau a scalar or
-    [G * C]. The workspace is bounded by `checks.workspace`.
+    grad [N, G * M], x rows [N, G * D] or a map, prototypes [G * C, K, V], lut [G, C, K, M], tau a
+    scalar or [G * C].
     """
+    rows = rows_torch(x, geometry)
+    drows, dp, dtau = _row_gradients(grad, rows, prototypes, lut, tau, metric, relax)
+    return rows_gradient_torch(drows, x, geometry), dp, dtau
+
+
+def _row_gradients(
+    grad: Tensor,
+    x: Tensor,
+    prototypes: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    metric: str,
+    relax: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for rows, in chunks; the workspace is bounded by `checks.workspace`."""
     G, C, K, M = lut.shape
     GC, _, V = prototypes.shape
     dtype = compute_dtype(lut.dtype)

@@ -26,7 +26,7 @@ inline floats load(const float* from) {
   return v;
 }
 inline void store(float* to, floats v) { __builtin_memcpy(to, &v, sizeof v); }
-inline floats splat(float value) { return floats{} + value; }
+inline floats splat(float value) { return value - floats{}; }  // x - 0 is x, also for x = -0
 inline float sum(floats v) {
   float total = 0;
   for (int i = 0; i < lanes; i++) total += v[i];

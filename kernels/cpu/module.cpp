@@ -17,6 +17,7 @@ void bind_layer(nb::module_&);
 void bind_clock(nb::module_&);
 void bind_lookup(nb::module_&);
 void bind_tree(nb::module_&);
+void bind_nearest(nb::module_&);
 
 namespace {
 
@@ -62,4 +63,5 @@ NB_MODULE(_kernels, m) {
   bind_clock(m);
   bind_lookup(m);
   bind_tree(m);
+  bind_nearest(m);
 }

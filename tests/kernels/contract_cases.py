@@ -97,24 +97,21 @@ def nearest(dtypes=DTYPES) -> Iterator[tuple[Draw, Case, ConvGeometry | None, tu
     for draw, x, columns, geometry, (G, C, K, M) in inputs(dtypes):
         blocks = Blocks(columns, min(C, columns), G)
         inside = (blocks.columns() >= 0)[:, None]
-        K = min(K, 16)  # with more, the mean of the prototypes takes more bits than float32 has
         prototypes = draw.values(blocks.total, K, blocks.V) * inside
         for metric in ("l2", "l1", "chebyshev"):
             yield draw, (x, prototypes, metric, G), geometry, (G, blocks.C, K, M)
 
 
 def nearest_encode() -> Iterator[Case]:
-    for _, case, geometry, _ in nearest(DTYPES[:3]):
-        if geometry is None:
-            yield case
+    for _, case, geometry, _ in nearest():
+        yield *case, geometry
 
 
 def nearest_gradient() -> Iterator[Case]:
     for draw, (x, prototypes, metric, _), geometry, (G, C, K, M) in nearest((torch.float32,)):
-        if geometry is None:
-            lut, tau = draw.values(G, C, K, M), draw.values(G * C).abs() + 0.5
-            grad = draw.values(x.shape[0], G * M)
-            yield grad, x, prototypes, lut, tau, metric, 0.75
+        lut, tau = draw.values(G, C, K, M), draw.values(G * C).abs() + 0.5
+        grad = draw.values(_rows(x, geometry), G * M)
+        yield grad, x, prototypes, lut, tau, metric, 0.75, geometry
 
 
 def conv_taps() -> Iterator[Case]:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from halut.blocks import Blocks
 from halut.ops import nearest_encode
-from halut.ops.nearest import nearest_assign_reference, nearest_encode_reference
+from halut.ops.nearest_reference import nearest_assign_reference, nearest_encode_reference
 
 PLACES = {"layout": st.sampled_from(LAYOUTS), "other": st.sampled_from(LAYOUTS)}
 WIDTHS = st.sampled_from([1, 2, 3, 4, 8, 9, 16, 17])

@@ -6,7 +6,7 @@ import torch
 from halut.blocks import Blocks
 from halut.errors import HalutError
 from halut.ops import checks, nearest_encode, nearest_matmul
-from halut.ops.nearest import nearest_encode_reference, nearest_matmul_reference
+from halut.ops.nearest_reference import nearest_encode_reference, nearest_matmul_reference
 
 METRICS = ["l2", "l1", "chebyshev"]
 SHAPES = [  # N, G, D, C, K, M
@@ -119,11 +119,12 @@ def test_relax_scales_the_encoder_and_not_the_lut():
 @pytest.mark.parametrize("shape", SHAPES[:3] + SHAPES[-1:])
 def test_operators_pass_opcheck(shape, metric):
     x, prototypes, lut, table, tau, _ = draw(*shape)
-    torch.library.opcheck(torch.ops.halut.nearest_encode.default, (x, prototypes, metric, shape[1]))
+    arguments = (x, prototypes, metric, shape[1], [])
+    torch.library.opcheck(torch.ops.halut.nearest_encode.default, arguments)
     leaves = [value.requires_grad_() for value in (x, prototypes, lut)]
     torch.library.opcheck(
         torch.ops.halut.nearest_matmul.default,
-        (*leaves, table, tau.requires_grad_(), metric, 0.5),
+        (*leaves, table, tau.requires_grad_(), metric, 0.5, []),
     )
 
 

@@ -14,7 +14,7 @@ from halut.ops import (
     tree_encode,
     tree_matmul,
 )
-from halut.ops.nearest import nearest_assign_reference
+from halut.ops.nearest_reference import nearest_assign_reference
 from halut.ops.tree_reference import tree_assign_reference
 
 
