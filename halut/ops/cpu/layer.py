@@ -26,14 +26,14 @@ ERRORS = {
 }
 
 
-def _shuffled(codes: Tensor, table: Tensor, *answer) -> bool:
+def shuffled(codes: Tensor, table: Tensor, *answer) -> bool:
     """int8 tables of at most 16 prototypes and not of single outputs (depthwise ones)."""
     _, C, K, M = table.shape
     return table.dtype == torch.int8 and K <= 16 and (M >= 4 or C >= 4)
 
 
 def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer) -> bool:
-    return x.dtype in DTYPES and _shuffled(x, table)
+    return x.dtype in DTYPES and shuffled(x, table)
 
 
 @dispatch.implementation("pack_table", "cpu", devices=("cpu",))
@@ -134,7 +134,7 @@ def sums_of_codes(
     return out
 
 
-@dispatch.implementation("code_layer", "cpu", devices=("cpu",), supports=_shuffled)
+@dispatch.implementation("code_layer", "cpu", devices=("cpu",), supports=shuffled)
 def code_layer(
     codes: Tensor,
     table: Tensor,

@@ -12,8 +12,10 @@ from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops import dispatch
 from halut.ops.columns import column_count, row_count, zero_gradient
 from halut.ops.conv import ConvGeometry
+from halut.ops.cpu.layer import shuffled, sums_of_codes
 from halut.ops.cpu.view import DTYPES, view
 from halut.ops.distance import METRICS
+from halut.ops.layer import answer_like
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ROWS = 9 * 64
@@ -122,3 +124,27 @@ def _multiply(entries: Tensor, columns: Tensor, out: Tensor) -> None:
         torch.mm(entries[0], columns[0], out=out[0])
     else:
         torch.bmm(entries, columns, out=out)
+
+
+def _supports_layer(x: Tensor, prototypes: Tensor, metric, groups, table: Tensor, *_) -> bool:
+    return _supports_encode(x, prototypes) and shuffled(x, table)
+
+
+@dispatch.implementation("nearest_layer", "cpu", devices=("cpu",), supports=_supports_layer)
+def nearest_layer(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+) -> Tensor:
+    """Codes, the only intermediate, then the shuffles, sums and scaling of `tree_layer`."""
+    codes = nearest_encode(x, prototypes, metric, groups, geometry)
+    out = answer_like(x, scale.shape[0], dtype, geometry)
+    return sums_of_codes(codes, table, packed, scale, bias, low, out)
