@@ -142,6 +142,14 @@ def tree_layer() -> Iterator[Case]:
             yield *case, *answer, geometry
 
 
+def code_layer() -> Iterator[Case]:
+    for N, _, *shape in ROWS:
+        draw = Draw(N)
+        G, C, K, _ = shape
+        for answer in answers(draw, *shape) if N else ():
+            yield draw.bytes(N, G * C, high=K), *answer
+
+
 def nearest_layer() -> Iterator[Case]:
     for draw, case, geometry, shape in nearest():
         for answer in answers(draw, *shape) if case[0].shape[0] else ():
@@ -166,6 +174,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "conv_taps_gradient": conv_taps_gradient,
     "tree_layer": tree_layer,
     "nearest_layer": nearest_layer,
+    "code_layer": code_layer,
 }
 
 ROUNDED = ("tree_gradient", "nearest_gradient")
