@@ -96,9 +96,8 @@ struct TreeEncoder {
   void point(TreeLine<Cell>& line, const Work& work, int64_t j, int level, int64_t column) const {
     const Tap tap = window(column);
     const int64_t position = column - tap.channel * window.size;
-    line.taps[j][level] = reinterpret_cast<const Cell*>(p.x.data) +
-                          work.block.image * p.x.stride_b + work.block.oy * p.x.stride_h +
-                          tap.channel * p.x.stride_c + tap.offset;
+    line.taps[j][level] = reinterpret_cast<const Cell*>(work.planes.data) +
+                          tap.channel * work.planes.stride_c + tap.offset;
     line.masks[j][level] = work.inside.masks + position * work.inside.stride;
   }
 
@@ -110,7 +109,7 @@ struct TreeEncoder {
       encode_tree_line(line, codes, stride, rows);
       codes += rows / code_rows * stride;
       for (auto& codebook : line.taps)
-        for (int level = 0; level < depth; level++) codebook[level] += p.x.stride_b;
+        for (int level = 0; level < depth; level++) codebook[level] += work.planes.stride_b;
     }
   }
 };
