@@ -119,6 +119,27 @@ class Encoder(nn.Module):
         """`matmul` of rows or of a map; overridden where `codes` is."""
         return self.matmul(self.tapped(x, geometry), lut, table, tau, relax)
 
+    def answer(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        lut: Tensor,
+        table: tuple[Tensor, Tensor, Tensor],
+        bias: Tensor | None,
+        tau: Tensor,
+        relax: float = 1.0,
+    ) -> Tensor:
+        """scale * sum_c q + sum_c offset + bias of a table (q, scale, offset) (ops.quantise).
+
+        The gradient is that of `product` for the float table lut ~ scale * q + offset. Returns
+        rows [N, groups * M_g], or, from encoders that override it, the whole map.
+        """
+        q, scale, offset = table
+        steps = scale.view(q.shape[0], 1, 1, -1)
+        y = self.product(x, geometry, (lut - offset) / steps, q.to(lut.dtype), tau, relax)
+        shift = offset.sum(1).reshape(-1)
+        return y * scale + (shift if bias is None else shift + bias)
+
     def tapped(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """The columns this encoder reads, [N, T], of rows or of a map's im2col rows."""
         if self.taps is not None:

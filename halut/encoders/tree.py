@@ -118,6 +118,27 @@ class TreeEncoder(Encoder):
 
         return ops.tree_matmul(x, self.taps, self.thresholds, lut, table, tau, relax, geometry)
 
+    def answer(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        lut: Tensor,
+        table: tuple[Tensor, Tensor, Tensor],
+        bias: Tensor | None,
+        tau: Tensor,
+        relax: float = 1.0,
+    ) -> Tensor:
+        """One operator from x to the answer; float64 goes by the parts."""
+        from halut import ops
+
+        if torch.float64 in (x.dtype, lut.dtype, self.thresholds.dtype):
+            return super().answer(x, geometry, lut, table, bias, tau, relax)
+        q, scale, offset = table
+        shift = offset.sum(1).reshape(-1)
+        shift = shift if bias is None else shift + bias
+        encoder = (x, self.taps, self.thresholds)
+        return ops.tree_train(*encoder, lut, q, scale, shift, tau, relax, geometry)
+
     @torch.no_grad()
     def initial_tau(self, rows: Tensor) -> float:
         """Mean |x - t| over the nodes that the rows pass; 1 if that is zero."""

@@ -13,11 +13,12 @@ from halut.errors import HalutError
 from halut.layers.diagnostics import normalised_mse, start_of
 from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
+from halut.layers.product import table_product
 from halut.operators import ReplacedLayer, copied_parameters
 from halut.ops import ConvGeometry, accumulate
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites import Site, exact_product
-from halut.tables import QuantisedTable, average_groups, best_clip, quantise_table
+from halut.tables import QuantisedTable, best_clip, quantise_table
 
 
 class LUTLayer(ReplacedLayer):
@@ -144,32 +145,12 @@ class LUTLayer(ReplacedLayer):
         return quantise_table(lut, self.options.bits, self.options.scale, self.clip)
 
     def product(self, x: Tensor) -> Tensor:
-        """Table product of the layer's input with bias, [N, M]."""
-        lut = self.full_lut()
-        table = self.table(lut)
-        if table is None:
-            y = self._accumulate(x, lut, lut.detach())
-        elif table.integer_sums:  # exact integer sums, then one multiply-add per output
-            y = self._accumulate(x, (lut - table.offset) / table.scale, table.q)
-            if self.options.average is not None:
-                y = y + (self._averaged(x, table.q) - y).detach()
-            y = y * table.output_scale() + table.folded_bias()
-        else:
-            y = self._accumulate(x, lut, table.dequantise())
-        return y if self.bias is None else y + self.bias
+        """Table product of the layer's input with bias: rows [N, M], or the layer's output."""
+        return table_product(self, x)
 
-    def _accumulate(self, x: Tensor, lut: Tensor, table: Tensor) -> Tensor:
-        if self.estimator == "identity":
-            straight_through = lut + (table - lut).detach()
-            return accumulate(self.codes(x), straight_through)
-        relax = 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
-        return self.encoder.product(*self.source(x), lut, table, self.tau, relax)
-
-    @torch.no_grad()
-    def _averaged(self, x: Tensor, q: Tensor) -> Tensor:
-        """MADDNESS' biased averages in place of the exact integer sums, [N, M]."""
-        assert self.options.average is not None
-        return average_groups(self.codes(x), q, self.options.average)
+    def relax(self) -> float:
+        """Share of the relaxed codes in the gradient."""
+        return 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
 
     def with_input_gradient(self, y: Tensor, x: Tensor) -> Tensor:
         """y unchanged; its gradient also reaches x as the exact product's, where asked."""
@@ -230,7 +211,7 @@ class LUTLayer(ReplacedLayer):
         raise NotImplementedError
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
-        """Rows [N, M] in the shape of the layer's output."""
+        """Rows [N, M] in the shape of the layer's output; the output itself stays as it is."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ class LUTConv2d(LUTLayer):
 
     The rows are the im2col rows, channel-major, which an encoder with its own operator reads from
     the map in place.
-    The output lies in memory channels-last. See LUTLayer.
+    See LUTLayer.
     """
 
     def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
@@ -23,6 +23,8 @@ class LUTConv2d(LUTLayer):
         return x, ConvGeometry(g.kernel, g.stride, pads, g.dilation, self.site.groups)
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
+        if y.ndim == 4:
+            return y
         g = self.site.geometry
         assert g is not None
         height, width = g.output_size(x.shape[2], x.shape[3])

@@ -9,8 +9,10 @@ from halut.ops.identity import identity_gradient
 from halut.ops.layer import nearest_layer, pack_table, tree_layer
 from halut.ops.lookup import accumulate, scatter_add
 from halut.ops.nearest import nearest_encode, nearest_matmul
+from halut.ops.quantise import quantise
 from halut.ops.relaxed import relaxed_matmul
 from halut.ops.tree import tree_encode, tree_matmul
+from halut.ops.tree_train import tree_train
 
 __all__ = [
     "ConvGeometry",
@@ -27,11 +29,13 @@ __all__ = [
     "nearest_layer",
     "nearest_matmul",
     "pack_table",
+    "quantise",
     "relaxed_matmul",
     "scatter_add",
     "tree_encode",
     "tree_layer",
     "tree_matmul",
+    "tree_train",
 ]
 
 cpu.register()

@@ -60,6 +60,16 @@ def scatter_add() -> Iterator[Case]:
         yield arranged(codes, "transposed"), arranged(draw.values(N, G * M), "strided"), G, K
 
 
+def quantise() -> Iterator[Case]:
+    for N, _, G, C, K, M in ROWS:
+        lut = torch.randn(G, C, K, M, generator=torch.Generator().manual_seed(N))
+        lut[:, :, :, 0] = 1.5  # nothing to tell apart
+        for bits, scale, clip in ((8, "channel", 1.0), (8, "layer", 0.7), (2, "channel", 0.4)):
+            yield lut, bits, scale, torch.tensor(clip)
+        yield arranged(lut[0, 0], "transposed")[None, None], 4, "channel", torch.tensor(1.0)
+        yield lut.double(), 8, "channel", torch.tensor(1.0)
+
+
 def inputs(dtypes=DTYPES) -> Iterator[tuple[Draw, torch.Tensor, int, ConvGeometry | None, tuple]]:
     """draw, x, columns of a group, geometry and (G, C, K, M)."""
     for dtype in dtypes:
@@ -166,6 +176,7 @@ def _rows(x: torch.Tensor, geometry: ConvGeometry | None) -> int:
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "accumulate": accumulate,
     "scatter_add": scatter_add,
+    "quantise": quantise,
     "tree_encode": tree_encode,
     "tree_gradient": tree_gradient,
     "nearest_encode": nearest_encode,

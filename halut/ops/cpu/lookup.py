@@ -1,4 +1,5 @@
-"""The table products by the compiled kernels (kernels/cpu/ops/accumulate.cpp, scatter_add.cpp)."""
+"""The table products by the compiled kernels (kernels/cpu/ops/accumulate.cpp,
+scatter_add.cpp, quantise.cpp)."""
 
 from __future__ import annotations
 
@@ -42,3 +43,20 @@ def scatter_add(codes: Tensor, grad: Tensor, groups: int, K: int) -> Tensor:
     pointers = codes.data_ptr(), rows.data_ptr(), out.data_ptr()
     _kernels.scatter_add(*pointers, N, groups, C, K, M, torch.get_num_threads())
     return out.to(grad.dtype)
+
+
+def _float_table(lut: Tensor, *_) -> bool:
+    return lut.dtype == torch.float32
+
+
+@dispatch.implementation("quantise", "cpu", devices=("cpu",), supports=_float_table)
+def quantise(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Two passes over the table, slices of outputs, then codebooks, in parallel."""
+    G, C, K, M = lut.shape
+    lut, limit = lut.contiguous(), float(2 ** (bits - 1) - 1)
+    q = torch.empty(lut.shape, dtype=torch.int8)
+    steps, offset = torch.empty(G * M), torch.empty(G, C, 1, M)
+    pointers = lut.data_ptr(), q.data_ptr(), steps.data_ptr(), offset.data_ptr()
+    options = limit, float(clip), scale == "layer", torch.get_num_threads()
+    _kernels.quantise(*pointers, G, C, K, M, *options)
+    return q, steps, offset

@@ -12,7 +12,7 @@ from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import DTYPES, refuse, view
 from halut.ops.tree_reference import tree_shape
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 512
 CHUNK_PRODUCTS = 1 << 18
 """Rows, and products of grad with table entries, taken at once: 1 MiB, which stays in cache."""
 
