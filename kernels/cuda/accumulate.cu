@@ -1,0 +1,396 @@
+// y[n, g, m] = sum_c table[g, c, codes[n, g, c], m], for int8 tables exactly and, if asked for,
+// through y = max(sum * scale[m] + bias[m], low) to float32, float16, bfloat16 or int8.
+// Reference: accumulate_reference in halut/ops/lookup.py.
+//
+// LANES threads span a tile of the outputs with 16 bytes each, so that the threads that read one
+// table row share its code and eight of them read all banks once. The staged kernels double-buffer
+// slices of the table in shared memory by asynchronous copies, for 128 and more rows per block; the
+// direct ones read the table through the caches: for few rows, and where K rows of a codebook are
+// more than a block would use.
+//
+// int8: of a word of four biased bytes, A sums the word and H its odd bytes, 16 bits apart. Then
+// A - (H << 8) holds the sums of the even bytes: four entries take three operations. Bytes being at
+// most 255, 257 codebooks fit before the halves overflow.
+#include "device.cuh"
+
+namespace {
+
+constexpr int threads = 256;
+constexpr int stage_bytes = 16384;
+constexpr int stage_books = 8;
+constexpr int code_pitch = stage_books + 4;  // three words: rows of a warp lie in different banks
+constexpr int exact_books = 256;
+
+struct Output {
+  void* y;
+  const float* scale;  // [G * M], or null: the sums themselves
+  const float* bias;
+  float low;
+  int dtype;
+};
+
+struct Shape {
+  i64 N, G, C, K, M;
+};
+
+// A thread's 16 bytes of a table row, in words.
+struct Vector {
+  u32 word[4];
+};
+
+DEVICE Vector vector_at(const u8* p) {
+  const uint4 v = *reinterpret_cast<const uint4*>(p);
+  return {{v.x, v.y, v.z, v.w}};
+}
+
+// 16 bytes of which `valid` exist, zeros behind; `wide`: the address is a multiple of 16.
+DEVICE Vector vector_of(const u8* p, int valid, bool wide) {
+  if (wide && valid >= 16) return vector_at(p);
+  Vector v = {{0, 0, 0, 0}};
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    if (i < valid) v.word[i / 4] |= static_cast<u32>(p[i]) << (8 * (i % 4));
+  }
+  return v;
+}
+
+// ---- sums of one row's 16 bytes
+
+struct Int8Sums {  // of at most exact_books entries
+  static constexpr int size = 1;
+  u32 A[4], H[4];
+  DEVICE void clear() {
+#pragma unroll
+    for (int q = 0; q < 4; q++) A[q] = H[q] = 0;
+  }
+  DEVICE void add(const Vector& v) {
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+      const u32 biased = v.word[q] ^ 0x80808080u;
+      A[q] += biased;
+      H[q] += __byte_perm(biased, 0, 0x4341);
+    }
+  }
+  // Sum of byte i over `added` entries.
+  DEVICE int sum(int i, int added) const {
+    const u32 even = A[i / 4] - (H[i / 4] << 8);
+    const u32 pair = i % 2 ? H[i / 4] : even;
+    return static_cast<int>(i % 4 < 2 ? pair & 0xffff : pair >> 16) - 128 * added;
+  }
+};
+
+struct WideSums {  // of any number of entries: Int8Sums, emptied in time
+  static constexpr int size = 1;
+  Int8Sums part;
+  int total[16];
+  DEVICE void clear() {
+    part.clear();
+#pragma unroll
+    for (int i = 0; i < 16; i++) total[i] = 0;
+  }
+  DEVICE void add(const Vector& v) { part.add(v); }
+  DEVICE void flush(int added) {
+#pragma unroll
+    for (int i = 0; i < 16; i++) total[i] += part.sum(i, added);
+    part.clear();
+  }
+};
+
+template <class E>
+struct FloatSums {
+  static constexpr int size = sizeof(typename E::Raw);
+  float total[16 / size];
+  DEVICE void clear() {
+#pragma unroll
+    for (int i = 0; i < 16 / size; i++) total[i] = 0;
+  }
+  DEVICE void add(const Vector& v) {
+#pragma unroll
+    for (int i = 0; i < 16 / size; i++) {
+      if (size == 4) {
+        total[i] += __uint_as_float(v.word[i % 4]);
+      } else {
+        total[i] += E::value(static_cast<typename E::Raw>(v.word[i / 2 % 4] >> (16 * (i % 2))));
+      }
+    }
+  }
+};
+
+// ---- output
+
+// No contraction: the bits are those of the CPU's kernels.
+DEVICE float scaled(int sum, const Output& out, i64 m) {
+  return fmaxf(__fadd_rn(__fmul_rn(static_cast<float>(sum), out.scale[m]), out.bias[m]), out.low);
+}
+
+DEVICE void store_words(void* to, const u32* word, int words) {
+  if (words == 4) {
+    *static_cast<uint4*>(to) = make_uint4(word[0], word[1], word[2], word[3]);
+  } else if (words == 2) {
+    *static_cast<uint2*>(to) = make_uint2(word[0], word[1]);
+  } else {
+    *static_cast<u32*>(to) = word[0];
+  }
+}
+
+// Outputs m..m+15 of row y[n, g], of which `valid` exist.
+template <class Sum>
+DEVICE void store_sums(const Sum& sum, const Output& out, i64 row, i64 M, i64 scale_at, i64 m,
+                       int valid) {
+  const i64 at = row * M + m;
+  const bool wide = valid >= 16 && M % 16 == 0;
+#pragma unroll
+  for (int q = 0; q < 4; q++) {
+    u32 word[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const int i = 4 * q + j;
+      if (i >= valid) break;
+      const i64 index = at + i;
+      if (out.dtype == int32) {
+        word[j] = static_cast<u32>(sum(i));
+        if (!wide) static_cast<int*>(out.y)[index] = sum(i);
+        continue;
+      }
+      const float y = scaled(sum(i), out, scale_at + m + i);
+      if (!wide) {
+        store_as(out.y, index, out.dtype, y);
+      } else if (out.dtype == f32) {
+        word[j] = __float_as_uint(y);
+      } else if (out.dtype == int8) {
+        const u32 byte = static_cast<u8>(Int8::raw(y));
+        word[0] = j ? word[0] | byte << (8 * j) : byte;
+      } else {
+        const u32 bits = out.dtype == f16 ? half_of_float(y) : bfloat_of_float(y);
+        word[j / 2] = j % 2 ? word[j / 2] | bits << 16 : bits;
+      }
+    }
+    if (wide) {
+      const int bytes = out.dtype == int8 ? 1 : out.dtype == f16 || out.dtype == bf16 ? 2 : 4;
+      store_words(static_cast<u8*>(out.y) + (at + 4 * q) * bytes, word, bytes);
+    }
+  }
+}
+
+DEVICE void store(const Int8Sums& sums, int added, const Output& out, i64 row, i64 M, i64 scale_at,
+                  i64 m, int valid) {
+  store_sums([&](int i) { return sums.sum(i, added); }, out, row, M, scale_at, m, valid);
+}
+
+DEVICE void store(const WideSums& sums, int, const Output& out, i64 row, i64 M, i64 scale_at, i64 m,
+                  int valid) {
+  store_sums([&](int i) { return sums.total[i]; }, out, row, M, scale_at, m, valid);
+}
+
+template <class E>
+DEVICE void store(const FloatSums<E>& sums, int, const Output& out, i64 row, i64 M, i64, i64 m,
+                  int valid) {
+  typedef typename E::Raw Raw;
+  constexpr int entries = 16 / sizeof(Raw);
+  Raw* y = static_cast<Raw*>(out.y) + row * M + m;
+  if (valid >= entries && M % entries == 0) {
+    u32 word[4];
+    if constexpr (sizeof(Raw) == 4) {
+      for (int i = 0; i < 4; i++) word[i] = __float_as_uint(sums.total[i]);
+    } else {
+      for (int q = 0; q < 4; q++) {
+        word[q] = E::raw(sums.total[2 * q]) | static_cast<u32>(E::raw(sums.total[2 * q + 1])) << 16;
+      }
+    }
+    store_words(y, word, 4);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < entries; i++) {
+    if (i < valid) y[i] = E::raw(sums.total[i]);
+  }
+}
+
+DEVICE void flush(WideSums& sums, int added) { sums.flush(added); }
+template <class Sums>
+DEVICE void flush(Sums&, int) {}
+
+// ---- staged: slices of the table in shared memory
+
+// Copies `rows` table rows of `stride` bytes, of which the tile takes at most LANES * 16, `valid`
+// of them in existence. `unit`: bytes that addresses are a multiple of, 16, 4 or 1.
+template <int LANES>
+DEVICE void stage_table(u8* to, const u8* from, i64 stride, int rows, int valid, int unit) {
+  for (int i = threadIdx.x; i < rows * LANES; i += threads) {
+    const int row = i / LANES, at = i % LANES * 16;
+    const int left = valid - at < 0 ? 0 : valid - at > 16 ? 16 : valid - at;
+    const u8* source = from + row * stride + (left ? at : 0);
+    if (unit == 16) {
+      copy_async<16>(to + i * 16, source, left);
+    } else if (unit == 4) {
+#pragma unroll
+      for (int b = 0; b < 16; b += 4) {
+        const int part = left - b < 0 ? 0 : left - b > 4 ? 4 : left - b;
+        copy_async<4>(to + i * 16 + b, source + (part ? b : 0), part);
+      }
+    } else {
+      const Vector v = vector_of(source, left, false);
+      store_words(to + i * 16, v.word, 4);
+    }
+  }
+}
+
+// Codes of the block's rows for `books` codebooks; what is no code becomes one.
+DEVICE void stage_codes(u8* to, const u8* codes, i64 row_codes, int rows, int books, int K) {
+  for (int i = threadIdx.x; i < rows * stage_books; i += threads) {
+    const int r = i / stage_books, c = i % stage_books;
+    if (c < books) {
+      const int code = codes[r * row_codes + c];
+      to[r * code_pitch + c] = static_cast<u8>(code < K ? code : K - 1);
+    }
+  }
+}
+
+// PER rows per thread; blocks of PER * threads / LANES rows.
+template <class Sums, int LANES, int PER>
+DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Shape& s) {
+  constexpr int slots = threads / LANES, block_rows = PER * slots, width = LANES * 16;
+  SHARED(u8, entries, 2 * stage_bytes);
+  SHARED(u8, code, 2 * block_rows * code_pitch);
+  const int K = static_cast<int>(s.K);
+  const i64 row_bytes = s.M * Sums::size;
+  const i64 m_tiles = (row_bytes + width - 1) / width;
+  const i64 tile = divided(blockIdx.x, s.G * m_tiles);
+  const i64 column = blockIdx.x - tile * s.G * m_tiles;
+  const i64 g = divided(column, m_tiles);
+  const i64 first = (column - g * m_tiles) * width;  // byte of the table's rows
+  const i64 n0 = tile * block_rows;
+  const int rows = static_cast<int>(s.N - n0 < block_rows ? s.N - n0 : block_rows);
+  const int valid = static_cast<int>(row_bytes - first < width ? row_bytes - first : width);
+  const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
+  const int books = K * width * stage_books <= stage_bytes ? stage_books : stage_books / 2;
+  const u64 address = reinterpret_cast<u64>(table) | static_cast<u64>(row_bytes);
+  const int unit = address % 16 == 0 ? 16 : address % 4 == 0 ? 4 : 1;
+  table += g * s.C * s.K * row_bytes + first;
+  codes += n0 * s.G * s.C + g * s.C;
+
+  Sums sums[PER];
+#pragma unroll
+  for (int p = 0; p < PER; p++) sums[p].clear();
+
+  const int stages = static_cast<int>((s.C + books - 1) / books);
+  auto stage = [&](int at) {
+    const i64 c = static_cast<i64>(at) * books;
+    const int count = static_cast<int>(s.C - c < books ? s.C - c : books);
+    stage_table<LANES>(entries + at % 2 * stage_bytes, table + c * K * row_bytes, row_bytes,
+                       count * K, valid, unit);
+    stage_codes(code + at % 2 * block_rows * code_pitch, codes + c, s.G * s.C, rows, count, K);
+    copy_commit();
+  };
+  stage(0);
+  int added = 0;
+  for (int at = 0; at < stages; at++) {
+    if (at + 1 < stages) {
+      stage(at + 1);
+      copy_wait<1>();
+    } else {
+      copy_wait<0>();
+    }
+    __syncthreads();
+    const u8* slice = entries + at % 2 * stage_bytes + lane * 16;
+    const u8* chosen = code + at % 2 * block_rows * code_pitch + slot * code_pitch;
+    const i64 c0 = static_cast<i64>(at) * books;
+    const int count = static_cast<int>(s.C - c0 < books ? s.C - c0 : books);
+    for (int c = 0; c < count; c += 4) {
+      u32 word[PER];
+#pragma unroll
+      for (int p = 0; p < PER; p++) {  // rows past the end have no codes: any entry will do
+        const u32 four = *reinterpret_cast<const u32*>(chosen + p * slots * code_pitch + c);
+        word[p] = slot + p * slots < rows ? four : 0;
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        if (c + j < count) {
+#pragma unroll
+          for (int p = 0; p < PER; p++) {
+            const int k = (word[p] >> (8 * j)) & 0xff;
+            sums[p].add(vector_at(slice + ((c + j) * K + k) * width));
+          }
+        }
+      }
+    }
+    added += count;
+    if (added + stage_books > exact_books) {
+#pragma unroll
+      for (int p = 0; p < PER; p++) flush(sums[p], added);
+      if (sizeof(Sums) == sizeof(WideSums)) added = 0;
+    }
+    __syncthreads();
+  }
+  const i64 m = (first + lane * 16) / Sums::size;
+  const int entries_left = (valid - lane * 16) / Sums::size;
+  if (entries_left <= 0) return;
+#pragma unroll
+  for (int p = 0; p < PER; p++) {
+    flush(sums[p], added);
+    const int r = slot + p * slots;
+    if (r < rows) {
+      store(sums[p], added, out, (n0 + r) * s.G + g, s.M, g * s.M, m, entries_left);
+    }
+  }
+}
+
+// ---- direct: the table through the caches
+
+template <class Sums>
+DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Shape& s) {
+  constexpr int LANES = 8, slots = threads / LANES, width = LANES * 16;
+  const i64 row_bytes = s.M * Sums::size;
+  const i64 m_tiles = (row_bytes + width - 1) / width;
+  const i64 tile = divided(blockIdx.x, s.G * m_tiles);
+  const i64 column = blockIdx.x - tile * s.G * m_tiles;
+  const i64 g = divided(column, m_tiles);
+  const i64 first = (column - g * m_tiles) * width + threadIdx.x % LANES * 16;
+  const i64 n = tile * slots + threadIdx.x / LANES;
+  if (n >= s.N || first >= row_bytes) return;
+  const int valid = static_cast<int>(row_bytes - first < 16 ? row_bytes - first : 16);
+  const bool wide = (reinterpret_cast<u64>(table) | static_cast<u64>(row_bytes)) % 16 == 0;
+  codes += (n * s.G + g) * s.C;
+  table += g * s.C * s.K * row_bytes + first;
+  Sums sums;
+  sums.clear();
+  int added = 0;
+  for (i64 c = 0; c < s.C; c++) {
+    const i64 code = codes[c] < s.K ? codes[c] : s.K - 1;
+    sums.add(vector_of(table + (c * s.K + code) * row_bytes, valid, wide));
+    if (++added == exact_books) {
+      flush(sums, added);
+      added = 0;
+    }
+  }
+  flush(sums, added);
+  store(sums, added, out, n * s.G + g, s.M, g * s.M, first / Sums::size, valid / Sums::size);
+}
+
+}  // namespace
+
+#define ARGUMENTS                                                                              \
+  const u8 *codes, const u8 *table, void *y, const float *scale, const float *bias, float low, \
+      int dtype, i64 N, i64 G, i64 C, i64 K, i64 M
+#define STAGED(name, Sums, LANES, PER, BLOCKS)                                         \
+  extern "C" __global__ void __launch_bounds__(threads, BLOCKS) name(ARGUMENTS) {      \
+    staged<Sums, LANES, PER>(codes, table, {y, scale, bias, low, dtype}, {N, G, C, K, M}); \
+  }
+#define DIRECT(name, Sums)                                               \
+  extern "C" __global__ void __launch_bounds__(threads, 2) name(ARGUMENTS) { \
+    direct<Sums>(codes, table, {y, scale, bias, low, dtype}, {N, G, C, K, M}); \
+  }
+
+STAGED(accumulate_i8_8, Int8Sums, 8, 4, 3)
+STAGED(accumulate_i8_4, Int8Sums, 4, 4, 3)
+STAGED(accumulate_i8_2, Int8Sums, 2, 4, 3)
+STAGED(accumulate_i8_8_wide, WideSums, 8, 2, 2)
+STAGED(accumulate_i8_4_wide, WideSums, 4, 2, 2)
+STAGED(accumulate_i8_2_wide, WideSums, 2, 2, 2)
+STAGED(accumulate_f32_8, FloatSums<Float>, 8, 4, 3)
+STAGED(accumulate_f16_8, FloatSums<Half>, 8, 4, 3)
+STAGED(accumulate_bf16_8, FloatSums<Bfloat>, 8, 4, 3)
+DIRECT(accumulate_i8_direct, WideSums)
+DIRECT(accumulate_f32_direct, FloatSums<Float>)
+DIRECT(accumulate_f16_direct, FloatSums<Half>)
+DIRECT(accumulate_bf16_direct, FloatSums<Bfloat>)

@@ -1,0 +1,101 @@
+// Columns of the im2col rows of a map, and the map's gradient of them.
+// Reference: conv_taps_torch and conv_taps_gradient_torch in halut/ops/conv.py.
+//
+// The gradient gathers: every element of the map adds up the columns that read it, which a table
+// lists by kernel position and channel. It needs no atomics, and the order of its sums is fixed.
+#include "device.cuh"
+
+namespace {
+
+constexpr int threads = 256;
+
+// Elements are moved as bits of SIZE bytes. Neighbouring threads have neighbouring rows (of out
+// [T, N]) if by_row, else neighbouring columns (of out [N, T]).
+template <class Bits>
+DEVICE void conv_taps(const View& v, const i64* columns, Bits* out, i64 N, i64 T, int by_row) {
+  const i64 index = static_cast<i64>(blockIdx.x) * threads + threadIdx.x;
+  const i64 outer = divided(index, by_row ? N : T), inner = index - outer * (by_row ? N : T);
+  const i64 n = by_row ? inner : outer, t = by_row ? outer : inner;
+  if (n >= N || t >= T) return;
+  const Row row = row_of(v, n);
+  const i64 column = columns[t];
+  Bits value = 0;
+  if (column >= 0 && column < v.C * v.kh * v.kw) {  // as torch's indexing would assert
+    const Tap tap = tap_of(v, column);
+    if (inside(v, row, tap)) value = static_cast<const Bits*>(v.data)[row.base + tap.offset];
+  }
+  out[index] = value;
+}
+
+// v: the map dx. order [T]: columns of grad sorted by what they read; starts [Cin * kh * kw + 1]:
+// where those that read (channel, i, j) begin. grad [N, T], strides row and column.
+template <class X, class Sum>
+DEVICE void conv_taps_gradient(const View& v, const typename X::Raw* grad, const i64* order,
+                               const i64* starts, i64 row, i64 column, int by_pixel) {
+  i64 at = static_cast<i64>(blockIdx.x) * threads + threadIdx.x;
+  if (at >= v.B * v.C * v.H * v.W) return;
+  i64 channel = 0;
+  if (by_pixel) {
+    const i64 next = divided(at, v.C);
+    channel = at - next * v.C;
+    at = next;
+  }
+  i64 next = divided(at, v.W);
+  const int x = static_cast<int>(at - next * v.W);
+  at = next;
+  next = divided(at, v.H);
+  const int y = static_cast<int>(at - next * v.H);
+  at = next;
+  if (!by_pixel) {
+    next = divided(at, v.C);
+    channel = at - next * v.C;
+    at = next;
+  }
+  const i64 b = at;
+  const int sh = static_cast<int>(v.sh), sw = static_cast<int>(v.sw);
+  Sum sum = 0;
+  for (int i = 0; i < v.kh; i++) {
+    const int above = y + static_cast<int>(v.top) - i * static_cast<int>(v.dh);
+    if (above < 0 || above % sh || above / sh >= v.OH) continue;
+    for (int j = 0; j < v.kw; j++) {
+      const int beside = x + static_cast<int>(v.left) - j * static_cast<int>(v.dw);
+      if (beside < 0 || beside % sw || beside / sw >= v.OW) continue;
+      const i64 n = (b * v.OH + above / sh) * v.OW + beside / sw;
+      const i64 position = (channel * v.kh + i) * v.kw + j;
+      for (i64 e = starts[position]; e < starts[position + 1]; e++) {
+        sum += X::value(grad[n * row + order[e] * column]);
+      }
+    }
+  }
+  typename X::Raw* dx = static_cast<typename X::Raw*>(const_cast<void*>(v.data));
+  dx[b * v.stride_b + channel * v.stride_c + y * v.stride_h + x * v.stride_w] = X::raw(sum);
+}
+
+struct Double {
+  typedef double Raw;
+  static DEVICE double value(double raw) { return raw; }
+  static DEVICE double raw(double value) { return value; }
+};
+
+}  // namespace
+
+#define TAPS(name, Bits)                                                                       \
+  extern "C" __global__ void __launch_bounds__(threads, 4)                                      \
+      name(const View v, const i64* columns, Bits* out, i64 N, i64 T, int by_row) {            \
+    conv_taps<Bits>(v, columns, out, N, T, by_row);                                            \
+  }
+#define GRADIENT(name, X, Sum)                                                                 \
+  extern "C" __global__ void __launch_bounds__(threads, 4)                                      \
+      name(const View v, const X::Raw* grad, const i64* order, const i64* starts, i64 row,     \
+           i64 column, int by_pixel) {                                                         \
+    conv_taps_gradient<X, Sum>(v, grad, order, starts, row, column, by_pixel);                 \
+  }
+
+TAPS(conv_taps_1, u8)
+TAPS(conv_taps_2, u16)
+TAPS(conv_taps_4, u32)
+TAPS(conv_taps_8, u64)
+GRADIENT(conv_taps_gradient_f32, Float, float)
+GRADIENT(conv_taps_gradient_f16, Half, float)
+GRADIENT(conv_taps_gradient_bf16, Bfloat, float)
+GRADIENT(conv_taps_gradient_f64, Double, double)

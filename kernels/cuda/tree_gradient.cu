@@ -1,0 +1,294 @@
+// Gradient of the relaxed hash tree to taps, thresholds and temperature, in closed form.
+// Reference: tree_assign_reference in halut/ops/tree.py; formulas: halut/ops/tree_gradient.py.
+//
+// With dE of the K leaves, signs s = +-1 of x - t, g = tanh(1), and mL, mR the means under a node's
+// children: S = (mR + mL) / 2, D = (mR - mL) / 2, mean = S + g s D; a node of weight P then has
+// dL/ds = P (D + g s (S - E)), E the root's mean, and ds/dx = (1 - tanh((x - t) / tau)^2) / tau.
+//
+// Up to K = 32 a thread walks one tree in registers: lanes span codebooks, warps share out the
+// rows, and gradients of thresholds stay in registers until the end. From K = 64 a warp walks one
+// tree: a lane holds K / 32 leaves, the five upper levels go by shuffles. Sums over rows keep a
+// fixed order: the result is the same in every run.
+#include "device.cuh"
+
+namespace {
+
+constexpr int threads = 256;
+constexpr int block_rows = 32;
+constexpr int pitch = block_rows + 1;
+constexpr int books = 32;
+constexpr float gain = 0.76159415595576489f;  // tanh(1)
+
+struct Arguments {
+  const float* products;  // dE [G, n, C * K] of rows first .. first + n
+  const void* taps;       // [N, GC * depth], strides below, in elements
+  const float* thresholds;  // [GC, K - 1], heap order
+  const float* tau;         // [GC], or one
+  void* dtaps;              // as taps
+  float* dthresholds;       // [splits, GC, K - 1], added to
+  float* dtau;              // [splits, GC], added to
+  i64 first, n, G, C, split_rows;
+  i64 row, column, drow, dcolumn;  // strides of taps and dtaps
+  float relax;
+  int dtype, each_tau, by_row;
+};
+
+// ds/dx = sech^2(u) / tau, u = (x - t) / tau.
+DEVICE float slope_of(float u, float inverse) {
+  const float e = expf(-2.f * fabsf(u)), one = 1.f + e;
+  return 4.f * e / (one * one) * inverse;
+}
+
+// Adds `value` of every warp to red[index], in the order of the warps.
+template <int COUNT>
+DEVICE void add_warps(float* red, const float* value, int at) {
+  for (int warp = 0; warp < threads / 32; warp++) {
+    if (static_cast<int>(threadIdx.x) / 32 == warp) {
+#pragma unroll
+      for (int i = 0; i < COUNT; i++) red[at + i] = (warp ? red[at + i] : 0.f) + value[i];
+    }
+    __syncthreads();
+  }
+}
+
+template <int DEPTH>
+DEVICE void by_thread(const Arguments& a) {
+  constexpr int K = 1 << DEPTH, nodes = K - 1;
+  SHARED(float, tile, DEPTH * books * pitch);  // taps, then their gradients
+  SHARED(float, t, books * nodes);             // thresholds, at the end their gradients
+  SHARED(float, tau_sums, books);
+  const i64 GC = a.G * a.C, book_tiles = (GC + books - 1) / books;
+  const i64 split = divided(blockIdx.x, book_tiles);
+  const i64 c0 = (blockIdx.x - split * book_tiles) * books;
+  const int count = static_cast<int>(GC - c0 < books ? GC - c0 : books);
+  const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
+  const i64 gc = c0 + (lane < count ? lane : 0);
+  const i64 end = (split + 1) * a.split_rows < a.n ? (split + 1) * a.split_rows : a.n;
+  const float inverse = 1.f / a.tau[a.each_tau ? gc : 0];
+  const i64 g = divided(gc, a.C);
+  const float* leaves = a.products + g * a.n * a.C * K + (gc - g * a.C) * K;
+
+  for (int i = tid; i < count * nodes; i += threads) t[i] = a.thresholds[c0 * nodes + i];
+  float dt[nodes], dtau[1] = {0.f};
+#pragma unroll
+  for (int i = 0; i < nodes; i++) dt[i] = 0;
+
+  for (i64 n0 = split * a.split_rows; n0 < end; n0 += block_rows) {
+    const int rows = static_cast<int>(end - n0 < block_rows ? end - n0 : block_rows);
+    const int total = rows * count * DEPTH;
+    __syncthreads();
+    for (int i = tid; i < total; i += threads) {
+      const int r = a.by_row ? i % rows : i / (count * DEPTH);
+      const int column = a.by_row ? i / rows : i % (count * DEPTH);
+      tile[(column % DEPTH * books + column / DEPTH) * pitch + r] = load_as(
+          a.taps, (a.first + n0 + r) * a.row + (c0 * DEPTH + column) * a.column, a.dtype);
+    }
+    __syncthreads();
+    for (int r = warp; r < rows && lane < count; r += threads / 32) {
+      float mean[K], S[nodes], D[nodes], x[DEPTH];
+      const float* from = leaves + (n0 + r) * a.C * K;
+      if (K >= 4) {
+#pragma unroll
+        for (int k = 0; k < K; k += 4) {
+          const float4 four = *reinterpret_cast<const float4*>(from + k);
+          mean[k] = four.x;
+          mean[k + 1] = four.y;
+          mean[(k + 2) % K] = four.z;
+          mean[(k + 3) % K] = four.w;
+        }
+      } else {
+        for (int k = 0; k < K; k++) mean[k] = from[k];
+      }
+#pragma unroll
+      for (int level = 0; level < DEPTH; level++) x[level] = tile[(level * books + lane) * pitch + r];
+      unrolled<0, DEPTH>([&](auto step) {
+        constexpr int level = DEPTH - 1 - decltype(step)::value;
+#pragma unroll
+        for (int p = 0; p < 1 << level; p++) {
+          const int node = (1 << level) - 1 + p;
+          S[node] = 0.5f * (mean[2 * p + 1] + mean[2 * p]);
+          D[node] = 0.5f * (mean[2 * p + 1] - mean[2 * p]);
+          mean[p] = S[node] + (x[level] > t[lane * nodes + node] ? gain : -gain) * D[node];
+        }
+      });
+      const float root = mean[0];
+      float weight[nodes];
+      weight[0] = a.relax;
+      unrolled<0, DEPTH>([&](auto step) {
+        constexpr int level = decltype(step)::value;
+        float dx = 0;
+#pragma unroll
+        for (int p = 0; p < 1 << level; p++) {
+          const int node = (1 << level) - 1 + p;
+          const float threshold = t[lane * nodes + node], P = weight[node];
+          const float s = x[level] > threshold ? gain : -gain;
+          if (level < DEPTH - 1) {
+            weight[(2 * node + 1) % nodes] = P * (0.5f - 0.5f * s);
+            weight[(2 * node + 2) % nodes] = P * (0.5f + 0.5f * s);
+          }
+          const float u = (x[level] - threshold) * inverse;
+          const float slope = P * (D[node] + s * (S[node] - root)) * slope_of(u, inverse);
+          dx += slope;
+          dt[node] -= slope;
+          dtau[0] -= slope * u;
+        }
+        tile[(level * books + lane) * pitch + r] = dx;
+      });
+    }
+    __syncthreads();
+    for (int i = tid; i < total; i += threads) {
+      const int r = a.by_row ? i % rows : i / (count * DEPTH);
+      const int column = a.by_row ? i / rows : i % (count * DEPTH);
+      store_as(a.dtaps, (a.first + n0 + r) * a.drow + (c0 * DEPTH + column) * a.dcolumn, a.dtype,
+               tile[(column % DEPTH * books + column / DEPTH) * pitch + r]);
+    }
+  }
+  __syncthreads();
+  add_warps<nodes>(t, dt, lane * nodes);
+  add_warps<1>(tau_sums, dtau, lane);
+  float* sums = a.dthresholds + (split * GC + c0) * nodes;
+  for (int i = tid; i < count * nodes; i += threads) sums[i] += t[i];
+  if (tid < count) a.dtau[split * GC + c0 + tid] += tau_sums[tid];
+}
+
+// Sum of a value that is the same for lanes of one prefix of LEVEL bits, over the prefixes.
+DEVICE float over_prefixes(float value, int level) {
+  for (int bit = 0; bit < level; bit++) value += __shfl_xor_sync(0xffffffffu, value, 16 >> bit);
+  return value;
+}
+
+template <int DEPTH>
+DEVICE void by_warp(const Arguments& a) {
+  constexpr int K = 1 << DEPTH, nodes = K - 1, own = K / 32, inner = own - 1, lower = DEPTH - 5;
+  const i64 GC = a.G * a.C, tiles = (GC + threads / 32 - 1) / (threads / 32);
+  const i64 split = divided(blockIdx.x, tiles);
+  const i64 gc = (blockIdx.x - split * tiles) * (threads / 32) + threadIdx.x / 32;
+  if (gc >= GC) return;
+  const int lane = threadIdx.x % 32;
+  const i64 end = (split + 1) * a.split_rows < a.n ? (split + 1) * a.split_rows : a.n;
+  const float inverse = 1.f / a.tau[a.each_tau ? gc : 0];
+  const i64 g = divided(gc, a.C);
+  const float* leaves = a.products + g * a.n * a.C * K + (gc - g * a.C) * K + lane * own;
+  const float* t = a.thresholds + gc * nodes;
+
+  float t_upper[5], t_own[inner], dt_upper[5], dt_own[inner], dtau = 0;
+#pragma unroll
+  for (int level = 0; level < 5; level++) {
+    t_upper[level] = t[(1 << level) - 1 + (lane >> (5 - level))];
+    dt_upper[level] = 0;
+  }
+  unrolled<0, lower>([&](auto step) {
+    constexpr int level = decltype(step)::value;
+#pragma unroll
+    for (int p = 0; p < 1 << level; p++) {
+      t_own[(1 << level) - 1 + p] = t[(32 << level) - 1 + (lane << level) + p];
+      dt_own[(1 << level) - 1 + p] = 0;
+    }
+  });
+  for (i64 n = split * a.split_rows; n < end; n++) {
+    float mean[own], S[inner], D[inner], S_upper[5], D_upper[5], x[DEPTH];
+    const float* from = leaves + n * a.C * K;
+#pragma unroll
+    for (int k = 0; k < own; k++) mean[k] = from[k];
+#pragma unroll
+    for (int level = 0; level < DEPTH; level++) {
+      x[level] = load_as(a.taps, (a.first + n) * a.row + (gc * DEPTH + level) * a.column, a.dtype);
+    }
+    unrolled<0, lower>([&](auto step) {
+      constexpr int level = lower - 1 - decltype(step)::value;
+#pragma unroll
+      for (int p = 0; p < 1 << level; p++) {
+        const int node = (1 << level) - 1 + p;
+        S[node] = 0.5f * (mean[2 * p + 1] + mean[2 * p]);
+        D[node] = 0.5f * (mean[2 * p + 1] - mean[2 * p]);
+        mean[p] = S[node] + (x[5 + level] > t_own[node] ? gain : -gain) * D[node];
+      }
+    });
+#pragma unroll
+    for (int level = 4; level >= 0; level--) {
+      const float other = __shfl_xor_sync(0xffffffffu, mean[0], 16 >> level);
+      S_upper[level] = 0.5f * (mean[0] + other);
+      D_upper[level] = (lane & (16 >> level) ? 0.5f : -0.5f) * (mean[0] - other);
+      mean[0] = S_upper[level] + (x[level] > t_upper[level] ? gain : -gain) * D_upper[level];
+    }
+    const float root = mean[0];
+    float weight = a.relax;
+#pragma unroll
+    for (int level = 0; level < 5; level++) {
+      const float s = x[level] > t_upper[level] ? gain : -gain;
+      const float u = (x[level] - t_upper[level]) * inverse;
+      const float slope =
+          weight * (D_upper[level] + s * (S_upper[level] - root)) * slope_of(u, inverse);
+      weight *= lane & (16 >> level) ? 0.5f + 0.5f * s : 0.5f - 0.5f * s;
+      dt_upper[level] -= slope;
+      // Each node counts once: in the first of the lanes below it.
+      if ((lane & ((32 >> level) - 1)) == 0) dtau -= slope * u;
+      const float dx = over_prefixes(slope, level);
+      if (lane == 0) {
+        store_as(a.dtaps, (a.first + n) * a.drow + (gc * DEPTH + level) * a.dcolumn, a.dtype, dx);
+      }
+    }
+    float weights[inner];
+    weights[0] = weight;
+    unrolled<0, lower>([&](auto step) {
+      constexpr int level = decltype(step)::value;
+      float dx = 0;
+#pragma unroll
+      for (int p = 0; p < 1 << level; p++) {
+        const int node = (1 << level) - 1 + p;
+        const float s = x[5 + level] > t_own[node] ? gain : -gain, P = weights[node];
+        if (level < lower - 1) {
+          weights[(2 * node + 1) % inner] = P * (0.5f - 0.5f * s);
+          weights[(2 * node + 2) % inner] = P * (0.5f + 0.5f * s);
+        }
+        const float u = (x[5 + level] - t_own[node]) * inverse;
+        const float slope = P * (D[node] + s * (S[node] - root)) * slope_of(u, inverse);
+        dx += slope;
+        dt_own[node] -= slope;
+        dtau -= slope * u;
+      }
+      dx = over_prefixes(dx, 5);
+      if (lane == 0) {
+        store_as(a.dtaps, (a.first + n) * a.drow + (gc * DEPTH + 5 + level) * a.dcolumn, a.dtype,
+                 dx);
+      }
+    });
+  }
+  float* sums = a.dthresholds + (split * GC + gc) * nodes;
+#pragma unroll
+  for (int level = 0; level < 5; level++) {
+    if ((lane & ((32 >> level) - 1)) == 0) {
+      sums[(1 << level) - 1 + (lane >> (5 - level))] += dt_upper[level];
+    }
+  }
+  unrolled<0, lower>([&](auto step) {
+    constexpr int level = decltype(step)::value;
+#pragma unroll
+    for (int p = 0; p < 1 << level; p++) {
+      sums[(32 << level) - 1 + (lane << level) + p] += dt_own[(1 << level) - 1 + p];
+    }
+  });
+  dtau = over_prefixes(dtau, 5);
+  if (lane == 0) a.dtau[split * GC + gc] += dtau;
+}
+
+}  // namespace
+
+#define ENTRY(name, walk, DEPTH, BLOCKS)                                                        \
+  extern "C" __global__ void __launch_bounds__(threads, BLOCKS)                                 \
+      name(const float* products, const void* taps, const float* thresholds, const float* tau,  \
+           void* dtaps, float* dthresholds, float* dtau, i64 first, i64 n, i64 G, i64 C,        \
+           i64 split_rows, i64 row, i64 column, i64 drow, i64 dcolumn, float relax, int dtype,  \
+           int each_tau, int by_row) {                                                          \
+    walk<DEPTH>({products, taps, thresholds, tau, dtaps, dthresholds, dtau, first, n, G, C,     \
+                 split_rows, row, column, drow, dcolumn, relax, dtype, each_tau, by_row});      \
+  }
+
+ENTRY(tree_gradient_1, by_thread, 1, 4)
+ENTRY(tree_gradient_2, by_thread, 2, 4)
+ENTRY(tree_gradient_3, by_thread, 3, 2)
+ENTRY(tree_gradient_4, by_thread, 4, 2)
+ENTRY(tree_gradient_5, by_thread, 5, 1)
+ENTRY(tree_gradient_6, by_warp, 6, 3)
+ENTRY(tree_gradient_7, by_warp, 7, 2)
+ENTRY(tree_gradient_8, by_warp, 8, 2)
