@@ -1,6 +1,6 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
-from halut.ops import cpu
+from halut.ops import cpu, cuda
 from halut.ops.code_layer import code_layer
 from halut.ops.columns import columns_of
 from halut.ops.conv import ConvGeometry, conv_taps, im2col
@@ -39,3 +39,4 @@ __all__ = [
 ]
 
 cpu.register()
+cuda.register()

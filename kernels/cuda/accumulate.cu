@@ -1,6 +1,7 @@
 // y[n, g, m] = sum_c table[g, c, codes[n, g, c], m], for int8 tables exactly and, if asked for,
-// through y = max(sum * scale[m] + bias[m], low) to float32, float16, bfloat16 or int8.
-// Reference: accumulate_reference in halut/ops/lookup.py.
+// through y = max(sum * scale[m] + bias[m], low) to float32, float16, bfloat16 or int8, in rows or
+// in planes. References: accumulate_reference in halut/ops/lookup.py, the formula's `scaled` in
+// halut/ops/layer.py.
 //
 // LANES threads span a tile of the outputs with 16 bytes each, so that the threads that read one
 // table row share its code and eight of them read all banks once. The staged kernels double-buffer
@@ -27,6 +28,7 @@ struct Output {
   const float* bias;
   float low;
   int dtype;
+  i64 plane;  // 0: y [N, G * M]; else y [N / plane, G * M, plane]
 };
 
 struct Shape {
@@ -57,7 +59,7 @@ DEVICE Vector vector_of(const u8* p, int valid, bool wide) {
 // ---- sums of one row's 16 bytes
 
 struct Int8Sums {  // of at most exact_books entries
-  static constexpr int size = 1;
+  static constexpr int size = 1, entries = 16;
   u32 A[4], H[4];
   DEVICE void clear() {
 #pragma unroll
@@ -80,7 +82,7 @@ struct Int8Sums {  // of at most exact_books entries
 };
 
 struct WideSums {  // of any number of entries: Int8Sums, emptied in time
-  static constexpr int size = 1;
+  static constexpr int size = 1, entries = 16;
   Int8Sums part;
   int total[16];
   DEVICE void clear() {
@@ -94,19 +96,20 @@ struct WideSums {  // of any number of entries: Int8Sums, emptied in time
     for (int i = 0; i < 16; i++) total[i] += part.sum(i, added);
     part.clear();
   }
+  DEVICE int sum(int i, int) const { return total[i]; }
 };
 
 template <class E>
 struct FloatSums {
-  static constexpr int size = sizeof(typename E::Raw);
-  float total[16 / size];
+  static constexpr int size = sizeof(typename E::Raw), entries = 16 / size;
+  float total[entries];
   DEVICE void clear() {
 #pragma unroll
-    for (int i = 0; i < 16 / size; i++) total[i] = 0;
+    for (int i = 0; i < entries; i++) total[i] = 0;
   }
   DEVICE void add(const Vector& v) {
 #pragma unroll
-    for (int i = 0; i < 16 / size; i++) {
+    for (int i = 0; i < entries; i++) {
       if (size == 4) {
         total[i] += __uint_as_float(v.word[i % 4]);
       } else {
@@ -114,95 +117,82 @@ struct FloatSums {
       }
     }
   }
+  DEVICE float sum(int i, int) const { return total[i]; }
 };
 
 // ---- output
 
-// No contraction: the bits are those of the CPU's kernels.
-DEVICE float scaled(int sum, const Output& out, i64 m) {
+// y = max(sum * scale + bias, low). No contraction: the bits are those of the CPU's kernels.
+template <class Sum>
+DEVICE float scaled(Sum sum, const Output& out, i64 m) {
   return fmaxf(__fadd_rn(__fmul_rn(static_cast<float>(sum), out.scale[m]), out.bias[m]), out.low);
 }
 
-DEVICE void store_words(void* to, const u32* word, int words) {
-  if (words == 4) {
-    *static_cast<uint4*>(to) = make_uint4(word[0], word[1], word[2], word[3]);
-  } else if (words == 2) {
-    *static_cast<uint2*>(to) = make_uint2(word[0], word[1]);
-  } else {
-    *static_cast<u32*>(to) = word[0];
+DEVICE u32 bits_of(float value, int dtype) {
+  switch (dtype) {
+    case f16: return half_of_float(value);
+    case bf16: return bfloat_of_float(value);
+    case int8: return static_cast<u8>(Int8::raw(value));
+    default: return __float_as_uint(value);
   }
 }
 
-// Outputs m..m+15 of row y[n, g], of which `valid` exist.
+DEVICE int bytes_of(int dtype) { return dtype == int8 ? 1 : dtype == f16 || dtype == bf16 ? 2 : 4; }
+
+// Bits of output m of group g, in out.dtype.
 template <class Sum>
-DEVICE void store_sums(const Sum& sum, const Output& out, i64 row, i64 M, i64 scale_at, i64 m,
-                       int valid) {
-  const i64 at = row * M + m;
-  const bool wide = valid >= 16 && M % 16 == 0;
+DEVICE u32 answer(Sum sum, const Output& out, i64 m) {
+  if (out.scale) return bits_of(scaled(sum, out, m), out.dtype);
+  if (out.dtype == int32) return static_cast<u32>(static_cast<int>(sum));
+  return bits_of(static_cast<float>(sum), out.dtype);
+}
+
+DEVICE void store_bits(const Output& out, i64 index, u32 bits) {
+  switch (bytes_of(out.dtype)) {
+    case 1: static_cast<u8*>(out.y)[index] = static_cast<u8>(bits); break;
+    case 2: static_cast<u16*>(out.y)[index] = static_cast<u16>(bits); break;
+    default: static_cast<u32*>(out.y)[index] = bits;
+  }
+}
+
+// Where output o of row n lies.
+DEVICE i64 place(const Output& out, i64 n, i64 o, i64 outputs) {
+  if (!out.plane) return n * outputs + o;
+  const i64 b = divided(n, out.plane);
+  return (b * outputs + o) * out.plane + n - b * out.plane;
+}
+
+// Stores the `valid` outputs from o on of row n, side by side.
+template <class Sums>
+DEVICE void store_row(const Sums& sums, int added, const Output& out, i64 n, i64 o, i64 outputs,
+                      int valid) {
+  const i64 at = n * outputs + o;
+  u32 packed[4];
 #pragma unroll
-  for (int q = 0; q < 4; q++) {
-    u32 word[4];
+  for (int q = 0; q < Sums::entries / 4; q++) {
+    u32 bits[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      const int i = 4 * q + j;
-      if (i >= valid) break;
-      const i64 index = at + i;
-      if (out.dtype == int32) {
-        word[j] = static_cast<u32>(sum(i));
-        if (!wide) static_cast<int*>(out.y)[index] = sum(i);
-        continue;
-      }
-      const float y = scaled(sum(i), out, scale_at + m + i);
-      if (!wide) {
-        store_as(out.y, index, out.dtype, y);
-      } else if (out.dtype == f32) {
-        word[j] = __float_as_uint(y);
-      } else if (out.dtype == int8) {
-        const u32 byte = static_cast<u8>(Int8::raw(y));
-        word[0] = j ? word[0] | byte << (8 * j) : byte;
-      } else {
-        const u32 bits = out.dtype == f16 ? half_of_float(y) : bfloat_of_float(y);
-        word[j / 2] = j % 2 ? word[j / 2] | bits << 16 : bits;
-      }
+      if (4 * q + j < valid) bits[j] = answer(sums.sum(4 * q + j, added), out, o + 4 * q + j);
     }
-    if (wide) {
-      const int bytes = out.dtype == int8 ? 1 : out.dtype == f16 || out.dtype == bf16 ? 2 : 4;
-      store_words(static_cast<u8*>(out.y) + (at + 4 * q) * bytes, word, bytes);
-    }
-  }
-}
-
-DEVICE void store(const Int8Sums& sums, int added, const Output& out, i64 row, i64 M, i64 scale_at,
-                  i64 m, int valid) {
-  store_sums([&](int i) { return sums.sum(i, added); }, out, row, M, scale_at, m, valid);
-}
-
-DEVICE void store(const WideSums& sums, int, const Output& out, i64 row, i64 M, i64 scale_at, i64 m,
-                  int valid) {
-  store_sums([&](int i) { return sums.total[i]; }, out, row, M, scale_at, m, valid);
-}
-
-template <class E>
-DEVICE void store(const FloatSums<E>& sums, int, const Output& out, i64 row, i64 M, i64, i64 m,
-                  int valid) {
-  typedef typename E::Raw Raw;
-  constexpr int entries = 16 / sizeof(Raw);
-  Raw* y = static_cast<Raw*>(out.y) + row * M + m;
-  if (valid >= entries && M % entries == 0) {
-    u32 word[4];
-    if constexpr (sizeof(Raw) == 4) {
-      for (int i = 0; i < 4; i++) word[i] = __float_as_uint(sums.total[i]);
+    const int bytes = bytes_of(out.dtype);
+    u8* to = static_cast<u8*>(out.y) + (at + 4 * q) * bytes;
+    if (4 * q + 4 > valid || outputs % 4 || o % 4) {
+      for (int j = 0; j < 4; j++) {
+        if (4 * q + j < valid) store_bits(out, at + 4 * q + j, bits[j]);
+      }
+    } else if (bytes == 4) {
+      *reinterpret_cast<uint4*>(to) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
+    } else if (bytes == 2) {
+      *reinterpret_cast<uint2*>(to) = make_uint2(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16);
     } else {
-      for (int q = 0; q < 4; q++) {
-        word[q] = E::raw(sums.total[2 * q]) | static_cast<u32>(E::raw(sums.total[2 * q + 1])) << 16;
+      packed[q] = bits[0] | bits[1] << 8 | bits[2] << 16 | bits[3] << 24;
+      if (Sums::entries < 16 || valid < 16 || outputs % 16 || o % 16) {
+        *reinterpret_cast<u32*>(to) = packed[q];
+      } else if (q == 3) {
+        *reinterpret_cast<uint4*>(to - 12) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
       }
     }
-    store_words(y, word, 4);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < entries; i++) {
-    if (i < valid) y[i] = E::raw(sums.total[i]);
   }
 }
 
@@ -230,7 +220,7 @@ DEVICE void stage_table(u8* to, const u8* from, i64 stride, int rows, int valid,
       }
     } else {
       const Vector v = vector_of(source, left, false);
-      store_words(to + i * 16, v.word, 4);
+      *reinterpret_cast<uint4*>(to + i * 16) = make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]);
     }
   }
 }
@@ -250,7 +240,7 @@ DEVICE void stage_codes(u8* to, const u8* codes, i64 row_codes, int rows, int bo
 template <class Sums, int LANES, int PER>
 DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Shape& s) {
   constexpr int slots = threads / LANES, block_rows = PER * slots, width = LANES * 16;
-  SHARED(u8, entries, 2 * stage_bytes);
+  SHARED(u8, tables, 2 * stage_bytes);
   SHARED(u8, code, 2 * block_rows * code_pitch);
   const int K = static_cast<int>(s.K);
   const i64 row_bytes = s.M * Sums::size;
@@ -277,7 +267,7 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
   auto stage = [&](int at) {
     const i64 c = static_cast<i64>(at) * books;
     const int count = static_cast<int>(s.C - c < books ? s.C - c : books);
-    stage_table<LANES>(entries + at % 2 * stage_bytes, table + c * K * row_bytes, row_bytes,
+    stage_table<LANES>(tables + at % 2 * stage_bytes, table + c * K * row_bytes, row_bytes,
                        count * K, valid, unit);
     stage_codes(code + at % 2 * block_rows * code_pitch, codes + c, s.G * s.C, rows, count, K);
     copy_commit();
@@ -292,7 +282,7 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
       copy_wait<0>();
     }
     __syncthreads();
-    const u8* slice = entries + at % 2 * stage_bytes + lane * 16;
+    const u8* slice = tables + at % 2 * stage_bytes + lane * 16;
     const u8* chosen = code + at % 2 * block_rows * code_pitch + slot * code_pitch;
     const i64 c0 = static_cast<i64>(at) * books;
     const int count = static_cast<int>(s.C - c0 < books ? s.C - c0 : books);
@@ -322,15 +312,42 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
     }
     __syncthreads();
   }
-  const i64 m = (first + lane * 16) / Sums::size;
-  const int entries_left = (valid - lane * 16) / Sums::size;
-  if (entries_left <= 0) return;
 #pragma unroll
-  for (int p = 0; p < PER; p++) {
-    flush(sums[p], added);
-    const int r = slot + p * slots;
-    if (r < rows) {
-      store(sums[p], added, out, (n0 + r) * s.G + g, s.M, g * s.M, m, entries_left);
+  for (int p = 0; p < PER; p++) flush(sums[p], added);
+  const i64 o = g * s.M + (first + lane * 16) / Sums::size, outputs = s.G * s.M;
+  const int left = (valid - lane * 16) / Sums::size;  // outputs of this lane, 0 or less: none
+  if (!out.plane) {
+#pragma unroll
+    for (int p = 0; p < PER; p++) {
+      const int r = slot + p * slots;
+      if (r < rows && left > 0) store_row(sums[p], added, out, n0 + r, o, outputs, left);
+    }
+    return;
+  }
+  // Planes: through shared memory, four outputs of every lane at a time, to write rows side by side.
+  constexpr int pitch = block_rows + 1;
+  u32* turned = reinterpret_cast<u32*>(tables);
+  static_assert(LANES * 4 * pitch * 4 <= 2 * stage_bytes, "shared memory of the turned answers");
+#pragma unroll
+  for (int q = 0; q < Sums::entries / 4; q++) {
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if (4 * q + j < left) {
+#pragma unroll
+        for (int p = 0; p < PER; p++) {
+          turned[(lane * 4 + j) * pitch + slot + p * slots] =
+              answer(sums[p].sum(4 * q + j, added), out, o + 4 * q + j);
+        }
+      }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < LANES * 4 * block_rows; i += threads) {
+      const int r = i % block_rows, l = i / block_rows / 4, j = i / block_rows % 4;
+      if (r < rows && 4 * q + j < (valid - l * 16) / Sums::size) {
+        const i64 m = g * s.M + (first + l * 16) / Sums::size + 4 * q + j;
+        store_bits(out, place(out, n0 + r, m, outputs), turned[(l * 4 + j) * pitch + r]);
+      }
     }
   }
 }
@@ -364,26 +381,37 @@ DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Sh
     }
   }
   flush(sums, added);
-  store(sums, added, out, n * s.G + g, s.M, g * s.M, first / Sums::size, valid / Sums::size);
+  const i64 o = g * s.M + first / Sums::size, outputs = s.G * s.M;
+  const int left = valid / Sums::size;
+  if (!out.plane) {
+    store_row(sums, added, out, n, o, outputs, left);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < Sums::entries; i++) {
+    if (i < left) {
+      store_bits(out, place(out, n, o + i, outputs), answer(sums.sum(i, added), out, o + i));
+    }
+  }
 }
 
 }  // namespace
 
 #define ARGUMENTS                                                                              \
   const u8 *codes, const u8 *table, void *y, const float *scale, const float *bias, float low, \
-      int dtype, i64 N, i64 G, i64 C, i64 K, i64 M
+      int dtype, i64 plane, i64 N, i64 G, i64 C, i64 K, i64 M
 #define STAGED(name, Sums, LANES, PER, BLOCKS)                                         \
   extern "C" __global__ void __launch_bounds__(threads, BLOCKS) name(ARGUMENTS) {      \
-    staged<Sums, LANES, PER>(codes, table, {y, scale, bias, low, dtype}, {N, G, C, K, M}); \
+    staged<Sums, LANES, PER>(codes, table, {y, scale, bias, low, dtype, plane}, {N, G, C, K, M}); \
   }
 #define DIRECT(name, Sums)                                               \
   extern "C" __global__ void __launch_bounds__(threads, 2) name(ARGUMENTS) { \
-    direct<Sums>(codes, table, {y, scale, bias, low, dtype}, {N, G, C, K, M}); \
+    direct<Sums>(codes, table, {y, scale, bias, low, dtype, plane}, {N, G, C, K, M}); \
   }
 
-STAGED(accumulate_i8_8, Int8Sums, 8, 4, 3)
-STAGED(accumulate_i8_4, Int8Sums, 4, 4, 3)
-STAGED(accumulate_i8_2, Int8Sums, 2, 4, 3)
+STAGED(accumulate_i8_8, Int8Sums, 8, 4, 2)
+STAGED(accumulate_i8_4, Int8Sums, 4, 4, 2)
+STAGED(accumulate_i8_2, Int8Sums, 2, 4, 2)
 STAGED(accumulate_i8_8_wide, WideSums, 8, 2, 2)
 STAGED(accumulate_i8_4_wide, WideSums, 4, 2, 2)
 STAGED(accumulate_i8_2_wide, WideSums, 2, 2, 2)

@@ -18,19 +18,14 @@ DEVICE void conv_taps(const View& v, const i64* columns, Bits* out, i64 N, i64 T
   const i64 n = by_row ? inner : outer, t = by_row ? outer : inner;
   if (n >= N || t >= T) return;
   const Row row = row_of(v, n);
-  const i64 column = columns[t];
-  Bits value = 0;
-  if (column >= 0 && column < v.C * v.kh * v.kw) {  // as torch's indexing would assert
-    const Tap tap = tap_of(v, column);
-    if (inside(v, row, tap)) value = static_cast<const Bits*>(v.data)[row.base + tap.offset];
-  }
-  out[index] = value;
+  const Tap tap = tap_of(v, columns[t]);
+  out[index] = inside(v, row, tap) ? static_cast<const Bits*>(v.data)[row.base + tap.offset] : 0;
 }
 
 // v: the map dx. order [T]: columns of grad sorted by what they read; starts [Cin * kh * kw + 1]:
 // where those that read (channel, i, j) begin. grad [N, T], strides row and column.
-template <class X, class Sum>
-DEVICE void conv_taps_gradient(const View& v, const typename X::Raw* grad, const i64* order,
+template <class From, class To, class Sum>
+DEVICE void conv_taps_gradient(const View& v, const typename From::Raw* grad, const i64* order,
                                const i64* starts, i64 row, i64 column, int by_pixel) {
   i64 at = static_cast<i64>(blockIdx.x) * threads + threadIdx.x;
   if (at >= v.B * v.C * v.H * v.W) return;
@@ -63,12 +58,12 @@ DEVICE void conv_taps_gradient(const View& v, const typename X::Raw* grad, const
       const i64 n = (b * v.OH + above / sh) * v.OW + beside / sw;
       const i64 position = (channel * v.kh + i) * v.kw + j;
       for (i64 e = starts[position]; e < starts[position + 1]; e++) {
-        sum += X::value(grad[n * row + order[e] * column]);
+        sum += From::value(grad[n * row + order[e] * column]);
       }
     }
   }
-  typename X::Raw* dx = static_cast<typename X::Raw*>(const_cast<void*>(v.data));
-  dx[b * v.stride_b + channel * v.stride_c + y * v.stride_h + x * v.stride_w] = X::raw(sum);
+  typename To::Raw* dx = static_cast<typename To::Raw*>(const_cast<void*>(v.data));
+  dx[b * v.stride_b + channel * v.stride_c + y * v.stride_h + x * v.stride_w] = To::raw(sum);
 }
 
 struct Double {
@@ -84,18 +79,20 @@ struct Double {
       name(const View v, const i64* columns, Bits* out, i64 N, i64 T, int by_row) {            \
     conv_taps<Bits>(v, columns, out, N, T, by_row);                                            \
   }
-#define GRADIENT(name, X, Sum)                                                                 \
-  extern "C" __global__ void __launch_bounds__(threads, 4)                                      \
-      name(const View v, const X::Raw* grad, const i64* order, const i64* starts, i64 row,     \
+#define GRADIENT(name, From, To, Sum)                                                          \
+  extern "C" __global__ void __launch_bounds__(threads, 4)                                     \
+      name(const View v, const From::Raw* grad, const i64* order, const i64* starts, i64 row,  \
            i64 column, int by_pixel) {                                                         \
-    conv_taps_gradient<X, Sum>(v, grad, order, starts, row, column, by_pixel);                 \
+    conv_taps_gradient<From, To, Sum>(v, grad, order, starts, row, column, by_pixel);          \
   }
 
 TAPS(conv_taps_1, u8)
 TAPS(conv_taps_2, u16)
 TAPS(conv_taps_4, u32)
 TAPS(conv_taps_8, u64)
-GRADIENT(conv_taps_gradient_f32, Float, float)
-GRADIENT(conv_taps_gradient_f16, Half, float)
-GRADIENT(conv_taps_gradient_bf16, Bfloat, float)
-GRADIENT(conv_taps_gradient_f64, Double, double)
+GRADIENT(conv_taps_gradient_f32_f32, Float, Float, float)
+GRADIENT(conv_taps_gradient_f16_f16, Half, Half, float)
+GRADIENT(conv_taps_gradient_bf16_bf16, Bfloat, Bfloat, float)
+GRADIENT(conv_taps_gradient_f64_f64, Double, Double, double)
+GRADIENT(conv_taps_gradient_f32_f16, Float, Half, float)
+GRADIENT(conv_taps_gradient_f32_bf16, Float, Bfloat, float)

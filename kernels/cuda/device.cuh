@@ -180,8 +180,10 @@ DEVICE Row row_of(const View& v, i64 n) {
   return row;
 }
 
+// A column that does not exist stops the kernel, as torch's indexing does.
 DEVICE Tap tap_of(const View& v, i64 column) {
   const i64 area = v.kh * v.kw;
+  if (column < 0 || column >= v.C * area) __trap();
   const i64 channel = divided(column, area);
   const int position = static_cast<int>(column - channel * area);
   const int i = position / static_cast<int>(v.kw);

@@ -1,5 +1,6 @@
-// Gradient of the relaxed hash tree to taps, thresholds and temperature, in closed form.
-// Reference: tree_assign_reference in halut/ops/tree.py; formulas: halut/ops/tree_gradient.py.
+// Gradient of the relaxed hash tree to the inputs it tests, thresholds and temperature, in closed
+// form. Reference: tree_assign_reference in halut/ops/tree_reference.py; formulas:
+// halut/ops/tree_gradient.py. conv_taps_gradient then adds the columns up to the gradient of x.
 //
 // With dE of the K leaves, signs s = +-1 of x - t, g = tanh(1), and mL, mR the means under a node's
 // children: S = (mR + mL) / 2, D = (mR - mL) / 2, mean = S + g s D; a node of weight P then has
@@ -21,16 +22,17 @@ constexpr float gain = 0.76159415595576489f;  // tanh(1)
 
 struct Arguments {
   const float* products;  // dE [G, n, C * K] of rows first .. first + n
-  const void* taps;       // [N, GC * depth], strides below, in elements
+  View v;                 // x: rows or a map
+  const i64* columns;     // [GC * depth] of its rows
   const float* thresholds;  // [GC, K - 1], heap order
   const float* tau;         // [GC], or one
-  void* dtaps;              // as taps
+  float* dcolumns;          // [n, GC * depth], strides below
   float* dthresholds;       // [splits, GC, K - 1], added to
   float* dtau;              // [splits, GC], added to
   i64 first, n, G, C, split_rows;
-  i64 row, column, drow, dcolumn;  // strides of taps and dtaps
+  i64 drow, dcolumn;
   float relax;
-  int dtype, each_tau, by_row;
+  int each_tau, by_row;
 };
 
 // ds/dx = sech^2(u) / tau, u = (x - t) / tau.
@@ -57,6 +59,8 @@ DEVICE void by_thread(const Arguments& a) {
   SHARED(float, tile, DEPTH * books * pitch);  // taps, then their gradients
   SHARED(float, t, books * nodes);             // thresholds, at the end their gradients
   SHARED(float, tau_sums, books);
+  SHARED(Tap, taps, DEPTH * books);
+  SHARED(Row, window, block_rows);
   const i64 GC = a.G * a.C, book_tiles = (GC + books - 1) / books;
   const i64 split = divided(blockIdx.x, book_tiles);
   const i64 c0 = (blockIdx.x - split * book_tiles) * books;
@@ -69,6 +73,10 @@ DEVICE void by_thread(const Arguments& a) {
   const float* leaves = a.products + g * a.n * a.C * K + (gc - g * a.C) * K;
 
   for (int i = tid; i < count * nodes; i += threads) t[i] = a.thresholds[c0 * nodes + i];
+  for (int i = tid; i < count * DEPTH; i += threads) {
+    taps[i] = tap_of(a.v, a.columns[c0 * DEPTH + i]);
+  }
+  const int dtype = static_cast<int>(a.v.dtype);
   float dt[nodes], dtau[1] = {0.f};
 #pragma unroll
   for (int i = 0; i < nodes; i++) dt[i] = 0;
@@ -77,11 +85,15 @@ DEVICE void by_thread(const Arguments& a) {
     const int rows = static_cast<int>(end - n0 < block_rows ? end - n0 : block_rows);
     const int total = rows * count * DEPTH;
     __syncthreads();
+    if (tid < rows) window[tid] = row_of(a.v, a.first + n0 + tid);
+    __syncthreads();
     for (int i = tid; i < total; i += threads) {
       const int r = a.by_row ? i % rows : i / (count * DEPTH);
       const int column = a.by_row ? i / rows : i % (count * DEPTH);
-      tile[(column % DEPTH * books + column / DEPTH) * pitch + r] = load_as(
-          a.taps, (a.first + n0 + r) * a.row + (c0 * DEPTH + column) * a.column, a.dtype);
+      tile[(column % DEPTH * books + column / DEPTH) * pitch + r] =
+          inside(a.v, window[r], taps[column])
+              ? load_as(a.v.data, window[r].base + taps[column].offset, dtype)
+              : 0.f;
     }
     __syncthreads();
     for (int r = warp; r < rows && lane < count; r += threads / 32) {
@@ -139,8 +151,8 @@ DEVICE void by_thread(const Arguments& a) {
     for (int i = tid; i < total; i += threads) {
       const int r = a.by_row ? i % rows : i / (count * DEPTH);
       const int column = a.by_row ? i / rows : i % (count * DEPTH);
-      store_as(a.dtaps, (a.first + n0 + r) * a.drow + (c0 * DEPTH + column) * a.dcolumn, a.dtype,
-               tile[(column % DEPTH * books + column / DEPTH) * pitch + r]);
+      a.dcolumns[(n0 + r) * a.drow + (c0 * DEPTH + column) * a.dcolumn] =
+          tile[(column % DEPTH * books + column / DEPTH) * pitch + r];
     }
   }
   __syncthreads();
@@ -170,6 +182,7 @@ DEVICE void by_warp(const Arguments& a) {
   const i64 g = divided(gc, a.C);
   const float* leaves = a.products + g * a.n * a.C * K + (gc - g * a.C) * K + lane * own;
   const float* t = a.thresholds + gc * nodes;
+  const Tap tap = tap_of(a.v, a.columns[gc * DEPTH + (lane < DEPTH ? lane : 0)]);
 
   float t_upper[5], t_own[inner], dt_upper[5], dt_own[inner], dtau = 0;
 #pragma unroll
@@ -190,10 +203,13 @@ DEVICE void by_warp(const Arguments& a) {
     const float* from = leaves + n * a.C * K;
 #pragma unroll
     for (int k = 0; k < own; k++) mean[k] = from[k];
-#pragma unroll
-    for (int level = 0; level < DEPTH; level++) {
-      x[level] = load_as(a.taps, (a.first + n) * a.row + (gc * DEPTH + level) * a.column, a.dtype);
+    const Row window = row_of(a.v, a.first + n);
+    float tested = 0;  // lane l has the input of level l
+    if (lane < DEPTH && inside(a.v, window, tap)) {
+      tested = load_as(a.v.data, window.base + tap.offset, static_cast<int>(a.v.dtype));
     }
+#pragma unroll
+    for (int level = 0; level < DEPTH; level++) x[level] = __shfl_sync(0xffffffffu, tested, level);
     unrolled<0, lower>([&](auto step) {
       constexpr int level = lower - 1 - decltype(step)::value;
 #pragma unroll
@@ -224,9 +240,7 @@ DEVICE void by_warp(const Arguments& a) {
       // Each node counts once: in the first of the lanes below it.
       if ((lane & ((32 >> level) - 1)) == 0) dtau -= slope * u;
       const float dx = over_prefixes(slope, level);
-      if (lane == 0) {
-        store_as(a.dtaps, (a.first + n) * a.drow + (gc * DEPTH + level) * a.dcolumn, a.dtype, dx);
-      }
+      if (lane == 0) a.dcolumns[n * a.drow + (gc * DEPTH + level) * a.dcolumn] = dx;
     }
     float weights[inner];
     weights[0] = weight;
@@ -248,10 +262,7 @@ DEVICE void by_warp(const Arguments& a) {
         dtau -= slope * u;
       }
       dx = over_prefixes(dx, 5);
-      if (lane == 0) {
-        store_as(a.dtaps, (a.first + n) * a.drow + (gc * DEPTH + 5 + level) * a.dcolumn, a.dtype,
-                 dx);
-      }
+      if (lane == 0) a.dcolumns[n * a.drow + (gc * DEPTH + 5 + level) * a.dcolumn] = dx;
     });
   }
   float* sums = a.dthresholds + (split * GC + gc) * nodes;
@@ -274,14 +285,14 @@ DEVICE void by_warp(const Arguments& a) {
 
 }  // namespace
 
-#define ENTRY(name, walk, DEPTH, BLOCKS)                                                        \
-  extern "C" __global__ void __launch_bounds__(threads, BLOCKS)                                 \
-      name(const float* products, const void* taps, const float* thresholds, const float* tau,  \
-           void* dtaps, float* dthresholds, float* dtau, i64 first, i64 n, i64 G, i64 C,        \
-           i64 split_rows, i64 row, i64 column, i64 drow, i64 dcolumn, float relax, int dtype,  \
-           int each_tau, int by_row) {                                                          \
-    walk<DEPTH>({products, taps, thresholds, tau, dtaps, dthresholds, dtau, first, n, G, C,     \
-                 split_rows, row, column, drow, dcolumn, relax, dtype, each_tau, by_row});      \
+#define ENTRY(name, walk, DEPTH, BLOCKS)                                                       \
+  extern "C" __global__ void __launch_bounds__(threads, BLOCKS)                                \
+      name(const float* products, const View v, const i64* columns, const float* thresholds,   \
+           const float* tau, float* dcolumns, float* dthresholds, float* dtau, i64 first, i64 n, \
+           i64 G, i64 C, i64 split_rows, i64 drow, i64 dcolumn, float relax, int each_tau,     \
+           int by_row) {                                                                       \
+    walk<DEPTH>({products, v, columns, thresholds, tau, dcolumns, dthresholds, dtau, first, n, \
+                 G, C, split_rows, drow, dcolumn, relax, each_tau, by_row});                   \
   }
 
 ENTRY(tree_gradient_1, by_thread, 1, 4)

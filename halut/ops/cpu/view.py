@@ -30,7 +30,7 @@ def view(x: Tensor, geometry: ConvGeometry | None = None) -> tuple[int, ...]:
     left, _, top, _ = geometry.padding
     return (
         x.data_ptr(),
-        DTYPES[x.dtype],
+        DTYPES.get(x.dtype, -1),  # -1: for kernels that move elements and read none
         *size,
         *strides,
         *geometry.kernel_size,

@@ -1,0 +1,64 @@
+"""Whole layers for inference: an encoder's kernel, then the table's with the fused answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from halut.ops import dispatch
+from halut.ops.conv import ConvGeometry
+from halut.ops.cpu.view import DTYPES
+from halut.ops.cuda import launch
+from halut.ops.cuda.conv import fits
+from halut.ops.cuda.lookup import add_rows
+from halut.ops.cuda.nearest import encode
+from halut.ops.cuda.tree import tree_encode
+from halut.ops.layer import answer_like
+
+
+def _supports(x: Tensor, *inputs) -> bool:
+    return x.dtype in DTYPES and fits(x, inputs[-1]) and launch.available()
+
+
+@dispatch.implementation("tree_layer", "cuda", devices=("cuda",), supports=_supports)
+def tree_layer(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+) -> Tensor:
+    """Codes straight from the input; sums leave as answers, in the input's memory format."""
+    codes = tree_encode(x, taps, thresholds, geometry)
+    return _answers(codes, x, table, scale, bias, low, dtype, geometry)
+
+
+@dispatch.implementation("nearest_layer", "cuda", devices=("cuda",), supports=_supports)
+def nearest_layer(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+) -> Tensor:
+    """The same with nearest prototypes; no im2col is built."""
+    codes = encode(x, prototypes, metric, groups, geometry)
+    return _answers(codes, x, table, scale, bias, low, dtype, geometry)
+
+
+def _answers(codes, x, table, scale, bias, low, dtype, geometry) -> Tensor:
+    out = answer_like(x, table.shape[0] * table.shape[3], dtype, geometry)
+    plane = out.shape[2] * out.shape[3] if out.ndim == 4 and out.is_contiguous() else 0
+    add_rows(codes, table, out, scale.contiguous(), bias.contiguous(), low, plane)
+    return out

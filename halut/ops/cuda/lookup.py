@@ -1,0 +1,107 @@
+"""`accumulate` and `scatter_add` by kernels/cuda/accumulate.cu and scatter_add.cu."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halut.ops import dispatch
+from halut.ops.checks import workspace
+from halut.ops.cuda import launch
+
+NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8"}
+ANSWERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int32: 4}
+"""The numbers of enum Dtype."""
+
+THREADS = 256
+STAGED_ROWS = 64
+"""Rows from which on staging the table in shared memory pays."""
+STAGED_BYTES = 4096
+"""Most bytes of a codebook's tile: four of them are a stage."""
+EXACT_BOOKS = 256
+"""Codebooks whose biased int8 entries add up in 16 bits."""
+
+
+def _supports(codes: Tensor, table: Tensor) -> bool:
+    return table.dtype in NAMES and launch.available()
+
+
+@dispatch.implementation("accumulate", "cuda", devices=("cuda",), supports=_supports)
+def accumulate(codes: Tensor, table: Tensor) -> Tensor:
+    """Table rows are added 16 bytes per thread, from shared memory where enough rows share it."""
+    G, _, _, M = table.shape
+    dtype = torch.int32 if table.dtype == torch.int8 else table.dtype
+    out = torch.empty(codes.shape[0], G * M, dtype=dtype, device=codes.device)
+    add_rows(codes, table, out)
+    return out
+
+
+def add_rows(
+    codes: Tensor,
+    table: Tensor,
+    out: Tensor,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    low: float | None = None,
+    plane: int = 0,
+) -> None:
+    """Fill `out` with the sums, or with max(sums * scale + bias, low) where there is a scale.
+
+    out: rows [N, G * M], or with plane = OH * OW the maps [N / plane, G * M, plane].
+    """
+    G, C, K, M = table.shape
+    codes, table = codes.contiguous(), table.contiguous()
+    kernel, rows, width = choice(codes.shape[0], C, K, M, table.dtype)
+    blocks = -(-codes.shape[0] // rows) * G * -(-M * table.element_size() // width)
+    least, dtype = float("-inf") if low is None else float(low), np.int32(ANSWERS[out.dtype])
+    launch.launch(
+        *("accumulate", kernel, codes.device, (blocks, THREADS)),
+        *(codes, table, out, scale, bias, least, dtype, plane, codes.shape[0], G, C, K, M),
+    )
+
+
+def choice(N: int, C: int, K: int, M: int, dtype: torch.dtype) -> tuple[str, int, int]:
+    """The kernel for a table of this shape, the rows of its blocks and the bytes of its tiles."""
+    size = dtype.itemsize
+    lanes = 8
+    while dtype == torch.int8 and lanes > 2 and M * size <= lanes * 8:
+        lanes //= 2
+    if N < STAGED_ROWS or K * lanes * 16 > STAGED_BYTES:
+        return f"accumulate_{NAMES[dtype]}_direct", THREADS // 8, 128
+    wide = dtype == torch.int8 and C > EXACT_BOOKS
+    name = f"accumulate_{NAMES[dtype]}_{lanes}" + ("_wide" if wide else "")
+    return name, (2 if wide else 4) * THREADS // lanes, lanes * 16
+
+
+def _supports_scatter(codes: Tensor, grad: Tensor, groups: int, K: int) -> bool:
+    return grad.dtype in NAMES and launch.available()
+
+
+@dispatch.implementation("scatter_add", "cuda", devices=("cuda",), supports=_supports_scatter)
+def scatter_add(codes: Tensor, grad: Tensor, groups: int, K: int) -> Tensor:
+    """Blocks add runs of rows to tables of their own, which are then added.
+
+    Atomically, in whichever order they come; in a fixed order, for more memory, where
+    torch.use_deterministic_algorithms is on.
+    """
+    N, C, M = codes.shape[0], codes.shape[1] // groups, grad.shape[1] // groups
+    codes, grad = codes.contiguous(), grad.contiguous()
+    books = min(32, 256 // K, C)
+    tiles = groups * -(-C // books) * -(-M // 32)
+    entries = groups * C * K * M
+    atomic = not torch.are_deterministic_algorithms_enabled()
+    most = 1 << 16 if atomic else max(1, workspace(codes.device) // (4 * entries))
+    splits = launch.parts(tiles, N, 256, codes.device, most)
+    rows = max(32, -(-N // (splits * 32)) * 32)
+    splits = max(1, -(-N // rows))
+    atomic = atomic and splits > 1
+    out = torch.zeros(1 if atomic else splits, entries, dtype=torch.float32, device=codes.device)
+    if N:
+        kernel, grid = f"scatter_add_{NAMES[grad.dtype]}", (tiles * splits, 32 * min(4, books))
+        launch.launch(
+            *("scatter_add", kernel, codes.device, grid),
+            *(codes, grad, out, N, groups, C, K, M, rows, np.int32(books), atomic),
+        )
+    out = out[0] if len(out) == 1 else out.sum(0)
+    return out.view(groups, C, K, M).to(grad.dtype)

@@ -1,0 +1,104 @@
+"""Builds kernels of kernels/cuda against shim.h and runs them in place of halut.ops.cuda.launch."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halut.ops.cuda import launch
+
+HERE = Path(__file__).parent
+FLAGS = "-std=c++17 -O1 -fPIC -shared -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas"
+SANITIZE = "-g1 -fsanitize=address,alignment -fno-sanitize-recover=all"
+SCHEDULES = {"forward": 0, "reverse": 1, "shuffled": 2}
+
+
+class KernelError(RuntimeError):
+    """What the shim found: threads that never meet, a trap, a misaligned copy."""
+
+
+def compiler() -> str | None:
+    """The C++ compiler the shim is built by."""
+    return shutil.which("g++") or shutil.which("clang++")
+
+
+class Shim:
+    """Launches kernels on the CPU, in one schedule; `text` may change a source before it is built.
+
+    `blocks` restricts a launch to some blocks of its grid.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        schedule: str = "forward",
+        text: Callable[[str], str] | None = None,
+        sanitize: bool = False,
+    ) -> None:
+        self.folder, self.schedule, self.sanitize = folder, schedule, sanitize
+        self.text = text or (lambda source: source)
+        self.libraries: dict[str, ctypes.CDLL] = {}
+        self.launched: list[str] = []
+        self.blocks: range | None = None
+
+    def build(self, name: str) -> Path:
+        """Compile kernels/cuda/NAME.cu; the shared library."""
+        library = self.folder / f"{name}.so"
+        if library.exists():
+            return library
+        file = self.folder / f"{name}.cpp"
+        file.write_text(f'#include "{HERE / "shim.h"}"\n' + self.text(launch.source(name)))
+        expanded = subprocess.run(
+            [str(compiler()), "-std=c++17", "-E", "-P", str(file)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        kernels = re.findall(r'extern "C"\s+(?:HALUT_GLOBAL\s+)?void\s+(\w+)\(', expanded)
+        file.write_text(file.read_text() + "".join(f"LAUNCHER({each})\n" for each in kernels))
+        flags = FLAGS.split() + (SANITIZE.split() if self.sanitize else [])
+        partial = library.with_suffix(".part")
+        built = subprocess.run(
+            [str(compiler()), *flags, "-o", str(partial), str(file)],
+            capture_output=True,
+            text=True,
+        )
+        assert built.returncode == 0, built.stderr
+        return partial.rename(library)
+
+    def library(self, name: str) -> ctypes.CDLL:
+        """The compiled source, built at its first use."""
+        if name not in self.libraries:
+            self.libraries[name] = ctypes.CDLL(str(self.build(name)))
+        return self.libraries[name]
+
+    def launch(
+        self, name: str, kernel: str, device: torch.device, grid: tuple[int, int], *args: Any
+    ) -> None:
+        """In place of halut.ops.cuda.launch.launch."""
+        blocks, threads = grid
+        if blocks == 0:
+            return
+        launch.check_blocks(blocks)
+        self.launched.append(kernel)
+        library, values = self.library(name), launch.packed(args)
+        sizes = (ctypes.c_int * 64)()
+        count = getattr(library, f"sizes_{kernel}")(sizes)
+        got = [value.nbytes for value in values]
+        assert got == list(sizes[:count]), f"{kernel} takes {list(sizes[:count])}, was given {got}"
+        buffers = [ctypes.create_string_buffer(value.tobytes(), value.nbytes) for value in values]
+        addresses = (ctypes.c_void_p * count)(*map(ctypes.addressof, buffers))
+        error = ctypes.create_string_buffer(512)
+        some = self.blocks or range(blocks)
+        failed = getattr(library, f"launch_{kernel}")(
+            *(addresses, some.start, some.stop, threads, SCHEDULES[self.schedule], 7, error)
+        )
+        if failed:
+            raise KernelError(f"{kernel}: {error.value.decode()}")
