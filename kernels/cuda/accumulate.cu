@@ -122,37 +122,17 @@ struct FloatSums {
 
 // ---- output
 
-// y = max(sum * scale + bias, low). No contraction: the bits are those of the CPU's kernels.
-template <class Sum>
-DEVICE float scaled(Sum sum, const Output& out, i64 m) {
-  return fmaxf(__fadd_rn(__fmul_rn(static_cast<float>(sum), out.scale[m]), out.bias[m]), out.low);
-}
-
-DEVICE u32 bits_of(float value, int dtype) {
-  switch (dtype) {
-    case f16: return half_of_float(value);
-    case bf16: return bfloat_of_float(value);
-    case int8: return static_cast<u8>(Int8::raw(value));
-    default: return __float_as_uint(value);
+// Stores one sum, given by its bits, as output o of row n: y = max(sum * scale + bias, low). No
+// contraction: the bits are those of the CPU's kernels.
+template <class Sums>
+DEVICE void store(const Output& out, i64 index, i64 o, u32 bits) {
+  if (out.dtype == int32) {
+    static_cast<u32*>(out.y)[index] = bits;
+    return;
   }
-}
-
-DEVICE int bytes_of(int dtype) { return dtype == int8 ? 1 : dtype == f16 || dtype == bf16 ? 2 : 4; }
-
-// Bits of output m of group g, in out.dtype.
-template <class Sum>
-DEVICE u32 answer(Sum sum, const Output& out, i64 m) {
-  if (out.scale) return bits_of(scaled(sum, out, m), out.dtype);
-  if (out.dtype == int32) return static_cast<u32>(static_cast<int>(sum));
-  return bits_of(static_cast<float>(sum), out.dtype);
-}
-
-DEVICE void store_bits(const Output& out, i64 index, u32 bits) {
-  switch (bytes_of(out.dtype)) {
-    case 1: static_cast<u8*>(out.y)[index] = static_cast<u8>(bits); break;
-    case 2: static_cast<u16*>(out.y)[index] = static_cast<u16>(bits); break;
-    default: static_cast<u32*>(out.y)[index] = bits;
-  }
+  float y = Sums::size == 1 ? static_cast<float>(static_cast<int>(bits)) : __uint_as_float(bits);
+  if (out.scale) y = fmaxf(__fadd_rn(__fmul_rn(y, out.scale[o]), out.bias[o]), out.low);
+  store_as(out.y, index, out.dtype, y);
 }
 
 // Where output o of row n lies.
@@ -162,39 +142,8 @@ DEVICE i64 place(const Output& out, i64 n, i64 o, i64 outputs) {
   return (b * outputs + o) * out.plane + n - b * out.plane;
 }
 
-// Stores the `valid` outputs from o on of row n, side by side.
-template <class Sums>
-DEVICE void store_row(const Sums& sums, int added, const Output& out, i64 n, i64 o, i64 outputs,
-                      int valid) {
-  const i64 at = n * outputs + o;
-  u32 packed[4];
-#pragma unroll
-  for (int q = 0; q < Sums::entries / 4; q++) {
-    u32 bits[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      if (4 * q + j < valid) bits[j] = answer(sums.sum(4 * q + j, added), out, o + 4 * q + j);
-    }
-    const int bytes = bytes_of(out.dtype);
-    u8* to = static_cast<u8*>(out.y) + (at + 4 * q) * bytes;
-    if (4 * q + 4 > valid || outputs % 4 || o % 4) {
-      for (int j = 0; j < 4; j++) {
-        if (4 * q + j < valid) store_bits(out, at + 4 * q + j, bits[j]);
-      }
-    } else if (bytes == 4) {
-      *reinterpret_cast<uint4*>(to) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
-    } else if (bytes == 2) {
-      *reinterpret_cast<uint2*>(to) = make_uint2(bits[0] | bits[1] << 16, bits[2] | bits[3] << 16);
-    } else {
-      packed[q] = bits[0] | bits[1] << 8 | bits[2] << 16 | bits[3] << 24;
-      if (Sums::entries < 16 || valid < 16 || outputs % 16 || o % 16) {
-        *reinterpret_cast<u32*>(to) = packed[q];
-      } else if (q == 3) {
-        *reinterpret_cast<uint4*>(to - 12) = make_uint4(packed[0], packed[1], packed[2], packed[3]);
-      }
-    }
-  }
-}
+DEVICE u32 bits_of(int sum) { return static_cast<u32>(sum); }
+DEVICE u32 bits_of(float sum) { return __float_as_uint(sum); }
 
 DEVICE void flush(WideSums& sums, int added) { sums.flush(added); }
 template <class Sums>
@@ -314,39 +263,35 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
   }
 #pragma unroll
   for (int p = 0; p < PER; p++) flush(sums[p], added);
-  const i64 o = g * s.M + (first + lane * 16) / Sums::size, outputs = s.G * s.M;
-  const int left = (valid - lane * 16) / Sums::size;  // outputs of this lane, 0 or less: none
-  if (!out.plane) {
-#pragma unroll
-    for (int p = 0; p < PER; p++) {
-      const int r = slot + p * slots;
-      if (r < rows && left > 0) store_row(sums[p], added, out, n0 + r, o, outputs, left);
-    }
-    return;
-  }
-  // Planes: through shared memory, four outputs of every lane at a time, to write rows side by side.
-  constexpr int pitch = block_rows + 1;
+
+  // Through shared memory, four outputs of every lane at a time, so that neighbouring threads store
+  // neighbouring answers, whether those are outputs of a row or rows of a plane.
+  constexpr int pitch = LANES * 4 + 1;
+  static_assert(block_rows * pitch * 4 <= 2 * stage_bytes, "shared memory of the turned sums");
   u32* turned = reinterpret_cast<u32*>(tables);
-  static_assert(LANES * 4 * pitch * 4 <= 2 * stage_bytes, "shared memory of the turned answers");
-#pragma unroll
+  const i64 o = g * s.M + first / Sums::size, outputs = s.G * s.M;
+#pragma unroll 1
   for (int q = 0; q < Sums::entries / 4; q++) {
     __syncthreads();
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      if (4 * q + j < left) {
+    for (int part = 0; part < Sums::entries / 4; part++) {  // registers have no run-time index
+      if (part != q) continue;
 #pragma unroll
-        for (int p = 0; p < PER; p++) {
-          turned[(lane * 4 + j) * pitch + slot + p * slots] =
-              answer(sums[p].sum(4 * q + j, added), out, o + 4 * q + j);
+      for (int p = 0; p < PER; p++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          turned[(slot + p * slots) * pitch + lane * 4 + j] =
+              bits_of(sums[p].sum(4 * part + j, added));
         }
       }
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < LANES * 4 * block_rows; i += threads) {
-      const int r = i % block_rows, l = i / block_rows / 4, j = i / block_rows % 4;
-      if (r < rows && 4 * q + j < (valid - l * 16) / Sums::size) {
-        const i64 m = g * s.M + (first + l * 16) / Sums::size + 4 * q + j;
-        store_bits(out, place(out, n0 + r, m, outputs), turned[(l * 4 + j) * pitch + r]);
+    for (int i = threadIdx.x; i < rows * LANES * 4; i += threads) {
+      const int r = out.plane ? i % rows : i / (LANES * 4);
+      const int at = out.plane ? i / rows : i % (LANES * 4);
+      const int output = at / 4 * Sums::entries + 4 * q + at % 4;
+      if (output * Sums::size < valid) {
+        store<Sums>(out, place(out, n0 + r, o + output, outputs), o + output, turned[r * pitch + at]);
       }
     }
   }
@@ -381,16 +326,12 @@ DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Sh
     }
   }
   flush(sums, added);
-  const i64 o = g * s.M + first / Sums::size, outputs = s.G * s.M;
-  const int left = valid / Sums::size;
-  if (!out.plane) {
-    store_row(sums, added, out, n, o, outputs, left);
-    return;
-  }
+  const i64 o = g * s.M + first / Sums::size, step = out.plane ? out.plane : 1;
+  const i64 at = place(out, n, o, s.G * s.M);
 #pragma unroll
   for (int i = 0; i < Sums::entries; i++) {
-    if (i < left) {
-      store_bits(out, place(out, n, o + i, outputs), answer(sums.sum(i, added), out, o + i));
+    if (i * Sums::size < valid) {
+      store<Sums>(out, at + i * step, o + i, bits_of(sums.sum(i, added)));
     }
   }
 }
@@ -413,8 +354,6 @@ STAGED(accumulate_i8_8, Int8Sums, 8, 4, 2)
 STAGED(accumulate_i8_4, Int8Sums, 4, 4, 2)
 STAGED(accumulate_i8_2, Int8Sums, 2, 4, 2)
 STAGED(accumulate_i8_8_wide, WideSums, 8, 2, 2)
-STAGED(accumulate_i8_4_wide, WideSums, 4, 2, 2)
-STAGED(accumulate_i8_2_wide, WideSums, 2, 2, 2)
 STAGED(accumulate_f32_8, FloatSums<Float>, 8, 4, 3)
 STAGED(accumulate_f16_8, FloatSums<Half>, 8, 4, 3)
 STAGED(accumulate_bf16_8, FloatSums<Bfloat>, 8, 4, 3)

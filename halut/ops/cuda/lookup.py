@@ -63,13 +63,12 @@ def add_rows(
 
 def choice(N: int, C: int, K: int, M: int, dtype: torch.dtype) -> tuple[str, int, int]:
     """The kernel for a table of this shape, the rows of its blocks and the bytes of its tiles."""
-    size = dtype.itemsize
-    lanes = 8
-    while dtype == torch.int8 and lanes > 2 and M * size <= lanes * 8:
+    size, lanes = dtype.itemsize, 8
+    wide = dtype == torch.int8 and C > EXACT_BOOKS
+    while dtype == torch.int8 and lanes > 2 and M * size <= lanes * 8 and not wide:
         lanes //= 2
     if N < STAGED_ROWS or K * lanes * 16 > STAGED_BYTES:
         return f"accumulate_{NAMES[dtype]}_direct", THREADS // 8, 128
-    wide = dtype == torch.int8 and C > EXACT_BOOKS
     name = f"accumulate_{NAMES[dtype]}_{lanes}" + ("_wide" if wide else "")
     return name, (2 if wide else 4) * THREADS // lanes, lanes * 16
 

@@ -15,8 +15,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <random>
 #include <utility>
 #include <vector>
 
@@ -61,7 +59,8 @@ inline std::vector<Fiber> fibers;
 inline Fiber* current = nullptr;
 inline ucontext_t scheduler;
 inline std::vector<std::pair<void*, size_t>> allocations;
-inline std::function<void()> kernel;
+inline void (*kernel)(void**);  // and the addresses of its arguments
+inline void** arguments;
 inline Index block, block_size;
 inline char message[256];
 inline bool failed = false;
@@ -109,26 +108,27 @@ inline uint32_t of_lane(uint32_t mask, uint32_t value, unsigned from) {
 
 // Lets threads [first, last) go on if all of them wait for it.
 inline bool release(size_t first, size_t last, State state) {
-  size_t waiting = 0;
   for (size_t t = first; t < last; t++) {
-    waiting += fibers[t].state == state;
-    if (fibers[t].state == state && fibers[t].line != fibers[first].line) {
+    if (fibers[t].state != state) return false;
+  }
+  for (size_t t = first; t < last; t++) {
+    if (fibers[t].line != fibers[first].line) {
       fail("threads wait at barriers in lines %d and %d", fibers[t].line, fibers[first].line);
       return false;
     }
   }
-  if (waiting != last - first) return false;
   for (size_t t = first; t < last; t++) fibers[t].state = ready;
   return true;
 }
 
 inline void body() {
-  kernel();
+  kernel(arguments);
   current->state = done;
   swapcontext(&current->context, &scheduler);
 }
 
-inline void run_block(std::vector<size_t>& order, std::mt19937* shuffle) {
+// A linear congruential generator shuffles the threads, if its state is not 0.
+inline void run_block(std::vector<size_t>& order, uint64_t& random) {
   const size_t threads = fibers.size();
   for (size_t t = 0; t < threads; t++) {
     Fiber& fiber = fibers[t];
@@ -144,7 +144,10 @@ inline void run_block(std::vector<size_t>& order, std::mt19937* shuffle) {
     makecontext(&fiber.context, body, 0);
   }
   for (bool running = true; running && !failed;) {
-    if (shuffle) std::shuffle(order.begin(), order.end(), *shuffle);
+    for (size_t t = threads - 1; random && t > 0; t--) {
+      random = random * 6364136223846793005u + 1442695040888963407u;
+      std::swap(order[t], order[(random >> 33) % (t + 1)]);
+    }
     bool progress = false;
     for (size_t t : order) {
       while (fibers[t].state == ready && !failed) {
@@ -169,9 +172,10 @@ inline void run_block(std::vector<size_t>& order, std::mt19937* shuffle) {
 
 // Blocks first .. last of a grid; schedule 0 forward, 1 reverse, 2 shuffled. Returns 0, or 1 with
 // the reason in `error`.
-inline int run(std::function<void()> call, unsigned first, unsigned last, unsigned threads,
-               int schedule, unsigned seed, char* error) {
-  kernel = std::move(call);
+inline int run(void (*call)(void**), void** values, unsigned first, unsigned last,
+               unsigned threads, int schedule, char* error) {
+  kernel = call;
+  arguments = values;
   failed = false;
   block_size.x = threads;
 #if defined(__SANITIZE_ADDRESS__)
@@ -184,12 +188,12 @@ inline int run(std::function<void()> call, unsigned first, unsigned last, unsign
     fibers.resize(threads);
     for (Fiber& fiber : fibers) fiber.stack.resize(stack);
   }
-  std::mt19937 random(seed);
+  uint64_t random = schedule == 2;
   std::vector<size_t> order(threads);
   for (size_t t = 0; t < threads; t++) order[t] = schedule == 1 ? threads - 1 - t : t;
   for (unsigned b = first; b < last && !failed; b++) {
     block.x = b;
-    run_block(order, schedule == 2 ? &random : nullptr);
+    run_block(order, random);
     for (auto& memory : allocations) free(memory.first);
     allocations.clear();
   }
@@ -218,9 +222,9 @@ int sizes(void (*)(A...), int* out) {
 #define LAUNCHER(name)                                                                         \
   extern "C" int sizes_##name(int* out) { return shim::sizes(name, out); }                     \
   extern "C" int launch_##name(void** values, unsigned first, unsigned last, unsigned threads, \
-                               int schedule, unsigned seed, char* error) {                     \
-    return shim::run([=] { shim::invoke(name, values); }, first, last, threads, schedule, seed, \
-                     error);                                                                   \
+                               int schedule, char* error) {                                    \
+    return shim::run([](void** with) { shim::invoke(name, with); }, values, first, last,       \
+                     threads, schedule, error);                                                \
   }
 
 // ---- what CUDA C++ offers and the kernels use

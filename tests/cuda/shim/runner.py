@@ -16,7 +16,7 @@ from halut.ops.cuda import launch
 
 HERE = Path(__file__).parent
 FLAGS = "-std=c++17 -O1 -fPIC -shared -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas"
-SANITIZE = "-g1 -fsanitize=address,alignment -fno-sanitize-recover=all"
+SANITIZE = "-g1 -O0 -fsanitize=address,alignment -fno-sanitize-recover=all"
 SCHEDULES = {"forward": 0, "reverse": 1, "shuffled": 2}
 
 
@@ -98,7 +98,7 @@ class Shim:
         error = ctypes.create_string_buffer(512)
         some = self.blocks or range(blocks)
         failed = getattr(library, f"launch_{kernel}")(
-            *(addresses, some.start, some.stop, threads, SCHEDULES[self.schedule], 7, error)
+            *(addresses, some.start, some.stop, threads, SCHEDULES[self.schedule], error)
         )
         if failed:
             raise KernelError(f"{kernel}: {error.value.decode()}")

@@ -1,0 +1,26 @@
+"""Runs the cases through kernels built with AddressSanitizer, which must be loaded: FOLDER."""
+
+import sys
+from pathlib import Path
+
+import torch
+from cuda_cases import CASES, run
+from shim.runner import Shim
+
+from halut.ops.cuda import launch
+
+HEAVY = {"64", "128", "256"}
+
+
+def main() -> None:
+    shim = Shim(Path(sys.argv[1]), sanitize=True)
+    launch.launch = shim.launch
+    torch.set_num_threads(1)
+    for each in CASES:
+        if each.operation == "tree_gradient" and each.label in HEAVY:
+            continue
+        run(each, "cuda", each.make())
+    print(f"{len(CASES)} cases, {len(set(shim.launched))} kernels")
+
+
+main()

@@ -1,0 +1,116 @@
+"""The CUDA kernels' answers, computed on the CPU through the launch shim."""
+
+import pytest
+import torch
+from cuda_cases import CASES, assert_alike, expected, run
+
+from halut.ops import checks
+from halut.ops.cuda import lookup, tree
+
+OPERATIONS = {
+    *("accumulate", "scatter_add", "tree_encode", "tree_gradient", "nearest_encode"),
+    *("nearest_gradient", "conv_taps", "conv_taps_gradient", "tree_layer", "nearest_layer"),
+}
+
+
+def test_every_kernel_is_reached(shim):
+    assert {each.operation for each in CASES} == OPERATIONS
+    runner = shim()
+    for each in CASES:
+        run(each, "cuda", each.make())
+    kernels = {
+        symbol.removeprefix("launch_")
+        for path in runner.folder.glob("*.cpp")
+        for symbol in _launchers(path.read_text())
+    }
+    assert kernels == set(runner.launched)
+
+
+def _launchers(text: str) -> list[str]:
+    return [
+        line.removeprefix("LAUNCHER(").rstrip(")")
+        for line in text.splitlines()
+        if line.startswith("LAUNCHER(")
+    ]
+
+
+@pytest.mark.parametrize("schedule", ["forward", "reverse", "shuffled"])
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_equal_to_torch(shim, each, schedule):
+    shim(schedule)
+    assert_alike(each, run(each, "cuda", each.make()), expected(each))
+
+
+def test_sums_in_a_fixed_order_where_asked_for(shim, monkeypatch):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    (each,) = (each for each in CASES if str(each) == "scatter_add-splits")
+    answers = []
+    for schedule in ("forward", "shuffled"):
+        runner = shim(schedule)
+        answers += run(each, "cuda", each.make())
+    assert torch.equal(*answers)
+    assert_alike(each, (answers[0],), expected(each))
+    assert runner.launched == ["scatter_add_f32"]
+
+
+def test_chunks_of_rows_and_images_change_nothing(shim, monkeypatch):
+    shim()
+    chosen = [
+        each
+        for each in CASES
+        if each.operation in ("tree_gradient", "nearest_gradient")
+        and not {"64", "128", "256"} & set(each.label.split("-"))
+    ]
+    monkeypatch.setitem(checks.WORKSPACE, "cpu", 1 << 16)
+    for each in chosen:
+        assert_alike(each, run(each, "cuda", each.make()), expected(each))
+
+
+def test_int8_sums_are_exact_at_the_extremes(shim):
+    shim()
+    table = torch.full((1, 1000, 16, 20), -128, dtype=torch.int8)
+    table[..., 1::2] = 127
+    for N in (70, 3):
+        codes = torch.randint(0, 16, (N, 1000), dtype=torch.uint8)
+        sums = lookup.accumulate(codes, table)
+        assert sums.tolist() == [[-128_000, 127_000] * 10] * N
+
+
+def test_codes_that_are_none_read_nothing_else(shim):
+    shim()
+    codes = torch.full((70, 4), 255, dtype=torch.uint8)
+    table = torch.randint(-128, 128, (1, 4, 16, 20), dtype=torch.int8)
+    last = lookup.accumulate(torch.full_like(codes, 15), table)
+    assert torch.equal(lookup.accumulate(codes, table), last)
+
+
+def test_a_column_that_is_none_stops_the_kernel(shim):
+    shim()
+    x, taps, thresholds = torch.zeros(5, 3), torch.tensor([3]), torch.zeros(1, 1)
+    with pytest.raises(RuntimeError, match="trapped"):
+        tree.tree_encode(x, taps, thresholds, None)
+
+
+def test_inputs_beyond_2_to_the_31_elements(shim):
+    runner = shim()
+    x = torch.empty(2**32 + 40, dtype=torch.int8).as_strided((3, 20), (2**31, 1))
+    x[:] = torch.arange(60, dtype=torch.int8).view(3, 20)
+    taps, thresholds = torch.arange(8), torch.randint(0, 60, (2, 15)).float()
+    assert torch.equal(
+        tree.tree_encode(x, taps, thresholds, None),
+        tree.tree_encode(x.clone(), taps, thresholds, None),
+    )
+    assert runner.launched == ["tree_encode_i8_books"] * 2
+
+
+def test_answers_beyond_2_to_the_31_elements(shim):
+    runner = shim()
+    N, M = 2**21 + 77, 1024
+    codes = torch.zeros(N, 1, dtype=torch.uint8)
+    table = torch.randint(-50, 50, (1, 1, 2, M), dtype=torch.int8)
+    out = torch.empty(N, M, dtype=torch.int8)
+    tiles = M // 128
+    blocks = -(-N // 128) * tiles
+    runner.blocks = range(blocks - tiles, blocks)  # the last rows
+    lookup.add_rows(codes, table, out, torch.ones(M), torch.zeros(M))
+    assert torch.equal(out[-77:], table[0, 0, :1].expand(77, M))
