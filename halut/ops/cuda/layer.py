@@ -57,6 +57,24 @@ def nearest_layer(
     return _answers(codes, x, table, scale, bias, low, dtype, geometry)
 
 
+def _supports_codes(codes: Tensor, *inputs) -> bool:
+    return launch.available()
+
+
+@dispatch.implementation("code_layer", "cuda", devices=("cuda",), supports=_supports_codes)
+def code_layer(
+    codes: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The table's part alone, of codes that are known."""
+    return _answers(codes, codes, table, scale, bias, low, dtype, None)
+
+
 def _answers(codes, x, table, scale, bias, low, dtype, geometry) -> Tensor:
     out = answer_like(x, table.shape[0] * table.shape[3], dtype, geometry)
     plane = out.shape[2] * out.shape[3] if out.ndim == 4 and out.is_contiguous() else 0
