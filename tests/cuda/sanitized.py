@@ -1,4 +1,7 @@
-"""Runs the cases through kernels built with AddressSanitizer, which must be loaded: FOLDER."""
+"""Runs the cases through kernels built with AddressSanitizer, which must be loaded.
+
+python sanitized.py FOLDER [OPERATION]
+"""
 
 import sys
 from pathlib import Path
@@ -16,11 +19,12 @@ def main() -> None:
     shim = Shim(Path(sys.argv[1]), sanitize=True)
     launch.launch = shim.launch
     torch.set_num_threads(1)
-    for each in CASES:
+    chosen = [each for each in CASES if each.operation in sys.argv[2:] or len(sys.argv) == 2]
+    for each in chosen:
         if each.operation == "tree_gradient" and each.label in HEAVY:
             continue
         run(each, "cuda", each.make())
-    print(f"{len(CASES)} cases, {len(set(shim.launched))} kernels")
+    print(f"{len(chosen)} cases, {len(set(shim.launched))} kernels")
 
 
 main()

@@ -21,7 +21,7 @@ def test_no_kernel_spills(resources, record_property, capsys):
     record_property("cuda_resources", json.dumps(resources))
     for architecture, kernels in resources.items():
         for name, each in kernels.items():
-            assert each["spills"] == 0 and each["stack"] == 0, (name, architecture, each)
+            assert (each["spills"], each["stack"]) == (0, 0), (name, architecture, each)
             assert each["registers"] > 0
 
 

@@ -24,7 +24,7 @@ def runtime() -> str:
     return found
 
 
-def sanitized(folder: Path) -> subprocess.CompletedProcess[str]:
+def sanitized(folder: Path, *operations: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "LD_PRELOAD": runtime(),
@@ -32,7 +32,7 @@ def sanitized(folder: Path) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
     }
     return subprocess.run(
-        [sys.executable, str(HERE / "sanitized.py"), str(folder)],
+        [sys.executable, str(HERE / "sanitized.py"), str(folder), *operations],
         env=environment,
         capture_output=True,
         text=True,
@@ -61,6 +61,6 @@ def test_a_step_beyond_is_found(tmp_path):
         return text.replace(right, "{")
 
     Shim(tmp_path, text=changed, sanitize=True).build("accumulate")
-    done = sanitized(tmp_path)
+    done = sanitized(tmp_path, "accumulate")
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr

@@ -1,0 +1,204 @@
+"""The CUDA kernels on a GPU: parity, gradients, streams, graphs, autocast, layouts, memory."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cuda_cases import CASES, Case, assert_alike, expected, run
+from torch import Tensor
+
+from halut.ops import (
+    accumulate,
+    dispatch,
+    forced,
+    nearest_encode,
+    nearest_matmul,
+    scatter_add,
+    tree_encode,
+    tree_matmul,
+)
+from halut.ops.cuda import launch
+
+HERE = Path(__file__).parent
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        torch.cuda.is_available() and not launch.available(), reason="needs cupy-cuda13x"
+    ),
+]
+
+
+def on_gpu(value):
+    return value.cuda() if isinstance(value, Tensor) else value
+
+
+def arguments(each: Case) -> tuple:
+    """The case's arguments on the GPU; strides survive."""
+    return tuple(on_gpu(value) for value in each.make())
+
+
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_equal_to_torch(each):
+    assert_alike(each, run(each, "cuda", arguments(each)), expected(each))
+
+
+@pytest.mark.parametrize("each", CASES[::7], ids=str)
+def test_dispatch_prefers_the_kernels(each):
+    entry = dispatch._candidates(each.operation, "cuda", None)[0]
+    assert entry.name == "cuda"
+    assert entry.supports is None or entry.supports(*arguments(each))
+
+
+def tree(N=300, GC=12, K=16, M=20, device="cuda"):
+    torch.manual_seed(1)
+    x, taps = torch.randn(N, 40), torch.randint(0, 40, (GC * 4,))
+    thresholds, lut = torch.randn(GC, K - 1), torch.randn(1, GC, K, M)
+    return [value.to(device) for value in (x, taps, thresholds, lut, torch.full((GC,), 0.7))]
+
+
+def nearest(N=300, C=9, K=16, M=20, device="cuda"):
+    torch.manual_seed(2)
+    x, prototypes, lut = torch.randn(N, C * 4), torch.randn(C, K, 4), torch.randn(1, C, K, M)
+    return [value.to(device) for value in (x, prototypes, lut, torch.full((C,), 0.7))]
+
+
+def gradients(values: list[Tensor], product) -> list[Tensor]:
+    leaves = [v.detach().requires_grad_(v.is_floating_point()) for v in values]
+    product(leaves).square().sum().backward()
+    return [leaf.grad for leaf in leaves if leaf.grad is not None]
+
+
+def tree_product(v):
+    x, taps, thresholds, lut, tau = v
+    return tree_matmul(x, taps, thresholds, lut, lut.detach(), tau)
+
+
+def nearest_product(v):
+    x, prototypes, lut, tau = v
+    return nearest_matmul(x, prototypes, lut, lut.detach(), tau)
+
+
+@pytest.mark.parametrize(("draw", "product"), [(tree, tree_product), (nearest, nearest_product)])
+def test_gradients_equal_those_of_torch(draw, product):
+    ours = gradients(draw(), product)
+    with forced("torch"):
+        theirs = gradients(draw(), product)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)
+
+
+def test_kernels_run_on_the_current_stream():
+    """Work queued behind a long wait on a side stream sees what was written there."""
+    x, taps, thresholds, *_ = tree()
+    wanted = tree_encode(x, taps, thresholds)
+    torch.cuda.synchronize()
+    stream, late = torch.cuda.Stream(), torch.zeros_like(x)
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late.copy_(x)
+        codes = tree_encode(late, taps, thresholds)
+    stream.synchronize()
+    assert torch.equal(codes, wanted)
+
+
+@pytest.mark.parametrize(("draw", "product"), [(tree, tree_product), (nearest, nearest_product)])
+def test_a_training_step_is_captured_in_a_graph(draw, product):
+    leaves = [v.detach().requires_grad_(v.is_floating_point()) for v in draw()]
+
+    def step():
+        for leaf in leaves:
+            leaf.grad = None
+        product(leaves).square().sum().backward()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    with torch.no_grad():
+        leaves[0].copy_(torch.randn_like(leaves[0]))
+    graph.replay()
+    torch.cuda.synchronize()
+    replayed = [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
+    step()
+    for one, leaf in zip(replayed, (leaf for leaf in leaves if leaf.grad is not None), strict=True):
+        torch.testing.assert_close(one, leaf.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_autocast_does_not_round_codes_or_sums():
+    values = tree()
+    wanted = tree_product(values)
+    with torch.autocast("cuda", dtype=torch.float16):
+        assert torch.equal(tree_product(values), wanted)
+
+
+def test_deterministic_algorithms_repeat_bits():
+    torch.manual_seed(3)
+    codes = torch.randint(0, 16, (20_000, 8), dtype=torch.uint8, device="cuda")
+    grad = torch.randn(20_000, 64, device="cuda")
+    torch.use_deterministic_algorithms(True)
+    try:
+        answers = [scatter_add(codes, grad, 1, 16) for _ in range(5)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(answers[0], each) for each in answers[1:])
+
+
+def test_operators_pass_opcheck():
+    x, taps, thresholds, lut, _ = tree(N=9)
+    codes = tree_encode(x, taps, thresholds)
+    check = torch.library.opcheck
+    check(torch.ops.halut.tree_encode.default, (x, taps, thresholds, []))
+    check(torch.ops.halut.accumulate.default, (codes, lut.requires_grad_()))
+    grad = torch.randn(9, 20, device="cuda", requires_grad=True)
+    check(torch.ops.halut.scatter_add.default, (codes, grad, 1, 16))
+    x, prototypes, *_ = nearest(N=9)
+    check(torch.ops.halut.nearest_encode.default, (x, prototypes, "l2", 1))
+
+
+def test_inputs_need_not_be_contiguous():
+    x, taps, thresholds, lut, _ = tree()
+    codes = tree_encode(x, taps, thresholds)
+    assert torch.equal(tree_encode(x.t().contiguous().t(), taps, thresholds), codes)
+    spread = torch.zeros(len(codes), 2 * codes.shape[1], dtype=torch.uint8, device="cuda")
+    spread[:, ::2] = codes
+    turned = lut.transpose(2, 3).contiguous().transpose(2, 3)
+    assert torch.equal(accumulate(spread[:, ::2], turned), accumulate(codes, lut))
+    x, prototypes, *_ = nearest()
+    turned = prototypes.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(nearest_encode(x, turned, "l2"), nearest_encode(x, prototypes, "l2"))
+
+
+def test_answers_beyond_2_to_the_31_elements():
+    N, M = 2**21 + 77, 1024
+    if torch.cuda.mem_get_info()[0] < 12 << 30:
+        pytest.skip("needs 12 GiB of GPU memory")
+    codes = torch.randint(0, 2, (N, 1), dtype=torch.uint8, device="cuda")
+    table = torch.randint(-50, 50, (1, 1, 2, M), dtype=torch.int8, device="cuda")
+    sums = accumulate(codes, table)
+    wanted = table[0, 0][codes[-77:, 0].long()].int()
+    assert torch.equal(sums[-77:], wanted)
+
+
+@pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="needs compute-sanitizer")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
+def test_clean_under_compute_sanitizer(tool):
+    program = HERE / "sanitized_gpu.py"
+    done = subprocess.run(
+        ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, program],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])},
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -1,0 +1,87 @@
+"""How kernels are found, compiled and called, as far as that needs no GPU."""
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from halut.errors import HalutError
+from halut.ops import dispatch
+from halut.ops.cuda import launch
+
+
+@pytest.fixture
+def unasked():
+    launch.missing.cache_clear()
+    yield
+    launch.missing.cache_clear()
+
+
+def test_importing_the_operators_imports_no_cupy():
+    code = "import sys, halut.ops; sys.exit('cupy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_operation_but_packing_has_a_kernel():
+    named = dispatch.implementations("cuda")
+    assert {operation for operation, name in named.items() if name != "cuda"} == {"pack_table"}
+
+
+def test_without_cupy_one_line_says_what_to_install(monkeypatch, caplog, unasked):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with caplog.at_level(logging.WARNING):
+        assert not launch.available()
+        assert not launch.available()
+    (record,) = caplog.records
+    assert "halut[cuda]" in record.getMessage()
+    assert "torch implementations run" in record.getMessage()
+
+
+def test_without_cupy_kernels_support_nothing(monkeypatch, unasked):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    codes, table = torch.zeros(3, 2, dtype=torch.uint8), torch.zeros(1, 2, 16, 4)
+    preferred, *others = dispatch._candidates("accumulate", "cuda", None)
+    assert preferred.name == "cuda"
+    assert not preferred.supports(codes, table)
+    assert "torch" in [entry.name for entry in others]
+
+
+def test_float64_is_left_to_torch(monkeypatch):
+    monkeypatch.setattr(launch, "available", lambda: True)
+    codes = torch.zeros(3, 2, dtype=torch.uint8)
+    preferred = dispatch._candidates("accumulate", "cuda", None)[0]
+    assert preferred.supports(codes, torch.zeros(1, 2, 16, 4))
+    assert not preferred.supports(codes, torch.zeros(1, 2, 16, 4, dtype=torch.float64))
+
+
+def test_sources_include_what_they_share():
+    text = launch.source("tree_encode")
+    assert "struct View" in text
+    assert "#include" not in text
+    assert "#pragma once" not in text
+
+
+def test_sources_that_are_nowhere(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, "FOLDERS", (tmp_path,))
+    with pytest.raises(HalutError, match="no CUDA sources"):
+        launch.folder()
+
+
+def test_arguments_have_the_kernels_widths():
+    tensor = torch.zeros(3)
+    got = launch.packed((tensor, None, 7, True, 0.5, (1, 2, 3), np.int32(4)))
+    assert [value.nbytes for value in got] == [8, 8, 8, 4, 4, 24, 4]
+    assert got[0] == tensor.data_ptr()
+
+
+def test_a_grid_has_a_largest_size():
+    launch.check_blocks(2**31 - 1)
+    with pytest.raises(HalutError, match="split the rows"):
+        launch.check_blocks(2**31)
+
+
+def test_nothing_is_launched_for_no_blocks():
+    launch.launch("accumulate", "none", torch.device("cuda"), (0, 256))
