@@ -84,9 +84,8 @@ DEVICE void by_thread(const Arguments& a) {
   for (i64 n0 = split * a.split_rows; n0 < end; n0 += block_rows) {
     const int rows = static_cast<int>(end - n0 < block_rows ? end - n0 : block_rows);
     const int total = rows * count * DEPTH;
-    __syncthreads();
     if (tid < rows) window[tid] = row_of(a.v, a.first + n0 + tid);
-    __syncthreads();
+    __syncthreads();  // and the last gradients have left the tile
     for (int i = tid; i < total; i += threads) {
       const int r = a.by_row ? i % rows : i / (count * DEPTH);
       const int column = a.by_row ? i / rows : i % (count * DEPTH);
