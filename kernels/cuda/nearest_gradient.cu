@@ -27,17 +27,23 @@ DEVICE Block block_of(i64 gc, i64 D, i64 C) {
 }
 
 struct Arguments {
-  const void* x;            // [N, groups * D], strides row and column
+  View v;                   // x: rows [N, groups * D], or a map with such im2col rows
   const float* prototypes;  // [GC, K, V]
   const float* tau;         // [GC], or one
   float* slopes;            // dE [GC, K, n] of rows first .. first + n, then relax * dL/dscore
   u8* largest;              // chebyshev: [GC, K, n], which input is farthest
-  void* dx;                 // [N, groups * D], contiguous
+  void* dx;                 // [n, groups * D], strides below, of type dx_dtype
   float* dtau;              // [row tiles, GC], added to
-  i64 first, n, D, C, GC, K, V, row, column;
+  i64 first, n, D, C, GC, K, V, drow, dcolumn;
   float relax;
-  int dtype, each_tau, by_row;
+  int dx_dtype, each_tau, by_row;
 };
+
+// Element `at` of a codebook's inputs in a row, 0 in the padding of narrow blocks.
+DEVICE float input_of(const View& v, const Row& row, const Tap& tap, int at, int width) {
+  if (at >= width || !inside(v, row, tap)) return 0.f;
+  return load_as(v.data, row.base + tap.offset, static_cast<int>(v.dtype));
+}
 
 template <int METRIC>
 DEVICE void slopes(const Arguments& a) {
@@ -45,6 +51,8 @@ DEVICE void slopes(const Arguments& a) {
   SHARED(float, dx, x_size);
   SHARED(float, p, max_inputs * at_once);
   SHARED(float, sums, 128);
+  SHARED(Row, window, 128);
+  SHARED(Tap, taps, max_inputs);
   const int tid = threadIdx.x, rows_at_once = blockDim.x, pitch = rows_at_once + 1;
   const i64 tile = divided(blockIdx.x, a.GC), gc = blockIdx.x - tile * a.GC;
   const i64 n0 = tile * rows_at_once;
@@ -56,11 +64,12 @@ DEVICE void slopes(const Arguments& a) {
   float* slope = a.slopes + gc * K * a.n + n0 + tid;
   u8* largest = a.largest + gc * K * a.n + n0 + tid;
 
+  if (tid < rows) window[tid] = row_of(a.v, a.first + n0 + tid);
+  for (int i = tid; i < width; i += rows_at_once) taps[i] = tap_of(a.v, block.start + i);
+  __syncthreads();
   for (int i = tid; i < rows * V; i += rows_at_once) {
     const int r = a.by_row ? i % rows : i / V, at = a.by_row ? i / rows : i % V;
-    x[at * pitch + r] =
-        at < width ? load_as(a.x, (a.first + n0 + r) * a.row + (block.start + at) * a.column, a.dtype)
-                   : 0.f;
+    x[at * pitch + r] = input_of(a.v, window[r], taps[at < width ? at : 0], at, width);
     dx[at * pitch + r] = 0;
   }
   float distance[at_once];
@@ -151,8 +160,8 @@ DEVICE void slopes(const Arguments& a) {
   sums[tid] = tid < rows ? dtau : 0.f;
   __syncthreads();
   for (int i = tid; i < rows * width; i += rows_at_once) {
-    const int r = i / width, at = i % width;
-    store_as(a.dx, (a.first + n0 + r) * (a.GC / a.C) * a.D + block.start + at, a.dtype,
+    const int r = a.by_row ? i % rows : i / width, at = a.by_row ? i / rows : i % width;
+    store_as(a.dx, (n0 + r) * a.drow + (block.start + at) * a.dcolumn, a.dx_dtype,
              dx[at * pitch + r]);
   }
   for (int half = rows_at_once / 2; half > 0; half /= 2) {
@@ -169,6 +178,8 @@ DEVICE void prototypes(const Arguments& a, float* dprototypes, i64 split_rows) {
   SHARED(float, slope, at_once * pitch);
   SHARED(float, x, inputs_at_once * pitch);
   SHARED(u8, largest, at_once * pitch);
+  SHARED(Row, window, block_rows);
+  SHARED(Tap, taps, inputs_at_once);
   const int tid = threadIdx.x, K = static_cast<int>(a.K), V = static_cast<int>(a.V);
   const int k_tiles = (K + at_once - 1) / at_once;
   const int v_tiles = (V + inputs_at_once - 1) / inputs_at_once;
@@ -185,6 +196,7 @@ DEVICE void prototypes(const Arguments& a, float* dprototypes, i64 split_rows) {
   const int width = static_cast<int>(block.width);
   const int k = tid % at_once, first = tid / at_once;  // inputs first, first + 8, ...
 
+  if (tid < inputs && v0 + tid < width) taps[tid] = tap_of(a.v, block.start + v0 + tid);
   float sum[per], p[per];
 #pragma unroll
   for (int i = 0; i < per; i++) {
@@ -194,7 +206,8 @@ DEVICE void prototypes(const Arguments& a, float* dprototypes, i64 split_rows) {
   }
   for (i64 n0 = split * split_rows; n0 < end; n0 += block_rows) {
     const int rows = static_cast<int>(end - n0 < block_rows ? end - n0 : block_rows);
-    __syncthreads();
+    if (tid < rows) window[tid] = row_of(a.v, a.first + n0 + tid);
+    __syncthreads();  // and the last rows have been read
     for (int i = tid; i < ks * rows; i += threads) {
       const int j = i / rows, r = i % rows;
       const i64 from = (gc * K + k0 + j) * a.n + n0 + r;
@@ -203,11 +216,8 @@ DEVICE void prototypes(const Arguments& a, float* dprototypes, i64 split_rows) {
     }
     for (int i = tid; i < inputs * rows; i += threads) {
       const int r = a.by_row ? i % rows : i / inputs, input = a.by_row ? i / rows : i % inputs;
-      const i64 column = block.start + v0 + input;
-      x[input * pitch + r] =
-          v0 + input < width
-              ? load_as(a.x, (a.first + n0 + r) * a.row + column * a.column, a.dtype)
-              : 0.f;
+      const int known = v0 + input < width ? input : 0;
+      x[input * pitch + r] = input_of(a.v, window[r], taps[known], v0 + input, width);
     }
     __syncthreads();
     if (k >= ks) continue;
@@ -237,13 +247,13 @@ DEVICE void prototypes(const Arguments& a, float* dprototypes, i64 split_rows) {
 
 }  // namespace
 
-#define ARGUMENTS                                                                                \
-  const void *x, const float *prototypes_, const float *tau, float *slopes_, u8 *largest,        \
-      void *dx, float *dtau, i64 first, i64 n, i64 D, i64 C, i64 GC, i64 K, i64 V, i64 row,      \
-      i64 column, float relax, int dtype, int each_tau, int by_row
-#define VALUES                                                                                  \
-  {x, prototypes_, tau, slopes_, largest, dx, dtau, first, n, D, C, GC, K, V, row, column, relax, \
-   dtype, each_tau, by_row}
+#define ARGUMENTS                                                                              \
+  const View v, const float *prototypes_, const float *tau, float *slopes_, u8 *largest,       \
+      void *dx, float *dtau, i64 first, i64 n, i64 D, i64 C, i64 GC, i64 K, i64 V, i64 drow,   \
+      i64 dcolumn, float relax, int dx_dtype, int each_tau, int by_row
+#define VALUES                                                                                 \
+  {v, prototypes_, tau, slopes_, largest, dx, dtau, first, n, D, C, GC, K, V, drow, dcolumn,   \
+   relax, dx_dtype, each_tau, by_row}
 #define ENTRY(metric)                                                                            \
   extern "C" __global__ void __launch_bounds__(128, 4) nearest_slopes_##metric(ARGUMENTS) {      \
     slopes<metric>(VALUES);                                                                      \

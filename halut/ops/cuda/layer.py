@@ -11,7 +11,7 @@ from halut.ops.cpu.view import DTYPES
 from halut.ops.cuda import launch
 from halut.ops.cuda.conv import fits
 from halut.ops.cuda.lookup import add_rows
-from halut.ops.cuda.nearest import encode
+from halut.ops.cuda.nearest import nearest_encode
 from halut.ops.cuda.tree import tree_encode
 from halut.ops.layer import answer_like
 
@@ -53,7 +53,7 @@ def nearest_layer(
     geometry: ConvGeometry | None,
 ) -> Tensor:
     """The same with nearest prototypes; no im2col is built."""
-    codes = encode(x, prototypes, metric, groups, geometry)
+    codes = nearest_encode(x, prototypes, metric, groups, geometry)
     return _answers(codes, x, table, scale, bias, low, dtype, geometry)
 
 

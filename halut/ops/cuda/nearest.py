@@ -8,11 +8,11 @@ from torch import Tensor
 
 from halut.ops import dispatch
 from halut.ops.checks import chunk_rows, workspace
-from halut.ops.columns import column_count, row_count
+from halut.ops.columns import column_count, empty_gradient, row_count
 from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import DTYPES, view
 from halut.ops.cuda import launch
-from halut.ops.cuda.conv import fits, rows_adjacent
+from halut.ops.cuda.conv import add_columns, fits, rows_adjacent
 
 ROWS = 128
 BOOKS = 8
@@ -21,20 +21,26 @@ MOST_INPUTS = 128
 """V up to which the gradient's kernels keep a block of rows in shared memory."""
 
 
-def _supports(x: Tensor, prototypes: Tensor, metric: str, groups: int) -> bool:
-    return x.dtype in DTYPES and prototypes.dtype in FLOATS and launch.available()
+def _supports(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    geometry: ConvGeometry | None = None,
+) -> bool:
+    kinds = x.dtype in DTYPES and prototypes.dtype in FLOATS
+    return kinds and fits(x, geometry) and launch.available()
 
 
 @dispatch.implementation("nearest_encode", "cuda", devices=("cuda",), supports=_supports)
-def nearest_encode(x: Tensor, prototypes: Tensor, metric: str, groups: int) -> Tensor:
-    """Distances in float32, as differences; equal ones take the lowest index."""
-    return encode(x, prototypes, metric, groups, None)
-
-
-def encode(
-    x: Tensor, prototypes: Tensor, metric: str, groups: int, geometry: ConvGeometry | None
+def nearest_encode(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    geometry: ConvGeometry | None = None,
 ) -> Tensor:
-    """Codes [N, GC] of rows, or straight from the maps x whose im2col rows are meant."""
+    """Straight from rows or maps; distances in float32, as differences, the lowest of equals."""
     N = row_count(x, geometry)
     GC, K, V = prototypes.shape
     codes = torch.empty(N, GC, dtype=torch.uint8, device=x.device)
@@ -47,11 +53,6 @@ def encode(
     return codes
 
 
-def maps_fit(x: Tensor, geometry: ConvGeometry | None) -> bool:
-    """True if `encode` reads x."""
-    return x.dtype in DTYPES and fits(x, geometry)
-
-
 def _supports_gradient(
     grad: Tensor,
     x: Tensor,
@@ -60,9 +61,11 @@ def _supports_gradient(
     tau: Tensor,
     metric: str,
     relax: float,
+    geometry: ConvGeometry | None = None,
 ) -> bool:
     kinds = all(value.dtype in FLOATS for value in (grad, x, prototypes, lut))
-    return kinds and prototypes.shape[2] <= MOST_INPUTS and launch.available()
+    small = prototypes.shape[2] <= MOST_INPUTS and fits(x, geometry)
+    return kinds and small and launch.available()
 
 
 @dispatch.implementation("nearest_gradient", "cuda", devices=("cuda",), supports=_supports_gradient)
@@ -74,41 +77,83 @@ def nearest_gradient(
     tau: Tensor,
     metric: str,
     relax: float,
+    geometry: ConvGeometry | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dE by matrix products in chunks of rows; the kernels recompute the softmax over each chunk.
 
-    Every sum has a fixed order.
+    For maps the gradients of the im2col rows are kept for as many whole images as fit the
+    workspace, and added up to x's. Every sum has a fixed order.
     """
-    G, C, K, M = lut.shape
-    GC, _, V = prototypes.shape
-    N, device = x.shape[0], x.device
-    entries = lut.float().reshape(G, C * K, M)
-    p, scale = prototypes.float().contiguous(), tau.float().reshape(-1).contiguous()
-    dx = torch.empty(x.shape, dtype=x.dtype, device=device)
-    step = max(1, min(N, chunk_rows((5 if metric == "chebyshev" else 4) * GC * K, device)))
-    rows = 128 if V <= 32 else 64 if V <= 64 else 32
-    tiles = GC * -(-K // 16) * -(-V // 32)
-    most = max(1, workspace(device) // (4 * p.numel()))
-    splits = launch.parts(tiles, step, 256, device, most)
-    dp = torch.zeros(splits, GC, K, V, dtype=torch.float32, device=device)
-    dtau = torch.zeros(-(-step // rows), GC, dtype=torch.float32, device=device)
-    farthest = torch.empty(
-        GC * K * step if metric == "chebyshev" else 0, dtype=torch.uint8, device=device
-    )
-    for first in range(0, N, step):
-        n = min(step, N - first)
-        columns = grad[first : first + n].float().reshape(n, G, M).permute(1, 2, 0)
-        slopes = torch.bmm(entries, columns)  # [G, C * K, n], dE
+    soft = _Softmax(x, prototypes, lut, tau, metric, relax, geometry)
+    dx = empty_gradient(x)
+    images, N = x.shape[0], row_count(x, geometry)
+    if geometry is None:
+        for start in range(0, N, soft.step):
+            soft(grad, start, dx[start : start + soft.step])
+        return dx, *soft.sums()
+    pixels, T = N // max(1, images), column_count(x, geometry)
+    each = torch.arange(T + 1, device=x.device)  # every column is read by itself
+    step = min(max(1, images), chunk_rows(4 * T * pixels, x.device))
+    adjacent = rows_adjacent(x, geometry)
+    for first in range(0, images, step):
+        count = min(step, images - first)
+        n = count * pixels
+        size = (T, n) if adjacent else (n, T)
+        drows = torch.empty(size, dtype=torch.float32, device=x.device)
+        drows = drows.t() if adjacent else drows
+        for start in range(0, n, soft.step):
+            soft(grad, first * pixels + start, drows[start : start + soft.step])
+        add_columns(drows, (each, each), dx[first : first + count], geometry)
+    return dx, *soft.sums()
+
+
+class _Softmax:
+    """The passes over a chunk of rows, and what they sum up over rows."""
+
+    def __init__(self, x, prototypes, lut, tau, metric, relax, geometry) -> None:
+        G, C, K, M = lut.shape
+        GC, _, V = prototypes.shape
+        device, N = x.device, row_count(x, geometry)
+        self.x, self.metric, self.relax, self.geometry = x, metric, float(relax), geometry
+        self.prototypes, self.tau = prototypes, tau
+        self.shape = column_count(x, geometry) // G, C, GC, K, V
+        self.entries = lut.float().reshape(G, C * K, M)
+        self.p = prototypes.float().contiguous()
+        self.scale = tau.float().reshape(-1).contiguous()
+        bytes_per = 5 if metric == "chebyshev" else 4
+        self.step = max(1, min(N, chunk_rows(bytes_per * GC * K, device)))
+        self.rows = 128 if V <= 32 else 64 if V <= 64 else 32
+        self.tiles = GC * -(-K // 16) * -(-V // 32)
+        most = max(1, workspace(device) // (4 * self.p.numel()))
+        self.splits = launch.parts(self.tiles, self.step, 256, device, most)
+        self.dp = torch.zeros(self.splits, GC, K, V, dtype=torch.float32, device=device)
+        self.dtau = torch.zeros(-(-self.step // self.rows), GC, dtype=torch.float32, device=device)
+        size = GC * K * self.step if metric == "chebyshev" else 0
+        self.farthest = torch.empty(size, dtype=torch.uint8, device=device)
+
+    def __call__(self, grad: Tensor, first: int, dx: Tensor) -> None:
+        """Rows first .. first + n of grad and x; fills dx [n, groups * D]."""
+        n, G, device = dx.shape[0], self.entries.shape[0], self.x.device
+        columns = grad[first : first + n].float().reshape(n, G, -1).permute(1, 2, 0)
+        slopes = torch.bmm(self.entries, columns)  # [G, C * K, n], dE
         arguments = (
-            *(x, p, scale, slopes, farthest, dx, dtau, first, n, x.shape[1] // G, C, GC, K, V),
-            *(*x.stride(), float(relax), np.int32(DTYPES[x.dtype]), scale.numel() > 1),
-            rows_adjacent(x, None),
+            *(view(self.x, self.geometry), self.p, self.scale, slopes, self.farthest, dx),
+            *(self.dtau, first, n, *self.shape, *dx.stride(), self.relax),
+            *(np.int32(DTYPES[dx.dtype]), self.scale.numel() > 1),
+            rows_adjacent(self.x, self.geometry),
         )
-        run = -(-n // splits)
-        name = "nearest_gradient"
-        grids = (GC * -(-n // rows), rows), (tiles * -(-n // run), 128)
-        launch.launch(name, f"nearest_slopes_{metric}", device, grids[0], *arguments)
-        launch.launch(name, f"nearest_prototypes_{metric}", device, grids[1], *arguments, dp, run)
-    total = dtau.sum(0)
-    total = total if tau.numel() == GC else total.sum()
-    return dx, dp.sum(0).to(prototypes.dtype), total.view(tau.shape).to(tau.dtype)
+        run = -(-n // self.splits)
+        blocks = self.shape[2] * -(-n // self.rows), self.tiles * -(-n // run)
+        name, metric = "nearest_gradient", self.metric
+        launch.launch(name, f"nearest_slopes_{metric}", device, (blocks[0], self.rows), *arguments)
+        launch.launch(
+            *(name, f"nearest_prototypes_{metric}", device, (blocks[1], 128)),
+            *(*arguments, self.dp, run),
+        )
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Gradients of prototypes and tau, in their dtypes and shapes."""
+        dtau = self.dtau.sum(0)
+        dtau = dtau if self.tau.numel() == dtau.numel() else dtau.sum()
+        dp = self.dp.sum(0).to(self.prototypes.dtype)
+        return dp, dtau.view(self.tau.shape).to(self.tau.dtype)

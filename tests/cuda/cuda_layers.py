@@ -1,0 +1,55 @@
+"""Cases of whole layers for inference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from cuda_case import HALVES, WINDOW, case, image
+from cuda_tables import drawn_table
+from cuda_trees import map_trees
+from torch import Tensor
+
+from halut.blocks import Blocks
+
+
+def add_layers() -> None:
+    for dtype in (torch.float32, *HALVES, torch.int8):
+        for layout in ("rows", "contiguous_format", "channels_last"):
+            for table in (torch.int8, torch.float32):
+                label = f"{dtype}-{layout}-{table}"
+                exact = table == torch.int8
+                case("tree_layer", label,
+                     lambda d=dtype, o=layout, t=table: _tree_layer(d, o, t), exact)  # fmt: skip
+    for table in (torch.int8, torch.float32):
+        case("code_layer", f"{table}", lambda t=table: _code_layer(t), table == torch.int8)
+    for layout in ("rows", "contiguous_format", "channels_last"):
+        case("nearest_layer", layout, lambda o=layout: _nearest_layer(o), True)
+
+
+def _answer(table: Tensor, dtype: torch.dtype) -> tuple[Any, ...]:
+    outputs = table.shape[0] * table.shape[3]
+    packed = torch.empty(0, dtype=torch.uint8)
+    scale, bias = torch.rand(outputs) * 0.2, torch.randn(outputs)
+    return table, packed, scale, bias, 0.0 if dtype != torch.int8 else None, dtype
+
+
+def _tree_layer(dtype: torch.dtype, layout: str, kind: torch.dtype) -> tuple[Any, ...]:
+    table = drawn_table(1, 2, 6, 16, 9, kind)[1]
+    geometry = None if layout == "rows" else WINDOW
+    x = torch.randn(70, 45).to(torch.bfloat16) if layout == "rows" else image(layout, dtype)
+    taps, thresholds = map_trees()
+    return x, taps, thresholds, *_answer(table, dtype), geometry
+
+
+def _code_layer(kind: torch.dtype) -> tuple[Any, ...]:
+    codes, table = drawn_table(90, 2, 6, 16, 9, kind)
+    return codes, *_answer(table, torch.int8)
+
+
+def _nearest_layer(layout: str) -> tuple[Any, ...]:
+    table = drawn_table(1, 1, 7, 16, 20, torch.int8)[1]
+    geometry = None if layout == "rows" else WINDOW
+    x = torch.randn(70, 45) if layout == "rows" else image(layout, torch.float32)
+    prototypes = torch.randn(7, 16, 7) * (Blocks(45, 7).columns() >= 0)[:, None]
+    return x, prototypes, "l2", 1, *_answer(table, torch.float32), geometry
