@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import torch
-from drawn import FUZZ, GEOMETRIES, INPUTS, KINDS, LAYOUTS, SEEDS, SIDES, Draw, every_level
+from drawn import (
+    FUZZ,
+    GEOMETRIES,
+    INPUTS,
+    KINDS,
+    LAYOUTS,
+    SEEDS,
+    SIDES,
+    Draw,
+    arranged,
+    every_level,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halut.blocks import Blocks
-from halut.ops import nearest_layer, pack_table, tree_layer
-from halut.ops.layer_reference import nearest_layer_reference, tree_layer_reference
+from halut.ops import code_layer, nearest_layer, pack_table, tree_layer
+from halut.ops.layer_reference import (
+    code_layer_reference,
+    nearest_layer_reference,
+    tree_layer_reference,
+)
 
 EMPTY = torch.empty(0, dtype=torch.uint8)
 SHAPE = {
@@ -87,6 +102,27 @@ def test_nearest_layers_answer_bit_for_bit(
 
     for level in every_level():
         check(run, x, expected, table, level)
+
+
+@FUZZ
+@given(
+    **{
+        name: drawn
+        for name, drawn in SHAPE.items()
+        if name not in ("D", "sides", "window", "dtype")
+    }
+)
+def test_known_codes_answer_bit_for_bit(N, G, C, K, M, layout, answer, low, seed):
+    draw = Draw(seed)
+    codes = arranged(draw.bytes(N, G * C, high=K), layout)
+    table, scale, bias = draw_answer(draw, G, C, K, M)
+    expected = code_layer_reference(codes.contiguous(), table, scale, bias, low, answer)
+
+    def run(packed):
+        return code_layer(codes, table, packed, scale, bias, low, answer)
+
+    for level in every_level():
+        check(run, codes, expected, table, level)
 
 
 def reference(oracle, x, inner, rest):

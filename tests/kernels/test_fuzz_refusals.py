@@ -54,6 +54,7 @@ CALLS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "nearest_matmul": lambda d: (d.values(N, 12), d.values(G * C, K, 2), *_luts(d), "l2", G),
     "conv_taps": lambda d: (d.values(2, 4, 6, 5), _tree(d)[1], *ops.layer.window(MAP)),
     "tree_layer": lambda d: (*_tree(d), *_table(d), 0.0, torch.float32, None),
+    "code_layer": lambda d: (_codes(d), *_table(d), 0.0, torch.float32),
     "nearest_layer": lambda d: (
         *(d.values(N, 12), d.values(G * C, K, 2), "l2", G),
         *_table(d),

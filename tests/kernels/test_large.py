@@ -9,11 +9,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from halut.ops import ConvGeometry, accumulate, pack_table, scatter_add, tree_encode, tree_layer
+from halut.ops import ConvGeometry, accumulate, pack_table, tree_encode, tree_layer
 
 pytestmark = pytest.mark.slow
 
-MANY = (1 << 31) + 4096
+MANY = (1 << 31) + (1 << 16)
 
 
 def test_codes():
@@ -26,9 +26,6 @@ def test_codes():
     sums = table.to(torch.int32).sum(1)[0, :, 0]
     assert y[-1] == sums[1]
     assert bool((y[:-1] == sums[0]).all())
-    counts = scatter_add(codes, torch.ones(N, 1), 1, 2)[0, :, :, 0]
-    assert bool((counts[:, 0] == N - 1).all())
-    assert bool((counts[:, 1] == 1).all())
 
 
 def test_table():
