@@ -166,14 +166,6 @@ def nearest_layer() -> Iterator[Case]:
             yield *case, *answer, geometry
 
 
-def code_layer() -> Iterator[Case]:
-    for N, _, G, C, K, M in ROWS:
-        draw = Draw(N)
-        codes = draw.bytes(N, G * C, high=K)
-        for answer in answers(draw, G, C, K, M) if N else ():
-            yield codes, *answer
-
-
 def _rows(x: torch.Tensor, geometry: ConvGeometry | None) -> int:
     if geometry is None:
         return x.shape[0]

@@ -144,3 +144,17 @@ def assert_within(y: Tensor, exact: Tensor, bound: Tensor, level: str) -> None:
     limited = exact.isfinite()
     assert torch.equal(y[~limited].nan_to_num(), exact[~limited].nan_to_num()), level
     assert bool(((y - exact).abs()[limited] <= bound[limited]).all()), level
+
+
+def assert_near(
+    value: Tensor | None, exact: Tensor | None, dtype: torch.dtype, what, spread: float = 1.0
+) -> None:
+    """Equal up to the rounding of sums, against the largest of them; None is zero.
+
+    spread: how much larger than 1 what goes into an exponential is, whose rounding grows with it.
+    """
+    value = torch.zeros(()) if value is None else value
+    exact = torch.zeros(()) if exact is None else exact
+    size = max(1.0, float(exact.abs().max()) if exact.numel() else 0.0)
+    atol = spread * size * (1e-9 if dtype == torch.float64 else 2e-5)
+    assert torch.allclose(value.double(), exact.double(), rtol=0, atol=atol), what

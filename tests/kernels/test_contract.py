@@ -88,6 +88,9 @@ def test_all_implementations_agree(operation, threads):
                 if answer is not None:
                     taken[name, level] += 1
                     compare(operation, answer, expected, case)
-        assert all(taken.values()), f"some take none of the cases: {taken}"
+        # A portable build leaves some operations to torch.
+        assert all(taken.values()) or len(cpu.levels()) == 1, (
+            f"some take none of the cases: {taken}"
+        )
     finally:
         torch.set_num_threads(before)

@@ -18,6 +18,7 @@ from drawn import (
     SIDES,
     Draw,
     arranged,
+    assert_near,
     every_level,
     rows_of,
 )
@@ -91,10 +92,4 @@ def test_training_step_is_the_oracles(
         assert torch.equal(y, accumulate(codes, table)), level
         found = torch.autograd.grad(y, mine, grad, allow_unused=True)
         for name, value, expected in zip(["x", "t", "lut", "tau"], found, wanted, strict=True):
-            expected = torch.zeros(()) if expected is None else expected
-            # A sum of `rows` terms: each rounded, none larger than the largest.
-            size = max(1.0, float(expected.abs().max()) if expected.numel() else 0.0)
-            atol = size * (1e-9 if dtype == torch.float64 else 2e-5)
-            value = torch.zeros(()) if value is None else value
-            near = torch.allclose(value.double(), expected.double(), rtol=0, atol=atol)
-            assert near, (level, name)
+            assert_near(value, expected, dtype, (level, name))

@@ -9,7 +9,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from halut.ops import ConvGeometry, accumulate, pack_table, tree_encode, tree_layer
+from halut.ops import (
+    ConvGeometry,
+    accumulate,
+    nearest_encode,
+    pack_table,
+    tree_encode,
+    tree_layer,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +49,10 @@ def test_inputs():
     x = torch.zeros(MANY // D, D, dtype=torch.int8)
     x[-1, -1] = 1
     codes = tree_encode(x, torch.tensor([D - 1]), thresholds)[:, 0]
+    assert codes.nonzero().tolist() == [[len(x) - 1]]
+    prototypes = torch.zeros(1, 2, D)
+    prototypes[0, 1, -1] = 1
+    codes = nearest_encode(x, prototypes, "l2")[:, 0]
     assert codes.nonzero().tolist() == [[len(x) - 1]]
     side = 1 << 15
     image = x.view(-1)[: (MANY // side) * side].view(1, 1, -1, side)
