@@ -12,7 +12,8 @@ int64_t packed_code_bytes(int64_t N, int64_t C) {
 // codes [N, C] of one group; rows and codebooks that fill up have code 0, whose entries are zero
 // where a codebook fills up and whose sums are not written where a row does.
 void pack_codes(const uint8_t* codes, uint8_t* packed, int64_t N, int64_t C) {
-  for (int64_t i = 0; i < packed_code_bytes(N, C); i++) packed[i] = 0;
+  for (int64_t i = 0; i < packed_code_bytes(N, C); i++)
+    packed[i] = static_cast<uint8_t>(16 * (i % quad));
   for (int64_t n = 0; n < N; n++)
     for (int64_t c = 0; c < C; c++) {
       const int64_t line = n / code_rows * code_stride(C) + c / quad * 64;
