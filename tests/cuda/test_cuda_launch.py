@@ -25,9 +25,10 @@ def test_importing_the_operators_imports_no_cupy():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_every_operation_but_packing_has_a_kernel():
+def test_every_operation_has_a_kernel_but_those_of_one_pass_in_torch():
     named = dispatch.implementations("cuda")
-    assert {operation for operation, name in named.items() if name != "cuda"} == {"pack_table"}
+    without = {operation for operation, name in named.items() if name != "cuda"}
+    assert without <= {"pack_table", "quantise"}
 
 
 def test_without_cupy_one_line_says_what_to_install(monkeypatch, caplog, unasked):
