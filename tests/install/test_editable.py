@@ -67,7 +67,7 @@ def test_the_portable_level_passes_the_contract(editable, tmp_path):
         "pytest",
         "-q",
         "-x",
-        "tests/kernels/test_contract.py",
+        "tests/kernels/test_kernel_contract.py",
         "tests/ops/test_layer.py",
     )
     assert " passed" in run(environment.python, *suite, cwd=source).stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from environments import checkout, missing_tools, run
 
-SUITE = ("test_contract.py", "test_fuzz_lookup.py", "test_fuzz_tree.py", "test_fuzz_nearest.py")
+SUITE = ("test_kernel_contract.py", "test_fuzz_lookup.py", "test_fuzz_tree.py", "test_fuzz_nearest.py")
 SUITE += ("test_fuzz_taps.py", "test_fuzz_layer.py", "test_fuzz_refusals.py")
 
 OVERRUN = """
