@@ -215,7 +215,7 @@ inline void fill_planes(const Span& s, int64_t c0, int64_t c1, float* planes) {
     case Dtype::f32: return fill_planes_of<float>(s, c0, c1, planes);
     case Dtype::f16: return fill_planes_of<Half>(s, c0, c1, planes);
     case Dtype::bf16: return fill_planes_of<Brain>(s, c0, c1, planes);
-    case Dtype::i8: return fill_planes_of<int8_t>(s, c0, c1, planes);
+    default: return fill_planes_of<int8_t>(s, c0, c1, planes);
   }
 }
 

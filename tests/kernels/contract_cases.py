@@ -29,6 +29,7 @@ ROWS = [  # N, inputs of a group, G, C, K, M
 MAPS = [
     (ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1)), (5, 7)),
     (ConvGeometry((1, 1), (2, 2)), (8, 8)),
+    (ConvGeometry((1, 1)), (13, 11)),
     (ConvGeometry((2, 3), (1, 2), (2, 0, 1, 3), (2, 1)), (9, 6)),
 ]
 EMPTY = torch.empty(0, dtype=torch.uint8)
@@ -77,7 +78,7 @@ def inputs(dtypes=DTYPES) -> Iterator[tuple[Draw, torch.Tensor, int, ConvGeometr
             draw = Draw(N)
             yield draw, draw.values(N, D * shape[0], dtype=dtype), D, None, tuple(shape)
         for geometry, sides in MAPS:
-            for layout in ("contiguous", "channels_last", "strided"):
+            for layout in ("contiguous", "channels_last", "strided", "transposed"):
                 draw = Draw(sides[1])
                 x = arranged(draw.values(3, 4, *sides, dtype=dtype), layout)
                 columns = 4 * geometry.kernel_size[0] * geometry.kernel_size[1]

@@ -126,7 +126,9 @@ def test_training_step_is_the_oracles(
         assert torch.equal(y, accumulate(codes, table)), level
         found = torch.autograd.grad(y, mine, grad, allow_unused=True)
         for name, value, expected in zip(["x", "p", "lut", "tau"], found, wanted, strict=True):
-            assert_near(value, expected, dtype, (level, name), spread=float(V))
+            # tau's is a sum over all rows and codebooks of terms that cancel.
+            spread = V * (20 if name == "tau" else 1)
+            assert_near(value, expected, dtype, (level, name), spread)
 
 
 @FUZZ

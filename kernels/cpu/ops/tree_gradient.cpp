@@ -123,7 +123,8 @@ void codebook(const Chunk& chunk, int64_t c, int64_t first, const float* t, floa
   alignas(64) float tested[depth][tile_rows], dtested[depth][tile_rows], padded[K * lanes];
   for (int64_t start = 0; start < chunk.n; start += tile_rows) {
     const int64_t n = smaller(tile_rows, chunk.n - start);
-    const Rows rows(chunk.x, chunk.n0 + start, n);
+    // The lines of x and dx are not the same where one of them has gaps in memory.
+    const Rows rows(chunk.x, chunk.n0 + start, n), drows(chunk.dx, chunk.n0 + start, n);
     for (int level = 0; level < depth; level++) {
       gather_column(chunk.x, chunk.columns[c * depth + level], rows, tested[level]);
       for (int64_t i = n; i < tile_rows && i < n + lanes; i++) tested[level][i] = 0;
@@ -145,7 +146,7 @@ void codebook(const Chunk& chunk, int64_t c, int64_t first, const float* t, floa
       for (int level = 0; level < depth; level++) store(dtested[level] + i, dx[level] * scale);
     }
     for (int level = 0; level < depth; level++)
-      scatter_column(chunk.dx, chunk.dcolumns[c * depth + level], rows, dtested[level], 1);
+      scatter_column(chunk.dx, chunk.dcolumns[c * depth + level], drows, dtested[level], 1);
   }
   for (int node = 1; node < K; node++) sums.thresholds[node - 1] -= scale * sum(totals[node]);
   *sums.tau -= scale / tau * sum(moment);
