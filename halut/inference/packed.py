@@ -13,7 +13,7 @@ from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, accumulate, pack_table
-from halut.ops.layer import scaled, shaped
+from halut.ops.answer import scaled, shaped
 
 Window = tuple[list[int], list[int], list[int], list[int]]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from halut.ops import dispatch
+from halut.ops.answer import scaled
 from halut.ops.checks import check_codes, check_same_device
-from halut.ops.layer import scaled
 from halut.ops.layer_checks import check_answer
 
 

@@ -1,11 +1,12 @@
 """A whole table layer in one operator, for inference: encode, look up, add, scale, clamp.
 
-    y[n, g, m] = max(scale[g, m] * sum_c table[g, c, code_c(x_n), m] + bias[g, m], low)
+    y[n, g, m] = max(scale[g, m] * sum_c table[g, c, code_c(x_n), m] + bias[g, m] + r[n, g, m], low)
 
-Neither im2col nor, in a compiled implementation, the codes need to be built. The sum of int8
-entries is exact, and becomes float32; product and sum are each rounded to float32 (no fused
-multiply-add), so that every implementation answers the same bits. An int8 answer is
-clamp(rint(y), -128, 127), ties to even. There is no gradient: see tree_matmul and nearest_matmul.
+with the residual r = residual * residual_scale, if there is one. Neither im2col nor, in a compiled
+implementation, the codes need to be built. The sum of int8 entries is exact, and becomes float32;
+products and sums are each rounded to float32, from the left (no fused multiply-add), so that every
+implementation answers the same bits. An int8 answer is clamp(rint(y), -128, 127), ties to even, a
+uint8 one clamp(rint(y), 0, 255). There is no gradient: see tree_matmul and nearest_matmul.
 
 The operators torch.ops.halut.tree_layer and nearest_layer, which these functions call after their
 checks, take the geometry as plain lists, kernel_size [] for rows. They are registered through
@@ -19,16 +20,23 @@ from torch import Tensor
 
 from halut.errors import HalutError
 from halut.ops import dispatch
-from halut.ops.conv import ConvGeometry, is_by_pixel
-from halut.ops.layer_checks import check_layer, check_nearest_layer, check_tree_layer
+from halut.ops.answer import answer_like, rows_of, scaled, shaped
+from halut.ops.conv import ConvGeometry
+from halut.ops.layer_checks import (
+    check_layer,
+    check_nearest_layer,
+    check_residual,
+    check_tree_layer,
+)
 
 ANSWER = "Tensor scale, Tensor bias, float? low, ScalarType dtype"
 WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation"
+RESIDUAL = "Tensor? residual=None, float residual_scale=1.0"
 SCHEMAS = {
     "tree_layer": f"(Tensor x, Tensor taps, Tensor thresholds, Tensor table, Tensor packed, "
-    f"{ANSWER}, {WINDOW}) -> Tensor",
+    f"{ANSWER}, {WINDOW}, {RESIDUAL}) -> Tensor",
     "nearest_layer": f"(Tensor x, Tensor prototypes, str metric, int groups, Tensor table, "
-    f"Tensor packed, {ANSWER}, {WINDOW}) -> Tensor",
+    f"Tensor packed, {ANSWER}, {WINDOW}, {RESIDUAL}) -> Tensor",
 }
 
 
@@ -43,15 +51,17 @@ def tree_layer(
     low: float | None = None,
     dtype: torch.dtype = torch.float32,
     geometry: ConvGeometry | None = None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """The layer above with the codes of hash trees (halut.ops.tree).
 
     x: rows [N, columns] (geometry None) or a map [B, Cin, H, W], whose rows are its patches
-    (halut.ops.conv), of float32, float16, bfloat16 or int8. taps int64 [GC * depth] columns of the
-    rows, thresholds float32 [GC, K - 1] heap ordered, K = 2**depth; table [G, C, K, M] int8 or
-    float32 with G * C = GC; packed = pack_table(table), or an empty uint8 tensor; scale and bias
-    float32 [G * M]; low: the least answer (0.0: ReLU), or None; dtype: float32, float16, bfloat16
-    or int8.
+    (halut.ops.conv), of float32, float16, bfloat16, int8 or uint8. taps int64 [GC * depth] columns
+    of the rows, thresholds float32 [GC, K - 1] heap ordered, K = 2**depth; table [G, C, K, M] int8
+    or float32 with G * C = GC; packed = pack_table(table), or an empty uint8 tensor; scale and bias
+    float32 [G * M]; low: the least answer (0.0: ReLU), or None; dtype: one of those x may have;
+    residual: of the answer's shape and one of these dtypes, or None.
 
     Returns rows [N, G * M], or the map [B, G * M, OH, OW], contiguous if x is (one channel is), or
     if x is neither, else channels_last. N may be 0. Raises HalutError on dtypes, shapes or devices
@@ -60,7 +70,8 @@ def tree_layer(
     """
     check_layer(x, table, packed, scale, bias, low, dtype, geometry)
     check_tree_layer(x, taps, thresholds, table)
-    answer = (scale, bias, low, dtype, *window(geometry))
+    check_residual(residual, x, scale.shape[0], geometry)
+    answer = (scale, bias, low, dtype, *window(geometry), residual, residual_scale)
     return torch.ops.halut.tree_layer(x, taps, thresholds, table, packed, *answer)
 
 
@@ -76,6 +87,8 @@ def nearest_layer(
     low: float | None = None,
     dtype: torch.dtype = torch.float32,
     geometry: ConvGeometry | None = None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """The layer above with the codes of nearest prototypes (halut.ops.nearest).
 
@@ -86,7 +99,8 @@ def nearest_layer(
     """
     check_layer(x, table, packed, scale, bias, low, dtype, geometry)
     check_nearest_layer(x, prototypes, metric, groups, table, geometry)
-    answer = (scale, bias, low, dtype, *window(geometry))
+    check_residual(residual, x, scale.shape[0], geometry)
+    answer = (scale, bias, low, dtype, *window(geometry), residual, residual_scale)
     return torch.ops.halut.nearest_layer(x, prototypes, metric, groups, table, packed, *answer)
 
 
@@ -107,83 +121,50 @@ def window(geometry: ConvGeometry | None) -> tuple[list[int], list[int], list[in
     return list(g.kernel_size), list(g.stride), list(g.padding), list(g.dilation)
 
 
-def answer_like(x: Tensor, outputs: int, dtype: torch.dtype, geometry: ConvGeometry | None):
-    """An uninitialised answer for x: rows [N, outputs], or a map in x's memory format."""
-    if geometry is None:
-        return x.new_empty(x.shape[0], outputs, dtype=dtype)
-    OH, OW = geometry.output_size(x.shape[2], x.shape[3])
-    if OH < 1 or OW < 1:
-        raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
-    layout = torch.channels_last if is_by_pixel(x) else torch.contiguous_format
-    size = (x.shape[0], outputs, OH, OW)
-    return torch.empty(size, dtype=dtype, device=x.device, memory_format=layout)
-
-
-def scaled(sums: Tensor, scale: Tensor, bias: Tensor, low: float | None, dtype: torch.dtype):
-    """Sums [N, G * M] int32 or float32 as answers of `dtype`."""
-    y = (sums.to(torch.float32) * scale).add_(bias)
-    if low is not None:
-        y.clamp_(min=low)
-    if dtype == torch.int8:
-        y.round_().clamp_(-128, 127)
-    return y.to(dtype)
-
-
-def shaped(rows: Tensor, x: Tensor, geometry: ConvGeometry | None) -> Tensor:
-    """Answer rows [N, G * M] as the layer's answer."""
-    if geometry is None:
-        return rows
-    y = answer_like(x, rows.shape[1], rows.dtype, geometry)
-    return y.copy_(rows.view(y.shape[0], *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2))
-
-
-def _geometry(kernel_size, stride, padding, dilation) -> ConvGeometry | None:
-    if not kernel_size:
-        return None
-    return ConvGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
-
-
-def _refuse_gradient(x: Tensor) -> None:
-    if x.requires_grad and torch.is_grad_enabled():
-        raise HalutError(
-            "a layer prepared for inference has no gradient: call it under torch.no_grad(), or "
-            "train the network it was prepared from"
-        )
-
-
-def _run(operation: str, x: Tensor, *inputs) -> Tensor:
-    _refuse_gradient(x)
-    *rest, table, packed, scale, bias, low, dtype = inputs[:-4]
-    geometry = _geometry(*inputs[-4:])
-    if x.shape[0] == 0:
-        return answer_like(x, scale.shape[0], dtype, geometry)
-    arguments = (x, *rest, table, packed, scale, bias, low, dtype, geometry)
-    return dispatch.run(operation, x.device, *arguments)
-
-
-def _fake(x: Tensor, *inputs) -> Tensor:
-    _refuse_gradient(x)
-    scale, _, _, dtype = inputs[-8:-4]
-    return answer_like(x, scale.shape[0], dtype, _geometry(*inputs[-4:]))
-
-
 _library = torch.library.Library("halut", "FRAGMENT")
 for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
 
 
 @torch.library.impl(_library, "tree_layer", "CompositeExplicitAutograd")
-def _(x: Tensor, *inputs) -> Tensor:
-    return _run("tree_layer", x, *inputs)
+def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_residual):
+    geometry, residual, factor = _where(x, *window_and_residual)
+    if x.shape[0] == 0:
+        return answer_like(x, scale.shape[0], dtype, geometry)
+    inputs = (x, taps, thresholds, table, packed, scale, bias, low, dtype)
+    return dispatch.run("tree_layer", x.device, *inputs, geometry, residual, factor)
 
 
 @torch.library.impl(_library, "nearest_layer", "CompositeExplicitAutograd")
-def _(x: Tensor, *inputs) -> Tensor:
-    return _run("nearest_layer", x, *inputs)
+def _(x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, *window_and_residual):
+    geometry, residual, factor = _where(x, *window_and_residual)
+    if x.shape[0] == 0:
+        return answer_like(x, scale.shape[0], dtype, geometry)
+    inputs = (x, prototypes, metric, groups, table, packed, scale, bias, low, dtype)
+    return dispatch.run("nearest_layer", x.device, *inputs, geometry, residual, factor)
 
 
-for _name in SCHEMAS:
-    torch.library.register_fake(f"halut::{_name}", _fake, lib=_library)
+@torch.library.register_fake("halut::tree_layer", lib=_library)
+def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_residual):
+    return answer_like(x, scale.shape[0], dtype, _where(x, *window_and_residual)[0])
+
+
+@torch.library.register_fake("halut::nearest_layer", lib=_library)
+def _(x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, *window_and_residual):
+    return answer_like(x, scale.shape[0], dtype, _where(x, *window_and_residual)[0])
+
+
+def _where(x: Tensor, kernel_size, stride, padding, dilation, residual=None, residual_scale=1.0):
+    """geometry, residual and its scale; refuses a gradient. torch leaves out values at defaults."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise HalutError(
+            "a layer prepared for inference has no gradient: call it under torch.no_grad(), or "
+            "train the network it was prepared from"
+        )
+    if not kernel_size:
+        return None, residual, residual_scale
+    window = (tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+    return ConvGeometry(*window), residual, residual_scale
 
 
 @dispatch.implementation("pack_table", "torch")
@@ -194,19 +175,33 @@ def pack_table_torch(table: Tensor) -> Tensor:
 
 @dispatch.implementation("tree_layer", "torch")
 def tree_layer_torch(
-    x, taps, thresholds, table, packed, scale, bias, low, dtype, geometry
+    x, taps, thresholds, table, packed, scale, bias, low, dtype, geometry, residual=None, factor=1.0
 ) -> Tensor:
     """`tree_layer` by the operations it is made of, each the best that is registered."""
     codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, geometry)
     sums = dispatch.run("accumulate", x.device, codes, table)
-    return shaped(scaled(sums, scale, bias, low, dtype), x, geometry)
+    y = scaled(sums, scale, bias, low, dtype, rows_of(residual), factor)
+    return shaped(y, x, geometry)
 
 
 @dispatch.implementation("nearest_layer", "torch")
 def nearest_layer_torch(
-    x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, geometry
+    x,
+    prototypes,
+    metric,
+    groups,
+    table,
+    packed,
+    scale,
+    bias,
+    low,
+    dtype,
+    geometry,
+    residual=None,
+    factor=1.0,
 ) -> Tensor:
     """`nearest_layer` by the operations it is made of, each the best that is registered."""
     codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups, geometry)
     sums = dispatch.run("accumulate", x.device, codes, table)
-    return shaped(scaled(sums, scale, bias, low, dtype), x, geometry)
+    y = scaled(sums, scale, bias, low, dtype, rows_of(residual), factor)
+    return shaped(y, x, geometry)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from halut.blocks import Blocks
 from halut.errors import HalutError
+from halut.ops.answer import answer_size
 from halut.ops.checks import check_prototypes, check_same_device, check_table
 from halut.ops.conv import ConvGeometry, check_window
 from halut.ops.distance import METRICS
 
-INPUTS = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+INPUTS = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)
 """What the layers read and answer."""
 TABLES = (torch.int8, torch.float32)
 
@@ -70,6 +71,21 @@ def _check_input(x: Tensor, geometry: ConvGeometry | None) -> None:
     if geometry is not None:
         g = geometry
         check_window(x, g.kernel_size, g.stride, g.padding, g.dilation)
+
+
+def check_residual(
+    residual: Tensor | None, x: Tensor, outputs: int, geometry: ConvGeometry | None
+) -> None:
+    """Raise HalutError unless the residual has the shape of the answer to x."""
+    if residual is None:
+        return
+    _one_of("the residual", residual.dtype, INPUTS)
+    wanted, _ = answer_size(x, outputs, geometry)
+    if residual.shape != wanted:
+        raise HalutError(
+            f"the residual must have the answer's shape {list(wanted)}, got {list(residual.shape)}"
+        )
+    check_same_device(x=x, residual=residual)
 
 
 def check_tree_layer(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor) -> None:

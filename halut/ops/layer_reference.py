@@ -22,10 +22,13 @@ def tree_layer_reference(
     low: float | None = None,
     dtype: torch.dtype = torch.float32,
     geometry: ConvGeometry | None = None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """Oracle of `tree_layer`."""
     codes = tree_encode_reference(_rows(x, geometry)[:, taps], thresholds)
-    return _answer(codes, x, table, scale, bias, low, dtype, geometry)
+    answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
+    return _answer(codes, x, table, *answer)
 
 
 def nearest_layer_reference(
@@ -39,10 +42,13 @@ def nearest_layer_reference(
     low: float | None = None,
     dtype: torch.dtype = torch.float32,
     geometry: ConvGeometry | None = None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """Oracle of `nearest_layer`."""
     codes = nearest_encode_reference(_rows(x, geometry), prototypes, metric, groups)
-    return _answer(codes, x, table, scale, bias, low, dtype, geometry)
+    answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
+    return _answer(codes, x, table, *answer)
 
 
 def code_layer_reference(
@@ -54,7 +60,7 @@ def code_layer_reference(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Oracle of halut.ops.code_layer."""
-    return _answer(codes, codes, table, scale, bias, low, dtype, None)
+    return _answer(codes, codes, table, scale, bias, low, dtype, None, None, 1.0)
 
 
 def _rows(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
@@ -67,15 +73,19 @@ def _rows(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
     return columns.transpose(1, 2).flatten(0, 1)
 
 
-def _answer(codes, x, table, scale, bias, low, dtype, geometry) -> Tensor:
+def _answer(codes, x, table, scale, bias, low, dtype, geometry, residual, factor) -> Tensor:
     product = accumulate_reference(codes, table).float() * scale
     y = product + bias
+    if geometry is not None:
+        OH, OW = geometry.output_size(x.shape[2], x.shape[3])
+        y = y.view(x.shape[0], OH, OW, -1).permute(0, 3, 1, 2).contiguous()
+    if residual is not None:
+        added = residual.float() * factor
+        y = y + added
     if low is not None:
         y = torch.where(y > low, y, torch.full_like(y, low))
     if dtype == torch.int8:
         y = torch.round(y).clamp(-128, 127)
-    y = y.to(dtype)
-    if geometry is None:
-        return y
-    OH, OW = geometry.output_size(x.shape[2], x.shape[3])
-    return y.view(x.shape[0], OH, OW, -1).permute(0, 3, 1, 2).contiguous()
+    if dtype == torch.uint8:
+        y = torch.round(y).clamp(0, 255)
+    return y.to(dtype)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from halut.errors import HalutError
 from halut.ops import dispatch
+from halut.ops.answer import answer_like
 from halut.ops.checks import check_same_device, check_table, check_tau
 from halut.ops.columns import empty_gradient, zero_gradient
 from halut.ops.conv import ConvGeometry
-from halut.ops.layer import answer_like
 from halut.ops.layer_checks import check_layer, check_tree_layer
 
 INPUTS = (torch.float32, torch.float16, torch.bfloat16)

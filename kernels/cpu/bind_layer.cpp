@@ -3,18 +3,19 @@
 #include <sys/mman.h>
 #endif
 
+#include <nanobind/stl/tuple.h>
+
+#include <tuple>
+
 #include "dispatch.h"
 
 HALUT_DECLARE(int tree_layer(const View& x, const int64_t* taps, const float* thresholds,
-                              const uint8_t* packed, const float* scale, const float* bias,
-                              float low, void* out, int64_t dtype, bool by_plane, int64_t G,
-                              int64_t C, int64_t K, int64_t M, int threads))
+                             const uint8_t* packed, const Target& to, int64_t G, int64_t C,
+                             int64_t K, int64_t M, int threads))
 HALUT_DECLARE(int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
-                                 const int8_t* table, const float* scale, const float* bias,
-                                 float low, void* out, int64_t dtype, bool by_plane, int64_t G,
-                                 int64_t C, int64_t K, int64_t M, int threads))
-HALUT_DECLARE(int code_layer(const uint8_t* codes, const uint8_t* packed, const float* scale,
-                             const float* bias, float low, void* out, int64_t dtype, bool by_plane,
+                                 const int8_t* table, const Target& to, int64_t G, int64_t C,
+                                 int64_t K, int64_t M, int threads))
+HALUT_DECLARE(int code_layer(const uint8_t* codes, const uint8_t* packed, const Target& to,
                              int64_t N, int64_t plane, int64_t G, int64_t C, int64_t K, int64_t M,
                              int threads))
 HALUT_DECLARE(bool pack_table(const int8_t* table, uint8_t* packed, int64_t G, int64_t C, int64_t K,
@@ -24,6 +25,16 @@ HALUT_DECLARE(int64_t packed_bytes(int64_t G, int64_t C, int64_t M))
 namespace halut {
 
 namespace {
+
+// data, dtype, by_plane, scale, bias, low, residual, residual_dtype, residual_scale
+using TargetFields =
+    std::tuple<Address, int64_t, bool, Address, Address, float, Address, int64_t, float>;
+
+Target target_of(const TargetFields& f) {
+  const auto& [data, dtype, by_plane, scale, bias, low, residual, residual_dtype, residual_scale] = f;
+  return Target{at<void>(data), dtype, by_plane, at<const float>(scale), at<const float>(bias), low,
+                at<const void>(residual), residual_dtype, residual_scale};
+}
 
 // A hint; without it the memory works as well.
 void advise_huge_pages(Address address, int64_t bytes) {
@@ -47,35 +58,28 @@ void bind_layer(nb::module_& m) {
   });
   m.def(
       "tree_layer",
-      [](const Fields& x, Address taps, Address thresholds, Address packed, Address scale,
-         Address bias, float low, Address out, int64_t dtype, bool by_plane, int64_t G, int64_t C,
-         int64_t K, int64_t M, int threads) {
+      [](const Fields& x, Address taps, Address thresholds, Address packed, const TargetFields& to,
+         int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
         return HALUT_PICK(tree_layer)(view_of(x), at<const int64_t>(taps),
                                       at<const float>(thresholds), at<const uint8_t>(packed),
-                                      at<const float>(scale), at<const float>(bias), low,
-                                      at<void>(out), dtype, by_plane, G, C, K, M, threads);
+                                      target_of(to), G, C, K, M, threads);
       },
       release_gil());
   m.def(
       "code_layer",
-      [](Address codes, Address packed, Address scale, Address bias, float low, Address out,
-         int64_t dtype, bool by_plane, int64_t N, int64_t plane, int64_t G, int64_t C, int64_t K,
-         int64_t M, int threads) {
+      [](Address codes, Address packed, const TargetFields& to, int64_t N, int64_t plane, int64_t G,
+         int64_t C, int64_t K, int64_t M, int threads) {
         return HALUT_PICK(code_layer)(at<const uint8_t>(codes), at<const uint8_t>(packed),
-                                      at<const float>(scale), at<const float>(bias), low,
-                                      at<void>(out), dtype, by_plane, N, plane, G, C, K, M,
-                                      threads);
+                                      target_of(to), N, plane, G, C, K, M, threads);
       },
       release_gil());
   m.def(
       "few_rows_layer",
-      [](const Fields& x, Address taps, Address thresholds, Address table, Address scale,
-         Address bias, float low, Address out, int64_t dtype, bool by_plane, int64_t G, int64_t C,
-         int64_t K, int64_t M, int threads) {
+      [](const Fields& x, Address taps, Address thresholds, Address table, const TargetFields& to,
+         int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
         return HALUT_PICK(few_rows_layer)(view_of(x), at<const int64_t>(taps),
                                           at<const float>(thresholds), at<const int8_t>(table),
-                                          at<const float>(scale), at<const float>(bias), low,
-                                          at<void>(out), dtype, by_plane, G, C, K, M, threads);
+                                          target_of(to), G, C, K, M, threads);
       },
       release_gil());
 }

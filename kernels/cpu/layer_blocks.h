@@ -4,7 +4,7 @@
 //   rows    of a matrix: position = row; a tap is copied into a column of floats.
 //   direct  maps of float or byte planes under a window of stride 1: position = pixel of the plane,
 //           16 at a time; a tap is the plane itself at an offset, read under a mask of what lies
-//           inside. Floats by pixel (channels_last) are transposed into planes, block by block.
+//           inside. Maps by pixel (channels_last) are transposed into planes, block by block.
 //   planes  any other map: planes with a border of zeros are made first (planes.h).
 #pragma once
 
@@ -16,20 +16,16 @@ namespace {
 
 enum class Way { rows, direct, planes };
 
-// A float map whose channels are neighbours, and its pixels one after the other.
+// A map whose channels are neighbours, and its pixels one after the other.
 inline bool by_pixel(const View& x) {
-  return x.dtype == static_cast<int64_t>(Dtype::f32) && x.stride_c == 1 && x.C > 1 &&
-         x.stride_w == x.C && x.stride_h == x.C * x.W;
+  return x.stride_c == 1 && x.C > 1 && x.stride_w == x.C && x.stride_h == x.C * x.W;
 }
 
-// `bytes`: x is int8 and is compared as such.
-inline Way way_of(const View& x, bool bytes) {
-  (void)bytes;
+inline Way way_of(const View& x) {
   if (x.H == 1 && x.W == 1 && x.kh == 1 && x.kw == 1 && x.OH == 1 && x.OW == 1) return Way::rows;
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
   const bool dense = (x.stride_w == 1 && x.stride_h == x.W) || by_pixel(x);
-  const bool read = x.dtype == static_cast<int64_t>(Dtype::f32) || bytes;
-  if (read && dense && x.sh == 1 && x.sw == 1 && x.OW <= x.W) return Way::direct;
+  if (Output::plain(x.dtype) && dense && x.sh == 1 && x.sw == 1 && x.OW <= x.W) return Way::direct;
 #endif
   return Way::planes;
 }

@@ -6,7 +6,7 @@
 // then the output tiles of one block.
 #pragma once
 
-#include "layer_blocks.h"
+#include "transposed.h"
 
 HALUT_BEGIN
 namespace {
@@ -23,12 +23,6 @@ struct Problem {
   const uint8_t* table;  // packed, behind its header
   int64_t G, C, K, M;
   Output out;
-};
-
-// Way direct: where pixel (first image, channel 0, first output row) of the block lies.
-struct Planes {
-  int64_t data;  // address
-  int64_t stride_b, stride_c;
 };
 
 struct Work {
@@ -98,8 +92,7 @@ struct Tasks {
 
   explicit Tasks(const Problem& p) : rows(false), count(output_tiles(p.M)) {
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-    const Dtype dtype = static_cast<Dtype>(p.out.dtype);
-    rows = !p.out.by_plane && dtype != Dtype::f16 && dtype != Dtype::bf16;
+    rows = !p.out.by_plane && (p.out.vectors() || p.out.dtype == static_cast<int64_t>(Dtype::i32));
     if (rows) count = (count + wide - 1) / wide;
 #endif
   }
@@ -111,55 +104,6 @@ struct Tasks {
     accumulate_planes(p, work, g, i);
   }
 };
-
-#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-// Planes of a block of a map that lies by pixel.
-struct Transposed {
-  const View& x;
-  const Block& block;
-  int64_t top, rows;  // input rows the block reads
-  float* storage;
-
-  Transposed(const Problem& p, const Block& of) : x(p.x), block(of), storage(nullptr) {
-    top = larger(of.oy + p.layout.q_top, 0);
-    rows = larger(smaller(of.oy + of.rows + p.layout.q_bottom, x.H) - top, 0);
-  }
-
-  size_t bytes() const {
-    return sizeof(float) * static_cast<size_t>(block.images * x.C * rows * x.W);
-  }
-  int64_t groups() const { return (rows * x.W + 15) / 16; }
-  int64_t tasks() const { return block.images * groups(); }
-
-  Planes planes() const {
-    const int64_t pixels = rows * x.W;
-    const float* first = storage + (block.oy - top) * x.W;
-    return Planes{reinterpret_cast<int64_t>(first), x.C * pixels, pixels};
-  }
-
-  // 16 pixels, all channels.
-  void operator()(int64_t task) const {
-    const int64_t b = task / groups(), pixel = task % groups() * 16, pixels = rows * x.W;
-    const int64_t count = smaller(16, pixels - pixel);
-    const float* from = reinterpret_cast<const float*>(x.data) +
-                        (block.image + b) * x.stride_b + (top * x.W + pixel) * x.C;
-    float* to = storage + b * x.C * pixels + pixel;
-    const __mmask16 lanes = static_cast<__mmask16>((1u << count) - 1);
-    for (int64_t c = 0; c < x.C; c += 16) {
-      const int64_t channels = smaller(16, x.C - c);
-      const __mmask16 some = static_cast<__mmask16>((1u << channels) - 1);
-      __m512i r[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++)
-        r[i] = _mm512_maskz_loadu_epi32(i < count ? some : 0, from + i * x.C + c);
-      transpose16(r);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++)
-        if (i < channels) _mm512_mask_storeu_epi32(to + (c + i) * pixels, lanes, r[i]);
-    }
-  }
-};
-#endif
 
 // Encoder: tasks(work), how many pieces its work on a block has, and operator()(work, i).
 template <class Encoder>
@@ -183,14 +127,13 @@ Status run_block(const Problem& p, const Encoder& encoder, const Block& block, i
   work.segments.find(p.x, grid, block);
   if (p.way == Way::direct) work.inside.find(p.x, grid, block);
   const int64_t first = block.image * p.x.stride_b + block.oy * p.x.stride_h;
-  const int64_t cell = p.x.dtype == static_cast<int64_t>(Dtype::f32) ? 4 : 1;
-  work.planes = Planes{p.x.data + first * cell, p.x.stride_b, p.x.stride_c};
+  work.planes = Planes{p.x.data + first * cell_bytes(p.x), p.x.stride_b, p.x.stride_c};
   int worst = 0;
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
   const bool transpose = p.way == Way::direct && by_pixel(p.x);
-  Transposed transposed(p, block);
+  Transposed transposed(p.x, p.layout, block);
   if (transpose) {
-    transposed.storage = static_cast<float*>(thread_storage(3, transposed.bytes()));
+    transposed.storage = static_cast<char*>(thread_storage(3, transposed.bytes()));
     if (!transposed.storage) return Status::no_memory;
     work.planes = transposed.planes();
   }

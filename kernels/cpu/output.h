@@ -1,12 +1,11 @@
 // Where the outputs of a tile go: sums of 64 flat positions and 4 outputs, scaled and clamped.
 //
-// y = max(float(sum) * scale + bias, low), the product rounded before the sum; int8 rounds to the
-// nearest even integer and saturates. Flat positions that hold nothing are left out: a segment is a
+// y = max(float(sum) * scale + bias + residual * residual_scale, low), every product and sum rounded;
+// bytes round to the nearest even integer and saturate. The residual lies as the outputs do. Flat positions that hold nothing are left out: a segment is a
 // mask of up to 16 lanes whose outputs are consecutive, in an output plane (by plane) or as rows.
 #pragma once
 
-#include <cmath>
-
+#include "narrow.h"
 #include "packed.h"
 #include "planes.h"
 
@@ -19,44 +18,25 @@ struct Segment {
   int64_t at;     // by plane: element of the plane (image stride included); by row: the row
 };
 
-struct Output {
-  void* data;
-  int64_t dtype;     // Dtype
-  bool by_plane;     // [B, GM, OH, OW], else [rows, GM]
+struct Output : Target {
   int64_t channels;  // GM
   int64_t plane;     // OH * OW
-  const float *scale, *bias;
-  float low;
+
+  Output(const Target& to, int64_t outputs, int64_t positions)
+      : Target(to), channels(outputs), plane(positions) {}
+
+  // Whether vectors of outputs and residuals are read and written at once, where there are vectors.
+  bool vectors() const { return plain(dtype) && (!residual || plain(residual_dtype)); }
+  static bool plain(int64_t dtype) {
+    const Dtype d = static_cast<Dtype>(dtype);
+    return d == Dtype::f32 || d == Dtype::i8 || d == Dtype::u8;
+  }
 };
 
-inline uint16_t to_half(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
-  bits &= 0x7fffffffu;
-  if (bits > 0x7f800000u) return sign | 0x7e00;
-  if (bits >= 0x477ff000u) return sign | 0x7c00;
-  if (bits < 0x38800000u) {  // subnormal: an addition rounds at the right place
-    float magnitude;
-    memcpy(&magnitude, &bits, sizeof magnitude);
-    magnitude += 0.5f;
-    memcpy(&bits, &magnitude, sizeof bits);
-    return static_cast<uint16_t>(sign | (bits - 0x3f000000u));
-  }
-  bits += 0xfffu + (bits >> 13 & 1);
-  return static_cast<uint16_t>(sign | (bits - 0x38000000u) >> 13);
-}
-
-inline uint16_t to_bfloat16(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
-
-inline int8_t to_int8(float value) {
-  const float rounded = __builtin_rintf(value);
-  return static_cast<int8_t>(rounded > 127.f ? 127.f : rounded >= -128.f ? rounded : -128.f);
+// The residual added, and clamped.
+inline float finished(const Output& out, int64_t at, float value) {
+  if (out.residual) value += element(out.residual, out.residual_dtype, at) * out.residual_scale;
+  return value < out.low ? out.low : value;  // NaN stays
 }
 
 inline void put(const Output& out, int64_t at, float value) {
@@ -69,6 +49,9 @@ inline void put(const Output& out, int64_t at, float value) {
       break;
     case Dtype::bf16:
       static_cast<uint16_t*>(out.data)[at] = to_bfloat16(value);
+      break;
+    case Dtype::u8:
+      static_cast<uint8_t*>(out.data)[at] = to_uint8(value);
       break;
     default:
       static_cast<int8_t*>(out.data)[at] = to_int8(value);
@@ -83,11 +66,35 @@ inline __m512i rounded(__m512 y) {
       _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), limit), _mm512_min_ps(limit, y)));
 }
 
+inline __m512 residual16(const Output& out, int64_t at, __mmask16 kept) {
+  __m512 value;
+  if (out.residual_dtype == static_cast<int64_t>(Dtype::f32)) {
+    value = _mm512_maskz_loadu_ps(kept, static_cast<const float*>(out.residual) + at);
+  } else {
+    const __m128i bytes = _mm_maskz_loadu_epi8(kept, static_cast<const int8_t*>(out.residual) + at);
+    const bool below = out.residual_dtype == static_cast<int64_t>(Dtype::i8);
+    value = _mm512_cvtepi32_ps(below ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
+  }
+  return _mm512_mul_ps(value, _mm512_set1_ps(out.residual_scale));
+}
+
+// y before it is clamped and rounded, to the `kept` elements from `at` on.
+inline void put16(const Output& out, int64_t at, __mmask16 kept, __m512 y) {
+  if (out.residual) y = _mm512_add_ps(y, residual16(out, at, kept));
+  y = _mm512_max_ps(_mm512_set1_ps(out.low), y);  // of two, NaN or not, the second where one is NaN
+  if (out.dtype == static_cast<int64_t>(Dtype::f32)) {
+    _mm512_mask_storeu_ps(static_cast<float*>(out.data) + at, kept, y);
+  } else if (out.dtype == static_cast<int64_t>(Dtype::u8)) {
+    const __m512i least = _mm512_max_epi32(rounded(y), _mm512_setzero_si512());
+    _mm512_mask_cvtusepi32_storeu_epi8(static_cast<uint8_t*>(out.data) + at, kept, least);
+  } else {
+    _mm512_mask_cvtsepi32_storeu_epi8(static_cast<int8_t*>(out.data) + at, kept, rounded(y));
+  }
+}
+
 // Floats or bytes by plane: the lanes of a segment move together and are stored at once.
 inline void write_planes(const Output& out, const int32_t (*sums)[64], int64_t m, int count,
                          const Segment* segments, int64_t n) {
-  const __m512 low = _mm512_set1_ps(out.low);
-  const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
   for (int i = 0; i < count; i++) {
     const __m512 scale = _mm512_set1_ps(out.scale[m + i]), bias = _mm512_set1_ps(out.bias[m + i]);
     const int64_t plane = (m + i) * out.plane;
@@ -95,14 +102,8 @@ inline void write_planes(const Output& out, const int32_t (*sums)[64], int64_t m
       const Segment segment = segments[s];
       const __m512i sum = _mm512_loadu_si512(sums[i] + segment.group * 16);
       __m512 y = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale), bias);
-      y = _mm512_max_ps(low, y);  // of two, NaN or not, the second where one is NaN
       if (segment.mask != 0xffff) y = _mm512_maskz_compress_ps(segment.mask, y);
-      const int64_t at = plane + segment.at;
-      if (floats)
-        _mm512_mask_storeu_ps(static_cast<float*>(out.data) + at, segment.kept, y);
-      else
-        _mm512_mask_cvtsepi32_storeu_epi8(static_cast<int8_t*>(out.data) + at, segment.kept,
-                                          rounded(y));
+      put16(out, plane + segment.at, segment.kept, y);
     }
   }
 }
@@ -144,24 +145,21 @@ inline void write_rows(const Output& out, const int32_t (*sums)[4][64], int64_t 
                        const Segment& segment) {
   const __mmask16 some = static_cast<__mmask16>((1u << count) - 1);
   const __m512 scale = _mm512_maskz_loadu_ps(some, out.scale + m);
-  const __m512 bias = _mm512_maskz_loadu_ps(some, out.bias + m), low = _mm512_set1_ps(out.low);
+  const __m512 bias = _mm512_maskz_loadu_ps(some, out.bias + m);
   __m512i r[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(sums[i / 4][i % 4] + segment.group * 16);
   transpose16(r);
-  const Dtype dtype = static_cast<Dtype>(out.dtype);
+  const bool sums_alone = out.dtype == static_cast<int64_t>(Dtype::i32);
   int64_t at = segment.at * out.channels + m;
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) {
-    const __m512 value = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(r[i]), scale), bias);
-    const __m512 y = _mm512_max_ps(low, value);
+    const __m512 y = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(r[i]), scale), bias);
     const __mmask16 used = segment.mask >> i & 1 ? some : 0;
-    if (dtype == Dtype::f32)
-      _mm512_mask_storeu_ps(static_cast<float*>(out.data) + at, used, y);
-    else if (dtype == Dtype::i32)
+    if (sums_alone)
       _mm512_mask_storeu_epi32(static_cast<int32_t*>(out.data) + at, used, r[i]);
     else
-      _mm512_mask_cvtsepi32_storeu_epi8(static_cast<int8_t*>(out.data) + at, used, rounded(y));
+      put16(out, at, used, y);
     at += segment.mask >> i & 1 ? out.channels : 0;
   }
 }
@@ -185,14 +183,14 @@ inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, 
                        const Segment* segments, int64_t n) {
   const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-  if (out.by_plane && (floats || out.dtype == static_cast<int64_t>(Dtype::i8)))
-    return write_planes(out, sums, m, count, segments, n);
+  if (out.by_plane && out.vectors()) return write_planes(out, sums, m, count, segments, n);
 #endif
   if (out.dtype == static_cast<int64_t>(Dtype::i32))
     return write_sums(out, sums, m, count, segments, n);
   alignas(64) float y[64][4] = {};
   for (int i = 0; i < count; i++) {
-    const float scale = out.scale[m + i], bias = out.bias[m + i], low = out.low;
+    const float scale = out.scale[m + i], bias = out.bias[m + i];
+    const float low = out.residual ? -__builtin_inff() : out.low;
     for (int j = 0; j < 64; j++) {
       const float value = static_cast<float>(sums[i][j]) * scale + bias;
       y[j][i] = value < low ? low : value;  // NaN stays
@@ -204,12 +202,13 @@ inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, 
     int64_t k = segment.at;
     for (unsigned mask = segment.mask; mask; mask &= mask - 1, k++) {
       const float* lane = lanes[__builtin_ctz(mask)];
-      if (out.by_plane) {
-        for (int i = 0; i < count; i++) put(out, k + (m + i) * out.plane, lane[i]);
-      } else if (floats && count == 4) {
+      if (floats && count == 4 && !out.by_plane && !out.residual) {
         memcpy(static_cast<float*>(out.data) + k * out.channels + m, lane, 4 * sizeof(float));
-      } else {
-        for (int i = 0; i < count; i++) put(out, k * out.channels + m + i, lane[i]);
+        continue;
+      }
+      for (int i = 0; i < count; i++) {
+        const int64_t to = out.by_plane ? k + (m + i) * out.plane : k * out.channels + m + i;
+        put(out, to, out.residual ? finished(out, to, lane[i]) : lane[i]);
       }
     }
   }

@@ -118,9 +118,12 @@ void encode_line(const TreeLine<float>& line, uint8_t* codes, int64_t stride, in
 #endif
 
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-// The same on bytes, 64 rows at a time: x > t with thresholds of -128 .. 127.
-template <int depth, bool masked>
-inline __m512i nodes64(const int8_t* const* taps, const uint16_t* const* masks, __m512i t,
+inline __mmask64 goes_right(__m512i x, __m512i t, int8_t) { return _mm512_cmpgt_epi8_mask(x, t); }
+inline __mmask64 goes_right(__m512i x, __m512i t, uint8_t) { return _mm512_cmpge_epu8_mask(x, t); }
+
+// The same on bytes, 64 rows at a time; thresholds as byte_threshold makes them.
+template <int depth, bool masked, class Byte>
+inline __m512i nodes64(const Byte* const* taps, const uint16_t* const* masks, __m512i t,
                        int64_t row) {
   const __m512i one = _mm512_set1_epi8(1);
   __m512i node = one;
@@ -129,21 +132,21 @@ inline __m512i nodes64(const int8_t* const* taps, const uint16_t* const* masks, 
     uint64_t inside = ~uint64_t{0};
     if (masked) memcpy(&inside, masks[level] + row / 16, sizeof inside);
     const __m512i x = _mm512_maskz_loadu_epi8(inside, taps[level] + row);
-    const __mmask64 right = _mm512_cmpgt_epi8_mask(x, _mm512_shuffle_epi8(t, node));
+    const __mmask64 right = goes_right(x, _mm512_shuffle_epi8(t, node), Byte());
     node = _mm512_add_epi8(node, node);
     node = _mm512_mask_add_epi8(node, right, node, one);
   }
   return node;
 }
 
-inline __m512i byte_thresholds(const int8_t* t) {
-  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t)));
+inline __m512i byte_thresholds(const void* t) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(t)));
 }
 #endif
 
 #if defined(HALUT_IS_avx512vbmi)
-template <int depth, bool masked>
-void encode_line(const TreeLine<int8_t>& line, uint8_t* codes, int64_t stride, int64_t rows) {
+template <int depth, bool masked, class Byte>
+void encode_line(const TreeLine<Byte>& line, uint8_t* codes, int64_t stride, int64_t rows) {
   uint32_t shift = 0;
   for (uint32_t j = 0; j < 4; j++) shift += (16 * j - (1u << depth)) << (8 * j);
   const __m512i shifts = _mm512_set1_epi32(static_cast<int>(shift));
@@ -170,8 +173,8 @@ void encode_line(const TreeLine<int8_t>& line, uint8_t* codes, int64_t stride, i
   }
 }
 #elif defined(HALUT_IS_avx512)
-template <int depth, bool masked>
-void encode_line(const TreeLine<int8_t>& line, uint8_t* codes, int64_t stride, int64_t rows) {
+template <int depth, bool masked, class Byte>
+void encode_line(const TreeLine<Byte>& line, uint8_t* codes, int64_t stride, int64_t rows) {
   const __m512i t = byte_thresholds(line.thresholds[0]);
   const __m512i K = _mm512_set1_epi8(1 << depth);
   for (int64_t row = 0; row < rows; row += 64, codes += stride)
@@ -180,6 +183,23 @@ void encode_line(const TreeLine<int8_t>& line, uint8_t* codes, int64_t stride, i
                                               K));
 }
 #endif
+
+// The same, row after row, for any float thresholds: where bytes cannot hold them.
+template <class Cell>
+void encode_line_plainly(const TreeLine<Cell>& line, const float (*thresholds)[16], uint8_t* codes,
+                         int64_t stride, int64_t rows) {
+  for (int64_t row = 0; row < rows; row++)
+    for (int64_t j = 0; j < quad; j++) {
+      int64_t node = 1;
+      for (int level = 0; level < line.depth; level++) {
+        const bool out = line.masked && !(line.masks[j][level][row / 16] >> row % 16 & 1);
+        const float x = out ? 0.f : static_cast<float>(line.taps[j][level][row]);
+        node = 2 * node + (x > thresholds[j][node]);
+      }
+      codes[row / code_rows * stride + row % code_rows * quad + j] =
+          static_cast<uint8_t>(node - (1 << line.depth) + 16 * j);
+    }
+}
 
 template <int depth, class Cell>
 void encode_depth(const TreeLine<Cell>& line, uint8_t* codes, int64_t stride, int64_t rows) {

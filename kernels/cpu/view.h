@@ -6,8 +6,8 @@
 
 namespace halut {
 
-// i32: of outputs only, the sums as they are.
-enum class Dtype : int64_t { f32 = 0, f16 = 1, bf16 = 2, i8 = 3, i32 = 4 };
+// i32: of outputs only, the sums as they are. u8: of the tree layer only.
+enum class Dtype : int64_t { f32 = 0, f16 = 1, bf16 = 2, i8 = 3, i32 = 4, u8 = 5 };
 
 // Column t of row n = (b, oy, ox) is x[b, t / (kh kw), oy sh + i dh - top, ox sw + j dw - left]
 // with i = t / kw % kh and j = t % kw, and 0 outside of the map. Strides count elements.
@@ -22,6 +22,19 @@ struct View {
 };
 
 constexpr int view_fields = 20;
+
+// Where a layer's answers go and how sums become them: max(sum * scale + bias + residual *
+// residual_scale, low). The residual, or nullptr, lies as the answers do.
+struct Target {
+  void* data;
+  int64_t dtype;
+  bool by_plane;  // [B, outputs, OH, OW], else [rows, outputs]
+  const float *scale, *bias;
+  float low;
+  const void* residual;
+  int64_t residual_dtype;
+  float residual_scale;
+};
 
 // What a kernel answers; halut/ops/cpu turns the others into errors.
 enum class Status : int { done = 0, other_table = 1, bad_tap = 2, no_memory = 3 };

@@ -68,8 +68,9 @@ class Draw:
 
     def values(self, *shape: int, dtype=torch.float32, kind: str = "dyadic") -> Tensor:
         """Dyadic fractions (whose sums are exact), normal values, or extremes of all sorts."""
-        if dtype == torch.int8:
-            return self.bytes(*shape, low=-128, high=128, dtype=torch.int8)
+        if dtype in (torch.int8, torch.uint8):
+            limits = torch.iinfo(dtype)
+            return self.bytes(*shape, low=limits.min, high=limits.max + 1, dtype=dtype)
         if kind == "dyadic":
             x = self.bytes(*shape, low=-16, high=17, dtype=torch.int64) / 4
         elif kind == "normal":

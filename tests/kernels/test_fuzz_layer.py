@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from halut.blocks import Blocks
 from halut.ops import code_layer, nearest_layer, pack_table, tree_layer
+from halut.ops.answer import answer_size
 from halut.ops.layer_reference import (
     code_layer_reference,
     nearest_layer_reference,
@@ -27,6 +28,7 @@ from halut.ops.layer_reference import (
 )
 
 EMPTY = torch.empty(0, dtype=torch.uint8)
+LAYER_INPUTS = (*INPUTS, torch.uint8)
 SHAPE = {
     "N": st.sampled_from([0, 1, 2, 3, 17, 64, 65, 130]),
     "D": st.sampled_from([1, 2, 3, 8, 16, 33]),
@@ -37,8 +39,9 @@ SHAPE = {
     "M": st.sampled_from([1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 64, 65]),
     "window": GEOMETRIES,
     "layout": st.sampled_from(LAYOUTS),
-    "dtype": st.sampled_from(INPUTS),
-    "answer": st.sampled_from(INPUTS),
+    "dtype": st.sampled_from(LAYER_INPUTS),
+    "answer": st.sampled_from(LAYER_INPUTS),
+    "added": st.sampled_from([None, None, *LAYER_INPUTS]),
     "low": st.sampled_from([None, 0.0, -1.5]),
     "seed": SEEDS,
 }
@@ -63,7 +66,7 @@ def check(run, x, expected, table, level):
 @FUZZ
 @given(**SHAPE, kind=st.sampled_from(KINDS))
 def test_tree_layers_answer_bit_for_bit(
-    N, D, sides, G, C, K, M, window, layout, dtype, answer, low, seed, kind
+    N, D, sides, G, C, K, M, window, layout, dtype, answer, added, low, seed, kind
 ):
     draw = Draw(seed)
     x, columns = draw.inputs(N, D * G, window, sides, dtype, kind, layout)
@@ -71,7 +74,7 @@ def test_tree_layers_answer_bit_for_bit(
     taps = draw.bytes(G * C * depth, high=columns, dtype=torch.int64)
     thresholds = draw.values(G * C, K - 1, kind=kind)
     table, scale, bias = draw_answer(draw, G, C, K, M)
-    rest = (low, answer, window)
+    rest = (low, answer, window, *residual(draw, added, x, G * M, window, layout))
     expected = reference(tree_layer_reference, x, (taps, thresholds, table, scale, bias), rest)
 
     def run(packed):
@@ -84,7 +87,7 @@ def test_tree_layers_answer_bit_for_bit(
 @FUZZ
 @given(**{**SHAPE, "K": st.sampled_from([2, 4, 8, 16])})  # distances are exact, as are ties
 def test_nearest_layers_answer_bit_for_bit(
-    N, D, sides, G, C, K, M, window, layout, dtype, answer, low, seed
+    N, D, sides, G, C, K, M, window, layout, dtype, answer, added, low, seed
 ):
     draw = Draw(seed)
     x, columns = draw.inputs(N, D * G, window, sides, dtype, "dyadic", layout)
@@ -93,7 +96,7 @@ def test_nearest_layers_answer_bit_for_bit(
     blocks = Blocks(columns, C, G)
     prototypes = draw.values(G * C, K, blocks.V) * (blocks.columns() >= 0)[:, None]
     table, scale, bias = draw_answer(draw, G, C, K, M)
-    rest = (low, answer, window)
+    rest = (low, answer, window, *residual(draw, added, x, G * M, window, layout))
     inner = (prototypes, "l2", G, table, scale, bias)
     expected = reference(nearest_layer_reference, x, inner, rest)
 
@@ -109,7 +112,7 @@ def test_nearest_layers_answer_bit_for_bit(
     **{
         name: drawn
         for name, drawn in SHAPE.items()
-        if name not in ("D", "sides", "window", "dtype")
+        if name not in ("D", "sides", "window", "dtype", "added")
     }
 )
 def test_known_codes_answer_bit_for_bit(N, G, C, K, M, layout, answer, low, seed):
@@ -125,9 +128,20 @@ def test_known_codes_answer_bit_for_bit(N, G, C, K, M, layout, answer, low, seed
         check(run, codes, expected, table, level)
 
 
+def residual(draw, dtype, x, outputs, window, layout):
+    """What is added to the answer, and by what factor."""
+    if dtype is None:
+        return None, 1.0
+    size, _ = answer_size(x, outputs, window)
+    return arranged(draw.values(*size, dtype=dtype), layout), 0.75
+
+
 def reference(oracle, x, inner, rest):
     """The oracle's answer, also where x has no images."""
     if x.shape[0]:
         return oracle(x.contiguous(), *inner, *rest)
-    one = oracle(x.new_zeros(1, *x.shape[1:]), *inner, *rest)
+    *rest, added, factor = rest
+    if added is not None:
+        added = added.new_zeros(1, *added.shape[1:])
+    one = oracle(x.new_zeros(1, *x.shape[1:]), *inner, *rest, added, factor)
     return one[:0]

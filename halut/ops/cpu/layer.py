@@ -10,9 +10,9 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.errors import HalutError
 from halut.ops import dispatch
+from halut.ops.answer import answer_like
 from halut.ops.conv import ConvGeometry
-from halut.ops.cpu.view import DTYPES, view
-from halut.ops.layer import answer_like
+from halut.ops.cpu.view import NUMBERS, view
 
 FEW = 16
 """Rows below which adding table rows as they lie beats byte permutes."""
@@ -33,7 +33,7 @@ def shuffled(codes: Tensor, table: Tensor, *answer) -> bool:
 
 
 def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer) -> bool:
-    return x.dtype in DTYPES and shuffled(x, table)
+    return shuffled(x, table)
 
 
 @dispatch.implementation("pack_table", "cpu", devices=("cpu",))
@@ -71,28 +71,47 @@ def tree_layer(
     low: float | None,
     dtype: torch.dtype,
     geometry: ConvGeometry | None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """Straight from the input to scaled answers; the packed table is made if it is not given."""
     G, C, K, M = table.shape
     out = answer_like(x, G * M, dtype, geometry)
-    by_plane = out.ndim == 4 and out.is_contiguous()
     few = out.numel() // (G * M) < FEW
     run = _kernels.few_rows_layer if few else _kernels.tree_layer
-    kept = taps.contiguous(), thresholds.contiguous(), scale.contiguous(), bias.contiguous()
-    fields = view(x, geometry)
-
-    def answer(table: Tensor) -> int:
-        return run(
-            *(fields, kept[0].data_ptr(), kept[1].data_ptr(), table.data_ptr()),
-            *(kept[2].data_ptr(), kept[3].data_ptr(), float("-inf") if low is None else low),
-            *(out.data_ptr(), DTYPES[dtype], by_plane, G, C, K, M, torch.get_num_threads()),
-        )
-
+    kept = (taps.contiguous(), thresholds.contiguous())
+    target, held = _target(out, scale, bias, low, residual, residual_scale)
+    given = (view(x, geometry), kept[0].data_ptr(), kept[1].data_ptr())
+    sizes = (target, G, C, K, M, torch.get_num_threads())
     if few:
-        _check(answer(table.contiguous()))
+        held += (table := table.contiguous(),)
+        _check(run(*given, table.data_ptr(), *sizes))
     else:
-        _with_packed(answer, table, packed)
+        _with_packed(lambda packed: run(*given, packed.data_ptr(), *sizes), table, packed)
     return out
+
+
+def _target(
+    out: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+) -> tuple[tuple, tuple[Tensor, ...]]:
+    """(the fields of Target in kernels/cpu/view.h, tensors to hold while the kernel runs)."""
+    by_plane = out.ndim == 4 and out.is_contiguous()
+    scale, bias = scale.contiguous(), bias.contiguous()
+    held: tuple[Tensor, ...] = (scale, bias)
+    added: tuple[int, int] = (0, 0)
+    if residual is not None:
+        if residual.stride() != out.stride():
+            residual = torch.empty_like(out, dtype=residual.dtype).copy_(residual)
+        held += (residual,)
+        added = (residual.data_ptr(), NUMBERS[residual.dtype])
+    least = float("-inf") if low is None else low
+    answers = (out.data_ptr(), NUMBERS[out.dtype], by_plane)
+    return (*answers, scale.data_ptr(), bias.data_ptr(), least, *added, residual_scale), held
 
 
 def _with_packed(answer: Callable[[Tensor], int], table: Tensor, packed: Tensor) -> None:
@@ -115,22 +134,22 @@ def sums_of_codes(
     bias: Tensor,
     low: float | None,
     out: Tensor,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """Fill `out`: rows [N, G * M], int32 for the sums as they are, or a map [B, G * M, OH, OW]."""
     G, C, K, M = table.shape
     by_plane = out.ndim == 4 and out.is_contiguous()
     plane = out.shape[2] * out.shape[3] if by_plane else 1
-    kind = 4 if out.dtype == torch.int32 else DTYPES[out.dtype]
-    kept = codes.contiguous(), scale.contiguous(), bias.contiguous()
+    codes = codes.contiguous()
+    target, held = _target(out, scale, bias, low, residual, residual_scale)
+    sizes = (target, codes.shape[0], plane, G, C, K, M, torch.get_num_threads())
 
-    def answer(table: Tensor) -> int:
-        return _kernels.code_layer(
-            *(kept[0].data_ptr(), table.data_ptr(), kept[1].data_ptr(), kept[2].data_ptr()),
-            *(float("-inf") if low is None else low, out.data_ptr(), kind, by_plane),
-            *(codes.shape[0], plane, G, C, K, M, torch.get_num_threads()),
-        )
+    def answer(packed: Tensor) -> int:
+        return _kernels.code_layer(codes.data_ptr(), packed.data_ptr(), *sizes)
 
     _with_packed(answer, table, packed)
+    del held  # until here
     return out
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops import dispatch
+from halut.ops.answer import answer_like
 from halut.ops.columns import column_count, row_count, zero_gradient
 from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.layer import shuffled, sums_of_codes
 from halut.ops.cpu.view import DTYPES, view
 from halut.ops.distance import METRICS
-from halut.ops.layer import answer_like
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ROWS = 9 * 64
@@ -143,8 +143,11 @@ def nearest_layer(
     low: float | None,
     dtype: torch.dtype,
     geometry: ConvGeometry | None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """Codes, the only intermediate, then the shuffles, sums and scaling of `tree_layer`."""
     codes = nearest_encode(x, prototypes, metric, groups, geometry)
     out = answer_like(x, scale.shape[0], dtype, geometry)
-    return sums_of_codes(codes, table, packed, scale, bias, low, out)
+    added = (residual, residual_scale)
+    return sums_of_codes(codes, table, packed, scale, bias, low, out, *added)

@@ -11,6 +11,8 @@ from halut.ops.conv import ConvGeometry, check_taps
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 """The element types kernels read."""
+NUMBERS = {**DTYPES, torch.int32: 4, torch.uint8: 5}
+"""The numbers of enum Dtype: int32 is for sums alone, uint8 for tree layers."""
 
 
 def view(x: Tensor, geometry: ConvGeometry | None = None) -> tuple[int, ...]:
@@ -30,7 +32,7 @@ def view(x: Tensor, geometry: ConvGeometry | None = None) -> tuple[int, ...]:
     left, _, top, _ = geometry.padding
     return (
         x.data_ptr(),
-        DTYPES.get(x.dtype, -1),  # -1: for kernels that move elements and read none
+        NUMBERS.get(x.dtype, -1),  # -1: for kernels that move elements and read none
         *size,
         *strides,
         *geometry.kernel_size,

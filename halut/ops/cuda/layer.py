@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 
 from halut.ops import dispatch
+from halut.ops.answer import answer_like, rows_of, scaled, shaped
 from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import DTYPES
 from halut.ops.cuda import launch
 from halut.ops.cuda.conv import fits
-from halut.ops.cuda.lookup import add_rows
+from halut.ops.cuda.lookup import accumulate, add_rows
 from halut.ops.cuda.nearest import nearest_encode
 from halut.ops.cuda.tree import tree_encode
-from halut.ops.layer import answer_like
 
 
 def _supports(x: Tensor, *inputs) -> bool:
-    return x.dtype in DTYPES and fits(x, inputs[-1]) and launch.available()
+    geometry = next((value for value in inputs if isinstance(value, ConvGeometry)), None)
+    return x.dtype in DTYPES and fits(x, geometry) and launch.available()
 
 
 @dispatch.implementation("tree_layer", "cuda", devices=("cuda",), supports=_supports)
@@ -32,10 +33,13 @@ def tree_layer(
     low: float | None,
     dtype: torch.dtype,
     geometry: ConvGeometry | None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """Codes straight from the input; sums leave as answers, in the input's memory format."""
     codes = tree_encode(x, taps, thresholds, geometry)
-    return _answers(codes, x, table, scale, bias, low, dtype, geometry)
+    answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
+    return _answers(codes, x, table, *answer)
 
 
 @dispatch.implementation("nearest_layer", "cuda", devices=("cuda",), supports=_supports)
@@ -51,10 +55,13 @@ def nearest_layer(
     low: float | None,
     dtype: torch.dtype,
     geometry: ConvGeometry | None,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> Tensor:
     """The same with nearest prototypes; no im2col is built."""
     codes = nearest_encode(x, prototypes, metric, groups, geometry)
-    return _answers(codes, x, table, scale, bias, low, dtype, geometry)
+    answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
+    return _answers(codes, x, table, *answer)
 
 
 def _supports_codes(codes: Tensor, *inputs) -> bool:
@@ -72,10 +79,13 @@ def code_layer(
     dtype: torch.dtype,
 ) -> Tensor:
     """The table's part alone, of codes that are known."""
-    return _answers(codes, codes, table, scale, bias, low, dtype, None)
+    return _answers(codes, codes, table, scale, bias, low, dtype, None, None, 1.0)
 
 
-def _answers(codes, x, table, scale, bias, low, dtype, geometry) -> Tensor:
+def _answers(codes, x, table, scale, bias, low, dtype, geometry, residual, factor) -> Tensor:
+    if residual is not None or dtype not in DTYPES:  # the kernel's answers take neither yet
+        sums = accumulate(codes, table)
+        return shaped(scaled(sums, scale, bias, low, dtype, rows_of(residual), factor), x, geometry)
     out = answer_like(x, table.shape[0] * table.shape[3], dtype, geometry)
     plane = out.shape[2] * out.shape[3] if out.ndim == 4 and out.is_contiguous() else 0
     add_rows(codes, table, out, scale.contiguous(), bias.contiguous(), low, plane)

@@ -56,9 +56,8 @@ struct GivenCodes {
 }  // namespace
 
 // Rows n of `images` images of `plane` positions; dtype i32: the sums as they are.
-int code_layer(const uint8_t* codes, const uint8_t* packed, const float* scale, const float* bias,
-               float low, void* out, int64_t dtype, bool by_plane, int64_t N, int64_t plane,
-               int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
+int code_layer(const uint8_t* codes, const uint8_t* packed, const Target& to, int64_t N,
+               int64_t plane, int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
   PackedHeader header;
   memcpy(&header, packed, sizeof header);
   if (!fits(header, G, C, K, M)) return static_cast<int>(Status::other_table);
@@ -67,7 +66,7 @@ int code_layer(const uint8_t* codes, const uint8_t* packed, const float* scale, 
   x.C = x.H = x.W = x.kh = x.kw = x.sh = x.sw = x.dh = x.dw = x.OH = x.OW = 1;
   const Layout layout(x);
   const Problem p{x, layout, Way::rows, packed + sizeof header, G, C, K, M,
-                  Output{out, dtype, by_plane, G * M, plane, scale, bias, low}};
+                  Output{to, G * M, plane}};
   return run_layer(p, GivenCodes{p, codes}, threads);
 }
 

@@ -56,13 +56,12 @@ float tap_value(const View& x, const Window& window, bool rows, int64_t row, int
 
 // `table` [G, C, K, M] as it is, not packed.
 int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
-                   const int8_t* table, const float* scale, const float* bias, float low, void* out,
-                   int64_t dtype, bool by_plane, int64_t G, int64_t C, int64_t K, int64_t M,
-                   int threads) {
+                   const int8_t* table, const Target& target, int64_t G, int64_t C, int64_t K,
+                   int64_t M, int threads) {
   const Layout layout(x);
   const Window window(x, layout);
   const int64_t N = x.rows(), GC = G * C, columns = x.C * x.kh * x.kw;
-  const Output output{out, dtype, by_plane, G * M, x.OH * x.OW, scale, bias, low};
+  const Output output{target, G * M, x.OH * x.OW};
   uint8_t* codes = static_cast<uint8_t*>(thread_storage(1, static_cast<size_t>(N * GC)));
   if (!codes) return static_cast<int>(Status::no_memory);
   int depth = 0;
@@ -92,10 +91,10 @@ int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
       const int64_t image = n / output.plane, at = n % output.plane;
       for (int64_t j = 0; j < count; j++) {
         const int64_t gm = g * M + m + j;
-        const float value = static_cast<float>(sums[j]) * scale[gm] + bias[gm];
-        const int64_t to = by_plane ? (image * output.channels + gm) * output.plane + at
-                                    : n * output.channels + gm;
-        put(output, to, value < low ? low : value);
+        const float value = static_cast<float>(sums[j]) * output.scale[gm] + output.bias[gm];
+        const int64_t to = output.by_plane ? (image * output.channels + gm) * output.plane + at
+                                           : n * output.channels + gm;
+        put(output, to, finished(output, to, value));
       }
     }
   }

@@ -43,10 +43,20 @@ struct Copies {
   }
 };
 
-inline float as_cell(float t, float) { return t; }
-inline int8_t as_cell(float t, int8_t) {  // x > t where x > floor(t), and never where t is NaN
+// A threshold as what is compared; false where there is none that serves.
+inline bool as_cell(float t, float* cell) {
+  *cell = t;
+  return true;
+}
+inline bool as_cell(float t, int8_t* cell) {  // x > t where x > floor(t); never where t is NaN
   const float floor = __builtin_floorf(t);
-  return static_cast<int8_t>(floor < 127.f ? floor : 127.f);
+  *cell = static_cast<int8_t>(floor >= -128.f && floor < 127.f ? floor : 127.f);
+  return !(floor < -128.f);
+}
+inline bool as_cell(float t, uint8_t* cell) {  // x > t where x >= floor(t) + 1
+  const float least = __builtin_floorf(t) + 1.f;
+  *cell = static_cast<uint8_t>(least > 0.f && least <= 255.f ? least : 0.f);
+  return least <= 255.f;
 }
 
 // Codes of one line of codebooks a task; Cell: what is compared.
@@ -73,12 +83,17 @@ struct TreeEncoder {
     TreeLine<Cell> line;
     line.depth = depth;
     line.masked = direct;
+    float exact[quad][16] = {};
+    bool fits = true;
     for (int64_t j = 0; j < quad; j++) {
       // Codebooks that fill up the line repeat the last one; their table entries are zero.
       const int64_t gc = g * p.C + smaller(l * quad + j, p.C - 1);
-      for (int64_t k = 0; k < 16; k++)
-        line.thresholds[j][k] =
-            k > 0 && k < p.K ? as_cell(thresholds[gc * (p.K - 1) + k - 1], Cell()) : Cell();
+      line.thresholds[j][0] = Cell();
+      for (int64_t k = 1; k < p.K; k++) {
+        exact[j][k] = thresholds[gc * (p.K - 1) + k - 1];
+        fits &= as_cell(exact[j][k], &line.thresholds[j][k]);
+      }
+      for (int64_t k = p.K; k < 16; k++) line.thresholds[j][k] = Cell();
       for (int level = 0; level < depth; level++) {
         const int64_t column = taps[gc * depth + level];
         if (column < 0 || column >= p.x.C * window.size) return Status::bad_tap;
@@ -89,7 +104,7 @@ struct TreeEncoder {
       }
     }
     if (p.way == Way::rows) copies.fill_columns();
-    write(line, work, work.codes + g * work.group_codes(p.C) + l * 64);
+    write(line, fits ? nullptr : exact, work, work.codes + g * work.group_codes(p.C) + l * 64);
     return Status::done;
   }
 
@@ -101,12 +116,17 @@ struct TreeEncoder {
     line.masks[j][level] = work.inside.masks + position * work.inside.stride;
   }
 
-  void write(TreeLine<Cell>& line, const Work& work, uint8_t* codes) const {
+  // exact: the thresholds where cells cannot hold them.
+  void write(TreeLine<Cell>& line, const float (*exact)[16], const Work& work,
+             uint8_t* codes) const {
     const bool direct = p.way == Way::direct;
     const int64_t stride = code_stride(p.C), images = direct ? work.block.images : 1;
     const int64_t rows = direct ? work.grid.image_flat : work.grid.groups * 16;
     for (int64_t b = 0; b < images; b++) {
-      encode_tree_line(line, codes, stride, rows);
+      if (exact)
+        encode_line_plainly(line, exact, codes, stride, rows);
+      else
+        encode_tree_line(line, codes, stride, rows);
       codes += rows / code_rows * stride;
       for (auto& codebook : line.taps)
         for (int level = 0; level < depth; level++) codebook[level] += work.planes.stride_b;
@@ -114,38 +134,26 @@ struct TreeEncoder {
   }
 };
 
-// Whether int8 inputs can be compared as bytes: no threshold lies below all of them.
-bool as_bytes(const View& x, const float* thresholds, int64_t count) {
-#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-  if (x.dtype != static_cast<int64_t>(Dtype::i8)) return false;
-  bool below = false;
-  for (int64_t i = 0; i < count; i++) below |= thresholds[i] < -128.f;
-  return !below;
-#else
-  (void)x, (void)thresholds, (void)count;
-  return false;
-#endif
-}
-
 }  // namespace
 
 int tree_layer(const View& x, const int64_t* taps, const float* thresholds, const uint8_t* packed,
-               const float* scale, const float* bias, float low, void* out, int64_t dtype,
-               bool by_plane, int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
+               const Target& to, int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
   PackedHeader header;
   memcpy(&header, packed, sizeof header);
   if (!fits(header, G, C, K, M)) return static_cast<int>(Status::other_table);
   int depth = 0;
   while ((int64_t{1} << depth) < K) depth++;
-  const bool bytes = as_bytes(x, thresholds, G * C * (K - 1));
-  const Way way = way_of(x, bytes);
+  const Way way = way_of(x);
   Layout layout(x);
   if (way == Way::direct) layout.pitch = x.W;
   const Window window(x, layout);
   const Problem p{x, layout, way, packed + sizeof header, G, C, K, M,
-                  Output{out, dtype, by_plane, G * M, x.OH * x.OW, scale, bias, low}};
+                  Output{to, G * M, x.OH * x.OW}};
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-  if (bytes) return run_layer(p, TreeEncoder<int8_t>{p, window, taps, thresholds, depth}, threads);
+  if (x.dtype == static_cast<int64_t>(Dtype::i8))
+    return run_layer(p, TreeEncoder<int8_t>{p, window, taps, thresholds, depth}, threads);
+  if (x.dtype == static_cast<int64_t>(Dtype::u8))
+    return run_layer(p, TreeEncoder<uint8_t>{p, window, taps, thresholds, depth}, threads);
 #endif
   return run_layer(p, TreeEncoder<float>{p, window, taps, thresholds, depth}, threads);
 }
