@@ -1,8 +1,9 @@
 """Layers that read the very same input share one encoder: q, k and v of an attention, say.
 
 The plan says who shares (Entry.shares, the group's name); surgery gives all of a group one encoder
-module, learned once and trained by all of their gradients; a prepared network runs the group as one
-layer with their tables side by side, so that the input is encoded once.
+module and one temperature, learned once and trained by all of their gradients. The input is encoded
+once (halut.layers.shared_input), and the encoder's gradient taken once; a prepared network runs the
+group as one layer with their tables side by side.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def with_sharing(plan: Plan, groups: Sequence[Sequence[str]]) -> Plan:
 def share_encoder(layer: ReplacedLayer, other: ReplacedLayer) -> None:
     """Let `layer` encode by the encoder of `other`; its `fit` then learns only what is its own.
 
+    The temperature is the encoder's relaxation's, and so it is shared with it.
+
     Raises HalutError unless both are of the table family, with encoders that are built alike.
     """
     if not isinstance(layer, LUTLayer) or not isinstance(other, LUTLayer):
@@ -86,7 +89,7 @@ def share_encoder(layer: ReplacedLayer, other: ReplacedLayer) -> None:
             f"{layer.site.name} and {other.site.name} cannot share an encoder: they need "
             f"{ours} and {theirs}"
         )
-    layer.encoder, layer.encoder_shared = other.encoder, True
+    layer.share(other)
 
 
 def _sharing(entry: Entry) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.blocks import Blocks
+from halut.encoders.shared_input import SharedInput
 from halut.errors import HalutError
 from halut.ops.columns import columns_of
 from halut.ops.conv import ConvGeometry, im2col
@@ -38,6 +39,8 @@ class Encoder(nn.Module):
     Options: ClassVar[type[EncoderOptions]] = EncoderOptions
     estimators: ClassVar[tuple[str, ...]] = ("identity",)
     """Gradient estimators it supports, its default first."""
+    whole_maps: ClassVar[bool] = False
+    """True if `answer` gives a map laid out like x, False if rows."""
 
     def __init__(self, blocks: Blocks, K: int, options: EncoderOptions | None = None) -> None:
         super().__init__()
@@ -46,6 +49,7 @@ class Encoder(nn.Module):
         self.blocks = blocks
         self.K = K
         self.options = options if options is not None else self.Options()
+        self.shared = SharedInput()
 
     @property
     def taps(self) -> Tensor | None:
@@ -137,8 +141,30 @@ class Encoder(nn.Module):
         q, scale, offset = table
         steps = scale.view(q.shape[0], 1, 1, -1)
         y = self.product(x, geometry, (lut - offset) / steps, q.to(lut.dtype), tau, relax)
-        shift = offset.sum(1).reshape(-1)
-        return y * scale + (shift if bias is None else shift + bias)
+        return y * scale + folded(offset, bias)
+
+    def gradient(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        grad: Tensor,
+        lut: Tensor,
+        tau: Tensor,
+        relax: float,
+        parameters: Mapping[str, Tensor],
+    ) -> Sequence[Tensor]:
+        """What `product` gives to x, tau and the parameters, for grad [N, groups * M_g].
+
+        `parameters` by name as they were in the forward; returns (dx, dtau, one per parameter).
+        Encoders with a fused operator override this.
+        """
+        from halut.ops.relaxed import pull
+
+        with torch.enable_grad():
+            source = x.detach().requires_grad_()
+            inputs = self.tapped(source, geometry)
+        found = pull(self, inputs.detach(), lut, tau, grad, relax, parameters)
+        return [*torch.autograd.grad(inputs, source, found[0]), *found[1:]]
 
     def tapped(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """The columns this encoder reads, [N, T], of rows or of a map's im2col rows."""
@@ -156,6 +182,12 @@ class Encoder(nn.Module):
     def cost(self, rows: int) -> dict[str, int]:
         """encode_ops (compares or multiply-adds) for `rows` rows, and state_bytes it needs."""
         raise NotImplementedError
+
+
+def folded(offset: Tensor, bias: Tensor | None) -> Tensor:
+    """sum_c offset[g, c, m] + bias, [groups * M_g]: what is added to a product once."""
+    shift = offset.sum(1).reshape(-1)
+    return shift if bias is None else shift + bias
 
 
 def shared_prototypes(encoder: Encoder, rows: Tensor) -> Tensor:

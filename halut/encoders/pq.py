@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -196,6 +196,24 @@ class PQEncoder(Encoder):
         metric, groups = self.options.metric, self.blocks.groups
         arguments = (x, self.prototypes, lut, table, tau, metric, groups, relax, geometry)
         return ops.nearest_matmul(*arguments)
+
+    def gradient(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        grad: Tensor,
+        lut: Tensor,
+        tau: Tensor,
+        relax: float,
+        parameters: Mapping[str, Tensor],
+    ) -> Sequence[Tensor]:
+        """The backward of the fused operator, without the table's."""
+        from halut.ops.shared import nearest_encoder_gradient
+
+        if self.options.output_metric:
+            return super().gradient(x, geometry, grad, lut, tau, relax, parameters)
+        metric, prototypes = self.options.metric, parameters["prototypes"]
+        return nearest_encoder_gradient(grad, x, prototypes, lut, tau, metric, relax, geometry)
 
     @torch.no_grad()
     def initial_tau(self, rows: Tensor) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from halut.blocks import Blocks
-from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
+from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders, folded
 from halut.errors import HalutError
 from halut.ops.conv import ConvGeometry
 from halut.prototypes.tree_learning import learn_trees
@@ -44,6 +44,7 @@ class TreeEncoder(Encoder):
 
     Options = TreeOptions
     estimators = ("tree", "identity", "blend")
+    whole_maps = True
     options: TreeOptions
     split_dims: Tensor
 
@@ -134,10 +135,25 @@ class TreeEncoder(Encoder):
         if torch.float64 in (x.dtype, lut.dtype, self.thresholds.dtype):
             return super().answer(x, geometry, lut, table, bias, tau, relax)
         q, scale, offset = table
-        shift = offset.sum(1).reshape(-1)
-        shift = shift if bias is None else shift + bias
         encoder = (x, self.taps, self.thresholds)
+        shift = folded(offset, bias)
         return ops.tree_train(*encoder, lut, q, scale, shift, tau, relax, geometry)
+
+    def gradient(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        grad: Tensor,
+        lut: Tensor,
+        tau: Tensor,
+        relax: float,
+        parameters: Mapping[str, Tensor],
+    ) -> Sequence[Tensor]:
+        """The backward of the fused operator, without the table's."""
+        from halut.ops.shared import tree_encoder_gradient
+
+        thresholds = parameters["thresholds"]
+        return tree_encoder_gradient(grad, x, self.taps, thresholds, lut, tau, relax, geometry)
 
     @torch.no_grad()
     def initial_tau(self, rows: Tensor) -> float:

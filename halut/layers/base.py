@@ -65,6 +65,16 @@ class LUTLayer(ReplacedLayer):
             self.register_buffer(start_of(name), torch.zeros_like(parameter))
         self._rows: list[Tensor] = []
         self.encoder_shared = False
+        self.encoder.shared.join(self)
+
+    def share(self, other: LUTLayer) -> None:
+        """Encode by `other`'s encoder, at its temperature; inputs of both are encoded once."""
+        self.encoder, self.tau, self.encoder_shared = other.encoder, other.tau, True
+        self.encoder.shared.join(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.encoder.shared.join(self)
 
     # -- learning ---------------------------------------------------------------------------
 
@@ -81,7 +91,7 @@ class LUTLayer(ReplacedLayer):
         self._rows.append(rows.detach().float().cpu())
 
     def fit(self, seed: int = 0, progress: Any = None) -> None:
-        """Learn encoder (unless it is another layer's), table and temperature; forget the rows."""
+        """Learn table, and encoder and temperature unless they are another layer's; forget rows."""
         if not self._rows:
             raise HalutError(f"{self.site.name}: no calibration rows were observed")
         rows, self._rows = torch.cat(self._rows), []
@@ -96,13 +106,15 @@ class LUTLayer(ReplacedLayer):
             else:
                 prototypes = self.encoder.learn(rows, seed=seed, weight=weight, progress=progress)
             self._fit_table(rows, prototypes, weight)
-            tau = self.options.tau
-            self.tau.fill_(tau if tau is not None else self.encoder.initial_tau(rows))
+            if not self.encoder_shared:
+                tau = self.options.tau
+                self.tau.fill_(tau if tau is not None else self.encoder.initial_tau(rows))
             if self.options.bits is not None and self.options.clip == "mse":
                 self.clip.fill_(best_clip(self.full_lut(), self.options.bits, self.options.scale))
             for name, parameter in self.encoder.named_parameters():
                 self.get_buffer(start_of(name)).copy_(parameter)
         self.to(device)
+        self.encoder.shared.forget()
 
     def _fit_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
         codes = self.encoder.codes(rows)
@@ -169,6 +181,7 @@ class LUTLayer(ReplacedLayer):
         with torch.no_grad():
             self.tau.clamp_(min=1e-4)
             self.blend.fill_(min(max(progress, 0.0), 1.0))
+        self.encoder.shared.forget()
 
     def reconstruction(self, x: Tensor) -> Tensor:
         """||x_hat W' - x W'||^2 over the exact answer's power: a loss for tables and prototypes."""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from halut.ops import dispatch
-from halut.ops.answer import scaled
+from halut.ops.answer import scaled, shaped
 from halut.ops.checks import check_codes, check_same_device
+from halut.ops.conv import ConvGeometry
 from halut.ops.layer_checks import check_answer
 
 
@@ -63,3 +64,20 @@ def _(codes: Tensor, table, packed, scale, bias, low, dtype) -> Tensor:
 def code_layer_torch(codes: Tensor, table, packed, scale, bias, low, dtype) -> Tensor:
     """`accumulate`, the best that is registered, then the scaling."""
     return scaled(dispatch.run("accumulate", codes.device, codes, table), scale, bias, low, dtype)
+
+
+@dispatch.implementation("code_map", "torch")
+def code_map_torch(
+    codes: Tensor,
+    table,
+    packed,
+    scale,
+    bias,
+    low,
+    dtype,
+    x: Tensor,
+    geometry: ConvGeometry,
+) -> Tensor:
+    """`code_layer` as the answer to the map x, in its layout, that `tree_layer` would give."""
+    given = (codes, table, packed, scale, bias, low, dtype)
+    return shaped(dispatch.run("code_layer", codes.device, *given), x, geometry)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from halut.ops.checks import check_tables, chunk_rows, compute_dtype
 from halut.ops.lookup import accumulate, scatter_add
@@ -35,14 +37,15 @@ def relaxed_matmul(
     """
     codes = encoder.encode(inputs.detach())
     check_tables(lut, table, codes.shape[1])
-    parameters = [value for value in encoder.parameters() if value.requires_grad]
-    return _RelaxedMatmul.apply(encoder, codes, inputs, lut, table, tau, relax, *parameters)
+    names = [name for name, _ in encoder.named_parameters()]
+    given = (encoder, names, codes, inputs, lut, table, tau, relax)
+    return _RelaxedMatmul.apply(*given, *encoder.parameters())
 
 
 class _RelaxedMatmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, encoder, codes, inputs, lut, table, tau, relax, *parameters):
-        ctx.encoder, ctx.relax = encoder, relax
+    def forward(ctx, encoder, names, codes, inputs, lut, table, tau, relax, *parameters):
+        ctx.encoder, ctx.names, ctx.relax = encoder, names, relax
         ctx.save_for_backward(codes, inputs, lut, tau, *parameters)
         return accumulate(codes, table)
 
@@ -50,35 +53,57 @@ class _RelaxedMatmul(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         codes, inputs, lut, tau, *parameters = ctx.saved_tensors
-        _, _, need_inputs, need_lut, _, need_tau, _, *need_parameters = ctx.needs_input_grad
+        _, _, _, need_inputs, need_lut, _, need_tau, _, *need_parameters = ctx.needs_input_grad
         dlut = None
         if need_lut:
             dlut = scatter_add(codes, grad, lut.shape[0], lut.shape[2]).to(lut.dtype)
         if not ctx.relax or not (need_inputs or need_tau or any(need_parameters)):
-            return None, None, None, dlut, *[None] * (3 + len(parameters))
-        dinputs, dtau, *rest = _pull(ctx.encoder, inputs, lut, tau, grad, ctx.relax, parameters)
+            return None, None, None, None, dlut, *[None] * (3 + len(parameters))
+        named = dict(zip(ctx.names, parameters, strict=True))
+        dinputs, dtau, *rest = pull(ctx.encoder, inputs, lut, tau, grad, ctx.relax, named)
+        wanted = [
+            value if need else None for value, need in zip(rest, need_parameters, strict=True)
+        ]
         return (
-            *(None, None, dinputs if need_inputs else None, dlut),
-            *(None, dtau if need_tau else None, None, *rest),
+            *(None, None, None, dinputs if need_inputs else None, dlut),
+            *(None, dtau if need_tau else None, None, *wanted),
         )
 
 
-def _pull(
+class _Assign(nn.Module):
+    """`assign` of an encoder as a module's forward, so that it can be called with parameters."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, inputs: Tensor, tau: Tensor) -> Tensor:
+        return self.encoder.assign(inputs, tau)
+
+
+def pull(
     encoder: Encoder,
     inputs: Tensor,
     lut: Tensor,
     tau: Tensor,
     grad: Tensor,
     relax: float,
-    parameters: list[Tensor],
+    parameters: Mapping[str, Tensor],
 ) -> list[Tensor]:
-    """Gradients of inputs, tau and the parameters: relax * dE through encoder.assign."""
+    """Gradients of inputs, tau and the encoder's parameters: relax * dE through encoder.assign.
+
+    `parameters` are what the forward was computed with, by name. They are given, not read from the
+    encoder: where a checkpoint recomputes them they are other tensors than its own.
+    """
     G, C, K, M = lut.shape
     dtype = compute_dtype(lut.dtype)
     entries = (lut.detach().to(dtype) * relax).view(G, C * K, M)
     tau = tau.detach().requires_grad_()
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    assign = _Assign(encoder)
+    named = {f"encoder.{name}": value for name, value in leaves.items()}
     dinputs = torch.empty_like(inputs)
-    sums = [torch.zeros_like(value) for value in (tau, *parameters)]
+    sums = [torch.zeros_like(value) for value in (tau, *leaves.values())]
     step = chunk_rows(BUFFERS * G * C * K * entries.element_size(), inputs.device)
     for start in range(0, inputs.shape[0], step):
         rows = slice(start, start + step)
@@ -86,10 +111,10 @@ def _pull(
         products = torch.bmm(columns, entries.transpose(1, 2))  # [G, n, C * K]
         part = inputs[rows].detach().requires_grad_()
         with torch.enable_grad():
-            soft = encoder.assign(part, tau)
+            soft = functional_call(assign, named, (part, tau))
         products = products.transpose(0, 1).reshape(soft.shape).to(soft.dtype)
         dpart, *rest = torch.autograd.grad(
-            soft, [part, tau, *parameters], products, allow_unused=True
+            soft, [part, tau, *leaves.values()], products, allow_unused=True
         )
         dinputs[rows] = 0 if dpart is None else dpart
         for total, value in zip(sums, rest, strict=True):

@@ -52,6 +52,7 @@ def make_trainer(
         enable_progress_bar=bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        inference_mode=False,  # its tensors count no changes: layers could not share codes
         **options,
     )
 

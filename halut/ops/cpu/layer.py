@@ -166,3 +166,20 @@ def code_layer(
     """The second half of `tree_layer`: codes are laid out anew for the level's shuffle."""
     out = torch.empty(codes.shape[0], scale.shape[0], dtype=dtype)
     return sums_of_codes(codes, table, packed, scale, bias, low, out)
+
+
+@dispatch.implementation("code_map", "cpu", devices=("cpu",), supports=shuffled)
+def code_map(
+    codes: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    x: Tensor,
+    geometry: ConvGeometry,
+) -> Tensor:
+    """`code_layer` straight into a map laid out like x."""
+    out = answer_like(x, scale.shape[0], dtype, geometry)
+    return sums_of_codes(codes, table, packed, scale, bias, low, out)
