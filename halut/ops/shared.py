@@ -22,6 +22,7 @@ from torch import Tensor
 
 from halut.ops import dispatch
 from halut.ops.checks import check_tables
+from halut.ops.columns import empty_gradient
 from halut.ops.conv import ConvGeometry
 from halut.ops.layer_checks import check_answer
 from halut.ops.lookup import accumulate, scatter_add
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 Parts = dict[int, list[tuple[Tensor, Tensor]]]
 """Gradients [N, G * M_i] and luts [G, C, K, M_i] that wait for their node, by backward pass."""
+
+ROWS = (1 << 12, 1 << 16)
+"""Rows whose gradients are laid side by side at once, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,24 +109,38 @@ class _Encode(torch.autograd.Function):
         x, tau, *parameters = ctx.saved_tensors
         if not waiting or not ctx.relax:
             return (None,) * (7 + len(parameters))
-        grad, lut = _beside(waiting)
-        waiting.clear()
         named = dict(zip(ctx.names, parameters, strict=True))
-        dx, dtau, *rest = ctx.encoder.gradient(x, ctx.geometry, grad, lut, tau, ctx.relax, named)
+        dx, dtau, *rest = _gradient(ctx, waiting, x, tau, named)
         found = (None, None, None, dx, None, dtau, None, *rest)
         return tuple(
             value if need else None for value, need in zip(found, ctx.needs_input_grad, strict=True)
         )
 
 
-def _beside(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Gradients [N, G * M] and luts [G, C, K, M] as those of one product, M the sum of theirs."""
-    if len(parts) == 1:
-        return parts[0]
-    grads, luts = zip(*parts, strict=True)
-    G = luts[0].shape[0]
-    grouped = [grad.reshape(grad.shape[0], G, -1) for grad in grads]
-    return torch.cat(grouped, 2).flatten(1), torch.cat(luts, 3)
+def _gradient(ctx, waiting: list[tuple[Tensor, Tensor]], x: Tensor, tau: Tensor, named):
+    """Encoder.gradient of all products together: dx, dtau and those of the parameters.
+
+    Rows are taken in parts, as a copy of all gradients side by side would be the largest tensor.
+    """
+    grads, luts = zip(*waiting, strict=True)
+    waiting.clear()
+    if len(grads) == 1 or x.shape[0] == 0:
+        grad = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
+        lut = luts[0] if len(luts) == 1 else torch.cat(luts, 3)
+        return ctx.encoder.gradient(x, ctx.geometry, grad, lut, tau, ctx.relax, named)
+    lut, per_item = torch.cat(luts, 3), grads[0].shape[0] // x.shape[0]
+    dx = empty_gradient(x)
+    sums: list[Tensor] = []
+    step = max(1, ROWS[x.device.type == "cuda"] // per_item)
+    for start in range(0, x.shape[0], step):
+        part = x[start : start + step]
+        rows = slice(start * per_item, (start + len(part)) * per_item)
+        grouped = [grad[rows].unflatten(1, (lut.shape[0], -1)) for grad in grads]
+        grad = torch.cat(grouped, 2).flatten(1)
+        given = (part, ctx.geometry, grad, lut, tau, ctx.relax, named)
+        dx[start : start + step], *rest = ctx.encoder.gradient(*given)
+        sums = [a + b for a, b in zip(sums, rest, strict=True)] if sums else rest
+    return dx, *sums
 
 
 class _Product(torch.autograd.Function):

@@ -161,6 +161,16 @@ def code_layer() -> Iterator[Case]:
             yield draw.bytes(N, G * C, high=K), *answer
 
 
+def code_map() -> Iterator[Case]:
+    for draw, x, _, geometry, shape in inputs():
+        if geometry is None or x.shape[0] == 0:
+            continue
+        G, C, K, _ = shape
+        codes = draw.bytes(_rows(x, geometry), G * C, high=K)
+        for answer in answers(draw, *shape):
+            yield codes, *answer, x, geometry
+
+
 def nearest_layer() -> Iterator[Case]:
     for draw, case, geometry, shape in nearest():
         for answer in answers(draw, *shape) if case[0].shape[0] else ():
@@ -187,6 +197,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "tree_layer": tree_layer,
     "nearest_layer": nearest_layer,
     "code_layer": code_layer,
+    "code_map": code_map,
 }
 
 ROUNDED = ("tree_gradient", "nearest_gradient")

@@ -7,7 +7,7 @@ import torch
 from shared_group import GROUPS, Count, apart, assert_same_gradients, group, step
 
 from halut.encoders import encoders
-from halut.ops import cpu, forced
+from halut.ops import cpu, forced, shared
 
 ESTIMATORS = [(name, one) for name in encoders for one in encoders[name].estimators]
 TABLES = [
@@ -52,6 +52,18 @@ def test_the_same_on_maps(case, encoder, layout, options):
     assert_alike(layers, x.contiguous(memory_format=layout))
 
 
+@pytest.mark.parametrize("case", GROUPS)
+@pytest.mark.parametrize("encoder", encoders)
+def test_the_same_where_gradients_meet_in_parts(monkeypatch, encoder, case):
+    layers, x = group(case, encoder)
+    x = torch.cat([x, 2 * x, -x], 0)
+    monkeypatch.setattr(shared, "ROWS", (4, 4))
+    count = Count(monkeypatch, layers[0].encoder)
+    step(layers, x)
+    assert count.take()[1] > 2
+    assert_alike(layers, x)
+
+
 @pytest.mark.parametrize("encoder", ["tree", "pq"])
 def test_the_same_without_compiled_kernels_and_at_every_level(encoder):
     layers, x = group("3x3", encoder)
@@ -67,6 +79,7 @@ def test_the_same_in_other_dtypes_on_many_and_no_rows(encoder):
     layers, x = group("linear", encoder)
     assert_alike(layers, x.bfloat16())
     assert_alike(layers, x.repeat(40, 1, 1))
+    assert_same_gradients(step(layers, x[:0])[1], step(apart(layers), x[:0])[1])
     assert [tuple(layer(x[:0]).shape) for layer in layers] == [(0, 3, 6), (0, 3, 5), (0, 3, 1)]
     separate = apart(layers)
     with torch.autocast("cpu", torch.bfloat16):
