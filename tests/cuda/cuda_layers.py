@@ -11,6 +11,7 @@ from cuda_trees import map_trees
 from torch import Tensor
 
 from halut.blocks import Blocks
+from halut.ops.columns import row_count
 
 
 def add_layers() -> None:
@@ -23,6 +24,8 @@ def add_layers() -> None:
                      lambda d=dtype, o=layout, t=table: _tree_layer(d, o, t), exact)  # fmt: skip
     for table in (torch.int8, torch.float32):
         case("code_layer", f"{table}", lambda t=table: _code_layer(t), table == torch.int8)
+    for layout in ("contiguous_format", "channels_last"):
+        case("code_map", layout, lambda o=layout: _code_map(o), True)
     for layout in ("rows", "contiguous_format", "channels_last"):
         case("nearest_layer", layout, lambda o=layout: _nearest_layer(o), True)
 
@@ -45,6 +48,12 @@ def _tree_layer(dtype: torch.dtype, layout: str, kind: torch.dtype) -> tuple[Any
 def _code_layer(kind: torch.dtype) -> tuple[Any, ...]:
     codes, table = drawn_table(90, 2, 6, 16, 9, kind)
     return codes, *_answer(table, torch.int8)
+
+
+def _code_map(layout: str) -> tuple[Any, ...]:
+    x = image(layout, torch.float32)
+    codes, table = drawn_table(row_count(x, WINDOW), 2, 6, 16, 9, torch.int8)
+    return codes, *_answer(table, torch.float32), x, WINDOW
 
 
 def _nearest_layer(layout: str) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ OPERATIONS = {
     *("accumulate", "scatter_add", "tree_encode", "tree_gradient", "nearest_encode"),
     *("nearest_gradient", "conv_taps", "conv_taps_gradient", "tree_layer", "nearest_layer"),
     "code_layer",
+    "code_map",
 }
 
 

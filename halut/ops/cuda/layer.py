@@ -82,6 +82,22 @@ def code_layer(
     return _answers(codes, codes, table, scale, bias, low, dtype, None, None, 1.0)
 
 
+@dispatch.implementation("code_map", "cuda", devices=("cuda",), supports=_supports_codes)
+def code_map(
+    codes: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    x: Tensor,
+    geometry: ConvGeometry,
+) -> Tensor:
+    """The table's part alone, straight into a map laid out like x."""
+    return _answers(codes, x, table, scale, bias, low, dtype, geometry, None, 1.0)
+
+
 def _answers(codes, x, table, scale, bias, low, dtype, geometry, residual, factor) -> Tensor:
     if residual is not None or dtype not in DTYPES:  # the kernel's answers take neither yet
         sums = accumulate(codes, table)
