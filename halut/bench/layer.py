@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from halut.bench import inputs, onednn
 from halut.bench.method import Method
 from halut.bench.suites import Case
+from halut.inference.onednn import Grid, Int8Product, available
 from halut.inference.packed import ROWS, PackedConv2d, PackedLayer, packed
 from halut.ops import dispatch
 
@@ -25,7 +26,7 @@ def methods(case: Case, int8_only: bool = False) -> list[Method]:
     found = ours(case, x, int8_only)
     if not int8_only:
         found += float_methods(exact, x)
-    if onednn.available():
+    if available():
         found.append(int8_method(exact, x))
     return found
 
@@ -87,8 +88,8 @@ def float_methods(exact: nn.Module, x: Tensor) -> list[Method]:
 def int8_method(exact: Any, x: Tensor) -> Method:
     """oneDNN from uint8 (channels_last) to uint8, as between the layers of an INT8 network."""
     reference = exact(x)
-    grid, to = onednn.Grid.around(x), onednn.Grid.around(reference)
-    product = onednn.Int8Product(exact, grid, to, x.shape)
+    grid, to = Grid.around(x), Grid.around(reference)
+    product = Int8Product(exact, grid, to, x.shape)
     q = grid.quantise(x)
     if q.ndim == 4:
         q = q.contiguous(memory_format=torch.channels_last)

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from halut import surgery
 from halut.bench import inputs, onednn
-from halut.bench.int8_network import int8_network
 from halut.bench.layer import forced
 from halut.bench.method import Method
 from halut.bench.suites import Case
 from halut.capture import capture
 from halut.inference import prepare
 from halut.inference.fold import fold, traced
+from halut.inference.int8 import int8_network
+from halut.inference.onednn import available
+from halut.inference.prepare import with_packed_layers
 from halut.models.build import build_model, find_source
 from halut.ops import dispatch
 from halut.plan import Plan
@@ -58,16 +60,26 @@ def methods(case: Case, int8_only: bool = False) -> list[Method]:
         if dispatch.implementations()["tree_layer"] != "torch":
             found.append(Method("ours_torch", run, run(), OURS_ERROR))
         found += _both_formats("float32", prepare(network, x), x, reference, 1e-3)
-    if onednn.available():
+    found.append(ours_in_int8(case, x))
+    if available():
         found += int8_methods(case, network, x, reference)
     return found
+
+
+def ours_in_int8(case: Case, x: Tensor) -> Method:
+    """Tables and, for what is kept exact, oneDNN's INT8 products: from uint8 to logits as INT8."""
+    graph = fold(traced(with_packed_layers(copy.deepcopy(replaced_network(case)))))
+    converted, grid = int8_network(graph, torch.cat([images(case), x]), bytes_in=True)
+    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    run = forced("torch", lambda: converted(q))
+    return Method("ours_int8", lambda: converted(q), run(), OURS_ERROR)
 
 
 def int8_methods(case: Case, network: nn.Module, x: Tensor, reference: Tensor) -> list[Method]:
     """The network in INT8, or none where torch.fx cannot follow it (the log says so)."""
     try:
         graph = fold(traced(copy.deepcopy(network)))
-        converted, grid = int8_network(graph, torch.cat([images(case), x]))
+        converted, grid = int8_network(graph, torch.cat([images(case), x]), bytes_in=True)
     # Tracing and converting run code of any network: whatever it raises is the reason.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""

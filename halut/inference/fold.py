@@ -1,8 +1,10 @@
-"""Batch norms and ReLUs folded into the layers before them, on the graph of a traced network."""
+"""Batch norms, additions and ReLUs folded into layers, on the graph of a traced network."""
 
 from __future__ import annotations
 
 import inspect
+import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,8 @@ from halut.sites import unsupported_reason
 
 RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 RELU_METHODS = ("relu", "relu_")
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 NOTHING_AT_INFERENCE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -46,8 +50,11 @@ def traced(network: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(tracer.root, graph, type(network).__name__)
 
 
-def fold(network: fx.GraphModule) -> fx.GraphModule:
-    """Fold what can be folded; changes and returns `network`."""
+def fold(network: fx.GraphModule, example: Tensor | None = None) -> fx.GraphModule:
+    """Fold what can be folded; changes and returns `network`.
+
+    With an example, an addition of a tensor of the same shape becomes part of a packed convolution.
+    """
     graph = network.graph
     modules = dict(network.named_modules(remove_duplicate=False))
     for node in list(graph.nodes):
@@ -62,6 +69,11 @@ def fold(network: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_module" and calls[id(modules[node.target])] == 1:
             _fold_norm(network, node, modules)
             _fold_relu(node, modules)
+    if example is not None:
+        shapes = _Shapes(network).of(example)
+        for node in list(graph.nodes):
+            if node.op == "call_module" and calls.get(id(modules[node.target])) == 1:
+                _fold_addition(node, modules, shapes)
     graph.lint()
     network.delete_all_unused_submodules()
     network.recompile()
@@ -137,6 +149,70 @@ def _fold_relu(node: fx.Node, modules: dict[str, nn.Module]) -> None:
     if isinstance(layer, PackedLayer) and user is not None and _is_relu(user, modules):
         layer.low = 0.0
         _bypass(user)
+
+
+class _Shapes(fx.Interpreter):
+    """Runs the network and keeps every tensor's shape."""
+
+    def of(self, example: Tensor) -> dict[fx.Node, torch.Size]:
+        """The shapes of all tensors made from the example, by node."""
+        self.found: dict[fx.Node, torch.Size] = {}
+        with torch.no_grad():
+            self.run(example)
+        return self.found
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.found[n] = value.shape
+        return value
+
+
+def _fold_addition(
+    node: fx.Node, modules: dict[str, nn.Module], shapes: dict[fx.Node, torch.Size]
+) -> None:
+    """Let a packed convolution add the other term of the sum it is in, and do the ReLU after it."""
+    layer = modules[str(node.target)]
+    if not isinstance(layer, PackedConv2d) or layer.low is not None or len(node.users) != 1:
+        return
+    user = next(iter(node.users))
+    terms = user.all_input_nodes
+    if not is_addition(user) or len(terms) != 2:
+        return
+    other = terms[0] if terms[1] is node else terms[1]
+    if shapes[other] != shapes[node] or _overwritten_between(node, user, modules):
+        return
+    with node.graph.inserting_before(user):
+        whole = node.graph.call_module(str(node.target), (node.args[0], other))
+    shapes[whole] = shapes[node]
+    user.replace_all_uses_with(whole)
+    node.graph.erase_node(user)
+    node.graph.erase_node(node)
+    reader = next(iter(whole.users)) if len(whole.users) == 1 else None
+    if reader is not None and reader.all_input_nodes == [whole] and _is_relu(reader, modules):
+        layer.low = 0.0
+        _bypass(reader)
+
+
+def is_addition(node: fx.Node) -> bool:
+    """Whether a node adds two values and does nothing else."""
+    return node.op != "call_module" and node.target in ADDITIONS and not node.kwargs
+
+
+def _overwritten_between(first: fx.Node, last: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a step between two nodes works in place: on what the first one reads, perhaps."""
+    node = first.next
+    while node is not last:
+        if node.op == "call_module":
+            parts = modules[str(node.target)].modules()
+            in_place = any(getattr(part, "inplace", False) for part in parts)
+        else:
+            name = getattr(node.target, "__name__", str(node.target))
+            in_place = name.endswith("_") or node.target in IN_PLACE
+        if in_place or node.kwargs.get("inplace"):
+            return True
+        node = node.next
+    return False
 
 
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

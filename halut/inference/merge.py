@@ -20,7 +20,9 @@ def merge(network: fx.GraphModule) -> fx.GraphModule:
     modules = dict(network.named_modules(remove_duplicate=False))
     readers: dict[fx.Node, list[fx.Node]] = {}
     for node in network.graph.nodes:
-        if node.op == "call_module" and isinstance(modules[node.target], PackedLayer):
+        if node.op != "call_module" or len(node.all_input_nodes) != 1:
+            continue
+        if isinstance(modules[node.target], PackedLayer):
             readers.setdefault(node.all_input_nodes[0], []).append(node)
     for nodes in readers.values():
         while nodes:

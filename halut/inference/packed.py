@@ -12,16 +12,19 @@ from halut.encoders.pq import PQEncoder
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
-from halut.ops import ConvGeometry, accumulate, pack_table
-from halut.ops.answer import scaled, shaped
+from halut.ops import ConvGeometry, accumulate, dispatch, pack_table
+from halut.ops.answer import rows_of, scaled, shaped
+from halut.ops.unwatched import unwatched
 
 Window = tuple[list[int], list[int], list[int], list[int]]
 
 ROWS: Window = ([], [], [], [])
 
 # The operators themselves: halut.ops' functions check, at every call, what is checked here once.
-_tree_layer = torch.ops.halut.tree_layer.default
-_nearest_layer = torch.ops.halut.nearest_layer.default
+OPERATORS = {
+    "tree": torch.ops.halut.tree_layer.default,
+    "nearest": torch.ops.halut.nearest_layer.default,
+}
 
 
 class PackedLayer(nn.Module):
@@ -73,25 +76,42 @@ class PackedLayer(nn.Module):
         self.encoder = encoder.requires_grad_(False)
         return "encoder"
 
-    def answer(self, x: Tensor, window: Window) -> Tensor:
-        """The layer's answer to rows (window ROWS), or to a map."""
+    def window_of(self, x: Tensor) -> Window:
+        """The window that reads x: none, x holds rows."""
+        return ROWS
+
+    def answer(self, x: Tensor, window: Window, residual: Tensor | None = None) -> Tensor:
+        """The layer's answer to rows (window ROWS), or to a map, plus a residual."""
         held: dict[str, Any] = self._buffers  # nn.Module's attributes cost a microsecond a piece
-        table, scale, bias = held["table"], held["scale"], held["bias"]
-        dtype = x.dtype
+        return self.operate(x, window, (held["scale"], held["bias"], self.low, x.dtype), residual)
+
+    def operate(
+        self,
+        x: Tensor,
+        window: Window,
+        answer: tuple[Tensor, Tensor, float | None, torch.dtype],
+        residual: Tensor | None = None,
+        residual_scale: float = 1.0,
+        thresholds: Tensor | None = None,
+    ) -> Tensor:
+        """The operator on scale, bias, low and dtype of any answer, and other thresholds."""
+        held: dict[str, Any] = self._buffers
+        table, added = held["table"], (residual, residual_scale)
+        inputs: tuple[Any, ...]
         if self.form == "tree":
-            return _tree_layer(
-                *(x, held["taps"], held["thresholds"], table, held["packed"]),
-                *(scale, bias, self.low, dtype, *window),
-            )
-        if self.form == "nearest":
-            return _nearest_layer(
-                *(x, held["prototypes"], self.metric, self.site.groups, table, held["packed"]),
-                *(scale, bias, self.low, dtype, *window),
-            )
-        geometry = ConvGeometry(*map(tuple, window)) if window[0] else None  # type: ignore[arg-type]
+            known = held["thresholds"] if thresholds is None else thresholds
+            inputs = (x, held["taps"], known, table, held["packed"], *answer)
+        elif self.form == "nearest":
+            inputs = (x, held["prototypes"], self.metric, self.site.groups, table, held["packed"])
+            inputs = (*inputs, *answer)
+        if self.form != "encoder" and not (x.shape[0] and unwatched(x)):
+            return OPERATORS[self.form](*inputs, *window, *added)
+        geometry = _geometry(window)
+        if self.form != "encoder":
+            return dispatch.run(f"{self.form}_layer", x.device, *inputs, geometry, *added)
         encoder: Any = self.encoder
         sums = accumulate(encoder.codes(x, geometry), table)
-        return shaped(scaled(sums, scale, bias, self.low, dtype), x, geometry)
+        return shaped(scaled(sums, *answer, rows_of(residual), residual_scale), x, geometry)
 
     @torch.no_grad()
     def scale_and_shift(self, factor: Tensor, shift: Tensor) -> None:
@@ -123,6 +143,10 @@ class PackedLayer(nn.Module):
         return f"{self.form}, {G * M} outputs, C={C}, K={K}, {kind}{relu}"
 
 
+def _geometry(window: Window) -> ConvGeometry | None:
+    return ConvGeometry(*map(tuple, window)) if window[0] else None  # type: ignore[arg-type]
+
+
 class PackedLinear(PackedLayer):
     """x [..., D] -> [..., M]; see PackedLayer."""
 
@@ -147,16 +171,18 @@ class PackedConv2d(PackedLayer):
         pads = [] if isinstance(g.padding, str) else list(g.padding)
         self.window: Window = (list(g.kernel), list(g.stride), pads, list(g.dilation))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's answer, in x's dtype."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The layer's answer, in x's dtype; the residual is added before a ReLU."""
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise HalutError(
                 f"{self.site.name} takes maps of {self.channels} channels, got {list(x.shape)}"
             )
-        return self.answer(x, self.window if self.window[2] else self._window(x))
+        return self.answer(x, self.window_of(x), residual)
 
-    def _window(self, x: Tensor) -> Window:
-        """The window where the padding depends on the size of the map."""
+    def window_of(self, x: Tensor) -> Window:
+        """The window, whose padding may depend on the size of the map."""
+        if self.window[2]:
+            return self.window
         assert self.site.geometry is not None
         pads = list(self.site.geometry.pads(x.shape[2], x.shape[3]))
         return self.window[0], self.window[1], pads, self.window[3]

@@ -9,6 +9,7 @@ from halut.ops.identity import identity_gradient
 from halut.ops.layer import nearest_layer, pack_table, tree_layer
 from halut.ops.lookup import accumulate, scatter_add
 from halut.ops.nearest import nearest_encode, nearest_matmul
+from halut.ops.pool import max_pool
 from halut.ops.quantise import quantise
 from halut.ops.relaxed import relaxed_matmul
 from halut.ops.tree import tree_encode, tree_matmul
@@ -25,6 +26,7 @@ __all__ = [
     "im2col",
     "implementation",
     "implementations",
+    "max_pool",
     "nearest_encode",
     "nearest_layer",
     "nearest_matmul",

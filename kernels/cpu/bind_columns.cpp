@@ -1,4 +1,4 @@
-// Bindings of the gathered columns; see ops/columns.cpp.
+// Bindings of what moves along maps; see ops/columns.cpp and ops/max_pool.cpp.
 #include "dispatch.h"
 
 HALUT_DECLARE(bool gather_columns(const View& view, const int64_t* taps, int64_t T, float* out,
@@ -7,9 +7,17 @@ HALUT_DECLARE(bool scatter_columns(const View& view, const int64_t* taps, int64_
                                    const float* grad, int64_t stride_n, int64_t stride_t,
                                    int threads))
 
+HALUT_DECLARE(int max_pool(const View& x, bool by_pixel, uint8_t* out, bool by_plane, int threads))
+
 namespace halut {
 
 void bind_columns(nb::module_& m) {
+  m.def(
+      "max_pool",
+      [](const Fields& x, bool by_pixel, Address out, bool by_plane, int threads) {
+        return HALUT_PICK(max_pool)(view_of(x), by_pixel, at<uint8_t>(out), by_plane, threads);
+      },
+      release_gil());
   m.def(
       "gather_columns",
       [](const Fields& x, Address taps, int64_t T, Address out, int64_t stride_n, int64_t stride_t,

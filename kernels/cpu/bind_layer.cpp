@@ -1,8 +1,4 @@
 // Bindings of the inference layers; see ops/tree_layer.cpp.
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <nanobind/stl/tuple.h>
 
 #include <tuple>
@@ -36,20 +32,9 @@ Target target_of(const TargetFields& f) {
                 at<const void>(residual), residual_dtype, residual_scale};
 }
 
-// A hint; without it the memory works as well.
-void advise_huge_pages(Address address, int64_t bytes) {
-#if defined(__linux__)
-  const int64_t page = 2 << 20;
-  if (address % page == 0) madvise(at<void>(address), static_cast<size_t>(bytes), MADV_HUGEPAGE);
-#else
-  (void)address, (void)bytes;
-#endif
-}
-
 }  // namespace
 
 void bind_layer(nb::module_& m) {
-  m.def("advise_huge_pages", advise_huge_pages);
   m.def("packed_bytes",
         [](int64_t G, int64_t C, int64_t M) { return HALUT_PICK(packed_bytes)(G, C, M); });
   m.def("pack_table", [](Address table, Address packed, int64_t G, int64_t C, int64_t K, int64_t M,

@@ -147,6 +147,16 @@ def answers(draw: Draw, G: int, C: int, K: int, M: int) -> Iterator[Case]:
     yield draw.values(G, C, K, M), EMPTY, scale, bias, 0.0, torch.float32
 
 
+def max_pool() -> Iterator[Case]:
+    windows = [geometry for geometry, _ in MAPS] + [ConvGeometry((3, 3), (2, 2), (1, 1, 1, 1))]
+    for geometry in windows:
+        for channels, sides in ((1, (9, 7)), (5, (8, 21)), (33, (12, 35)), (64, (9, 8))):
+            x = Draw(channels).values(2, channels, *sides, dtype=torch.uint8)
+            for layout in ("contiguous", "channels_last", "strided"):
+                for by_plane in (False, True):
+                    yield arranged(x, layout), geometry, by_plane
+
+
 def tree_layer() -> Iterator[Case]:
     for draw, case, geometry, shape in trees():
         for answer in answers(draw, *shape) if case[0].shape[0] else ():
@@ -194,6 +204,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "nearest_gradient": nearest_gradient,
     "conv_taps": conv_taps,
     "conv_taps_gradient": conv_taps_gradient,
+    "max_pool": max_pool,
     "tree_layer": tree_layer,
     "nearest_layer": nearest_layer,
     "code_layer": code_layer,

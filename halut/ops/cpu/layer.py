@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 
 import torch
@@ -50,12 +51,14 @@ def pack_table(table: Tensor) -> Tensor:
 
 
 def _aligned(size: int) -> Tensor:
-    """Uninitialised bytes, on huge pages if there are many."""
-    if size < HUGE:
+    """Bytes, on huge pages if there are many: memory that was in use before cannot move to them."""
+    if size < HUGE // 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(size, dtype=torch.uint8)
-    store = torch.empty(size + HUGE, dtype=torch.uint8)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # a shared map has no huge pages
+    fresh = mmap.mmap(-1, -(-size // HUGE) * HUGE + HUGE, flags=private)  # the tensor holds it
+    fresh.madvise(mmap.MADV_HUGEPAGE)
+    store = torch.frombuffer(fresh, dtype=torch.uint8)
     first = -store.data_ptr() % HUGE
-    _kernels.advise_huge_pages(store.data_ptr() + first, size)
     return store[first : first + size]
 
 

@@ -1,9 +1,10 @@
-"""A whole network in INT8 by oneDNN's operators: what tables have to be compared with.
+"""A whole network with 8-bit activations: tables, and oneDNN's INT8 products for exact layers.
 
-From the graph of a network whose batch norms are folded: convolutions answer uint8, take a ReLU and
-the addition of a residual branch into themselves, and max pooling stays in uint8. Linear layers
-answer float32, and everything that is not here runs in float32 as it did. Ranges of activations are
-those of a calibration batch. The network's input is uint8 already, as images come.
+From the graph of a network whose batch norms are folded: convolutions, exact or by tables, answer
+uint8, take a ReLU and the addition of a residual branch into themselves, and max pooling stays in
+uint8. Linear layers answer float32, and everything that is not here runs in float32 as it did.
+Ranges of activations are those of a calibration batch. Without a layer by tables this is a plain
+INT8 network: what tables have to be compared with.
 """
 
 from __future__ import annotations
@@ -13,22 +14,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from halut.bench.onednn import Grid, Int8Product
-from halut.inference.fold import RELU_FUNCTIONS, RELU_METHODS
+from halut.inference import onednn
+from halut.inference.fold import RELU_FUNCTIONS, RELU_METHODS, is_addition
+from halut.inference.int8_steps import Int8Tables, MaxPool, reads_bytes
+from halut.inference.onednn import Grid, Int8Product
+from halut.inference.packed import PackedConv2d, PackedLayer
 from halut.sites import unsupported_reason
 
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 KEEPS_VALUES = (nn.Identity, nn.Dropout, nn.Flatten)
 
 
-def int8_network(network: fx.GraphModule, example: Tensor) -> tuple[fx.GraphModule, Grid]:
-    """(the network from uint8 to float32, the grid of its input); calibrated on `example`."""
+def int8_network(
+    network: fx.GraphModule, example: Tensor, bytes_in: bool = False
+) -> tuple[fx.GraphModule, Grid]:
+    """(the network to float32, the grid of its input); ranges are those of `example`.
+
+    It takes float32, or with `bytes_in` uint8 on that grid, as images come.
+    """
     ranges = _Ranges(network)
     ranges.run(example)
-    return _Conversion(network, ranges).convert(), ranges.grid(ranges.first)
+    return _Conversion(network, ranges, bytes_in).convert(), ranges.grid(ranges.first)
 
 
 class _Ranges(fx.Interpreter):
@@ -54,16 +61,20 @@ class _Ranges(fx.Interpreter):
 
 @dataclass
 class _Value:
-    """What a node of the old graph is in the new one: uint8 on a grid, float32, or both."""
+    """What a node of the old graph is in the new one: uint8 on a grid, float32, or both.
+
+    `planes`: the same as `q`, as tables prefer maps to lie; oneDNN wants them by pixel.
+    """
 
     q: fx.Node | None = None
     grid: Grid | None = None
     plain: Any = None
+    planes: fx.Node | None = None
 
 
 class _Conversion:
-    def __init__(self, network: fx.GraphModule, ranges: _Ranges) -> None:
-        self.old, self.ranges = network, ranges
+    def __init__(self, network: fx.GraphModule, ranges: _Ranges, bytes_in: bool) -> None:
+        self.old, self.ranges, self.bytes_in = network, ranges, bytes_in
         self.modules = dict(network.named_modules())
         self.root, self.graph = nn.Module(), fx.Graph()
         self.values: dict[fx.Node, _Value] = {}
@@ -79,16 +90,27 @@ class _Conversion:
     def converted(self, node: fx.Node) -> _Value:
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         if node is self.ranges.first:
-            return _Value(self.graph.placeholder("x"), self.ranges.grid(node))
+            x = self.graph.placeholder("x")
+            return _Value(x, self.ranges.grid(node)) if self.bytes_in else _Value(plain=x)
+        if isinstance(module, PackedLayer) and module.form != "encoder":
+            return self.tables(node, module)
         if module is not None and _is_product(module):
             return self.product(node, module)
         if module is not None and node.all_input_nodes:
             source = self.values[node.all_input_nodes[0]]
             if isinstance(module, nn.MaxPool2d) and source.q is not None and _pools(module):
-                return _Value(self.module(node, MaxPool(module), source.q), source.grid)
+                return self.pooled(node, module, source)
             if isinstance(module, KEEPS_VALUES) and source.q is not None:
                 return _Value(self.module(node, module, source.q), source.grid)
         return self.as_it_was(node, module)
+
+    def pooled(self, node: fx.Node, module: nn.MaxPool2d, source: _Value) -> _Value:
+        """Max pooling, by plane if all that read it do."""
+        readers = [self.modules.get(str(n.target)) for n in node.users if n.op == "call_module"]
+        by_plane = bool(readers) and all(isinstance(r, PackedConv2d) for r in readers)
+        assert source.q is not None
+        step = self.module(node, MaxPool(module, by_plane), source.q)
+        return _Value(step, source.grid, planes=step if by_plane else None)
 
     def product(self, node: fx.Node, module: nn.Module) -> _Value:
         """A convolution or linear layer, with the addition and the ReLU after it if they fit."""
@@ -98,34 +120,68 @@ class _Conversion:
         if isinstance(module, nn.Linear):
             made = Int8Product(module, grid, None, shape)
             return _Value(plain=self.module(node, made, x))
-        last, other = self.addition(node)
-        relu = self.only_user(last)
-        if relu is not None and self.is_relu(relu):
-            last = relu
-        to = self.ranges.grid(last)
-        arguments = [x]
-        other_grid = None
+        last, other, relu = self.after(node, overwrites=True)
+        to, arguments, other_grid = self.ranges.grid(last), [x], None
         if other is not None:
             q, other_grid = self.quantised(other)
             arguments.append(q)
-        with_relu = last is relu
-        made = Int8Product(module, grid, to, shape, with_relu, other_grid)  # type: ignore[arg-type]
-        value = _Value(self.module(node, made, *arguments), to)
-        while last is not node:  # the nodes that are done with this one
+        made = Int8Product(module, grid, to, shape, relu, other_grid)  # type: ignore[arg-type]
+        return self.done(node, last, _Value(self.module(node, made, *arguments), to))
+
+    def tables(self, node: fx.Node, layer: PackedLayer) -> _Value:
+        """A layer by tables, which reads bytes where they are there, and floats where not."""
+        source, *residual = node.all_input_nodes
+        value, to = self.values[source], None
+        last, other, relu = (node, None, False) if residual else self.after(node, overwrites=False)
+        if isinstance(layer, PackedConv2d):
+            to = self.ranges.grid(last)
+        grid = value.grid if value.q is not None else None
+        if grid is not None and not reads_bytes(layer, grid):
+            grid = None
+        arguments = [self.floating(source) if grid is None else self.by_plane(value)]
+        other_grid = None
+        if residual:  # folded before
+            other = residual[0]
+        if other is not None:
+            _, other_grid = self.quantised(other)
+            arguments.append(self.by_plane(self.values[other]))
+        made = Int8Tables(layer, grid, to, relu, other_grid)
+        step = self.module(node, made, *arguments)
+        answer = _Value(plain=step) if to is None else _Value(step, to, planes=step)
+        return self.done(node, last, answer)
+
+    def by_plane(self, value: _Value) -> fx.Node:
+        assert value.q is not None
+        if value.planes is None:
+            value.planes = self.graph.call_method("contiguous", (value.q,))
+        return value.planes
+
+    def after(self, node: fx.Node, overwrites: bool) -> tuple[fx.Node, fx.Node | None, bool]:
+        """(the last node that a product can do itself, what it adds, whether there is a ReLU)."""
+        last, other = self.addition(node, overwrites)
+        relu = self.only_user(last)
+        if relu is not None and self.is_relu(relu):
+            return relu, other, True
+        return last, other, False
+
+    def done(self, node: fx.Node, last: fx.Node, value: _Value) -> _Value:
+        """`value` is also what the nodes up to `last` are, done with this one."""
+        while last is not node:
             self.values[last] = value
             last = last.all_input_nodes[0] if self.is_relu(last) else node
         return value
 
-    def addition(self, node: fx.Node) -> tuple[fx.Node, fx.Node | None]:
+    def addition(self, node: fx.Node, overwrites: bool) -> tuple[fx.Node, fx.Node | None]:
         """(the sum, its other term) if the product's only user adds a tensor that is free then."""
         user = self.only_user(node)
-        if user is None or user.target not in ADDITIONS or len(user.all_input_nodes) != 2:
+        if user is None or not is_addition(user) or len(user.all_input_nodes) != 2:
             return node, None
         other = next(n for n in user.all_input_nodes if n is not node)
-        ready = other in self.values and self.values[other].q is not None
-        # Adding overwrites the other term: nobody may read it later, nor may it be the input.
+        if other not in self.values or self.values[other].q is None or other is node:
+            return node, None
+        # oneDNN overwrites the other term: nobody may read it later, nor may it be the input.
         last_reader = max(self.place[n] for n in other.users)
-        if not ready or last_reader > self.place[user] or other is self.ranges.first:
+        if overwrites and (last_reader > self.place[user] or other is self.ranges.first):
             return node, None
         same = self.ranges.shapes[other] == self.ranges.shapes[node]
         return (user, other) if same else (node, None)
@@ -174,42 +230,11 @@ class _Conversion:
 
 
 def _is_product(module: nn.Module) -> bool:
+    if not onednn.available():
+        return False
     known = isinstance(module, nn.Conv2d | nn.Linear) and unsupported_reason(module) is None
     return known and not isinstance(getattr(module, "padding", 0), str)
 
 
 def _pools(module: nn.MaxPool2d) -> bool:
     return module.dilation == 1 and not module.ceil_mode and not module.return_indices
-
-
-class MaxPool(nn.Module):
-    """Max pooling of uint8 maps, which torch has not: maxima of shifted maps, rows first.
-
-    The padding is zero, the least there is.
-    """
-
-    def __init__(self, pool: nn.MaxPool2d) -> None:
-        super().__init__()
-        self.size, self.stride, self.padding = (
-            (value, value) if isinstance(value, int) else tuple(value)
-            for value in (pool.kernel_size, pool.stride, pool.padding)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> uint8 [B, C, OH, OW]."""
-        top, left = self.padding
-        padded = F.pad(x, (left, left, top, top)) if top or left else x
-        for dim, size, stride in zip((2, 3), self.size, self.stride, strict=True):
-            count = (padded.shape[dim] - size) // stride + 1
-            parts = [
-                padded.narrow(dim, i, (count - 1) * stride + 1)[_every(dim, stride)]
-                for i in range(size)
-            ]
-            padded = parts[0]
-            for part in parts[1:]:
-                padded = torch.maximum(padded, part)
-        return padded
-
-
-def _every(dim: int, stride: int) -> tuple[slice, ...]:
-    return (*[slice(None)] * dim, slice(None, None, stride))

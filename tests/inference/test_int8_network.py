@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from halut.bench import onednn
-from halut.bench.int8_network import MaxPool, int8_network
 from halut.bench.method import relative_error
-from halut.bench.onednn import Grid, Int8Product, kernels_of
+from halut.bench.onednn import kernels_of
+from halut.inference import onednn
 from halut.inference.fold import fold, traced
+from halut.inference.int8 import int8_network
+from halut.inference.int8_steps import MaxPool
+from halut.inference.onednn import Grid, Int8Product
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
 
@@ -49,7 +51,7 @@ def network():
 def test_a_residual_network_keeps_its_answers(network):
     x = torch.randn(4, 3, 17, 12)
     reference = network(x)
-    converted, grid = int8_network(fold(traced(network)), x)
+    converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
     q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
     before = q.clone()
     assert relative_error(converted(q), reference) < 0.05
@@ -67,7 +69,7 @@ def test_a_residual_network_keeps_its_answers(network):
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d((2, 3), 1)])
 def test_max_pooling_of_bytes(pool):
     x = torch.randint(256, (2, 3, 9, 7), dtype=torch.uint8)
-    assert torch.equal(MaxPool(pool)(x).float(), pool(x.float()))
+    assert torch.equal(MaxPool(pool, by_plane=False)(x).float(), pool(x.float()))
 
 
 def test_grids_hold_zero_and_their_range():

@@ -1,0 +1,85 @@
+"""What a network of 8-bit activations is made of, beside oneDNN's products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halut.inference.onednn import Grid
+from halut.inference.packed import PackedConv2d, PackedLayer
+from halut.ops import ConvGeometry
+
+
+class Int8Tables(nn.Module):
+    """A packed layer that reads uint8 on `grid`, or float32, and answers uint8 on `to`, or float32.
+
+    Thresholds move to the grid of the inputs; scale, bias and ReLU to that of the answers, which a
+    residual of its own grid joins before they are rounded. Maps lie by plane, however they came.
+    """
+
+    def __init__(
+        self,
+        layer: PackedLayer,
+        grid: Grid | None,
+        to: Grid | None,
+        relu: bool = False,
+        other_grid: Grid | None = None,
+    ) -> None:
+        super().__init__()
+        assert grid is None or layer.form == "tree"
+        self.grid, self.to_grid, self.other_grid = grid, to, other_grid
+        self.layer, self.spatial = layer, isinstance(layer, PackedConv2d)
+        scale, bias, low = layer.scale, layer.bias, layer.low
+        if relu:
+            low = 0.0 if low is None else max(low, 0.0)
+        self.dtype, self.residual_scale = torch.float32, 1.0
+        unit = 1.0
+        if to is not None:
+            self.dtype, unit = torch.uint8, to.scale
+            bias = bias + unit * to.zero_point
+            low = None if low is None else low / unit + to.zero_point
+        if other_grid is not None:
+            self.residual_scale = other_grid.scale / unit
+            bias = bias - other_grid.scale * other_grid.zero_point
+        self.low = low
+        self.register_buffer("scale", scale / unit)
+        self.register_buffer("bias", bias / unit)
+        if grid is not None:
+            self.register_buffer("thresholds", layer.thresholds / grid.scale + grid.zero_point)
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """The layer's answer to x, uint8 or float32, plus `other` of the answer's shape."""
+        held: dict[str, Any] = self._buffers
+        window = self.layer.window_of(x)
+        if self.spatial:
+            x = x.contiguous()
+        given = (held["scale"], held["bias"], self.low, self.dtype)
+        thresholds = held.get("thresholds") if x.dtype == torch.uint8 else None
+        return self.layer.operate(x, window, given, other, self.residual_scale, thresholds)
+
+
+def reads_bytes(layer: PackedLayer, grid: Grid) -> bool:
+    """Whether the layer's codes can be made of uint8: zeros around a map must be the number 0."""
+    if layer.form != "tree":
+        return False
+    window = getattr(layer, "window", None)
+    return window is None or grid.zero_point == 0 or (window[2] != [] and not any(window[2]))
+
+
+class MaxPool(nn.Module):
+    """Max pooling of uint8 maps whose zero is the number 0 or the least; see halut.ops.max_pool."""
+
+    def __init__(self, pool: nn.MaxPool2d, by_plane: bool) -> None:
+        super().__init__()
+        size, stride, (top, left) = (
+            (value, value) if isinstance(value, int) else (value[0], value[1])
+            for value in (pool.kernel_size, pool.stride, pool.padding)
+        )
+        self.geometry = ConvGeometry(size, stride, (left, left, top, top)).flat()
+        self.by_plane = by_plane
+
+    def forward(self, x: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> uint8 [B, C, OH, OW]."""
+        return torch.ops.halut.max_pool(x, self.geometry, self.by_plane)

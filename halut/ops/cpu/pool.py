@@ -1,0 +1,25 @@
+"""Max pooling of bytes by the compiled kernel (kernels/cpu/ops/max_pool.cpp)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from halut import _kernels  # type: ignore[attr-defined]
+from halut.ops import dispatch
+from halut.ops.conv import ConvGeometry, is_by_pixel
+from halut.ops.cpu.view import view
+from halut.ops.pool import pooled_like
+
+
+@dispatch.implementation("max_pool", "cpu", devices=("cpu",))
+def max_pool(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
+    """A row at a time; a map by pixel can leave by plane at no cost."""
+    by_pixel = is_by_pixel(x)
+    if not by_pixel:
+        x = x.contiguous()
+    out = pooled_like(x, geometry, by_plane)
+    planes, threads = out.is_contiguous(), torch.get_num_threads()
+    if _kernels.max_pool(view(x, geometry), by_pixel, out.data_ptr(), planes, threads):
+        raise MemoryError("the kernel could not allocate its scratch")
+    return out
