@@ -43,6 +43,12 @@ class Operator:
         """Every option as a plan keeps it: plain values, with what depends on the site settled."""
         return dataclasses.asdict(self.options)
 
+    def summary(self, site: Site) -> dict[str, Any]:
+        """What to show of the options at the site: those that are not the default."""
+        defaults = type(self.options)()
+        given = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options)}
+        return {k: v for k, v in given.items() if v is not None and v != getattr(defaults, k)}
+
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
         """The module for the site; weight and bias are copied from `source` if it is given."""
         raise NotImplementedError
@@ -71,6 +77,12 @@ class ReplacedLayer(nn.Module):
         """Parameters by optimiser role: table, prototypes, thresholds, temperature, basis, rest."""
         return {"rest": list(self.parameters())}
 
+    def diagnose(self, x: Tensor) -> dict[str, float]:
+        """Figures of the layer on one batch x, for the logs: its normalised_mse, ..."""
+        exact = self.exact(x)
+        error = (self(x).to(exact.dtype) - exact).square().sum()
+        return {"normalised_mse": float(error / exact.square().sum().clamp_min(1e-30))}
+
     def cost(self) -> dict[str, int]:
         """Per sample: macs, encode_ops, lookups, adds; and weight_bytes, table_bytes, ..."""
         raise NotImplementedError
@@ -80,17 +92,30 @@ class ReplacedLayer(nn.Module):
         return dict(self.state_dict())
 
 
-def checked_options(kind: type, options: dict[str, Any]) -> Any:
-    """The options dataclass `kind` from plain values; a wrong key or type is refused by name."""
+def checked_options(kind: type, options: dict[str, Any], path: str = "halut.") -> Any:
+    """The options dataclass `kind` from plain values; a wrong key or type is refused by name.
+
+    Mappings become the dataclasses that stand in their place.
+    """
     fields = {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
     hints = typing.get_type_hints(kind) if fields else {}
+    made = {}
     for key, value in options.items():
         if key not in fields:
-            raise HalutError(f"unknown option halut.{key}; choose from: {', '.join(fields)}")
+            raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(fields)}")
+        nested = [t for t in (hints[key], *typing.get_args(hints[key])) if _is_options(t)]
+        if nested and isinstance(value, dict):
+            made[key] = checked_options(nested[0], value, f"{path}{key}.")
+            continue
         if not _fits(value, hints[key]):
             wanted = getattr(hints[key], "__name__", str(hints[key]))
-            raise HalutError(f"halut.{key} must be {wanted}, got {value!r}")
-    return kind(**options)
+            raise HalutError(f"{path}{key} must be {wanted}, got {value!r}")
+        made[key] = value
+    return kind(**made)
+
+
+def _is_options(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -10,11 +10,13 @@ from torch import Tensor, fx, nn
 
 from halut import surgery
 from halut.errors import HalutError
+from halut.inference.codec import FrozenCodecLayer
 from halut.inference.fold import fold, foldable, traced
 from halut.inference.int8 import int8_network
 from halut.inference.merge import merge
 from halut.inference.packed import packed
 from halut.layers.base import LUTLayer
+from halut.layers.codec import CodecLayer
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,9 @@ def prepare(
 
     Its layers by look-up tables become PackedLayers; batch norms after a convolution, exact or
     not, become part of it, and so does a ReLU after a packed one; layers of one input and one
-    encoder (halut.sharing) become one layer. The network is read by torch.fx for that, with every
+    encoder (halut.sharing) become one layer. Layers of codecs hold their quantised weights, still
+    quantise their inputs, and keep what follows them: a norm folded into quantised weights would
+    move them off their grid. The network is read by torch.fx for all that, with every
     optional argument of its forward at its default; where torch.fx cannot follow the forward,
     nothing of this is done and the log says so. `example`, an input, guards against
     a forward that takes another path when traced: unless the traced network answers it bit for
@@ -54,10 +58,12 @@ def prepare(
 
 
 def with_packed_layers(network: nn.Module) -> nn.Module:
-    """The network itself, its layers by tables in their packed form."""
+    """The network itself, its replaced layers in the form they have for inference."""
     for name, layer in list(surgery.replaced_layers(network)):
         if isinstance(layer, LUTLayer):
             surgery.place(network, name, packed(layer))
+        elif isinstance(layer, CodecLayer):
+            surgery.place(network, name, FrozenCodecLayer(layer))
     return network
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from halut.blocks import Blocks
 from halut.encoders import encoders, shared_prototypes
 from halut.errors import HalutError
-from halut.layers.diagnostics import normalised_mse, start_of
+from halut.layers.diagnostics import diagnose, normalised_mse, start_of
 from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
 from halut.layers.product import table_product
@@ -236,6 +236,9 @@ class LUTLayer(ReplacedLayer):
         from halut.layers.cost import table_cost
 
         return table_cost(self)
+
+    def diagnose(self, x: Tensor) -> dict[str, float]:
+        return diagnose(self, x)
 
     def extra_repr(self) -> str:
         o = self.options

@@ -43,6 +43,10 @@ class TableOperator(Operator):
         """The options with C as it is at this site, in place of V or the default."""
         return {**super().frozen(site), "C": self.options.codebooks(site), "V": None}
 
+    def summary(self, site: Site) -> dict[str, Any]:
+        shown = {"C": self.options.codebooks(site), "K": self.options.K, "bits": self.options.bits}
+        return {**shown, **{k: v for k, v in super().summary(site).items() if k not in shown}}
+
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
         from halut.layers.conv import LUTConv2d
         from halut.layers.linear import LUTLinear

@@ -1,4 +1,4 @@
-"""What happens beside a fit: checkpoints, the best weights, figures of every table layer."""
+"""What happens beside a fit: checkpoints, the best weights, figures of every replaced layer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.files import write_bytes
-from halut.layers.base import LUTLayer
-from halut.layers.diagnostics import diagnose
 from halut.modes import evaluating
 from halut.surgery import replaced_layers
 from halut.training.distributed import is_main
@@ -85,7 +83,7 @@ class BestWeights(Callback):
 
 
 class LayerFigures(Callback):
-    """Logs every table layer's figures on the first validation batch of each epoch."""
+    """Logs every replaced layer's figures on the first validation batch of each epoch."""
 
     def __init__(self, logger: RunLogger, samples: int = 16) -> None:
         self.logger = logger
@@ -111,14 +109,14 @@ class LayerFigures(Callback):
 
 
 def layer_figures(network: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
-    """`diagnose` for every table layer on what it sees when the network is given x."""
+    """`diagnose` of every replaced layer on what it sees when the network is given x."""
     seen: dict[str, Tensor] = {}
 
     def note(name: str) -> Any:
         return lambda module, inputs: seen.setdefault(name, inputs[0].detach())
 
-    layers = {n: m for n, m in replaced_layers(network) if isinstance(m, LUTLayer)}
+    layers = dict(replaced_layers(network))
     handles = [m.register_forward_pre_hook(note(n)) for n, m in layers.items()]
     with evaluating(network, handles):
         network(x)
-        return {name: diagnose(layers[name], seen[name]) for name in seen}
+        return {name: layers[name].diagnose(seen[name]) for name in seen}

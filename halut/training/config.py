@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from halut.catalogue import operator_type
 from halut.errors import HalutError
+from halut.plan import KEEP
+from halut.policy import laid_over
 
 
 @dataclass
@@ -198,8 +201,21 @@ def between(name: str, value: float, low: float, high: float = float("inf")) -> 
         raise HalutError(f"{name} must be {bounds}, got {value}")
 
 
+def check_operators(config: TrainConfig) -> None:
+    """Raise HalutError for options that no site could have: the operator's, and the rules'."""
+    options = asdict(config.halut)
+    default = options.pop("name")
+    operator_type(default)(**options)
+    for rule in config.policy.rules:
+        name = rule.get("operator", default) or default
+        if name != KEEP:
+            over = rule.get("options") or {}
+            operator_type(name)(**(laid_over(options, over) if name == default else over))
+
+
 def check(config: TrainConfig) -> None:
     """Raise HalutError on values that no schema can refuse."""
+    check_operators(config)
     choice("optim.name", config.optim.name, ("adamw", "sgd"))
     choice("base.optimizer", config.base.optimizer, ("adamw", "sgd"))
     choice("optim.schedule", config.optim.schedule, ("cosine", "constant"))

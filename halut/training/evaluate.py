@@ -20,6 +20,7 @@ from torch import nn
 from data.loader import BatchLoader
 from data.sampler import OrderedBatches
 from data.splits import balanced_subset
+from halut.analysis.bits import bit_figures
 from halut.analysis.cost import exact_cost, replaced_cost
 from halut.analysis.errors import layer_errors
 from halut.analysis.latency import latency
@@ -114,6 +115,7 @@ def evaluate_bundle(
         "cost": {
             "exact": exact_cost(plan, exact_network(plan)),
             "replaced": replaced_cost(plan, network),
+            "bits": bit_figures(plan, network),
         },
         "latency": _latency(network, plan, config),
         "plan": plan.to_dict(),

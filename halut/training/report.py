@@ -5,17 +5,17 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from rich.table import Table
 from torch import nn
 
+from halut.analysis.bits import bit_figures, bits_line
 from halut.analysis.cost import exact_cost, replaced_cost
 from halut.catalogue import operator_type
 from halut.checkout import commit
-from halut.layers.options import TableOptions
 from halut.plan import Entry, Plan
 from halut.training.bundle_data import settings_of
 from halut.training.callbacks import layer_figures
@@ -60,6 +60,7 @@ def final_report(
         "cost": {
             "exact": exact_cost(context.plan, context.exact),
             "replaced": replaced_cost(context.plan, network),
+            "bits": bit_figures(context.plan, network),
         },
         "model": {**context.plan.model, "pretrained": _pretrained(context)},
         "data": {
@@ -159,16 +160,8 @@ def plan_table(plan: Plan) -> Table:
 
 
 def _options(entry: Entry) -> str:
-    """C and K of tables, and every option that is not the operator's default."""
-    options = operator_type(entry.operator)(**entry.options).options
-    shown: dict[str, Any] = {}
-    if isinstance(options, TableOptions):
-        shown = {"C": options.codebooks(entry.site), "K": options.K, "bits": options.bits}
-    defaults = type(options)()
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if value is not None and value != getattr(defaults, field.name):
-            shown.setdefault(field.name, value)
+    """What the operator shows of its options."""
+    shown = operator_type(entry.operator)(**entry.options).summary(entry.site)
     if entry.shares is not None:
         shown["shares"] = entry.shares
     return " ".join(f"{key}={value}" for key, value in shown.items())
@@ -211,8 +204,8 @@ def report_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def cost_line(cost: dict[str, dict[str, int]]) -> str:
-    """Cost per sample, exact and replaced."""
+def cost_line(cost: dict[str, dict[str, Any]]) -> str:
+    """Cost per sample, exact and replaced, and the average widths."""
     lines = []
     for name in ("exact", "replaced"):
         c = cost[name]
@@ -221,6 +214,8 @@ def cost_line(cost: dict[str, dict[str, int]]) -> str:
             f"{c['lookups']:,} look-ups and adds; {c['weight_bytes']:,} bytes of weights, "
             f"{c['table_bytes']:,} of tables"
         )
+    if "bits" in cost:  # reports of earlier versions have none
+        lines.append(bits_line(cost["bits"]))
     return "\n".join(lines)
 
 

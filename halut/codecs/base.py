@@ -1,0 +1,216 @@
+"""What every codec is: values in, integer codes and their scales out, and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from halut.codecs.packing import pack, unpack
+from halut.codecs.straight_through import straight_through
+from halut.errors import HalutError
+from halut.registry import Registry
+
+codecs: Registry[type[Codec]] = Registry("codec")
+
+ROLES = ("weight", "activation", "bias")
+GRADIENTS = ("auto", "identity", "clipped")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a codec's values are, and the shape of their last dimensions.
+
+    weight [M, taps, C]: outputs, kernel positions (1 for a Linear), inputs of one group.
+    activation [..., groups, C]: any number of rows before. bias [1, M].
+    The last dimension is the input axis, along which blocks lie: those of a weight and of the
+    activations it meets are the same inputs.
+    """
+
+    role: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise HalutError(f"unknown role {self.role!r}; choose one of: {', '.join(ROLES)}")
+
+    @property
+    def dynamic(self) -> bool:
+        """True if scales follow the values at hand, as there is one tensor only; else they are
+        calibrated once, on samples."""
+        return self.role != "activation"
+
+    @property
+    def numel(self) -> int:
+        """Values of `shape`."""
+        return math.prod(self.shape)
+
+
+@dataclass
+class Coded:
+    """Codes int32, of the values' shape, and the scales (or None) that decode them."""
+
+    codes: Tensor
+    scales: Tensor | None = None
+
+
+@dataclass
+class CodecOptions:
+    """Options every codec has; subclass to add your own."""
+
+    gradient: str = field(
+        default="auto",
+        metadata={"help": "identity; clipped: zero where saturated; auto: clipped activations"},
+    )
+
+    def __post_init__(self) -> None:
+        choice("gradient", self.gradient, GRADIENTS)
+
+
+class Codec(nn.Module):
+    """Maps values to a coarser set: `encode` to integer codes and scales, `decode` back.
+
+    `quantise` = decode(encode(x)) is what training and the reference product see; its gradient is
+    the straight-through one. All state lives in parameters and buffers whose shapes depend on
+    (layout, options) alone, so that a codec built empty can be loaded from a state dict.
+    """
+
+    Options: ClassVar[type[CodecOptions]] = CodecOptions
+    shared: ClassVar[tuple[str, ...]] = ("weight", "activation")
+    """What halut=NAME applies to, unless halut.weight or halut.activation say otherwise."""
+    signed: ClassVar[bool] = False
+    """True if codes are two's complement, in [-2^(width-1), 2^(width-1)); else [0, 2^width)."""
+    scale_bits: ClassVar[int] = 0
+    """Bits of one scale as inference holds it."""
+
+    def __init__(self, layout: Layout, options: Any = None) -> None:
+        super().__init__()
+        self.layout = layout
+        self.options: Any = options if options is not None else self.options_type()()
+
+    @classmethod
+    def options_type(cls) -> type[CodecOptions]:
+        """The dataclass of its options."""
+        return cls.Options
+
+    @classmethod
+    def shared_with(cls, role: str, options: Any) -> str | None:
+        """The codec that halut=NAME with these options means for a factor; None: float."""
+        return next(
+            (name for name, kind in codecs.items() if kind is cls and role in cls.shared), None
+        )
+
+    # -- the map ----------------------------------------------------------------------------
+
+    @property
+    def width(self) -> int:
+        """Bits of a code."""
+        raise NotImplementedError
+
+    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor | None:
+        """The scales of values x, broadcasting against them: computed or calibrated.
+
+        `kept` masks values that pruning has not set to zero.
+        """
+        return None
+
+    def encode(self, x: Tensor, scales: Tensor | None = None) -> Coded:
+        """Codes of x [.., *layout.shape]; `scales` None: those that x has."""
+        raise NotImplementedError
+
+    def decode(self, coded: Coded) -> Tensor:
+        """float32 values of codes."""
+        raise NotImplementedError
+
+    def grid(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+        """decode(encode(x)), float32; overridden where there is a shorter way to the same bits."""
+        return self.decode(self.encode(x, scales))
+
+    def limits(self, scales: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
+        """The lowest and the highest value there is, broadcasting against the values."""
+        raise NotImplementedError
+
+    # -- training ---------------------------------------------------------------------------
+
+    def fit(self, values: Tensor, seed: int = 0) -> None:
+        """Calibrate on values [.., *layout.shape] float32: the weight, or samples of inputs."""
+
+    def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
+        """Where the gradient passes, bool of x's shape; None: everywhere."""
+        if not self.clips:
+            return None
+        low, high = self.limits(scales)
+        return (x >= low) & (x <= high)
+
+    @property
+    def clips(self) -> bool:
+        """True if the gradient is zero where values saturate."""
+        gradient = self.options.gradient
+        return gradient == "clipped" or (gradient == "auto" and self.layout.role == "activation")
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """decode(encode(x)) in x's dtype, with the straight-through gradient."""
+        with torch.no_grad():
+            values = x.float()
+            scales = self.scales(values)
+            q = self.grid(values, scales).to(x.dtype)
+            training = torch.is_inference_mode_enabled() or not x.requires_grad
+            mask = None if training else self.passes(values, scales)
+        return straight_through(x, q, mask)
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimiser step; `progress` in 0..1 is the share of the stage done."""
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by optimiser role (basis, ...)."""
+        return {}
+
+    # -- storage ----------------------------------------------------------------------------
+
+    def scale_count(self) -> int:
+        """Scales that values of layout.shape bring with them; calibrated ones are state."""
+        return 0
+
+    def bits(self) -> int:
+        """Bits of values of layout.shape, shared scales counted."""
+        return self.layout.numel * self.width + self.scale_count() * self.scale_bits
+
+    def export(self, x: Tensor) -> dict[str, Tensor]:
+        """x [*layout.shape] as inference holds it: `codes` packed to bytes, and `scales`."""
+        coded = self.encode(x.detach().float())
+        packed = {"codes": pack(coded.codes, self.width)}
+        if coded.scales is not None:
+            packed["scales"] = self.packed_scales(coded.scales)
+        return packed
+
+    def restore(self, packed: dict[str, Tensor]) -> Tensor:
+        """The values float32 [*layout.shape] of what `export` made."""
+        codes = unpack(packed["codes"], self.width, self.layout.numel, self.signed)
+        scales = self.unpacked_scales(packed["scales"]) if "scales" in packed else None
+        return self.decode(Coded(codes.view(self.layout.shape), scales))
+
+    def packed_scales(self, scales: Tensor) -> Tensor:
+        """Scales in `scale_bits` bits each."""
+        return scales
+
+    def unpacked_scales(self, packed: Tensor) -> Tensor:
+        """Inverse of packed_scales."""
+        return packed
+
+    def extra_repr(self) -> str:
+        return f"{self.layout.role}, {self.width} bits"
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise HalutError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise HalutError(f"unknown halut.{name} {value!r}; choose one of: {', '.join(choices)}")
+
+
+def between(name: str, value: float, low: float, high: float, why: str = "") -> None:
+    """Raise HalutError unless low <= value <= high, saying why."""
+    if not low <= value <= high:
+        raise HalutError(f"halut.{name} must be in {low}..{high}, got {value}{why and f': {why}'}")

@@ -1,0 +1,50 @@
+"""Layers of the codec family that can only answer: weights decoded from their packed codes."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from halut.errors import HalutError
+from halut.layers.codec import CodecLayer, quantised_input
+from halut.sites import exact_product
+
+
+class FrozenCodecLayer(nn.Module):
+    """What a trained CodecLayer answers, bit for bit: its weight and bias are their quantised
+    values, and only the input is still quantised at every call. Nothing has a gradient."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: CodecLayer) -> None:
+        super().__init__()
+        if type(layer.contraction).__name__ != "Dense":
+            raise HalutError(f"{layer.site.name}: only dense contractions have an inference form")
+        self.site = layer.site
+        weight, bias = restored(layer)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.activation_codec = copy.deepcopy(layer.activation_codec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = quantised_input(self.activation_codec, x, self.site)
+        return exact_product(q, self.weight, self.bias, self.site)
+
+
+@torch.no_grad()
+def restored(layer: CodecLayer) -> tuple[Tensor, Tensor | None]:
+    """Weight [M, D] and bias [M] float32 from what the layer exports."""
+    found = layer.export()
+
+    def tensor(role: str) -> Tensor:
+        parts = {
+            k.removeprefix(f"{role}."): v for k, v in found.items() if k.startswith(f"{role}.")
+        }
+        codec = layer.factors().get(role)
+        return parts["float"] if codec is None else codec.restore(parts)
+
+    weight = tensor("weight").transpose(1, 2).flatten(1).contiguous()
+    return weight, tensor("bias")[0].contiguous() if layer.bias is not None else None

@@ -1,0 +1,194 @@
+"""The layer of the codec family: y = contract(Qx(x), Qw(W)), trained straight through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halut.codecs import Codec, Layout
+from halut.codecs.factors import FACTORS, Spec, make_codec
+from halut.contractions import contractions
+from halut.errors import HalutError
+from halut.operators import ReplacedLayer, copied_parameters
+from halut.sites import Site, exact_product
+
+
+class CodecLayer(ReplacedLayer):
+    """y = contract(Qx(x), Qw(W)) + Qb(b) at one site; a codec that is None keeps floats.
+
+    `weight` [M, D] and `bias` [M] are the float masters that training moves; what is multiplied,
+    in training too, are their quantised values. Quantisation sees a weight as [M, taps, C] and an
+    activation as [.., groups, C], C the inputs of one group at one kernel position: blocks of the
+    two along C are the same inputs, and a pixel has one code whatever patch it is in.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        specs: dict[str, Spec | None],
+        contraction: str = "dense",
+        source: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.site = site
+        self.weight, self.bias = copied_parameters(site, source)
+        layouts = self.layouts(site)
+        made = {role: make_codec(specs.get(role), layouts[role]) for role in FACTORS}
+        self.weight_codec, self.activation_codec = made["weight"], made["activation"]
+        self.bias_codec = made["bias"] if site.bias else None
+        self.contraction = contractions[contraction]()
+        self._rows: list[Tensor] = []
+
+    @staticmethod
+    def layouts(site: Site) -> dict[str, Layout]:
+        """How the codecs see weight, activation and bias."""
+        C = site.D // site.taps
+        return {
+            "weight": Layout("weight", (site.M, site.taps, C)),
+            "activation": Layout("activation", (site.groups, C)),
+            "bias": Layout("bias", (1, site.M)),
+        }
+
+    # -- learning ---------------------------------------------------------------------------
+
+    def observe(self, rows: Tensor) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self.site.groups * self.site.D:
+            wanted = self.site.groups * self.site.D
+            raise HalutError(
+                f"{self.site.name}: rows must be [N, {wanted}], got {list(rows.shape)}"
+            )
+        self._rows.append(rows.detach().float())
+
+    @torch.no_grad()
+    def fit(self, seed: int = 0, progress: Any = None) -> None:
+        """Calibrate the codecs on the observed rows, the weight and the bias; forget the rows."""
+        if self.activation_codec is not None:
+            if not self._rows:
+                raise HalutError(f"{self.site.name}: no calibration rows were observed")
+            rows = torch.cat(self._rows).to(self.weight.device)
+            if not bool(torch.isfinite(rows).all()):
+                raise HalutError(f"{self.site.name}: calibration rows hold NaN or infinite values")
+            taps, groups = self.site.taps, self.site.groups
+            values = rows.view(len(rows), groups, -1, taps).permute(0, 3, 1, 2).flatten(0, 1)
+            self.activation_codec.fit(values, seed)
+        self._rows = []
+        if self.weight_codec is not None:
+            self.weight_codec.fit(self.canonical_weight().float(), seed)
+        if self.bias_codec is not None and self.bias is not None:
+            self.bias_codec.fit(self.bias[None].float(), seed)
+        if progress is not None:
+            progress(1)
+
+    # -- the product ------------------------------------------------------------------------
+
+    def canonical_weight(self) -> Tensor:
+        """The master weight [M, taps, C]."""
+        return self.weight.view(self.site.M, -1, self.site.taps).transpose(1, 2)
+
+    def quantised_weight(self) -> Tensor:
+        """Qw(W) [M, D]."""
+        if self.weight_codec is None:
+            return self.weight
+        return self.weight_codec.quantise(self.canonical_weight()).transpose(1, 2).flatten(1)
+
+    def quantised_bias(self) -> Tensor | None:
+        """Qb(b) [M]."""
+        if self.bias_codec is None or self.bias is None:
+            return self.bias
+        return self.bias_codec.quantise(self.bias[None])[0]
+
+    def quantised_input(self, x: Tensor) -> Tensor:
+        """Qx(x), of x's shape."""
+        return quantised_input(self.activation_codec, x, self.site)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contraction.product(self, x)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """The product of the float masters."""
+        return exact_product(x, self.weight, self.bias, self.site)
+
+    # -- training ---------------------------------------------------------------------------
+
+    def factors(self) -> dict[str, Codec]:
+        """The codecs there are, by what they quantise."""
+        every = (self.weight_codec, self.activation_codec, self.bias_codec)
+        return {role: c for role, c in zip(FACTORS, every, strict=True) if c is not None}
+
+    def after_step(self, progress: float) -> None:
+        for codec in self.factors().values():
+            codec.after_step(progress)
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups: dict[str, list[nn.Parameter]] = {"rest": [self.weight]}
+        if self.bias is not None:
+            groups["rest"].append(self.bias)
+        for codec in self.factors().values():
+            for role, parameters in codec.param_groups().items():
+                groups.setdefault(role, []).extend(parameters)
+        return groups
+
+    @torch.no_grad()
+    def diagnose(self, x: Tensor) -> dict[str, float]:
+        """normalised_mse against the float masters on the same input; the share of inputs whose
+        gradient is cut off (saturated); zeros among the quantised weights (weight_sparsity)."""
+        figures = super().diagnose(x)
+        figures["weight_sparsity"] = float((self.quantised_weight() == 0).float().mean())
+        codec = self.activation_codec
+        if codec is not None and codec.clips:
+            values = canonical_input(x, self.site).float()
+            passes = codec.passes(values, codec.scales(values))
+            figures["saturated"] = 0.0 if passes is None else 1 - float(passes.float().mean())
+        return figures
+
+    def cost(self) -> dict[str, int]:
+        from halut.layers.codec_cost import codec_cost
+
+        return codec_cost(self)
+
+    @torch.no_grad()
+    def export(self) -> dict[str, Tensor]:
+        """Packed codes and scales of weight and bias, or floats, and what activations need."""
+        found: dict[str, Tensor] = {}
+        tensors = {"weight": self.canonical_weight()}
+        if self.bias is not None:
+            tensors["bias"] = self.bias[None]
+        for role, tensor in tensors.items():
+            codec = self.factors().get(role)
+            packed = {"float": tensor} if codec is None else codec.export(tensor)
+            found.update({f"{role}.{name}": value for name, value in packed.items()})
+        if self.activation_codec is not None:
+            state = self.activation_codec.state_dict()
+            found.update({f"activation.{name}": value for name, value in state.items()})
+        return found
+
+    def extra_repr(self) -> str:
+        return f"{self.site.describe()}, {type(self.contraction).__name__.lower()}"
+
+
+class CodecLinear(CodecLayer):
+    """x [.., D] -> [.., M]; see CodecLayer."""
+
+
+class CodecConv2d(CodecLayer):
+    """x [B, C_in, H, W] -> [B, M, OH, OW]; groups, stride, dilation, padding; see CodecLayer.
+
+    The zeros that padding adds stay zeros, also where a codec has no zero.
+    """
+
+
+def canonical_input(x: Tensor, site: Site) -> Tensor:
+    """A view of a layer's input as codecs see it: [.., groups, C]."""
+    if site.geometry is None:
+        return x.unsqueeze(-2)
+    return x.permute(0, 2, 3, 1).unflatten(-1, (site.groups, -1))
+
+
+def quantised_input(codec: Codec | None, x: Tensor, site: Site) -> Tensor:
+    """Qx(x), of x's shape."""
+    if codec is None:
+        return x
+    q = codec.quantise(canonical_input(x, site))
+    return q.squeeze(-2) if site.geometry is None else q.flatten(-2).permute(0, 3, 1, 2)

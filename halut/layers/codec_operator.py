@@ -1,0 +1,78 @@
+"""The operator of the codec family: one for every registered codec."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+from torch import nn
+
+from halut.codecs import codecs
+from halut.codecs.factors import FACTORS, Spec, factor_options, resolve_factor
+from halut.contractions import contractions
+from halut.errors import HalutError
+from halut.operators import Operator
+from halut.sites import Site
+
+
+class CodecOperator(Operator):
+    """Quantise weight and activations, multiply. `codec` is set by `codec_operator`."""
+
+    codec: str
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        chosen = self.options
+        self.specs: dict[str, Spec | None] = {
+            role: resolve_factor(role, self.codec, chosen) for role in FACTORS
+        }
+        refused = contractions[chosen.contraction].refuses(
+            self.specs["weight"], self.specs["activation"]
+        )
+        if refused:
+            raise HalutError(f"halut.contraction={chosen.contraction}: {refused}")
+
+    def frozen(self, site: Site) -> dict[str, Any]:
+        """The codecs of weight, activation and bias with all of their options."""
+        return {**self.specs, "contraction": self.options.contraction}
+
+    def summary(self, site: Site) -> dict[str, Any]:
+        return {role: told(spec) for role, spec in self.specs.items() if spec or role != "bias"}
+
+    def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
+        from halut.layers.codec import CodecConv2d, CodecLinear
+
+        self.check(site)
+        kind = CodecLinear if site.geometry is None else CodecConv2d
+        return kind(site, self.specs, self.options.contraction, source)
+
+
+def told(spec: Spec | None) -> str:
+    """A codec in a few words: its name and what is not its default."""
+    if spec is None:
+        return "float"
+    defaults = dataclasses.asdict(codecs[spec["name"]].options_type()())
+    options = {k: v for k, v in spec.items() if k != "name"}
+    shown = [f"{k}={v}" for k, v in options.items() if k == "width" or v != defaults[k]]
+    return f"{spec['name']}({', '.join(shown)})" if shown else spec["name"]
+
+
+def codec_operator(codec: str) -> type[CodecOperator]:
+    """The operator class of one codec."""
+    return _codec_operator(codec, factor_options())
+
+
+@functools.cache
+def _codec_operator(codec: str, factor: type) -> type[CodecOperator]:
+    name = codec.title().replace("_", "")
+    own = codecs[codec].options_type()
+    optional: Any = factor | None
+    fields: list[Any] = [
+        (role, optional, dataclasses.field(default_factory=factor))
+        for role in ("weight", "activation")
+    ]
+    fields.append(("bias", optional, dataclasses.field(default=None)))
+    fields.append(("contraction", str, dataclasses.field(default="dense")))
+    kind = dataclasses.make_dataclass(f"{name}CodecOptions", fields, bases=(own,))
+    return type(f"{codec}_operator", (CodecOperator,), {"codec": codec, "Options": kind})
