@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from typing import Any, ClassVar
 
@@ -119,7 +120,8 @@ def _is_options(hint: Any) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    kinds = typing.get_args(hint) if typing.get_origin(hint) is not None else (hint,)
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if union else (hint,)
     if hint is Any or Any in kinds:
         return True
     if isinstance(value, bool) and bool not in kinds:

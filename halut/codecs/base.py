@@ -97,6 +97,11 @@ class Codec(nn.Module):
         return cls.Options
 
     @classmethod
+    def refuses(cls, role: str, options: Any) -> str | None:
+        """Why it cannot quantise a factor with these options, or None if it can."""
+        return None
+
+    @classmethod
     def shared_with(cls, role: str, options: Any) -> str | None:
         """The codec that halut=NAME with these options means for a factor; None: float."""
         return next(
@@ -135,8 +140,11 @@ class Codec(nn.Module):
 
     # -- training ---------------------------------------------------------------------------
 
-    def fit(self, values: Tensor, seed: int = 0) -> None:
-        """Calibrate on values [.., *layout.shape] float32: the weight, or samples of inputs."""
+    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+        """Calibrate on values [.., *layout.shape] float32: the weight, or samples of inputs.
+
+        `kept` as for `scales`.
+        """
 
     def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
         """Where the gradient passes, bool of x's shape; None: everywhere."""
@@ -151,14 +159,16 @@ class Codec(nn.Module):
         gradient = self.options.gradient
         return gradient == "clipped" or (gradient == "auto" and self.layout.role == "activation")
 
-    def quantise(self, x: Tensor) -> Tensor:
-        """decode(encode(x)) in x's dtype, with the straight-through gradient."""
+    def quantise(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """decode(encode(x)) in x's dtype, with the straight-through gradient.
+
+        `kept` as for `scales`.
+        """
         with torch.no_grad():
             values = x.float()
-            scales = self.scales(values)
+            scales = self.scales(values, kept)
             q = self.grid(values, scales).to(x.dtype)
-            training = torch.is_inference_mode_enabled() or not x.requires_grad
-            mask = None if training else self.passes(values, scales)
+            mask = self.passes(values, scales) if x.requires_grad else None
         return straight_through(x, q, mask)
 
     def after_step(self, progress: float) -> None:
@@ -182,15 +192,20 @@ class Codec(nn.Module):
         """x [*layout.shape] as inference holds it: `codes` packed to bytes, and `scales`."""
         coded = self.encode(x.detach().float())
         packed = {"codes": pack(coded.codes, self.width)}
-        if coded.scales is not None:
+        if coded.scales is not None and self.scale_count():
             packed["scales"] = self.packed_scales(coded.scales)
         return packed
 
     def restore(self, packed: dict[str, Tensor]) -> Tensor:
         """The values float32 [*layout.shape] of what `export` made."""
         codes = unpack(packed["codes"], self.width, self.layout.numel, self.signed)
-        scales = self.unpacked_scales(packed["scales"]) if "scales" in packed else None
-        return self.decode(Coded(codes.view(self.layout.shape), scales))
+        return self.decode(Coded(codes.view(self.layout.shape), self.restored_scales(packed)))
+
+    def restored_scales(self, packed: dict[str, Tensor]) -> Tensor | None:
+        """The scales of what `export` made: those it holds, or those the options say."""
+        if "scales" in packed:
+            return self.unpacked_scales(packed["scales"])
+        return self.scales(torch.zeros(self.layout.shape, device=packed["codes"].device))
 
     def packed_scales(self, scales: Tensor) -> Tensor:
         """Scales in `scale_bits` bits each."""

@@ -72,6 +72,9 @@ def resolve_factor(role: str, codec: str, options: Any) -> Spec | None:
         settled = kind(**{**inherited, **chosen})
     except HalutError as error:
         raise HalutError(f"{error} (halut.{role})") from error
+    refused = codecs[name].refuses(role, settled)
+    if refused:
+        raise HalutError(f"halut.{role}: {refused}")
     plain = {k: v for k, v in dataclasses.asdict(settled).items() if v is not None}
     return {"name": name, **plain}
 

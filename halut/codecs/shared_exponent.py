@@ -44,7 +44,8 @@ class SharedExponentCodec(Codec):
     Subclasses define the elements: `exponent_of` (S for a largest magnitude), `encode_elements`,
     `decode_elements` and `element_limits`. S of a weight, and of every block, is computed from the
     values; S of activations per tensor or per channel (here: input channel) is calibrated, in the
-    buffer `exponent`. That is a float, as averaged weights (trainer.ema) truncate integers.
+    buffer `exponent`: a float, rounded when it is read, as averaging weights (trainer.ema) leaves
+    7 at 6.9999.
     """
 
     exponent: Tensor
@@ -118,7 +119,7 @@ class SharedExponentCodec(Codec):
 
     # -- the map ----------------------------------------------------------------------------
 
-    def fit(self, values: Tensor, seed: int = 0) -> None:
+    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
         if hasattr(self, "exponent"):
             self.exponent.copy_(self.computed(values))
 
@@ -132,7 +133,9 @@ class SharedExponentCodec(Codec):
         if fixed is not None:
             shape = (1,) * len(self.layout.shape)
             return torch.full(shape, fixed, dtype=torch.int32, device=x.device)
-        return self.exponent.to(torch.int32) if hasattr(self, "exponent") else self.computed(x)
+        if hasattr(self, "exponent"):
+            return self.exponent.round().to(torch.int32)
+        return self.computed(x)
 
     def spread(self, scales: Tensor) -> Tensor:
         """S as it broadcasts against the values."""

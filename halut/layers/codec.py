@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import torch
@@ -63,7 +64,11 @@ class CodecLayer(ReplacedLayer):
 
     @torch.no_grad()
     def fit(self, seed: int = 0, progress: Any = None) -> None:
-        """Calibrate the codecs on the observed rows, the weight and the bias; forget the rows."""
+        """Calibrate the codecs on the observed rows, the weight and the bias; forget the rows.
+
+        What is drawn at random depends on `seed` and the site's name.
+        """
+        seed += zlib.crc32(self.site.name.encode())
         if self.activation_codec is not None:
             if not self._rows:
                 raise HalutError(f"{self.site.name}: no calibration rows were observed")

@@ -72,7 +72,8 @@ def _codec_operator(codec: str, factor: type) -> type[CodecOperator]:
         (role, optional, dataclasses.field(default_factory=factor))
         for role in ("weight", "activation")
     ]
-    fields.append(("bias", optional, dataclasses.field(default=None)))
+    float_bias = functools.partial(factor, name=None)
+    fields.append(("bias", optional, dataclasses.field(default_factory=float_bias)))
     fields.append(("contraction", str, dataclasses.field(default="dense")))
     kind = dataclasses.make_dataclass(f"{name}CodecOptions", fields, bases=(own,))
     return type(f"{codec}_operator", (CodecOperator,), {"codec": codec, "Options": kind})

@@ -18,6 +18,7 @@ from data.sampler import OrderedBatches
 from halut import schedule
 from halut.analysis.sensitivity import accuracy, sensitivity
 from halut.bundle import save_bundle
+from halut.global_pruning import with_global_pruning
 from halut.models.build import build_from
 from halut.plan import Plan
 from halut.schedule import Stage
@@ -112,6 +113,7 @@ def _run(
     exact = copy.deepcopy(network).eval().requires_grad_(False)
     base_accuracy = evaluate(network, data, "val", config.trainer)
     log.info("base (%s): validation accuracy %.2f", origin, base_accuracy)
+    plan = with_global_pruning(plan, exact, config.seed)
     check_finite(network, plan, data)
     teacher = make_teacher(network, data, config.loss)
     context = Context(config, folder, data, plan, exact, teacher, logger)

@@ -1,0 +1,46 @@
+"""Powers of two and zero that share the exponent bias of their block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from halut.codecs.base import between, codecs
+from halut.codecs.log import decode_log, encode_log, exponent_of_log
+from halut.codecs.shared_exponent import BlockOptions, SharedExponentCodec
+
+
+@dataclass
+class BlockLogOptions(BlockOptions):
+    """`width` bits: sign and exponent."""
+
+    width: int = field(default=4, metadata={"help": "bits, 2..8"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between("width", self.width, 2, 8, "float32 has no wider range")
+
+
+@codecs.register("block_log")
+class BlockLogCodec(SharedExponentCodec):
+    """log elements, the highest of them the power of two nearest to the block's maximum."""
+
+    Options = BlockLogOptions
+
+    @property
+    def width(self) -> int:
+        return self.options.width
+
+    def exponent_of(self, largest: Tensor) -> Tensor:
+        return exponent_of_log(largest, self.width)
+
+    def element_limits(self) -> tuple[float, float]:
+        largest = 2.0 ** (2 ** (self.width - 1) - 1)
+        return -largest, largest
+
+    def encode_elements(self, elements: Tensor) -> Tensor:
+        return encode_log(elements, self.width)
+
+    def decode_elements(self, codes: Tensor) -> Tensor:
+        return decode_log(codes, self.width)

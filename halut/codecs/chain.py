@@ -1,0 +1,170 @@
+"""Codecs one after the other: pruning, and a number format for what stays."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halut.codecs.base import Codec, CodecOptions, Coded, Layout, codecs
+from halut.codecs.factors import union_fields
+from halut.codecs.prune import sparse_bits, sparse_export, sparse_restore
+from halut.errors import HalutError
+
+
+@dataclass
+class ChainOptions(CodecOptions):
+    """`codecs` in their order, and the options of each by their own names."""
+
+    codecs: list[str] = field(
+        default_factory=lambda: ["prune", "integer"],
+        metadata={"help": "prune, then a number format"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_members(self.codecs)
+        for name in self.codecs:
+            own = member_options(name, self)
+            for key, value in dataclasses.asdict(own).items():
+                if getattr(self, key) is None:
+                    setattr(self, key, value)
+
+
+def check_members(names: list[str]) -> None:
+    """Raise HalutError unless the names are codecs that prune, and then a number format."""
+    if not names:
+        raise HalutError("halut.codecs must name a codec at least, such as [prune,integer]")
+    selecting = [getattr(codecs[name], "selects", False) for name in names]
+    if "chain" in names or not all(selecting[:-1]) or (selecting[-1] and len(names) > 1):
+        formats = [n for n, k in codecs.items() if n != "chain" and not getattr(k, "selects", 0)]
+        raise HalutError(
+            f"halut.codecs must be prune and then one of {', '.join(formats)}; got {names}"
+        )
+
+
+def member_options(name: str, options: ChainOptions) -> Any:
+    """The options of one member; what the chain leaves open has the member's default."""
+    kind = codecs[name].options_type()
+    every = {f.name: getattr(options, f.name) for f in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in every.items() if value is not None})
+
+
+@functools.cache
+def _options_type(names: tuple[str, ...]) -> type[ChainOptions]:
+    known = {f.name for f in dataclasses.fields(ChainOptions)}
+    fields = [entry for entry in union_fields(names) if entry[0] not in known]
+    return dataclasses.make_dataclass("ChainOptions", fields, bases=(ChainOptions,))
+
+
+@codecs.register("chain")
+class ChainCodec(Codec):
+    """What pruning leaves, in a number format; what it has set to zero stays zero.
+
+    Scales are those of the values that stay. The gradient passes where every member lets it pass.
+    """
+
+    Options = ChainOptions
+
+    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+        super().__init__(layout, options)
+        members = [codecs[n](layout, member_options(n, self.options)) for n in self.options.codecs]
+        self.selectors = nn.ModuleList(members[:-1])
+        self.format = members[-1]
+        self.signed = self.format.signed  # type: ignore[misc]
+        self.scale_bits = self.format.scale_bits  # type: ignore[misc]
+
+    @classmethod
+    def options_type(cls) -> type[CodecOptions]:
+        return _options_type(tuple(name for name in codecs if name != "chain"))
+
+    @classmethod
+    def refuses(cls, role: str, options: Any) -> str | None:
+        found = (codecs[n].refuses(role, member_options(n, options)) for n in options.codecs)
+        return next((reason for reason in found if reason), None)
+
+    @classmethod
+    def shared_with(cls, role: str, options: Any) -> str | None:
+        members = [name for name in options.codecs if role in codecs[name].shared]
+        return None if not members else members[0] if len(members) == 1 else "chain"
+
+    @property
+    def width(self) -> int:
+        return self.format.width
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Where all selectors keep values; None: there is none."""
+        masks: list[Tensor] = [selector.mask for selector in self.selectors]  # type: ignore[misc]
+        return functools.reduce(torch.logical_and, masks) if masks else None
+
+    def pruned(self, x: Tensor) -> Tensor:
+        """x, zero where a selector says so."""
+        mask = self.mask
+        return x if mask is None else torch.where(mask, x, 0.0)
+
+    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+        for selector in self.selectors:
+            selector.fit(self.pruned(values), seed)  # type: ignore[operator]
+        self.format.fit(self.pruned(values), seed, self.mask)
+
+    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor | None:
+        return self.format.scales(self.pruned(x), self.mask)
+
+    def encode(self, x: Tensor, scales: Tensor | None = None) -> Coded:
+        scales = self.scales(x) if scales is None else scales
+        return self.format.encode(self.pruned(x), scales)
+
+    def decode(self, coded: Coded) -> Tensor:
+        return self.pruned(self.format.decode(coded))
+
+    def grid(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+        scales = self.scales(x) if scales is None else scales
+        return self.pruned(self.format.grid(self.pruned(x), scales))
+
+    def limits(self, scales: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
+        return self.format.limits(scales)
+
+    def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
+        inside, mask = self.format.passes(x, scales), self.mask
+        if mask is None or inside is None:
+            return inside if mask is None else mask.expand_as(x)
+        return inside & mask
+
+    def quantise(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        mask = self.mask
+        if mask is None:
+            return self.format.quantise(x, kept)
+        return torch.where(mask, self.format.quantise(torch.where(mask, x, 0.0), mask), 0.0)
+
+    def after_step(self, progress: float) -> None:
+        self.format.after_step(progress)
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        return self.format.param_groups()
+
+    def scale_count(self) -> int:
+        return self.format.scale_count()
+
+    def bits(self) -> int:
+        mask = self.mask
+        if mask is None:
+            return self.format.bits()
+        return sparse_bits(self, mask) + self.scale_count() * self.scale_bits
+
+    def export(self, x: Tensor) -> dict[str, Tensor]:
+        """As the format's, of the values that stay, and `mask`."""
+        packed = self.format.export(self.pruned(x))
+        mask = self.mask
+        if mask is None:
+            return packed
+        return {**packed, **sparse_export(self, self.encode(x.detach().float()).codes, mask)}
+
+    def restore(self, packed: dict[str, Tensor]) -> Tensor:
+        codes, mask = sparse_restore(self, packed)
+        values = self.format.decode(Coded(codes, self.format.restored_scales(packed)))
+        return torch.where(mask, values, 0.0)

@@ -1,0 +1,99 @@
+"""Codecs of one bit times the mean magnitude of a tensor or a channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from halut.codecs.base import Codec, CodecOptions, Coded, Layout, choice
+
+
+@dataclass
+class MeanScaleOptions(CodecOptions):
+    """What shares a scale; auto: each output channel of a weight, all of the activations."""
+
+    per: str = field(default="auto", metadata={"help": "auto, tensor or channel"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice("per", self.per, ("auto", "tensor", "channel"))
+
+
+class MeanScaleCodec(Codec):
+    """alpha * level: alpha = mean abs x, computed from weights, calibrated for activations.
+
+    Pruned values have no part in the mean. Subclasses say by `levels` what the codes 0 and 1 are,
+    and by `code` which values have 1.
+    """
+
+    alpha: Tensor
+    scale_bits = 32
+    levels: tuple[float, float]
+
+    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+        super().__init__(layout, options)
+        if not layout.dynamic and self.scaled:
+            shape = layout.shape if self.per == "channel" else (1,) * len(layout.shape)
+            self.register_buffer("alpha", torch.ones(shape))
+
+    @property
+    def scaled(self) -> bool:
+        """False where alpha is 1 by definition."""
+        return True
+
+    @property
+    def per(self) -> str:
+        """tensor or channel."""
+        per = self.options.per
+        if per == "auto":
+            return "channel" if self.layout.role == "weight" else "tensor"
+        return per
+
+    @property
+    def width(self) -> int:
+        return 1
+
+    def scale_count(self) -> int:
+        if not self.layout.dynamic or not self.scaled:
+            return 0
+        return self.layout.shape[0] if self.per == "channel" else 1
+
+    def computed(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """alpha of values x."""
+        over: tuple[int, ...] = tuple(range(x.ndim))
+        if self.per == "channel":
+            over = over[1:] if self.layout.dynamic else over[: -len(self.layout.shape)]
+        a = x.abs()
+        if kept is None:
+            mean = a.mean(over, keepdim=True)
+        else:
+            count = kept.expand_as(a).to(a.dtype).sum(over, keepdim=True)
+            mean = torch.where(kept, a, 0.0).sum(over, keepdim=True) / count.clamp_min(1)
+        return mean.reshape(mean.shape[mean.ndim - len(self.layout.shape) :])
+
+    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+        if hasattr(self, "alpha"):
+            self.alpha.copy_(self.computed(values, kept))
+
+    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor | None:
+        if not self.scaled:
+            return None
+        return self.alpha if hasattr(self, "alpha") else self.computed(x, kept)
+
+    def ones(self, x: Tensor) -> Tensor:
+        """Which values have the code 1."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor, scales: Tensor | None = None) -> Coded:
+        return Coded(self.ones(x).to(torch.int32), self.scales(x) if scales is None else scales)
+
+    def decode(self, coded: Coded) -> Tensor:
+        low, high = self.levels
+        values = torch.where(coded.codes > 0, high, low)
+        return values if coded.scales is None else values * coded.scales
+
+    def limits(self, scales: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
+        low, high = self.levels
+        return (low, high) if scales is None else (low * scales, high * scales)

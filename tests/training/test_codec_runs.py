@@ -1,0 +1,114 @@
+"""Runs with codecs: one alone, and all families mixed site by site in one network."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from smoke_run import LAST, runner
+
+from halut.analysis.bits import bit_figures
+from halut.bundle import load_bundle
+from halut.inference import prepare
+from halut.layers.base import LUTLayer
+from halut.layers.codec import CodecLayer
+from halut.training.evaluate import evaluate_bundle
+from halut.training.evaluate_config import EvaluateConfig
+
+
+@pytest.fixture
+def finished(train, tmp_path):
+    """A run to its end in tmp_path/NAME."""
+    return runner(train, tmp_path)
+
+
+RULES = (
+    "policy.rules=["
+    "{name: stack1.conv1, operator: tree, options: {K: 4}},"
+    "{name: stack1.conv2, operator: pq, options: {K: 4}},"
+    "{name: stack2.conv1, options: {weight: {width: 4}, activation: {name: block_minifloat}}},"
+    "{name: stack2.conv2, operator: chain, options: {scope: global, sparsity: 0.7, width: 6}},"
+    "{name: stack3.conv1, operator: binary_residual, options: {activation: null}},"
+    "{name: stack3.conv2, operator: prune, options: {scope: global, sparsity: 0.7}},"
+    "{name: stack3.shortcut, operator: exact}]"
+)
+
+
+def test_a_mixed_plan_trains_and_comes_back(finished, tmp_path):
+    options = ("halut=integer", "halut.width=8", RULES, "schedule=all_at_once")
+    run = finished("run", *options, only=())
+    operators = {name: entry["operator"] for name, entry in run.plan.items()}
+    assert operators["stack2.shortcut"] == "integer"
+    assert operators["conv1"] == operators["fc"] == "keep"
+    assert len(set(operators.values())) == 8
+    entry = run.plan["stack2.conv1"]["options"]
+    assert (entry["weight"]["name"], entry["weight"]["width"]) == ("integer", 4)
+    assert (entry["activation"]["name"], entry["activation"]["width"]) == ("block_minifloat", 8)
+    pruned = [run.plan[n]["options"]["weight"] for n in ("stack2.conv2", "stack3.conv2")]
+    assert {spec["scope"] for spec in pruned} == {"local"}
+    assert pruned[0]["sparsity"] < 0.7 < pruned[1]["sparsity"]  # the wider layer's are smaller
+
+    network, plan, report = load_bundle(run.path)
+    kinds = {name: type(network.get_submodule(name)) for name in operators}
+    assert sum(issubclass(kind, LUTLayer) for kind in kinds.values()) == 2
+    assert sum(issubclass(kind, CodecLayer) for kind in kinds.values()) == 5
+    state = run.tensors("stage_00/weights")
+    assert state.keys() == network.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    x = torch.randn(16, 1, 8, 8)
+    again, *_ = load_bundle(run.path)
+    with torch.no_grad():
+        expected = network(x)
+        assert torch.equal(again(x), expected)
+        torch.testing.assert_close(prepare(network, x)(x), expected, rtol=1e-3, atol=1e-4)
+
+    assert report["cost"]["bits"] == bit_figures(plan, network)
+    assert 3 < report["cost"]["bits"]["weight_bits"] < 20
+    assert all(site["normalised_mse"] is not None for site in report["sites"])
+    figures, _ = evaluate_bundle(EvaluateConfig(run=str(run.path), latency=0), {})
+    assert 0 < figures["accuracy"] <= 100
+    assert figures["cost"] == report["cost"]
+
+
+def test_training_moves_the_masters_and_not_the_masks(finished):
+    run = finished("run", "halut=chain", "halut.codecs=[prune,binary_residual]")
+    for stage, site in enumerate(LAST):
+        before, after = (run.tensors(f"stage_{stage:02d}/{n}") for n in ("swapped", "weights"))
+        codec = f"{site}.weight_codec"
+        assert not torch.equal(before[f"{site}.weight"], after[f"{site}.weight"])
+        assert not torch.equal(before[f"{codec}.format.g"], after[f"{codec}.format.g"])
+        mask = f"{codec}.selectors.0.mask"
+        assert torch.equal(before[mask], after[mask])
+    assert len(run.logged("layers/stack3.conv1/weight_sparsity")) > 0
+    assert set(run.logged("layers/stack3.conv1/weight_sparsity")) == {0.5}
+
+
+def test_averaged_weights_keep_the_calibration(finished):
+    run = finished("run", "halut=integer", "trainer.ema=0.9", "schedule=all_at_once")
+    before, after = (run.tensors(f"stage_00/{name}") for name in ("swapped", "weights"))
+    network, *_ = load_bundle(run.path)
+    for name in LAST:
+        key = f"{name}.activation_codec.exponent"
+        assert torch.equal(after[key].round(), before[key])
+        scales = network.get_submodule(f"{name}.activation_codec").scales(torch.zeros(1, 1))
+        assert torch.equal(scales, before[key].int())
+
+
+def test_the_command_line_chooses_for_each_factor(finished):
+    run = finished(
+        "run",
+        "halut=block_fp",
+        "halut.width=6",
+        "halut.weight.name=binary_scaling",
+        "halut.activation.block=8",
+        "halut.bias.name=integer",
+        "halut.bias.width=16",
+        "schedule.epochs=0",
+    )
+    options = run.plan["stack3.conv1"]["options"]
+    assert options["weight"]["name"] == "binary_scaling"
+    assert (options["activation"]["name"], options["activation"]["block"]) == ("block_fp", 8)
+    assert options["activation"]["width"] == 6
+    assert (options["bias"]["name"], options["bias"]["width"]) == ("integer", 16)
+    assert json.loads((run.path / "bundle" / "plan.json").read_text())
