@@ -42,7 +42,7 @@ def commands() -> list[str]:
 
 def test_there_are_commands_and_examples_to_test():
     assert len(commands()) >= 6
-    assert len(files()) == 6
+    assert len(files()) == 8
 
 
 @pytest.mark.parametrize("command", commands())
@@ -77,7 +77,7 @@ def test_every_folder_of_the_library_is_in_the_picture():
 
 
 @pytest.mark.slow
-def test_own_encoder_model_and_data_set_run_as_written(tmp_path):
+def test_own_encoder_codec_model_and_data_set_run_as_written(tmp_path):
     """The examples, put where the README says into a copy of the checkout, train together."""
     for name in ("halut", "data", "conf", "train.py", "tests"):
         source = ROOT / name
@@ -89,7 +89,8 @@ def test_own_encoder_model_and_data_set_run_as_written(tmp_path):
         assert not (tmp_path / path).exists(), path
         (tmp_path / path).write_text(content)
     run = tmp_path / "run"
-    command = ["halut=samples", "model=mlp", "data=blobs", "policy=linear", "base.epochs=2"]
+    rule = "policy.rules=[{name: '1', operator: ternary, options: {activation: null}}]"
+    command = ["halut=samples", "model=mlp", "data=blobs", "policy=linear", "base.epochs=2", rule]
     done = subprocess.run(
         [sys.executable, "train.py", *command, f"run_dir={run}"],
         cwd=tmp_path,
@@ -99,18 +100,22 @@ def test_own_encoder_model_and_data_set_run_as_written(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((run / "report.json").read_text())
-    assert {site["operator"] for site in report["sites"]} == {"samples"}
+    assert {site["operator"] for site in report["sites"]} == {"samples", "ternary"}
     assert report["base"]["test_accuracy"] > 90
     assert report["final"]["test_accuracy"] > 50
-    contract = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "samples", "tests/encoders/test_contract.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert contract.returncode == 0, contract.stdout[-3000:]
-    assert "passed" in contract.stdout
+    for name, suite in (
+        ("samples", "encoders/test_contract"),
+        ("ternary", "codecs/test_codec_contract"),
+    ):
+        contract = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-k", name, f"tests/{suite}.py"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert contract.returncode == 0, contract.stdout[-3000:]
+        assert "passed" in contract.stdout
 
 
 def test_the_matrix_product_example_runs():
