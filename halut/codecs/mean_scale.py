@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, choice
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -76,6 +79,11 @@ class MeanScaleCodec(Codec):
     def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
         if hasattr(self, "alpha"):
             self.alpha.copy_(self.computed(values, kept))
+        if self.levels[0] < 0 and not self.layout.dynamic and bool((values >= 0).all()):
+            logger.warning(
+                "no calibrated input is negative: their signs say nothing; use "
+                "halut.activation.name=binary halut.activation.unsigned=true, or null"
+            )
 
     def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor | None:
         if not self.scaled:

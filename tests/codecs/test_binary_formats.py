@@ -41,6 +41,19 @@ def test_the_scale_of_activations_is_calibrated():
     torch.testing.assert_close(channels.alpha, x.abs().mean(0))
 
 
+def test_signs_of_what_is_never_negative_are_told_of(caplog):
+    x = normal(40).abs()[None]
+    for given, told in ((x, True), (-x, False)):
+        for name in ("binary", "binary_scaling"):
+            caplog.clear()
+            make(name, given, role="activation")
+            assert ("unsigned=true" in caplog.text) == told
+    caplog.clear()
+    make("binary", x, role="activation", unsigned=True)
+    make("binary_scaling", x)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("levels", [1, 2, 3, 5])
 def test_binary_residual_by_its_definition(levels):
     x = normal(300, 1.0)
