@@ -44,8 +44,7 @@ class SharedExponentCodec(Codec):
     Subclasses define the elements: `exponent_of` (S for a largest magnitude), `encode_elements`,
     `decode_elements` and `element_limits`. S of a weight, and of every block, is computed from the
     values; S of activations per tensor or per channel (here: input channel) is calibrated, in the
-    buffer `exponent`: a float, rounded when it is read, as averaging weights (trainer.ema) leaves
-    7 at 6.9999.
+    buffer `exponent`: a float, rounded when it is read, so that weights can be averaged anyhow.
     """
 
     exponent: Tensor

@@ -10,10 +10,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import nn
 
 from halut.errors import HalutError
+from halut.training.averaging import AveragedWeights
 from halut.training.callbacks import (
     AtomicCheckpointIO,
     BestWeights,
@@ -94,7 +95,7 @@ def fit(
     checkpoint = last_checkpoint(folder, settings.checkpoint_every)
     callbacks: list[Callback] = [best, LayerFigures(logger), checkpoint]
     if settings.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=settings.ema))
+        callbacks.append(AveragedWeights(settings.ema))
     trainer = make_trainer(
         settings,
         logger,
