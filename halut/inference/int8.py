@@ -130,18 +130,15 @@ class _Conversion:
 
     def tables(self, node: fx.Node, layer: PackedLayer) -> _Value:
         """A layer by tables, which reads bytes where they are there, and floats where not."""
-        source, *residual = node.all_input_nodes
-        value, to = self.values[source], None
-        last, other, relu = (node, None, False) if residual else self.after(node, overwrites=False)
-        if isinstance(layer, PackedConv2d):
-            to = self.ranges.grid(last)
+        (source,) = node.all_input_nodes
+        value = self.values[source]
+        last, other, relu = self.after(node, overwrites=False)
+        to = self.ranges.grid(last) if isinstance(layer, PackedConv2d) else None
         grid = value.grid if value.q is not None else None
         if grid is not None and not reads_bytes(layer, grid):
             grid = None
         arguments = [self.floating(source) if grid is None else self.by_plane(value)]
         other_grid = None
-        if residual:  # folded before
-            other = residual[0]
         if other is not None:
             _, other_grid = self.quantised(other)
             arguments.append(self.by_plane(self.values[other]))

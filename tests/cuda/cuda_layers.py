@@ -11,6 +11,7 @@ from cuda_trees import map_trees
 from torch import Tensor
 
 from halut.blocks import Blocks
+from halut.ops.answer import answer_size
 from halut.ops.columns import row_count
 
 
@@ -22,6 +23,8 @@ def add_layers() -> None:
                 exact = table == torch.int8
                 case("tree_layer", label,
                      lambda d=dtype, o=layout, t=table: _tree_layer(d, o, t), exact)  # fmt: skip
+    for layout in ("rows", "channels_last"):
+        case("tree_layer", f"{layout}-residual", lambda o=layout: _with_residual(o), True)
     for table in (torch.int8, torch.float32):
         case("code_layer", f"{table}", lambda t=table: _code_layer(t), table == torch.int8)
     for layout in ("contiguous_format", "channels_last"):
@@ -43,6 +46,14 @@ def _tree_layer(dtype: torch.dtype, layout: str, kind: torch.dtype) -> tuple[Any
     x = torch.randn(70, 45).to(torch.bfloat16) if layout == "rows" else image(layout, dtype)
     taps, thresholds = map_trees()
     return x, taps, thresholds, *_answer(table, dtype), geometry
+
+
+def _with_residual(layout: str) -> tuple[Any, ...]:
+    inputs = _tree_layer(torch.int8, layout, torch.int8)
+    *rest, _, geometry = inputs
+    size, _ = answer_size(inputs[0], 2 * 9, geometry)
+    residual = torch.randint(0, 256, size, dtype=torch.uint8)
+    return *rest, torch.uint8, geometry, residual, 0.5
 
 
 def _code_layer(kind: torch.dtype) -> tuple[Any, ...]:
