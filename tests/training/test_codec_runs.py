@@ -84,6 +84,16 @@ def test_training_moves_the_masters_and_not_the_masks(finished):
     assert set(run.logged("layers/stack3.conv1/weight_sparsity")) == {0.5}
 
 
+def test_training_moves_the_bases_of_lqnet(finished):
+    run = finished("run", "halut=lqnet", "halut.activation.width=3", "schedule=all_at_once")
+    before, after = (run.tensors(f"stage_00/{name}") for name in ("swapped", "weights"))
+    for site in LAST:
+        for codec, width in (("weight_codec", 2), ("activation_codec", 3)):
+            v, moved = (tensors[f"{site}.{codec}.v"] for tensors in (before, after))
+            assert v.shape[1] == width
+            assert 0 < (moved - v).abs().max() < v.abs().max()
+
+
 def test_averaged_weights_keep_the_calibration(finished):
     run = finished("run", "halut=integer", "trainer.ema=0.9", "schedule=all_at_once")
     before, after = (run.tensors(f"stage_00/{name}") for name in ("swapped", "weights"))
