@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core each; their subprocesses too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
