@@ -1,7 +1,7 @@
 // y[n, g, m] = sum_c table[g, c, codes[n, g, c], m], for int8 tables exactly and, if asked for,
-// through y = max(sum * scale[m] + bias[m], low) to float32, float16, bfloat16 or int8, in rows or
-// in planes. References: accumulate_reference in halut/ops/lookup.py, the formula's `scaled` in
-// halut/ops/layer.py.
+// through y = max(sum * scale[m] + bias[m] + residual, low) to float32, float16, bfloat16, int8 or
+// uint8, in rows or in planes. References: accumulate_reference in halut/ops/lookup.py, the formula's
+// `scaled` in halut/ops/answer.py.
 //
 // LANES threads span a tile of the outputs with 16 bytes each, so that the threads that read one
 // table row share its code and eight of them read all banks once. The staged kernels double-buffer
@@ -28,7 +28,10 @@ struct Output {
   const float* bias;
   float low;
   int dtype;
-  i64 plane;  // 0: y [N, G * M]; else y [N / plane, G * M, plane]
+  i64 plane;             // 0: y [N, G * M]; else y [N / plane, G * M, plane]
+  const void* residual;  // laid out like y, times residual_scale; or null
+  float residual_scale;
+  int residual_dtype;
 };
 
 struct Shape {
@@ -122,8 +125,8 @@ struct FloatSums {
 
 // ---- output
 
-// Stores one sum, given by its bits, as output o of row n: y = max(sum * scale + bias, low). No
-// contraction: the bits are those of the CPU's kernels.
+// Stores one sum, given by its bits, as output o of row n: y = max(sum * scale + bias + residual,
+// low). No contraction: the bits are those of the CPU's kernels.
 template <class Sums>
 DEVICE void store(const Output& out, i64 index, i64 o, u32 bits) {
   if (out.dtype == int32) {
@@ -131,7 +134,14 @@ DEVICE void store(const Output& out, i64 index, i64 o, u32 bits) {
     return;
   }
   float y = Sums::size == 1 ? static_cast<float>(static_cast<int>(bits)) : __uint_as_float(bits);
-  if (out.scale) y = fmaxf(__fadd_rn(__fmul_rn(y, out.scale[o]), out.bias[o]), out.low);
+  if (out.scale) {
+    y = __fadd_rn(__fmul_rn(y, out.scale[o]), out.bias[o]);
+    if (out.residual) {
+      const float r = load_as(out.residual, index, out.residual_dtype);
+      y = __fadd_rn(y, __fmul_rn(r, out.residual_scale));
+    }
+    y = fmaxf(y, out.low);
+  }
   store_as(out.y, index, out.dtype, y);
 }
 
@@ -340,14 +350,17 @@ DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Sh
 
 #define ARGUMENTS                                                                              \
   const u8 *codes, const u8 *table, void *y, const float *scale, const float *bias, float low, \
-      int dtype, i64 plane, i64 N, i64 G, i64 C, i64 K, i64 M
+      int dtype, i64 plane, const void *residual, float residual_scale, int residual_dtype,     \
+      i64 N, i64 G, i64 C, i64 K, i64 M
+#define OUTPUT \
+  { y, scale, bias, low, dtype, plane, residual, residual_scale, residual_dtype }
 #define STAGED(name, Sums, LANES, PER, BLOCKS)                                         \
   extern "C" __global__ void __launch_bounds__(threads, BLOCKS) name(ARGUMENTS) {      \
-    staged<Sums, LANES, PER>(codes, table, {y, scale, bias, low, dtype, plane}, {N, G, C, K, M}); \
+    staged<Sums, LANES, PER>(codes, table, OUTPUT, {N, G, C, K, M}); \
   }
 #define DIRECT(name, Sums)                                               \
   extern "C" __global__ void __launch_bounds__(threads, 2) name(ARGUMENTS) { \
-    direct<Sums>(codes, table, {y, scale, bias, low, dtype, plane}, {N, G, C, K, M}); \
+    direct<Sums>(codes, table, OUTPUT, {N, G, C, K, M}); \
   }
 
 STAGED(accumulate_i8_8, Int8Sums, 8, 4, 2)

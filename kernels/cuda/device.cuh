@@ -68,8 +68,8 @@ template <int LEFT>
 DEVICE void copy_wait() {}
 #endif
 
-// The element types of halut/ops/cuda; sums only leave as int32.
-enum Dtype { f32 = 0, f16 = 1, bf16 = 2, int8 = 3, int32 = 4 };
+// The element types of halut/ops/cuda: sums only leave as int32, answers and residuals may be uint8.
+enum Dtype { f32 = 0, f16 = 1, bf16 = 2, int8 = 3, int32 = 4, uint8 = 5 };
 
 DEVICE float float_of_bfloat(u16 bits) { return __uint_as_float(static_cast<u32>(bits) << 16); }
 
@@ -101,12 +101,20 @@ struct Int8 {
     return static_cast<i8>(fminf(fmaxf(rintf(value), -128.f), 127.f));
   }
 };
+struct Uint8 {
+  typedef u8 Raw;
+  static DEVICE float value(u8 raw) { return static_cast<float>(raw); }
+  static DEVICE u8 raw(float value) {
+    return static_cast<u8>(fminf(fmaxf(rintf(value), 0.f), 255.f));
+  }
+};
 
 DEVICE float load_as(const void* p, i64 i, int dtype) {
   switch (dtype) {
     case f32: return static_cast<const float*>(p)[i];
     case f16: return Half::value(static_cast<const u16*>(p)[i]);
     case bf16: return Bfloat::value(static_cast<const u16*>(p)[i]);
+    case uint8: return Uint8::value(static_cast<const u8*>(p)[i]);
     default: return Int8::value(static_cast<const i8*>(p)[i]);
   }
 }
@@ -116,6 +124,7 @@ DEVICE void store_as(void* p, i64 i, int dtype, float value) {
     case f32: static_cast<float*>(p)[i] = value; break;
     case f16: static_cast<u16*>(p)[i] = Half::raw(value); break;
     case bf16: static_cast<u16*>(p)[i] = Bfloat::raw(value); break;
+    case uint8: static_cast<u8*>(p)[i] = Uint8::raw(value); break;
     default: static_cast<i8*>(p)[i] = Int8::raw(value);
   }
 }

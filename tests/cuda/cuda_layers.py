@@ -23,8 +23,10 @@ def add_layers() -> None:
                 exact = table == torch.int8
                 case("tree_layer", label,
                      lambda d=dtype, o=layout, t=table: _tree_layer(d, o, t), exact)  # fmt: skip
-    for layout in ("rows", "channels_last"):
-        case("tree_layer", f"{layout}-residual", lambda o=layout: _with_residual(o), True)
+    for layout in ("rows", "contiguous_format", "channels_last"):
+        for dtype in (torch.uint8, torch.int8, torch.float32, torch.bfloat16):
+            case("tree_layer", f"{layout}-residual-{dtype}",
+                 lambda o=layout, d=dtype: _with_residual(o, d), True)  # fmt: skip
     for table in (torch.int8, torch.float32):
         case("code_layer", f"{table}", lambda t=table: _code_layer(t), table == torch.int8)
     for layout in ("contiguous_format", "channels_last"):
@@ -48,11 +50,12 @@ def _tree_layer(dtype: torch.dtype, layout: str, kind: torch.dtype) -> tuple[Any
     return x, taps, thresholds, *_answer(table, dtype), geometry
 
 
-def _with_residual(layout: str) -> tuple[Any, ...]:
+def _with_residual(layout: str, kind: torch.dtype) -> tuple[Any, ...]:
+    """Answers in uint8, below 0 and above 255 too; the residual lies contiguously."""
     inputs = _tree_layer(torch.int8, layout, torch.int8)
     *rest, _, geometry = inputs
     size, _ = answer_size(inputs[0], 2 * 9, geometry)
-    residual = torch.randint(0, 256, size, dtype=torch.uint8)
+    residual = torch.randint(-100 if kind.is_signed else 0, 600, size).to(kind)
     return *rest, torch.uint8, geometry, residual, 0.5
 
 

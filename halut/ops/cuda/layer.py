@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from halut.ops import dispatch
-from halut.ops.answer import answer_like, rows_of, scaled, shaped
+from halut.ops.answer import answer_like
 from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import DTYPES
 from halut.ops.cuda import launch
 from halut.ops.cuda.conv import fits
-from halut.ops.cuda.lookup import accumulate, add_rows
+from halut.ops.cuda.lookup import add_rows
 from halut.ops.cuda.nearest import nearest_encode
 from halut.ops.cuda.tree import tree_encode
 
@@ -99,10 +99,10 @@ def code_map(
 
 
 def _answers(codes, x, table, scale, bias, low, dtype, geometry, residual, factor) -> Tensor:
-    if residual is not None or dtype not in DTYPES:  # the kernel's answers take neither yet
-        sums = accumulate(codes, table)
-        return shaped(scaled(sums, scale, bias, low, dtype, rows_of(residual), factor), x, geometry)
     out = answer_like(x, table.shape[0] * table.shape[3], dtype, geometry)
     plane = out.shape[2] * out.shape[3] if out.ndim == 4 and out.is_contiguous() else 0
-    add_rows(codes, table, out, scale.contiguous(), bias.contiguous(), low, plane)
+    if residual is not None and residual.stride() != out.stride():
+        residual = torch.empty_like(out, dtype=residual.dtype).copy_(residual)
+    scale, bias = scale.contiguous(), bias.contiguous()
+    add_rows(codes, table, out, scale, bias, low, plane, residual, factor)
     return out

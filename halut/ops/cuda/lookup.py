@@ -8,12 +8,10 @@ from torch import Tensor
 
 from halut.ops import dispatch
 from halut.ops.checks import workspace
+from halut.ops.cpu.view import NUMBERS
 from halut.ops.cuda import launch
 
 NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8"}
-ANSWERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int32: 4}
-"""The numbers of enum Dtype."""
-
 THREADS = 256
 STAGED_ROWS = 64
 """Rows from which on staging the table in shared memory pays."""
@@ -45,19 +43,25 @@ def add_rows(
     bias: Tensor | None = None,
     low: float | None = None,
     plane: int = 0,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
 ) -> None:
-    """Fill `out` with the sums, or with max(sums * scale + bias, low) where there is a scale.
+    """Fill `out` with the sums, or, where there is a scale, with max(y, low), y = sums * scale +
+    bias + residual * residual_scale.
 
-    out: rows [N, G * M], or with plane = OH * OW the maps [N / plane, G * M, plane].
+    out: rows [N, G * M], or with plane = OH * OW the maps [N / plane, G * M, plane]; residual: of
+    its shape and strides.
     """
     G, C, K, M = table.shape
     codes, table = codes.contiguous(), table.contiguous()
     kernel, rows, width = choice(codes.shape[0], C, K, M, table.dtype)
     blocks = -(-codes.shape[0] // rows) * G * -(-M * table.element_size() // width)
-    least, dtype = float("-inf") if low is None else float(low), np.int32(ANSWERS[out.dtype])
+    least, dtype = float("-inf") if low is None else float(low), np.int32(NUMBERS[out.dtype])
+    added = np.int32(0 if residual is None else NUMBERS[residual.dtype])
     launch.launch(
         *("accumulate", kernel, codes.device, (blocks, THREADS)),
-        *(codes, table, out, scale, bias, least, dtype, plane, codes.shape[0], G, C, K, M),
+        *(codes, table, out, scale, bias, least, dtype, plane),
+        *(residual, float(residual_scale), added, codes.shape[0], G, C, K, M),
     )
 
 
