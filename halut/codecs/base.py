@@ -147,7 +147,10 @@ class Codec(nn.Module):
         """
 
     def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
-        """Where the gradient passes, bool of x's shape; None: everywhere."""
+        """Where the gradient passes, bool, or by what it is multiplied; None: everywhere, as it is.
+
+        Broadcasts against x.
+        """
         if not self.clips:
             return None
         low, high = self.limits(scales)

@@ -133,7 +133,7 @@ class ChainCodec(Codec):
         inside, mask = self.format.passes(x, scales), self.mask
         if mask is None or inside is None:
             return inside if mask is None else mask.expand_as(x)
-        return inside & mask
+        return inside * mask
 
     def quantise(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
         mask = self.mask

@@ -145,7 +145,7 @@ class CodecLayer(ReplacedLayer):
         if codec is not None and codec.clips:
             values = canonical_input(x, self.site).float()
             passes = codec.passes(values, codec.scales(values))
-            figures["saturated"] = 0.0 if passes is None else 1 - float(passes.float().mean())
+            figures["saturated"] = 0.0 if passes is None else float((passes == 0).float().mean())
         return figures
 
     def cost(self) -> dict[str, int]:

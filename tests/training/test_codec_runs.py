@@ -94,6 +94,18 @@ def test_training_moves_the_bases_of_lqnet(finished):
             assert 0 < (moved - v).abs().max() < v.abs().max()
 
 
+def test_training_moves_the_bases_and_shifts_of_abcnet(finished):
+    run = finished("run", "halut=abcnet", "halut.activation.width=2", "schedule=all_at_once")
+    before, after = (run.tensors(f"stage_00/{name}") for name in ("swapped", "weights"))
+    for site in LAST:
+        for name in ("beta", "v"):
+            learned = f"{site}.activation_codec.{name}"
+            assert len(before[learned]) == 2
+            assert not torch.equal(before[learned], after[learned])
+        assert not torch.equal(before[f"{site}.weight"], after[f"{site}.weight"])
+    assert run.plan[LAST[0]]["options"]["weight"]["width"] == 3
+
+
 def test_averaged_weights_keep_the_calibration(finished):
     run = finished("run", "halut=integer", "trainer.ema=0.9", "schedule=all_at_once")
     before, after = (run.tensors(f"stage_00/{name}") for name in ("swapped", "weights"))
