@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, choice, codecs
 from halut.codecs.bases import fit_bases, signs_at, solved_alpha, windows
+from halut.codecs.planes import Planes, Steps
 from halut.codecs.straight_through import straight_through
 
 
@@ -47,6 +48,7 @@ class ABCNetCodec(Codec):
 
     Options = ABCNetOptions
     scale_bits = 32
+    binary = True
 
     def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
         super().__init__(layout, options)
@@ -108,6 +110,15 @@ class ABCNetCodec(Codec):
         assert coded.scales is not None
         rows = coded.codes.reshape(len(coded.scales), -1)
         return self._decoded(rows, coded.scales).view(coded.codes.shape)
+
+    def planes(self, scales: Tensor | None) -> Planes:
+        assert scales is not None
+        return Planes(scales[:, 0], signed=True)
+
+    def steps(self) -> Steps:
+        thresholds, order = (0.5 - self.v.detach()).sort(stable=True)
+        bits = torch.cat([order.new_zeros(1), 1 << order])
+        return Steps(thresholds, bits.cumsum(0).to(torch.uint8))
 
     def limits(self, scales: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
         """Of activations: beyond which every clip saturates."""

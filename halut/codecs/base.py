@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.codecs.packing import pack, unpack
+from halut.codecs.planes import Planes, Steps
 from halut.codecs.straight_through import straight_through
 from halut.errors import HalutError
 from halut.registry import Registry
@@ -85,6 +86,8 @@ class Codec(nn.Module):
     """True if codes are two's complement, in [-2^(width-1), 2^(width-1)); else [0, 2^width)."""
     scale_bits: ClassVar[int] = 0
     """Bits of one scale as inference holds it."""
+    binary: ClassVar[bool] = False
+    """True if `planes` tells of bit planes."""
 
     def __init__(self, layout: Layout, options: Any = None) -> None:
         super().__init__()
@@ -137,6 +140,14 @@ class Codec(nn.Module):
     def limits(self, scales: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
         """The lowest and the highest value there is, broadcasting against the values."""
         raise NotImplementedError
+
+    def planes(self, scales: Tensor | None) -> Planes | None:
+        """The values as bit planes of the codes; None: they are no sum of such."""
+        return None
+
+    def steps(self) -> Steps | None:
+        """The codes of activations as steps, the same as `encode` gives; None: encode."""
+        return None
 
     # -- training ---------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, codecs
+from halut.codecs.planes import Planes
 from halut.codecs.straight_through import straight_through
 
 
@@ -37,6 +38,7 @@ class BinaryResidualCodec(Codec):
 
     Options = BinaryResidualOptions
     scale_bits = 32
+    binary = True
 
     def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
         super().__init__(layout, options)
@@ -82,6 +84,10 @@ class BinaryResidualCodec(Codec):
             positive = (codes >> level) & 1 > 0
             total = total + torch.where(positive, factors[level], -factors[level])
         return total
+
+    def planes(self, scales: Tensor | None) -> Planes:
+        assert scales is not None
+        return Planes(scales[None], signed=True)
 
     def limits(self, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         assert scales is not None

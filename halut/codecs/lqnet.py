@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, codecs
+from halut.codecs.planes import Planes, Steps, just_above
 from halut.codecs.straight_through import straight_through
 
 DAMPING = 1e-4
@@ -53,6 +54,7 @@ class LQNetCodec(Codec):
 
     Options = LQNetOptions
     scale_bits = 32
+    binary = True
     v: Tensor
 
     def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
@@ -90,10 +92,22 @@ class LQNetCodec(Codec):
         """b float32 of bits: -1 or 0, and 1."""
         return torch.where(bits, 1.0, -1.0 if self.layout.dynamic else 0.0)
 
+    def _ordered(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Midpoints of the levels [R, 2^n - 1], and the codes by level [R, 2^n]."""
+        levels, order = self.levels(v).sort(dim=-1, stable=True)
+        return levels[:, :-1].lerp(levels[:, 1:], 0.5), order
+
+    def planes(self, scales: Tensor | None) -> Planes:
+        assert scales is not None
+        return Planes(scales, self.layout.dynamic)
+
+    def steps(self) -> Steps:
+        thresholds, order = self._ordered(self.v)
+        return Steps(just_above(thresholds[0]), order[0].to(torch.uint8))
+
     def encode(self, x: Tensor, scales: Tensor | None = None) -> Coded:
         v = self.v if scales is None else scales
-        levels, order = self.levels(v).sort(dim=-1, stable=True)
-        thresholds = levels[:, :-1].lerp(levels[:, 1:], 0.5)
+        thresholds, order = self._ordered(v)
         above = torch.searchsorted(thresholds, x.reshape(len(v), -1))
         return Coded(order.gather(1, above).to(torch.int32).view(x.shape), v)
 

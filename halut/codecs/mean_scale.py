@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, choice
+from halut.codecs.planes import Planes, Steps, just_above
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,12 @@ class MeanScaleCodec(Codec):
     """alpha * level: alpha = mean abs x, computed from weights, calibrated for activations.
 
     Pruned values have no part in the mean. Subclasses say by `levels` what the codes 0 and 1 are,
-    and by `code` which values have 1.
+    and by `ones` which values have 1.
     """
 
     alpha: Tensor
     scale_bits = 32
+    binary = True
     levels: tuple[float, float]
 
     def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
@@ -101,6 +103,17 @@ class MeanScaleCodec(Codec):
         low, high = self.levels
         values = torch.where(coded.codes > 0, high, low)
         return values if coded.scales is None else values * coded.scales
+
+    def planes(self, scales: Tensor | None) -> Planes | None:
+        alpha = torch.ones(1) if scales is None else scales.reshape(-1)
+        if not self.layout.dynamic and len(alpha) > 1:
+            return None  # a scale for every input is no factor of a plane
+        return Planes(alpha[:, None], self.levels[0] < 0)
+
+    def steps(self) -> Steps:
+        zero = torch.zeros(1)
+        table = torch.tensor([0, 1], dtype=torch.uint8)
+        return Steps(zero if bool(self.ones(zero)) else just_above(zero), table)
 
     def limits(self, scales: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
         low, high = self.levels

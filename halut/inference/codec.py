@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from halut.contractions.dense import Dense
 from halut.errors import HalutError
 from halut.layers.codec import CodecLayer, quantised_input
 from halut.sites import exact_product
@@ -21,7 +22,7 @@ class FrozenCodecLayer(nn.Module):
 
     def __init__(self, layer: CodecLayer) -> None:
         super().__init__()
-        if type(layer.contraction).__name__ != "Dense":
+        if not isinstance(layer.contraction, Dense):
             raise HalutError(f"{layer.site.name}: only dense contractions have an inference form")
         self.site = layer.site
         weight, bias = restored(layer)

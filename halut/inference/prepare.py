@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from halut import surgery
+from halut.contractions.popcount import Popcount
 from halut.errors import HalutError
+from halut.inference.bits import BitLayer
 from halut.inference.codec import FrozenCodecLayer
 from halut.inference.fold import fold, foldable, traced
 from halut.inference.int8 import int8_network
@@ -28,9 +30,9 @@ def prepare(
 
     Its layers by look-up tables become PackedLayers; batch norms after a convolution, exact or
     not, become part of it, and so does a ReLU after a packed one; layers of one input and one
-    encoder (halut.sharing) become one layer. Layers of codecs hold their quantised weights, still
-    quantise their inputs, and keep what follows them: a norm folded into quantised weights would
-    move them off their grid. The network is read by torch.fx for all that, with every
+    encoder (halut.sharing) become one layer. Layers of codecs hold their quantised weights, as
+    packed bits with contraction=popcount, still quantise their inputs, and keep what follows them:
+    a norm folded into quantised weights would move them off their grid. The network is read by torch.fx for all that, with every
     optional argument of its forward at its default; where torch.fx cannot follow the forward,
     nothing of this is done and the log says so. `example`, an input, guards against
     a forward that takes another path when traced: unless the traced network answers it bit for
@@ -63,7 +65,8 @@ def with_packed_layers(network: nn.Module) -> nn.Module:
         if isinstance(layer, LUTLayer):
             surgery.place(network, name, packed(layer))
         elif isinstance(layer, CodecLayer):
-            surgery.place(network, name, FrozenCodecLayer(layer))
+            counts = isinstance(layer.contraction, Popcount)
+            surgery.place(network, name, BitLayer(layer) if counts else FrozenCodecLayer(layer))
     return network
 
 

@@ -1,6 +1,8 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
 from halut.ops import cpu, cuda
+from halut.ops.bit_planes import bit_planes
+from halut.ops.bit_product import bit_product
 from halut.ops.code_layer import code_layer
 from halut.ops.columns import columns_of
 from halut.ops.conv import ConvGeometry, conv_taps, im2col
@@ -18,6 +20,8 @@ from halut.ops.tree_train import tree_train
 __all__ = [
     "ConvGeometry",
     "accumulate",
+    "bit_planes",
+    "bit_product",
     "code_layer",
     "columns_of",
     "conv_taps",

@@ -12,6 +12,7 @@ namespace halut {
 
 int current_level = 0;
 
+void bind_bits(nb::module_&);
 void bind_columns(nb::module_&);
 void bind_layer(nb::module_&);
 void bind_clock(nb::module_&);
@@ -30,7 +31,8 @@ int best_level() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
-  if (avx512 && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+  if (avx512 && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+      __builtin_cpu_supports("avx512vpopcntdq"))
     return 3;
   return avx512 ? 2 : avx2 ? 1 : 0;
 #else
@@ -58,6 +60,7 @@ NB_MODULE(_kernels, m) {
         return false;
       },
       "Use another one, for tests and benchmarks; false if this CPU cannot.");
+  bind_bits(m);
   bind_columns(m);
   bind_layer(m);
   bind_clock(m);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-REGISTERING = ("lookup", "conv", "tree", "nearest", "layer")
+REGISTERING = ("bits", "lookup", "conv", "tree", "nearest", "layer")
 """Modules of this package that register implementations."""
 
 

@@ -257,6 +257,7 @@ inline float __uint_as_float(unsigned value) { return bits_cast<float>(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // built without contraction
 inline float __fadd_rn(float a, float b) { return a + b; }
 
+inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
   unsigned out = 0;
