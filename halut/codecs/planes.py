@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Planes:
-    """value = sum_j factors[r, j] b_j, b_j being +1 or -1 (`signed`), or 1 or 0, by bit j of a code.
+    """value = sum_j factors[r, j] b_j, b_j by bit j of a code +1 or -1 (`signed`), or 1 or 0.
 
     factors [R, n], one row for every output (R of them) or for all values (R = 1).
     """

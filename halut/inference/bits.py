@@ -128,7 +128,7 @@ class BitLayer(nn.Module):
         return (y[..., :-1] + self.offset * y[..., -1:]).flatten(1)
 
     def _constant(self, x: Tensor, g: Geometry) -> Tensor:
-        """What is added to the products, [OH * OW, outputs], or [1, outputs] if that is the same."""
+        """What is added to the products: [OH * OW, outputs], or [1, outputs] at all of them."""
         if self.padded is None:
             return self.constant
         ones = pad(torch.ones(1, 1, *x.shape[2:], device=x.device), g)

@@ -32,12 +32,12 @@ def prepare(
     not, become part of it, and so does a ReLU after a packed one; layers of one input and one
     encoder (halut.sharing) become one layer. Layers of codecs hold their quantised weights, as
     packed bits with contraction=popcount, still quantise their inputs, and keep what follows them:
-    a norm folded into quantised weights would move them off their grid. The network is read by torch.fx for all that, with every
-    optional argument of its forward at its default; where torch.fx cannot follow the forward,
-    nothing of this is done and the log says so. `example`, an input, guards against
-    a forward that takes another path when traced: unless the traced network answers it bit for
-    bit as the untraced one does, nothing is folded either. With an example, a tensor that is added
-    to the answer of a packed convolution is added there.
+    a norm folded into quantised weights would move them off their grid. The network is read by
+    torch.fx for all that, with every optional argument of its forward at its default; where
+    torch.fx cannot follow the forward, nothing of this is done and the log says so. `example`, an
+    input, guards against a forward that takes another path when traced: unless the traced network
+    answers it bit for bit as the untraced one does, nothing is folded either. With an example, a
+    tensor that is added to the answer of a packed convolution is added there.
 
     With `calibration`, a batch of inputs, activations travel in 8 bits where that serves: a
     convolution by tables reads and answers uint8, and exact layers run by oneDNN's INT8 operators

@@ -63,6 +63,8 @@ REFUSALS = [
     ("abcnet", "halut.per=block", "unknown halut.per 'block'; choose one of: auto, tensor"),
     ("abcnet", "halut.activation.per=channel", "one basis for all inputs; choose per=tensor"),
     ("abcnet", "halut.levels=2", "levels"),
+    ("integer", "halut.contraction=popcount", "weight must be bit planes, one of: abcnet"),
+    ("lqnet", "halut.contraction=popcount halut.activation=null", "activation must be bit planes"),
     ("prune", "halut.sparsity=1", "halut.sparsity must be at least 0 and below 1, got 1"),
     ("prune", "halut.method=l2", "unknown halut.method 'l2'; choose one of: l1, random"),
     ("prune", "halut.scope=layer", "unknown halut.scope 'layer'; choose one of: local, global"),

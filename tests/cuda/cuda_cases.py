@@ -3,6 +3,7 @@
 Run against the torch implementation, on the CPU through the launch shim and on a GPU.
 """
 
+from cuda_bits import add_bits
 from cuda_case import CASES, Case, assert_alike, expected, run
 from cuda_layers import add_layers
 from cuda_prototypes import add_prototypes
@@ -17,3 +18,4 @@ if not CASES:
     add_convolutions()
     add_prototypes()
     add_layers()
+    add_bits()

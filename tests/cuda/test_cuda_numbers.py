@@ -12,6 +12,8 @@ OPERATIONS = {
     *("nearest_gradient", "conv_taps", "conv_taps_gradient", "tree_layer", "nearest_layer"),
     "code_layer",
     "code_map",
+    "bit_planes",
+    "bit_product",
 }
 
 

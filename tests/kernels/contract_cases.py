@@ -181,6 +181,41 @@ def code_map() -> Iterator[Case]:
             yield codes, *answer, x, geometry
 
 
+WORDS = [  # N, G, J, W, I, M, rows of bias
+    (65, 1, 1, 1, 1, 17, 1),
+    (12, 2, 3, 2, 2, 16, 4),
+    (7, 1, 2, 9, 3, 33, 7),
+    (1, 3, 8, 1, 8, 2, 1),
+    (3, 1, 1, 70, 1, 130, 3),
+]
+
+
+def bit_product() -> Iterator[Case]:
+    for N, G, J, W, I, M, P in WORDS:
+        draw, there = Draw(N), torch.full((W,), -1)
+        there[-1] = (1 << 60) - 1
+        x = draw.bytes(N, G, J, W, low=-(2**63), high=2**63 - 1, dtype=torch.int64) & there
+        w = draw.bytes(G, W, I, M, low=-(2**63), high=2**63 - 1, dtype=torch.int64)
+        w = w & there[:, None, None]
+        factors = (draw.values(G, I, M), draw.values(J), draw.values(P, G * M))
+        yield x, w, *factors, 64 * W - 4
+        yield arranged(x, "transposed"), arranged(w, "strided"), *factors, 64 * W - 4
+        normal = [draw.values(*value.shape, kind="normal") for value in factors]
+        yield x, w, *normal, 64 * W - 4
+
+
+def bit_planes() -> Iterator[Case]:
+    maps = [((65, 40), 2), ((33, 7), 1), ((2, 12, 5, 7), 2), ((2, 140, 3, 9), 2), ((1, 3, 9, 9), 3)]
+    for size, groups in maps:
+        for T, J in ((1, 1), (3, 2), (15, 4), (255, 8)):
+            draw = Draw(T)
+            x, thresholds = draw.values(*size, kind="special"), draw.values(T).sort().values
+            table = draw.bytes(T + 1, high=2**J)
+            for layout in ("contiguous", "channels_last", "strided", "transposed", "offset"):
+                yield arranged(x, layout), thresholds, table, J, groups
+            yield draw.values(*size), thresholds, table, J, groups
+
+
 def nearest_layer() -> Iterator[Case]:
     for draw, case, geometry, shape in nearest():
         for answer in answers(draw, *shape) if case[0].shape[0] else ():
@@ -209,6 +244,8 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "nearest_layer": nearest_layer,
     "code_layer": code_layer,
     "code_map": code_map,
+    "bit_planes": bit_planes,
+    "bit_product": bit_product,
 }
 
 ROUNDED = ("tree_gradient", "nearest_gradient")

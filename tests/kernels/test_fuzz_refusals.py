@@ -55,6 +55,13 @@ CALLS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "conv_taps": lambda d: (d.values(2, 4, 6, 5), _tree(d)[1], *ops.layer.window(MAP)),
     "tree_layer": lambda d: (*_tree(d), *_table(d), 0.0, torch.float32, None),
     "code_layer": lambda d: (_codes(d), *_table(d), 0.0, torch.float32),
+    "bit_planes": lambda d: (
+        *(d.values(2, 12, 4, 3), d.values(3).sort().values, d.bytes(4, high=4), 2, 3),
+    ),
+    "bit_product": lambda d: (
+        *(d.bytes(N, G, 2, 1, dtype=torch.int64), d.bytes(G, 1, 2, M, dtype=torch.int64)),
+        *(d.values(G, 2, M), d.values(2), d.values(3, G * M), 8),
+    ),
     "nearest_layer": lambda d: (
         *(d.values(N, 12), d.values(G * C, K, 2), "l2", G),
         *_table(d),

@@ -11,6 +11,7 @@ from smoke_run import LAST, runner
 from halut.analysis.bits import bit_figures
 from halut.bundle import load_bundle
 from halut.inference import prepare
+from halut.inference.bits import BitLayer
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
 from halut.training.evaluate import evaluate_bundle
@@ -95,7 +96,8 @@ def test_training_moves_the_bases_of_lqnet(finished):
 
 
 def test_training_moves_the_bases_and_shifts_of_abcnet(finished):
-    run = finished("run", "halut=abcnet", "halut.activation.width=2", "schedule=all_at_once")
+    options = ("halut=abcnet", "halut.activation.width=2", "halut.contraction=popcount")
+    run = finished("run", *options, "schedule=all_at_once")
     before, after = (run.tensors(f"stage_00/{name}") for name in ("swapped", "weights"))
     for site in LAST:
         for name in ("beta", "v"):
@@ -104,6 +106,12 @@ def test_training_moves_the_bases_and_shifts_of_abcnet(finished):
             assert not torch.equal(before[learned], after[learned])
         assert not torch.equal(before[f"{site}.weight"], after[f"{site}.weight"])
     assert run.plan[LAST[0]]["options"]["weight"]["width"] == 3
+    network, *_ = load_bundle(run.path)
+    x = torch.randn(16, 1, 8, 8)
+    prepared = prepare(network, x)
+    assert sum(isinstance(module, BitLayer) for module in prepared.modules()) == len(LAST)
+    with torch.no_grad():
+        torch.testing.assert_close(prepared(x), network(x), rtol=1e-3, atol=1e-4)
 
 
 def test_averaged_weights_keep_the_calibration(finished):

@@ -64,7 +64,8 @@ void count_tile(const uint64_t* const* x, const uint64_t* panel, int64_t W, int3
   words sums[rows][vectors] = {};
   for (int64_t k = 0; k < W; k++) {
     words w[vectors];
-    memcpy(w, panel + k * tile, sizeof w);
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) memcpy(&w[v], panel + k * tile + v * word_lanes, sizeof w[v]);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
       const words value = x[r][k] - words{};
@@ -74,13 +75,16 @@ void count_tile(const uint64_t* const* x, const uint64_t* panel, int64_t W, int3
   }
 #pragma GCC unroll 4
   for (int r = 0; r < rows; r++) {
-    narrow found[vectors];
+    int32_t* to = counts + r * columns;
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; v++) found[v] = __builtin_convertvector(sums[r][v], narrow);
-    if (width == tile) {
-      memcpy(counts + r * columns, found, sizeof found);
-    } else {
-      memcpy(counts + r * columns, found, static_cast<size_t>(width) * 4);
+    for (int v = 0; v < vectors; v++) {
+      const narrow found = __builtin_convertvector(sums[r][v], narrow);
+      const int64_t left = width - v * word_lanes;
+      if (left >= word_lanes) {
+        memcpy(to + v * word_lanes, &found, sizeof found);
+      } else if (left > 0) {
+        memcpy(to + v * word_lanes, &found, static_cast<size_t>(left) * 4);
+      }
     }
   }
 }
