@@ -7,7 +7,7 @@ from typing import Any
 
 from halut.errors import HalutError
 
-OPERATIONS = ("encode", "accumulate", "layer", "train_step", "network")
+OPERATIONS = ("encode", "accumulate", "layer", "bits", "train_step", "network")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ def cases(resnet9_batch: int = 128, quick: bool = False) -> list[Case]:
         suite = f"linear_v{V}"
         shapes = [linear(N, D, M) for N in (197, 1) for D, M in LINEAR]
         found += [Case("layer", suite, s, {"V": V}) for s in shapes]
+    for n in (1, 2, 3):
+        shapes = [conv(1, 64, 56, 64), conv(1, 256, 14, 256), linear(197, 768, 768)]
+        found += [Case("bits", f"bits_{n}_{n}", s, {"width": n}) for s in shapes]
     found += [Case("train_step", "train_step", conv(8, C, 16, M), {"V": 9}) for C, M in TRAIN_STEP]
     return found
 
@@ -114,6 +117,9 @@ def _quick() -> list[Case]:
         Case("layer", "resnet9_3x3", conv(2, 4, 6, 8), {"V": 9}),
         Case("layer", "linear_v16", linear(9, 32, 16), {"V": 16}),
         Case("layer", "linear_v8", linear(9, 32, 16), {"V": 8}),
+        Case("bits", "bits_1_1", conv(2, 12, 6, 8), {"width": 1}),
+        Case("bits", "bits_2_2", conv(2, 12, 6, 8), {"width": 2}),
+        Case("bits", "bits_3_3", linear(9, 40, 16), {"width": 3}),
         Case("train_step", "train_step", conv(2, 4, 6, 8), {"V": 9}),
     ]
 

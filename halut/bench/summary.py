@@ -22,6 +22,7 @@ OURS_INT8 = (("ours_int8", "ours_int8_channels_last"), *OURS)
 """What is compared with INT8: from int8 to int8 as INT8 is, where that is measured."""
 
 LAYERS = ("resnet18_3x3", "resnet9_3x3", "linear_v16", "linear_v8")
+BITS = ("bits_1_1", "bits_2_2", "bits_3_3")
 PORT_CODEBOOKS = 64
 """Codebooks from which the accumulate kernel is held against its limit."""
 
@@ -44,7 +45,7 @@ def summarise(results: Sequence[Result], level: str | None, amx: bool) -> dict[s
 
 def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = defaultdict(dict)
-    suites = [*LAYERS, *dict.fromkeys(r["suite"] for r in results if r["op"] == "network")]
+    suites = [*LAYERS, *BITS, *dict.fromkeys(r["suite"] for r in results if r["op"] == "network")]
     for isa in dict.fromkeys(r["isa"] for r in results):
         of_isa = [r for r in results if r["isa"] == isa]
         int8 = "over_int8_amx" if amx and isa == "default" else "over_int8"

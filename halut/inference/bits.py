@@ -59,7 +59,7 @@ class BitLayer(nn.Module):
         if planes is None:
             raise HalutError(f"{self.site.name}: its inputs are no bit planes")
         factors, offset = planes.about_zero()
-        self.planes, steps = factors.shape[1], codec.steps()
+        self.planes, self.signed, steps = factors.shape[1], planes.signed, codec.steps()
         self.encoder = None if steps else copy.deepcopy(codec)
         steps = steps or every_code(self.planes, device)
         self.register_buffer("beta", factors[0].float().to(device).contiguous())
@@ -98,20 +98,25 @@ class BitLayer(nn.Module):
         self.register_buffer("alpha", held[1].transpose(1, 2).contiguous())
         self.register_buffer("constant", held[2].reshape(1, -1))
         g = self.site.geometry
-        pads = g is not None and g.padding != (0, 0, 0, 0) and bool((padded != 0).any())
+        pads = self.signed and g is not None and g.padding != (0, 0, 0, 0)
         self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        site, g = self.site, self.site.geometry
+        g = self.site.geometry
+        if g is None:
+            y = self._product(self.packed(x), self.constant)
+            return y.view(*x.shape[:-1], self.site.M).to(x.dtype)
+        y = self._product(self.packed(x), self._constant(x, g))
+        size = g.output_size(x.shape[2], x.shape[3])
+        return y.view(len(x), *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
+
+    def packed(self, x: Tensor) -> Tensor:
+        """The words of every row, [N, G, J, W]."""
+        g = self.site.geometry
         rows = x if g is not None else x.reshape(-1, x.shape[-1])
         values = rows if self.encoder is None else self._codes(rows)
-        packed = bit_planes(values, self.thresholds, self.table, self.planes, site.groups)
-        if g is None:
-            y = self._product(words_of(packed[:, 0, 0]), self.constant)
-            return y.view(*x.shape[:-1], site.M).to(x.dtype)
-        y = self._product(words_of(patches(packed, g)), self._constant(x, g))
-        size = g.output_size(x.shape[2], x.shape[3])
-        return y.view(len(x), *size, site.M).permute(0, 3, 1, 2).to(x.dtype)
+        found = bit_planes(values, self.thresholds, self.table, self.planes, self.site.groups)
+        return words_of(found[:, 0, 0] if g is None else patches(found, g))
 
     def _codes(self, rows: Tensor) -> Tensor:
         """The codes as floats, in the shape of the input."""

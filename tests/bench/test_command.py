@@ -42,6 +42,8 @@ def test_a_quick_run_checks_times_and_saves_every_operation(tmp_path, capsys):
     for suite in ("resnet18_3x3", "resnet9_3x3", "linear_v16"):
         assert summary[suite]["over_float32"] > 0
         assert summary[suite]["over_int8"] > 0
+    for suite in ("bits_1_1", "bits_2_2", "bits_3_3"):
+        assert summary[suite]["over_float32"] > 0
     assert summary["resnet8"]["over_int8"] > 0
     assert set(summary["train_step"]["over_exact"]) == {"4x8"}
     out = capsys.readouterr().out

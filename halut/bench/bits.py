@@ -1,0 +1,52 @@
+"""Layers of LQ-Nets that count bits against the same layer in float32."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from halut.bench import inputs
+from halut.bench.layer import float_methods
+from halut.bench.method import Method
+from halut.bench.suites import Case
+from halut.catalogue import operator_type
+from halut.inference.bits import BitLayer
+from halut.layers.codec import CodecLayer
+from halut.ops import bit_product
+from halut.sites import site_of
+
+ROUNDING = 1e-5
+
+
+def methods(case: Case) -> list[Method]:
+    """Ours from floats to floats, of packed words alone, and the exact layer's."""
+    x, exact = inputs.activations(case), inputs.exact_layer(case).requires_grad_(False)
+    layer = counted(case)
+    reference, counting = layer(x), BitLayer(layer)
+    found = [Method("ours", lambda: counting(x), reference, ROUNDING)]
+    if x.ndim == 4:
+        by_pixel = x.contiguous(memory_format=torch.channels_last)
+        found.append(Method("ours_channels_last", lambda: counting(by_pixel), reference, ROUNDING))
+    return [*found, product_alone(counting, x, reference), *float_methods(exact, x)]
+
+
+def counted(case: Case) -> CodecLayer:
+    """The layer of LQ-Nets in place of `exact_layer(case)`, its bases as published."""
+    exact, width = inputs.exact_layer(case), case.options["width"]
+    options = {"width": width, "fitted": False, "contraction": "popcount"}
+    layer = operator_type("lqnet")(**options).build(site_of(case.name, exact, 1), exact)
+    assert isinstance(layer, CodecLayer)
+    return copy.deepcopy(layer).eval().requires_grad_(False)
+
+
+def product_alone(layer: BitLayer, x: Tensor, reference: Tensor) -> Method:
+    """The product of words that are packed already, as rows."""
+    words, constant = layer.packed(x), layer.constant
+
+    def run() -> Tensor:
+        return bit_product(words, layer.words, layer.alpha, layer.beta, constant, layer.site.D)
+
+    rows = reference if reference.ndim == 2 else reference.permute(0, 2, 3, 1).flatten(0, 2)
+    return Method("ours_product", run, rows, ROUNDING)
