@@ -14,7 +14,7 @@ constexpr int block_rows = threads / 32 * rows_each;
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(threads)
+extern "C" __global__ void __launch_bounds__(threads, 4)
     bit_product(const u64* x, const u64* w, const float* alpha, const float* beta,
                 const float* bias, float* y, i64 N, i64 G, i64 J, i64 W, i64 I, i64 M, i64 P,
                 i64 D) {
