@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from halut.codecs.factors import Spec
+from halut.errors import HalutError
 from halut.registry import Registry
 
 if TYPE_CHECKING:
@@ -15,8 +16,16 @@ if TYPE_CHECKING:
 contractions: Registry[type[Contraction]] = Registry("contraction")
 
 
+AUTO = "auto"
+
+
 class Contraction:
     """Multiplies what the codecs of a layer made of its input and its weight."""
+
+    @classmethod
+    def preferred(cls, weight: Spec | None, activation: Spec | None) -> bool:
+        """True if halut.contraction=auto means this one for what these codecs make."""
+        return False
 
     @classmethod
     def refuses(cls, weight: Spec | None, activation: Spec | None) -> str | None:
@@ -26,3 +35,20 @@ class Contraction:
     def product(self, layer: CodecLayer, x: Tensor) -> Tensor:
         """The layer's answer to its input x, with bias, and with the codecs' gradients."""
         raise NotImplementedError
+
+
+def chosen(name: str, weight: Spec | None, activation: Spec | None) -> str:
+    """The contraction that halut.contraction=NAME means; auto: what the codecs prefer, or dense.
+
+    Raises HalutError on an unknown name, and for codecs that it refuses.
+    """
+    if name == AUTO:
+        found = (each for each, kind in contractions.items() if kind.preferred(weight, activation))
+        name = next(found, "dense")
+    elif name not in contractions:
+        known = ", ".join((AUTO, *contractions))
+        raise HalutError(f"unknown halut.contraction {name!r}; choose one of: {known}")
+    refused = contractions[name].refuses(weight, activation)
+    if refused:
+        raise HalutError(f"halut.contraction={name}: {refused}")
+    return name

@@ -10,8 +10,8 @@ from torch import nn
 
 from halut.codecs import codecs
 from halut.codecs.factors import FACTORS, Spec, factor_options, resolve_factor
-from halut.contractions import contractions
-from halut.errors import HalutError
+from halut.contractions.base import AUTO
+from halut.contractions.base import chosen as contraction_of
 from halut.operators import Operator
 from halut.sites import Site
 
@@ -27,15 +27,13 @@ class CodecOperator(Operator):
         self.specs: dict[str, Spec | None] = {
             role: resolve_factor(role, self.codec, chosen) for role in FACTORS
         }
-        refused = contractions[chosen.contraction].refuses(
-            self.specs["weight"], self.specs["activation"]
+        self.contraction = contraction_of(
+            chosen.contraction, self.specs["weight"], self.specs["activation"]
         )
-        if refused:
-            raise HalutError(f"halut.contraction={chosen.contraction}: {refused}")
 
     def frozen(self, site: Site) -> dict[str, Any]:
         """The codecs of weight, activation and bias with all of their options."""
-        return {**self.specs, "contraction": self.options.contraction}
+        return {**self.specs, "contraction": self.contraction}
 
     def summary(self, site: Site) -> dict[str, Any]:
         return {role: told(spec) for role, spec in self.specs.items() if spec or role != "bias"}
@@ -45,7 +43,7 @@ class CodecOperator(Operator):
 
         self.check(site)
         kind = CodecLinear if site.geometry is None else CodecConv2d
-        return kind(site, self.specs, self.options.contraction, source)
+        return kind(site, self.specs, self.contraction, source)
 
 
 def told(spec: Spec | None) -> str:
@@ -74,6 +72,6 @@ def _codec_operator(codec: str, factor: type) -> type[CodecOperator]:
     ]
     float_bias = functools.partial(factor, name=None)
     fields.append(("bias", optional, dataclasses.field(default_factory=float_bias)))
-    fields.append(("contraction", str, dataclasses.field(default="dense")))
+    fields.append(("contraction", str, dataclasses.field(default=AUTO)))
     kind = dataclasses.make_dataclass(f"{name}CodecOptions", fields, bases=(own,))
     return type(f"{codec}_operator", (CodecOperator,), {"codec": codec, "Options": kind})
