@@ -9,6 +9,7 @@ from torch import Tensor
 from halut.codecs.factors import Spec
 from halut.errors import HalutError
 from halut.registry import Registry
+from halut.sites import Site
 
 if TYPE_CHECKING:
     from halut.layers.codec import CodecLayer
@@ -31,6 +32,10 @@ class Contraction:
     def refuses(cls, weight: Spec | None, activation: Spec | None) -> str | None:
         """Why it cannot multiply what these codecs make, or None if it can."""
         return None
+
+    @classmethod
+    def check(cls, site: Site) -> None:
+        """Raise HalutError if it cannot multiply at the site, naming the valid range."""
 
     def product(self, layer: CodecLayer, x: Tensor) -> Tensor:
         """The layer's answer to its input x, with bias, and with the codecs' gradients."""

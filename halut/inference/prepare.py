@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from halut import surgery
-from halut.contractions.popcount import Popcount
 from halut.errors import HalutError
-from halut.inference.bits import BitLayer
-from halut.inference.codec import FrozenCodecLayer
 from halut.inference.fold import fold, foldable, traced
+from halut.inference.forms import frozen
 from halut.inference.int8 import int8_network
 from halut.inference.merge import merge
 from halut.inference.packed import packed
@@ -65,8 +63,7 @@ def with_packed_layers(network: nn.Module) -> nn.Module:
         if isinstance(layer, LUTLayer):
             surgery.place(network, name, packed(layer))
         elif isinstance(layer, CodecLayer):
-            counts = isinstance(layer.contraction, Popcount)
-            surgery.place(network, name, BitLayer(layer) if counts else FrozenCodecLayer(layer))
+            surgery.place(network, name, frozen(layer))
     return network
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from halut.codecs import codecs
 from halut.codecs.factors import FACTORS, Spec, factor_options, resolve_factor
-from halut.contractions.base import AUTO
+from halut.contractions.base import AUTO, contractions
 from halut.contractions.base import chosen as contraction_of
 from halut.operators import Operator
 from halut.sites import Site
@@ -30,6 +30,9 @@ class CodecOperator(Operator):
         self.contraction = contraction_of(
             chosen.contraction, self.specs["weight"], self.specs["activation"]
         )
+
+    def check(self, site: Site) -> None:
+        contractions[self.contraction].check(site)
 
     def frozen(self, site: Site) -> dict[str, Any]:
         """The codecs of weight, activation and bias with all of their options."""

@@ -14,6 +14,7 @@ from halut.ops.nearest import nearest_encode, nearest_matmul
 from halut.ops.pool import max_pool
 from halut.ops.quantise import quantise
 from halut.ops.relaxed import relaxed_matmul
+from halut.ops.sign_magnitude import sign_magnitude
 from halut.ops.tree import tree_encode, tree_matmul
 from halut.ops.tree_train import tree_train
 
@@ -38,6 +39,7 @@ __all__ = [
     "quantise",
     "relaxed_matmul",
     "scatter_add",
+    "sign_magnitude",
     "tree_encode",
     "tree_layer",
     "tree_matmul",

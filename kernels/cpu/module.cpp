@@ -19,6 +19,7 @@ void bind_clock(nb::module_&);
 void bind_lookup(nb::module_&);
 void bind_tree(nb::module_&);
 void bind_nearest(nb::module_&);
+void bind_products(nb::module_&);
 
 namespace {
 
@@ -67,4 +68,5 @@ NB_MODULE(_kernels, m) {
   bind_lookup(m);
   bind_tree(m);
   bind_nearest(m);
+  bind_products(m);
 }

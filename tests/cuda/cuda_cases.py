@@ -6,6 +6,7 @@ Run against the torch implementation, on the CPU through the launch shim and on 
 from cuda_bits import add_bits
 from cuda_case import CASES, Case, assert_alike, expected, run
 from cuda_layers import add_layers
+from cuda_products import add_products
 from cuda_prototypes import add_prototypes
 from cuda_tables import add_tables
 from cuda_trees import add_convolutions, add_trees
@@ -19,3 +20,4 @@ if not CASES:
     add_prototypes()
     add_layers()
     add_bits()
+    add_products()

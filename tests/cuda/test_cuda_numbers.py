@@ -14,6 +14,7 @@ OPERATIONS = {
     "code_map",
     "bit_planes",
     "bit_product",
+    "sign_magnitude",
 }
 
 

@@ -147,6 +147,17 @@ def answers(draw: Draw, G: int, C: int, K: int, M: int) -> Iterator[Case]:
     yield draw.values(G, C, K, M), EMPTY, scale, bias, 0.0, torch.float32
 
 
+def sign_magnitude() -> Iterator[Case]:
+    for N, D, G, _, _, M in ROWS:
+        for low in (-128, -127):  # the lowest byte has a way of its own
+            draw = Draw(N)
+            x = draw.bytes(max(N, 1), G * D, low=low, high=128, dtype=torch.int8)
+            weight = draw.bytes(G, M, D, low=-128, high=128, dtype=torch.int8)
+            yield x, weight
+            yield arranged(x, "transposed"), arranged(weight, "strided")
+            yield torch.full_like(x, low), torch.full_like(weight, -128)
+
+
 def max_pool() -> Iterator[Case]:
     windows = [geometry for geometry, _ in MAPS] + [ConvGeometry((3, 3), (2, 2), (1, 1, 1, 1))]
     for geometry in windows:
@@ -239,6 +250,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "nearest_gradient": nearest_gradient,
     "conv_taps": conv_taps,
     "conv_taps_gradient": conv_taps_gradient,
+    "sign_magnitude": sign_magnitude,
     "max_pool": max_pool,
     "tree_layer": tree_layer,
     "nearest_layer": nearest_layer,

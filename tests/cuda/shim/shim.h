@@ -276,6 +276,11 @@ inline float __shfl_xor_sync(unsigned mask, float value, int other) {
   return __uint_as_float(
       shim::of_lane(mask, __float_as_uint(value), shim::current->index.x % 32 ^ other));
 }
+inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
+  for (int i = 0; i < 32; i += 8) sum += (a >> i & 0xff) * (b >> i & 0xff);
+  return sum;
+}
+inline void atomicAdd(unsigned* to, unsigned value) { *to += value; }
 inline void atomicAdd(float* to, float value) { *to += value; }
 
 inline float float_of_half(unsigned short bits) {

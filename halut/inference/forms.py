@@ -1,0 +1,28 @@
+"""Which form a layer of the codec family has for inference."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from halut.contractions.dense import Dense
+from halut.contractions.popcount import Popcount
+from halut.contractions.sign_magnitude import SignMagnitude
+from halut.errors import HalutError
+from halut.inference.bits import BitLayer
+from halut.inference.codec import FrozenCodecLayer
+from halut.inference.sign_magnitude import SignMagnitudeLayer
+from halut.layers.codec import CodecLayer
+
+FORMS: dict[type, type[nn.Module]] = {
+    Dense: FrozenCodecLayer,
+    Popcount: BitLayer,
+    SignMagnitude: SignMagnitudeLayer,
+}
+
+
+def frozen(layer: CodecLayer) -> nn.Module:
+    """The layer's form, by its contraction; HalutError if it has none."""
+    kind = type(layer.contraction)
+    if kind not in FORMS:
+        raise HalutError(f"{layer.site.name}: a {kind.__name__} contraction has no inference form")
+    return FORMS[kind](layer)

@@ -1,0 +1,95 @@
+"""Layers by signs and magnitudes: what training computes is what integer sums say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from halut.capture import capture, unfolded
+from halut.catalogue import operator_type
+from halut.errors import HalutError
+from halut.inference.forms import frozen
+from halut.inference.sign_magnitude import SignMagnitudeLayer
+from halut.ops.sign_magnitude import sign_magnitude_reference
+from halut.sites import Site, find_sites
+
+SOURCES = {
+    "linear": (lambda: nn.Linear(20, 7), (3, 5, 20)),
+    "conv": (lambda: nn.Conv2d(6, 8, 3, padding=1), (2, 6, 9, 8)),
+    "strided": (lambda: nn.Conv2d(6, 8, (3, 2), 2, padding=(0, 1), bias=False), (2, 6, 9, 8)),
+    "grouped": (lambda: nn.Conv2d(40, 12, 3, padding=2, dilation=2, groups=2), (2, 40, 9, 8)),
+    "depthwise": (lambda: nn.Conv2d(6, 12, 3, padding="same", groups=6), (2, 6, 9, 8)),
+    "point": (lambda: nn.Conv2d(40, 5, 1, stride=2), (2, 40, 9, 8)),
+}
+
+
+def built(kind, operator="sign_magnitude", **options):
+    torch.manual_seed(0)
+    make, shape = SOURCES[kind]
+    source, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    network = nn.Sequential(source)
+    site = find_sites(network, x[:1])[0][0]
+    layer = operator_type(operator)(**options).build(site, source)
+    layer.observe(capture(network, [site], [x])[site.name])
+    layer.fit()
+    return layer, x
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_convolution_is_unfold_and_linear_exactly(kind):
+    layer, x = built(kind, fraction=5)  # one known scale: codes of floats can be told back
+    site = layer.site
+    prepared = frozen(layer)
+    assert isinstance(prepared, SignMagnitudeLayer)
+    rows = (unfolded(layer.quantised_input(x), site) * 32).to(torch.int8)
+    weight = (layer.quantised_weight() * 32).to(torch.int8).view(site.groups, -1, site.D)
+    sums = sign_magnitude_reference(rows, weight)
+    assert sums.abs().max() > 300
+    y = sums.float() / 1024
+    if layer.bias is not None:
+        y = y + layer.bias
+    found = prepared(x)
+    found = found.flatten(0, -2) if kind == "linear" else found.permute(0, 2, 3, 1).flatten(0, 2)
+    assert torch.equal(found, y)
+    assert torch.equal(layer(x), prepared(x))
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("operator", ["sign_magnitude", "integer"])
+def test_what_is_prepared_is_what_was_trained(kind, operator):
+    layer, x = built(kind, operator, contraction="sign_magnitude", bias={"name": "integer"})
+    prepared = frozen(layer)
+    assert torch.equal(prepared(x), layer(x))
+    assert layer.diagnose(x)["normalised_mse"] < 1e-3
+    assert prepared(x.bfloat16()).dtype == torch.bfloat16
+    assert prepared(x[:0]).shape == layer(x[:0]).shape
+    dense, _ = built(kind, operator, contraction="dense", bias={"name": "integer"})
+    torch.testing.assert_close(layer(x), dense(x))
+
+
+def test_gradients_are_those_of_the_dense_product():
+    grads = []
+    for contraction in ("sign_magnitude", "dense"):
+        layer, x = built("conv", contraction=contraction)
+        x.requires_grad_()
+        layer(x).square().sum().backward()
+        grads.append((x.grad, layer.weight.grad, layer.bias.grad))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert ours.abs().max() > 0
+
+
+def test_auto_means_it_for_both_factors_alone():
+    both = operator_type("sign_magnitude")()
+    assert both.contraction == "sign_magnitude"
+    assert both.frozen(built("linear")[0].site)["contraction"] == "sign_magnitude"
+    assert operator_type("sign_magnitude")(activation=None).contraction == "dense"
+    assert operator_type("integer")().contraction == "dense"
+
+
+def test_sums_that_could_overflow_are_refused():
+    operator = operator_type("sign_magnitude")()
+    operator.check(Site("fits", "linear", 131_071, 2))
+    with pytest.raises(HalutError, match=r"wide has 131072 inputs: .* there can be 1\.\.131071"):
+        operator.check(Site("wide", "linear", 131_072, 2))
