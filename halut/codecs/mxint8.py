@@ -7,7 +7,6 @@ from torch import Tensor
 
 from halut.codecs.base import CodecOptions, codecs
 from halut.codecs.block_fp import BlockFpCodec
-from halut.codecs.powers import times_power
 
 BLOCK = 32
 
@@ -34,11 +33,3 @@ class Mxint8Codec(BlockFpCodec):
 
     def unpacked_scales(self, packed: Tensor) -> Tensor:
         return packed.to(torch.int32) - 127 - 6
-
-
-def dequantise(mantissa: Tensor, exponent: Tensor) -> Tensor:
-    """(m / 64) 2^(e - 127) float32 of mantissas int8, -128 too, and scales e uint8 in 0..254.
-
-    The two broadcast. Exact, but for -128 / 64 * 2^127, which float32 does not reach: -inf.
-    """
-    return times_power(mantissa.to(torch.float32), exponent.to(torch.int32) - 127 - 6)

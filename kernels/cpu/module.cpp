@@ -14,6 +14,7 @@ int current_level = 0;
 
 void bind_bits(nb::module_&);
 void bind_columns(nb::module_&);
+void bind_formats(nb::module_&);
 void bind_layer(nb::module_&);
 void bind_clock(nb::module_&);
 void bind_lookup(nb::module_&);
@@ -63,6 +64,7 @@ NB_MODULE(_kernels, m) {
       "Use another one, for tests and benchmarks; false if this CPU cannot.");
   bind_bits(m);
   bind_columns(m);
+  bind_formats(m);
   bind_layer(m);
   bind_clock(m);
   bind_lookup(m);

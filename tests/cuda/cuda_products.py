@@ -1,9 +1,9 @@
-"""Cases of products of narrow integers: tails of rows, outputs and inputs, sums in parts."""
+"""Cases of narrow numbers: tails of rows, outputs and inputs, sums in parts, blocks in parts."""
 
 from __future__ import annotations
 
 import torch
-from cuda_case import case
+from cuda_case import HALVES, case
 from torch import Tensor
 
 
@@ -16,6 +16,17 @@ def add_products() -> None:
         case("sign_magnitude", f"{shape}", lambda s=shape: _bytes(*s), True)
     case("sign_magnitude", "lowest", lambda: _lowest(9, 4, 9216), True)
     case("sign_magnitude", "unaligned", lambda: _unaligned(66, 6, 64), True)
+
+    for dtype in (torch.float32, *HALVES):
+        for shape in ((3, 64), (2, 5, 20), (40, 33), (1, 1)):
+            case("mxint8_dequantise", f"{shape}-{dtype}", lambda s=shape, d=dtype: _mx(s, d), True)
+
+
+def _mx(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, torch.dtype]:
+    codes = torch.randint(-128, 128, shape, dtype=torch.int8)
+    blocks = (*shape[:-1], -(-shape[-1] // 32))
+    scales = torch.randint(0, 255, blocks, dtype=torch.uint8)  # NaN is not equal to NaN
+    return codes, scales, dtype
 
 
 def _bytes(N: int, G: int, M: int, D: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ OPERATIONS = {
     "bit_planes",
     "bit_product",
     "sign_magnitude",
+    "mxint8_dequantise",
 }
 
 

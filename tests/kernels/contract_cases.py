@@ -158,6 +158,16 @@ def sign_magnitude() -> Iterator[Case]:
             yield torch.full_like(x, low), torch.full_like(weight, -128)
 
 
+def mxint8_dequantise() -> Iterator[Case]:
+    for shape in ((3, 64), (2, 3, 70), (5, 1), (7,), (130, 33), (1, 2, 2, 16)):
+        draw = Draw(len(shape))
+        codes = draw.bytes(*shape, low=-128, high=128, dtype=torch.int8)
+        scales = draw.bytes(*shape[:-1], -(-shape[-1] // 32), high=255)  # NaN is not equal to NaN
+        for dtype in DTYPES[:3]:
+            yield codes, scales, dtype
+            yield arranged(codes, "strided"), arranged(scales, "transposed"), dtype
+
+
 def max_pool() -> Iterator[Case]:
     windows = [geometry for geometry, _ in MAPS] + [ConvGeometry((3, 3), (2, 2), (1, 1, 1, 1))]
     for geometry in windows:
@@ -251,6 +261,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "conv_taps": conv_taps,
     "conv_taps_gradient": conv_taps_gradient,
     "sign_magnitude": sign_magnitude,
+    "mxint8_dequantise": mxint8_dequantise,
     "max_pool": max_pool,
     "tree_layer": tree_layer,
     "nearest_layer": nearest_layer,

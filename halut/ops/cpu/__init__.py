@@ -18,7 +18,7 @@ from halut.errors import HalutError
 
 logger = logging.getLogger(__name__)
 
-REGISTERING = ("bits", "conv", "layer", "lookup", "nearest", "pool", "products", "tree")
+REGISTERING = ("bits", "conv", "layer", "lookup", "mxint8", "nearest", "pool", "products", "tree")
 """Modules of this package that register implementations."""
 
 VARIABLE = "HALUT_LEVEL"

@@ -1,0 +1,48 @@
+"""Layers whose weight stays in MXINT8: bytes and their blocks' powers of two, decoded at use."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from halut.codecs.packing import unpack
+from halut.layers.codec import CodecLayer, quantised_input
+from halut.ops.mxint8 import DTYPES, mxint8_dequantise
+from halut.sites import exact_product
+
+
+class Mxint8Layer(nn.Module):
+    """What a trained layer answers, bit for bit, from 8.25 bits a weight; no gradients.
+
+    codes int8 [M, taps, C] and scales uint8 [M, taps, ceil(C / 32)] of the weight, bias float [M].
+    Every call decodes the weight in the input's dtype, multiplies, and forgets it.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: CodecLayer) -> None:
+        super().__init__()
+        assert layer.weight_codec is not None
+        self.site = layer.site
+        packed = layer.weight_codec.export(layer.canonical_weight())
+        shape = layer.weight_codec.layout.shape
+        codes = unpack(packed["codes"], 8, layer.weight_codec.layout.numel, True)
+        self.register_buffer("codes", codes.to(torch.int8).view(shape))
+        self.register_buffer("scales", packed["scales"])
+        bias = layer.quantised_bias()
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self.activation_codec = copy.deepcopy(layer.activation_codec)
+
+    def decoded(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight [M, D]."""
+        known = dtype if dtype in DTYPES else torch.float32
+        values = mxint8_dequantise(self.codes, self.scales, known)
+        return values.to(dtype).transpose(1, 2).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = quantised_input(self.activation_codec, x, self.site)
+        return exact_product(q, self.decoded(x.dtype), self.bias, self.site)
