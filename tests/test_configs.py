@@ -28,7 +28,7 @@ CONF = Path(conf_dir())
 GROUPS = {
     group.name: sorted(path.stem for path in group.glob("*.yaml"))
     for group in sorted(CONF.iterdir())
-    if group.is_dir()
+    if group.is_dir() and group.name != "runtime"  # of evaluations: see tests/evaluation
 }
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 EXPERIMENTS = GROUPS["experiment"]

@@ -202,6 +202,10 @@ class Codec(nn.Module):
         """Bits of values of layout.shape, shared scales counted."""
         return self.layout.numel * self.width + self.scale_count() * self.scale_bits
 
+    def formula_bits(self) -> float:
+        """Bits of one value as the format is quoted: whole blocks, nothing pruned."""
+        return self.width
+
     def export(self, x: Tensor) -> dict[str, Tensor]:
         """x [*layout.shape] as inference holds it: `codes` packed to bytes, and `scales`."""
         coded = self.encode(x.detach().float())

@@ -150,6 +150,9 @@ class ChainCodec(Codec):
     def scale_count(self) -> int:
         return self.format.scale_count()
 
+    def formula_bits(self) -> float:
+        return self.format.formula_bits()
+
     def bits(self) -> int:
         mask = self.mask
         if mask is None:

@@ -19,6 +19,7 @@ class Mxint8Codec(BlockFpCodec):
     """
 
     Options = CodecOptions
+    whole_block = BLOCK
 
     @property
     def width(self) -> int:

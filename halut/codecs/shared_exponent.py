@@ -49,6 +49,8 @@ class SharedExponentCodec(Codec):
 
     exponent: Tensor
     scale_bits = 8
+    whole_block = 1
+    """Values of a whole block where no option says it."""
 
     def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
         super().__init__(layout, options)
@@ -103,6 +105,12 @@ class SharedExponentCodec(Codec):
         if not self.layout.dynamic:
             return 0
         return self.layout.shape[0] if self.per == "channel" else 1
+
+    def formula_bits(self) -> float:
+        """Bits of one value of a whole block, its share of the exponent with it."""
+        whole = getattr(self.options, "block", self.whole_block)
+        blocks = self.per == "block" and self.fixed_exponent() is None
+        return self.width + (self.scale_bits / whole if blocks else 0)
 
     def largest(self, x: Tensor) -> Tensor:
         """The largest magnitude of everything that shares an exponent."""

@@ -29,14 +29,14 @@ def table_cost(layer: LUTLayer) -> dict[str, int]:
         "encode_ops": encode["encode_ops"],
         "lookups": lookups,
         "adds": lookups,
-        "weight_bytes": 4 * ((site.M if site.bias or quantised else 0) + _scales(layer)),
+        "weight_bytes": 4 * ((site.M if site.bias or quantised else 0) + table_scales(layer)),
         "table_bytes": math.ceil(entries * bits / 8),
         "encoder_bytes": encode["state_bytes"],
         "index_bits": site.rows * blocks.total * math.ceil(math.log2(options.K)),
     }
 
 
-def _scales(layer: LUTLayer) -> int:
+def table_scales(layer: LUTLayer) -> int:
     """Scales a quantised table has; 0 for float tables."""
     if layer.options.bits is None:
         return 0

@@ -14,7 +14,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.table import Table
 from torch import nn
 
 from data.loader import BatchLoader
@@ -24,6 +23,8 @@ from halut.analysis.bits import bit_figures
 from halut.analysis.cost import exact_cost, replaced_cost
 from halut.analysis.errors import layer_errors
 from halut.analysis.latency import latency
+from halut.analysis.memory import memory_figures, state_bytes
+from halut.analysis.runtime import check_difference, compare, ways
 from halut.bundle import exact_network, load_bundle
 from halut.errors import HalutError
 from halut.files import write_json
@@ -31,9 +32,10 @@ from halut.inference import prepare
 from halut.plan import Plan
 from halut.training.bundle_data import check_fits, data_of
 from halut.training.evaluate_config import EvaluateConfig, check, register
+from halut.training.evaluate_show import show
 from halut.training.fit import evaluate
-from halut.training.progress import bar, complain, console, log, set_up_logging
-from halut.training.report import cost_line, environment, plan_table
+from halut.training.progress import bar, complain, log, set_up_logging
+from halut.training.report import environment
 from halut.training.store import conf_dir
 
 SCHEMA = 1
@@ -52,6 +54,8 @@ def main(config: DictConfig) -> None:
         show(figures, plan)
         if settings.json is not None:
             _write(Path(settings.json), figures)
+        if figures["runtime"] is not None:
+            check_difference(figures["runtime"], settings.runtime.tolerance)
     except HalutError as error:
         if config.debug.traceback:
             traceback.print_exc()
@@ -117,7 +121,9 @@ def evaluate_bundle(
             "replaced": replaced_cost(plan, network),
             "bits": bit_figures(plan, network),
         },
-        "latency": _latency(network, plan, config),
+        "memory": memory_figures(network),
+        **_prepared(network, plan, config),
+        "runtime": _runtime(network, plan, config),
         "plan": plan.to_dict(),
         "environment": environment(),
     }
@@ -131,13 +137,15 @@ def _channels_last(network: nn.Module) -> None:
             module.to(memory_format=torch.channels_last)
 
 
-def _latency(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str, Any] | None:
-    """The prepared network's beside the exact one's; None where it is not asked for, or cannot be.
+def _prepared(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str, Any]:
+    """latency: the prepared network's beside the exact one's; prepared_bytes: of its tensors.
 
-    The exact network's weights are random: its time does not depend on them.
+    None where they are not asked for, or the network has no such form. The exact network's weights
+    are random: its time does not depend on them.
     """
+    found: dict[str, Any] = {"latency": None, "prepared_bytes": None}
     if not config.latency:
-        return None
+        return found
     exact = exact_network(plan)
     x = torch.randn(config.latency, *plan.model["input_shape"])
     if config.trainer.channels_last:
@@ -147,8 +155,20 @@ def _latency(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str
         prepared = prepare(network.cpu(), x)
     except HalutError as error:
         log.warning("no latency: %s", error)
+        return found
+    times = latency({"exact": exact, "prepared": prepared}, x)
+    return {"latency": times, "prepared_bytes": state_bytes(prepared)}
+
+
+def _runtime(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str, Any] | None:
+    """First-call and warm times of the ways that are asked for, and how far their answers lie."""
+    asked = config.runtime
+    if asked.mode == "none":
         return None
-    return latency({"exact": exact, "prepared": prepared}, x)
+    chosen = ways(asked.mode, asked.attention)
+    shape = list(plan.model["input_shape"])
+    found = compare(network, chosen, shape, asked.batch, asked.inputs, asked.rounds)
+    return {**found, "tolerance": asked.tolerance}
 
 
 def _layers(
@@ -166,34 +186,6 @@ def _layers(
         {"name": e.site.name, "operator": e.operator, **errors.get(e.site.name, {})}
         for e in plan.replaced
     ]
-
-
-def show(figures: Mapping[str, Any], plan: Plan) -> None:
-    """Print the plan, the layers' errors, the accuracy, the cost and the latency."""
-    console.print(plan_table(plan))
-    table = Table(title="errors against the exact product", title_justify="left")
-    table.add_column("site", overflow="fold")
-    table.add_column("operator")
-    columns = ("mae", "mse", "normalised_mse", "cosine")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for layer in figures["layers"]:
-        values = [f"{layer[c]:.4g}" if c in layer else "" for c in columns]
-        table.add_row(layer["name"], layer["operator"], *values)
-    console.print(table)
-    console.print(cost_line(figures["cost"]), highlight=False)
-    if (found := figures["latency"]) is not None:
-        exact, prepared = found["ms"]["exact"], found["ms"]["prepared"]
-        console.print(
-            f"latency of {found['batch']} on the CPU, {found['threads']} threads: exact "
-            f"{exact:.3g} ms, prepared {prepared:.3g} ms, {exact / prepared:.3g} times as fast",
-            highlight=False,
-        )
-    recorded = figures["recorded"]
-    told = ", ".join(f"{k} {v:.2f} %" for k, v in recorded.items() if v is not None)
-    accuracy = f"{figures['split']} accuracy: {figures['accuracy']:.2f} %"
-    count = f"of {figures['samples']:,} samples of {figures['data']}"
-    console.print(f"{accuracy} {count}" + (f" (recorded: {told})" if told else ""), highlight=False)
 
 
 def _write(path: Path, figures: Mapping[str, Any]) -> None:

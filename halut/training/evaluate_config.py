@@ -7,11 +7,29 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from halut.analysis.runtime import ATTENTION, MODES
 from halut.errors import HalutError
 from halut.training import store
 from halut.training.config import DebugConfig, TrainerConfig, between, choice
 
 SPLITS = ("test", "val")
+
+
+@dataclass
+class RuntimeConfig:
+    """How the prepared network is run on random inputs: `mode` none (it is not), eager or compile.
+
+    `attention`: math or fused, null: as the network has it. Eager with plain attention is always
+    measured beside; answers further from its than `tolerance`, of its largest one, are an error.
+    `batch` inputs are given at a time, `inputs` times; warm times are medians of `rounds`.
+    """
+
+    mode: str = "none"
+    attention: str | None = None
+    tolerance: float = 1e-2
+    batch: int = 1
+    inputs: int = 4
+    rounds: int = 15
 
 
 @dataclass
@@ -28,6 +46,7 @@ class EvaluateConfig:
     latency: int = 1
     json: str | None = None
     data: Any = None
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)
 
@@ -39,11 +58,26 @@ def check(config: EvaluateConfig) -> None:
     choice("split", config.split, SPLITS)
     between("samples", config.samples, 0)
     between("latency", config.latency, 0)
+    check_runtime(config.runtime)
     if config.trainer.devices > 1 or config.trainer.num_nodes > 1:
         raise HalutError("an evaluation runs on one device; set trainer.devices=1")
+
+
+def check_runtime(runtime: RuntimeConfig) -> None:
+    """Raise HalutError on values that cannot be, or say nothing."""
+    choice("runtime.mode", runtime.mode, MODES)
+    if runtime.attention is not None:
+        choice("runtime.attention", runtime.attention, ATTENTION)
+        if runtime.mode == "none":
+            raise HalutError("runtime.attention needs runtime=eager or runtime=compile")
+    between("runtime.tolerance", runtime.tolerance, 0)
+    for name in ("batch", "inputs", "rounds"):
+        between(f"runtime.{name}", getattr(runtime, name), 1)
 
 
 def register() -> None:
     """File the schemas; safe to call again."""
     store.register()
-    ConfigStore.instance().store(name="schema_evaluate", node=EvaluateConfig)
+    stored = ConfigStore.instance()
+    stored.store(name="schema_evaluate", node=EvaluateConfig)
+    stored.store(group="runtime/schema", name="runtime", node=RuntimeConfig)

@@ -14,6 +14,7 @@ from torch import nn
 
 from halut.analysis.bits import bit_figures, bits_line
 from halut.analysis.cost import exact_cost, replaced_cost
+from halut.analysis.memory import memory_figures, memory_lines
 from halut.catalogue import operator_type
 from halut.checkout import commit
 from halut.plan import Entry, Plan
@@ -62,6 +63,7 @@ def final_report(
             "replaced": replaced_cost(context.plan, network),
             "bits": bit_figures(context.plan, network),
         },
+        "memory": memory_figures(network),
         "model": {**context.plan.model, "pretrained": _pretrained(context)},
         "data": {
             "name": config.data.name,
@@ -199,7 +201,8 @@ def report_table(report: dict[str, Any]) -> Table:
     table.add_row(
         "baseline", "exact, fine-tuned as long", "", "", "", _percent(baseline["test_accuracy"])
     )
-    table.caption = cost_line(report["cost"])
+    memory = memory_lines(report["memory"]) if "memory" in report else []  # earlier ones have none
+    table.caption = "\n".join([cost_line(report["cost"]), *memory])
     table.caption_justify = "left"
     return table
 

@@ -9,6 +9,7 @@ import torch
 from smoke_run import LAST, runner
 
 from halut.analysis.bits import bit_figures
+from halut.analysis.memory import memory_figures
 from halut.bundle import load_bundle
 from halut.inference import prepare
 from halut.inference.bits import BitLayer
@@ -65,6 +66,7 @@ def test_a_mixed_plan_trains_and_comes_back(finished, tmp_path):
         torch.testing.assert_close(prepare(network, x)(x), expected, rtol=1e-3, atol=1e-4)
 
     assert report["cost"]["bits"] == bit_figures(plan, network)
+    assert report["memory"] == memory_figures(network)
     assert 3 < report["cost"]["bits"]["weight_bits"] < 20
     assert all(site["normalised_mse"] is not None for site in report["sites"])
     figures, _ = evaluate_bundle(EvaluateConfig(run=str(run.path), latency=0), {})

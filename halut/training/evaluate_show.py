@@ -1,0 +1,51 @@
+"""What an evaluation prints: plan, errors, cost, memory, latency, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from halut.analysis.memory import memory_lines
+from halut.analysis.runtime import runtime_lines
+from halut.plan import Plan
+from halut.training.progress import console
+from halut.training.report import cost_line, plan_table
+
+
+def show(figures: Mapping[str, Any], plan: Plan) -> None:
+    """Print the plan, the layers' errors, the accuracy, the cost, the memory and the times."""
+    console.print(plan_table(plan))
+    console.print(_errors(figures))
+    lines = [cost_line(figures["cost"]), *memory_lines(figures["memory"])]
+    if figures["prepared_bytes"] is not None:
+        lines.append(f"memory prepared: {figures['prepared_bytes']:,} bytes of tensors")
+    if (found := figures["latency"]) is not None:
+        exact, prepared = found["ms"]["exact"], found["ms"]["prepared"]
+        lines.append(
+            f"latency of {found['batch']} on the CPU, {found['threads']} threads: exact "
+            f"{exact:.3g} ms, prepared {prepared:.3g} ms, {exact / prepared:.3g} times as fast"
+        )
+    if (runtime := figures["runtime"]) is not None:
+        lines += runtime_lines(runtime, runtime["tolerance"])
+    recorded = figures["recorded"]
+    told = ", ".join(f"{k} {v:.2f} %" for k, v in recorded.items() if v is not None)
+    accuracy = f"{figures['split']} accuracy: {figures['accuracy']:.2f} %"
+    count = f"of {figures['samples']:,} samples of {figures['data']}"
+    lines.append(f"{accuracy} {count}" + (f" (recorded: {told})" if told else ""))
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _errors(figures: Mapping[str, Any]) -> Table:
+    table = Table(title="errors against the exact product", title_justify="left")
+    table.add_column("site", overflow="fold")
+    table.add_column("operator")
+    columns = ("mae", "mse", "normalised_mse", "cosine")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for layer in figures["layers"]:
+        values = [f"{layer[c]:.4g}" if c in layer else "" for c in columns]
+        table.add_row(layer["name"], layer["operator"], *values)
+    return table

@@ -1,0 +1,85 @@
+"""Bytes before and after by hand, for every family, and that the reason adds up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from halut import surgery
+from halut.analysis.memory import memory_figures, memory_lines, state_bytes
+from halut.codecs import codecs
+from halut.inference import prepare
+from halut.policy import Rule, resolve
+from halut.sites import find_sites
+
+
+def replaced(*rules, bias=True):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 10, bias=bias), nn.BatchNorm1d(10), nn.Linear(10, 4))
+    x = torch.randn(20, 64)
+    plan = resolve(find_sites(network.eval(), x[:1])[0], rules, "integer", {})
+    before = state_bytes(network)
+    surgery.apply(network, plan)
+    for _, layer in surgery.replaced_layers(network):
+        layer.observe(torch.randn(20, layer.site.D))
+        layer.fit()
+    return network, memory_figures(network), before
+
+
+def test_mxint8_by_hand():
+    network, figures, before = replaced(Rule("0", operator="mxint8"))
+    untouched = 4 * 4 * 10 + 8 + 4 * (40 + 4)  # the norm and its counter, the other layer
+    assert figures["before"] == {
+        "replaced_weights": 4 * 640,
+        "replaced_biases": 40,
+        "untouched": untouched,
+        "total": before,
+    }
+    after = {"codes": 640, "tables": 0, "scales": 20, "biases": 40, "encoders": 0}
+    assert figures["after"] == {**after, "untouched": untouched, "total": 700 + untouched}
+    assert figures["formula"] == 32 / 8.25
+    assert figures["saving"] == before / (700 + untouched) < 32 / 8.25
+    text = "\n".join(memory_lines(figures))
+    for part in (f"{before:,} bytes", "the formats say 3.88 times", "8.25 bits each", "20 scales"):
+        assert part in text
+    prepared = prepare(network)
+    held = prepared.get_submodule("0").state_dict()
+    found = sum(held[k].numel() * held[k].element_size() for k in ("codes", "scales"))
+    assert found == 660
+
+
+def test_short_blocks_hold_more_scales():
+    figures = replaced(Rule("2", operator="mxint8"))[1]
+    assert (figures["after"]["codes"], figures["after"]["scales"]) == (40, 4)
+    assert figures["formula"] == 32 / 8.25
+    assert "8.8 bits each, 0.8 of them scales" in memory_lines(figures)[-1]
+
+
+def test_tables_and_kept_layers():
+    figures = replaced(Rule("0", operator="tree", options={"C": 4, "K": 16}))[1]
+    after = figures["after"]
+    assert (after["tables"], after["scales"]) == (4 * 16 * 10, 4 * 10)
+    assert (after["biases"], after["codes"]) == (4 * 10, 0)
+    assert after["encoders"] > 0
+    assert figures["formula"] is None
+    assert "the formats say" not in memory_lines(figures)[-1]
+    exact = replaced(Rule("0", operator="exact"))[1]
+    assert exact["saving"] == exact["formula"] == 1
+
+
+@pytest.mark.parametrize("name", list(codecs))
+def test_the_parts_of_every_codec_are_all_there_is(name):
+    network, figures, before = replaced(
+        Rule("0", operator=name, options={"weight": {"name": name}})
+    )
+    after = figures["after"]
+    layer = network.get_submodule("0")
+    outside = after["untouched"]
+    assert after["total"] - outside == layer.cost()["weight_bytes"]
+    assert figures["before"]["total"] == before
+    assert min(after.values()) >= 0
+    exported = layer.export()
+    bits = sum(t.numel() * t.element_size() for k, t in exported.items() if k.startswith("weight"))
+    assert abs(after["codes"] + after["scales"] - bits) < 8
+    assert 0 < 32 / figures["formula"] <= 33
