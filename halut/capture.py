@@ -62,7 +62,7 @@ def patch_rows(x: Tensor, site: Site, index: Tensor) -> Tensor:
     """
     g = site.geometry
     if g is None:
-        return x.reshape(-1, site.D)[index]
+        return x.reshape(-1, site.groups * site.D)[index]
     padded = pad(x, g)
     height, width = g.output_size(x.shape[2], x.shape[3])
     image = index // (height * width)
@@ -79,7 +79,7 @@ def patch_rows(x: Tensor, site: Site, index: Tensor) -> Tensor:
 def row_count(x: Tensor, site: Site) -> int:
     """Rows the site's product has for input x."""
     if site.geometry is None:
-        return x.numel() // site.D
+        return x.numel() // (site.groups * site.D)
     height, width = site.geometry.output_size(x.shape[2], x.shape[3])
     return x.shape[0] * height * width
 
@@ -123,7 +123,7 @@ def capture(
 
 def _hook(site: Site, reservoir: Reservoir) -> Any:
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach()
+        x = (inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1)).detach()
         if not bool(torch.isfinite(x).all()):
             raise HalutError(f"{site.name}: the captured activations hold NaN or infinite values")
         places = reservoir.places(row_count(x, site))

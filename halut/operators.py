@@ -67,7 +67,7 @@ class ReplacedLayer(nn.Module):
     def fit(self, seed: int = 0, progress: Any = None) -> None:
         """Learn from the observed rows."""
 
-    def exact(self, x: Tensor) -> Tensor:
+    def exact(self, *x: Any, **named: Any) -> Tensor:
         """What the exact product would answer to the layer's input x: what errors refer to."""
         raise NotImplementedError
 
@@ -78,10 +78,10 @@ class ReplacedLayer(nn.Module):
         """Parameters by optimiser role: table, prototypes, thresholds, temperature, basis, rest."""
         return {"rest": list(self.parameters())}
 
-    def diagnose(self, x: Tensor) -> dict[str, float]:
+    def diagnose(self, *x: Any, **named: Any) -> dict[str, float]:
         """Figures of the layer on one batch x, for the logs: its normalised_mse, ..."""
-        exact = self.exact(x)
-        error = (self(x).to(exact.dtype) - exact).square().sum()
+        exact = self.exact(*x)
+        error = (self(*x).to(exact.dtype) - exact).square().sum()
         return {"normalised_mse": float(error / exact.square().sum().clamp_min(1e-30))}
 
     def cost(self) -> dict[str, int]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from halut.attention import KIND
 from halut.catalogue import operator_type
 from halut.errors import HalutError
 from halut.plan import KEEP, Entry, Plan
 from halut.sites import Site, Unsupported
 
-KINDS = ("linear", "conv2d", "pointwise", "spatial", "depthwise", "grouped")
+KINDS = ("linear", "conv2d", "pointwise", "spatial", "depthwise", "grouped", "attention")
 
 
 @dataclass
@@ -23,7 +24,8 @@ class Rule:
 
     `name` is a glob over module names (`layer1.*.conv?`) or, between slashes, a regular expression
     (`/layer[12]\\..*conv1/`). `kind` is one of linear, conv2d, pointwise (1x1), spatial (larger
-    than 1x1), depthwise, grouped. `operator` None is the configuration's default operator;
+    than 1x1), depthwise, grouped, attention (its two products; without a kind no rule means them).
+    `operator` None is the configuration's default operator;
     `options` are laid over that operator's options.
     """
 
@@ -40,7 +42,7 @@ class Rule:
         """True if the site meets every condition."""
         return (
             matches_name(self.name, site.name)
-            and (self.kind is None or is_kind(site, self.kind))
+            and (site.kind != KIND if self.kind is None else is_kind(site, self.kind))
             and (self.kernel is None or kernel_of(site) == tuple(self.kernel))
             and (self.min_inputs is None or self.min_inputs <= site.D)
             and (self.max_inputs is None or self.max_inputs >= site.D)
@@ -67,7 +69,8 @@ def is_kind(site: Site, kind: str) -> bool:
         "pointwise": site.kind == "conv2d" and site.taps == 1,
         "spatial": site.kind == "conv2d" and site.taps > 1,
         "depthwise": site.depthwise,
-        "grouped": site.groups > 1,
+        "grouped": site.kind == "conv2d" and site.groups > 1,
+        "attention": site.kind == KIND,
     }[kind]
 
 

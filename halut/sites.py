@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halut.attention import KIND, AttentionProducts
 from halut.errors import HalutError
 from halut.geometry import Geometry, pad
 from halut.modes import evaluating
@@ -18,13 +19,16 @@ from halut.modes import evaluating
 class Site:
     """One replaceable product: rows [N, groups * D] times weight [M, D], M outputs in all.
 
+    Or attention's two, q k' and a v: D inputs of a head, M tokens, rows for both products, and
+    groups 3: what is captured of a token and head is q, k and v.
+
     `rows` counts the rows of one sample (output positions of a convolution, tokens of a Linear),
     over all calls of the module in one forward pass.
     """
 
     name: str
     kind: str
-    """"linear" or "conv2d"."""
+    """"linear", "conv2d" or "attention"."""
     D: int
     M: int
     groups: int = 1
@@ -40,7 +44,14 @@ class Site:
     @property
     def weights(self) -> int:
         """Entries of the weight matrix."""
-        return self.M * self.D
+        return 0 if self.kind == KIND else self.M * self.D
+
+    @property
+    def inputs(self) -> int:
+        """Values that the product reads for one sample."""
+        if self.kind == KIND:  # q, k, v and the softmax
+            return self.rows // 2 * (3 * self.D + self.M)
+        return self.rows * self.groups * self.D
 
     @property
     def depthwise(self) -> bool:
@@ -53,9 +64,9 @@ class Site:
         return self.geometry.kernel[0] * self.geometry.kernel[1] if self.geometry else 1
 
     def describe(self) -> str:
-        """One word on what it is: linear, conv 3x3, depthwise 3x3, grouped 3x3."""
+        """One word on what it is: linear, attention, conv 3x3, depthwise 3x3, grouped 3x3."""
         if self.geometry is None:
-            return "linear"
+            return self.kind
         size = f"{self.geometry.kernel[0]}x{self.geometry.kernel[1]}"
         prefix = "depthwise" if self.depthwise else "grouped" if self.groups > 1 else "conv"
         return f"{prefix} {size}"
@@ -87,11 +98,17 @@ class _Trace:
 
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
+        self.tokens: dict[str, int] = {}  # of attention's products
 
     def hook(self, name: str) -> Any:
         def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            per_channel = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
-            self.rows[name] = self.rows.get(name, 0) + output.numel() // per_channel
+            if isinstance(module, AttentionProducts):
+                self.tokens[name] = output.shape[-2]
+                count = 2 * output.numel() // output.shape[-1]
+            else:
+                channels = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
+                count = output.numel() // channels
+            self.rows[name] = self.rows.get(name, 0) + count
 
         return note
 
@@ -104,7 +121,9 @@ def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Un
     """
     inside_attention = _inside_attention(network)
     candidates: dict[str, nn.Module] = {
-        n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
+        n: m
+        for n, m in network.named_modules()
+        if isinstance(m, nn.Linear | nn.Conv2d | AttentionProducts)
     }
     trace = _run(network, example, candidates)
     sites: list[Site] = []
@@ -120,7 +139,8 @@ def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Un
         if reason:
             unsupported.append(Unsupported(name, reason))
         else:
-            sites.append(site_of(name, candidates[name], trace.rows[name]))
+            tokens = trace.tokens.get(name, 0)
+            sites.append(site_of(name, candidates[name], trace.rows[name], tokens))
     return sites, unsupported
 
 
@@ -159,7 +179,7 @@ def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) 
 def unsupported_reason(module: nn.Module) -> str | None:
     """Why a Linear or Conv2d cannot be replaced, or None. Subclasses may compute otherwise."""
     kind = type(module)
-    if kind is nn.Linear:
+    if kind in (nn.Linear, AttentionProducts):
         return None
     if kind is nn.Conv2d or _pads_as_tensorflow(module):
         mode = getattr(module, "padding_mode", "zeros")
@@ -173,8 +193,10 @@ def _pads_as_tensorflow(module: nn.Module) -> bool:
     return kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm.")
 
 
-def site_of(name: str, module: nn.Module, rows: int) -> Site:
-    """The site of one supported module."""
+def site_of(name: str, module: nn.Module, rows: int, tokens: int = 0) -> Site:
+    """The site of one supported module; `tokens` of attention's products."""
+    if isinstance(module, AttentionProducts):
+        return Site(name, KIND, module.d, tokens, 3, False, rows)
     bias = module.bias is not None
     if isinstance(module, nn.Linear):
         return Site(name, "linear", module.in_features, module.out_features, 1, bias, rows)

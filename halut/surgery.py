@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from halut.attention import KIND, AttentionProducts, expose_attention
 from halut.catalogue import operator_type
 from halut.errors import HalutError
 from halut.operators import ReplacedLayer
 from halut.plan import Entry, Plan
 from halut.sharing import share_encoder
 from halut.sites import site_of, unsupported_reason
+
+SITES = (nn.Linear, nn.Conv2d, AttentionProducts)
 
 
 def apply(network: nn.Module, plan: Plan, stages: int | None = None) -> nn.Module:
@@ -24,6 +27,8 @@ def apply(network: nn.Module, plan: Plan, stages: int | None = None) -> nn.Modul
     plan does not fit the network.
     """
     chosen = [e for e in plan.replaced if stages is None or (e.stage or 0) < stages]
+    if any(entry.site.kind == KIND for entry in chosen):
+        expose_attention(network)
     for entry in chosen:
         _check(network, entry)
     todo = [e for e in chosen if not isinstance(_module(network, e), ReplacedLayer)]
@@ -41,7 +46,9 @@ def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
     source = _module(network, entry)
     module = operator_type(entry.operator)(**entry.options).build(entry.site, source)
     assert isinstance(module, ReplacedLayer)
-    reference = next(source.parameters())
+    reference = next(source.parameters(), None)
+    if reference is None:  # attention's products have none
+        reference = next(network.parameters())
     module.to(device=reference.device)
     module.train(source.training)
     for parameter in module.parameters():
@@ -99,8 +106,8 @@ def _check(network: nn.Module, entry: Entry) -> None:
     module = _module(network, entry)
     if isinstance(module, ReplacedLayer):
         found = module.site
-    elif isinstance(module, nn.Linear | nn.Conv2d) and not unsupported_reason(module):
-        found = site_of(entry.site.name, module, entry.site.rows)
+    elif isinstance(module, SITES) and not unsupported_reason(module):
+        found = site_of(entry.site.name, module, entry.site.rows, entry.site.M)
     else:
         raise HalutError(f"{entry.site.name} is a {type(module).__name__}, not a site")
     if found != entry.site:

@@ -16,9 +16,9 @@ def bit_figures(plan: Plan, network: nn.Module) -> dict[str, float]:
     """weight_bits and activation_bits: averages over all sites, those kept exact included; bops.
 
     weight_bits: bits of all codes, shared scales and tables, over all weights of the exact
-    network's sites. activation_bits: over the rows * groups * D values that every site reads for
-    one sample; encoders of tables read floats. bops = sum of (bits of a weight's code) * (bits of
-    an activation's) * multiply-adds; look-ups and encoders, which `cost` counts, have none.
+    network's sites. activation_bits: over the values that every site reads for one sample;
+    encoders of tables read floats. bops = sum of (bits of a weight's code) * (bits of an
+    activation's) * multiply-adds; look-ups and encoders, which `cost` counts, have none.
     """
     layers = dict(replaced_layers(network))
     weights = weight_bits = inputs = input_bits = bops = 0
@@ -27,7 +27,7 @@ def bit_figures(plan: Plan, network: nn.Module) -> dict[str, float]:
         layer = layers.get(site.name)
         figures = layer.cost() if layer is not None else {"macs": site.macs}
         tables = 8 * figures.get("table_bytes", 0)
-        count = site.rows * site.groups * site.D
+        count = site.inputs
         weights += site.weights
         inputs += count
         weight_bits += figures.get("weight_bits", tables or FLOAT * site.weights)

@@ -107,6 +107,6 @@ def _note(name: str, total: ErrorSums) -> Any:
     def note(layer: ReplacedLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if not bool(torch.isfinite(output).all()):
             raise HalutError(f"{name}: the replaced layer's answers hold NaN or infinite values")
-        total.add(output, layer.exact(inputs[0]))
+        total.add(output, layer.exact(*inputs))
 
     return note

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from halut.layers.attention import CodecAttention
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
 from halut.layers.cost import table_scales
@@ -62,6 +63,8 @@ def _held(layer: ReplacedLayer, seen: set[int]) -> dict[str, int]:
             **{"tables": cost["table_bytes"], "scales": scales},
             **{"biases": biases, "encoders": encoder},
         }
+    if isinstance(layer, CodecAttention):
+        return {"encoders": cost["weight_bytes"]}
     if not isinstance(layer, CodecLayer):
         biases = FLOAT // 8 * (layer.site.M if layer.site.bias else 0)
         return {"codes": cost["weight_bytes"] - biases, "biases": biases}
@@ -83,7 +86,7 @@ def _untouched(network: nn.Module, layers: list[ReplacedLayer]) -> int:
 
 
 def _formula(layers: list[ReplacedLayer]) -> float | None:
-    """How much smaller the formats say that weights become; None for tables."""
+    """How much smaller the formats say that weights become; None for tables, or no weights."""
     if not layers or any(isinstance(layer, LUTLayer) for layer in layers):
         return None
     bits = weights = 0.0
@@ -91,7 +94,7 @@ def _formula(layers: list[ReplacedLayer]) -> float | None:
         codec = layer.weight_codec if isinstance(layer, CodecLayer) else None
         bits += layer.site.weights * (FLOAT if codec is None else codec.formula_bits())
         weights += layer.site.weights
-    return FLOAT * weights / bits
+    return FLOAT * weights / bits if bits else None
 
 
 def state_bytes(network: nn.Module) -> int:

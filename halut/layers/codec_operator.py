@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from halut.attention import KIND
 from halut.codecs import codecs
 from halut.codecs.factors import FACTORS, Spec, factor_options, resolve_factor
 from halut.contractions.base import AUTO, contractions
 from halut.contractions.base import chosen as contraction_of
+from halut.layers.attention import FORMATS, CodecAttention
 from halut.operators import Operator
 from halut.sites import Site
 
@@ -31,11 +33,20 @@ class CodecOperator(Operator):
             chosen.contraction, self.specs["weight"], self.specs["activation"]
         )
 
+    def supports(self, site: Site) -> str | None:
+        spec = self.specs["activation"]
+        if site.kind != KIND or (spec is not None and spec["name"] in FORMATS):
+            return None
+        found = "float" if spec is None else spec["name"]
+        return f"attention's factors need halut.activation of {', '.join(FORMATS)}; it is {found}"
+
     def check(self, site: Site) -> None:
         contractions[self.contraction].check(site)
 
     def frozen(self, site: Site) -> dict[str, Any]:
         """The codecs of weight, activation and bias with all of their options."""
+        if site.kind == KIND:  # no weight, no bias
+            return {"weight": None, "bias": None, "activation": self.specs["activation"]}
         return {**self.specs, "contraction": self.contraction}
 
     def summary(self, site: Site) -> dict[str, Any]:
@@ -44,6 +55,9 @@ class CodecOperator(Operator):
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
         from halut.layers.codec import CodecConv2d, CodecLinear
 
+        if site.kind == KIND:
+            assert self.specs["activation"] is not None
+            return CodecAttention(site, self.specs["activation"], source)
         self.check(site)
         kind = CodecLinear if site.geometry is None else CodecConv2d
         return kind(site, self.specs, self.contraction, source)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from halut.attention import KIND
 from halut.blocks import Blocks
 from halut.encoders import EncoderOptions, encoders
 from halut.errors import HalutError
@@ -20,6 +21,9 @@ class TableOperator(Operator):
     """Encode the activations, look up, add. `encoder` is set by `table_operator`."""
 
     encoder: str
+
+    def supports(self, site: Site) -> str | None:
+        return "tables multiply by a weight, attention has none" if site.kind == KIND else None
 
     def check(self, site: Site) -> None:
         blocks = Blocks(site.D, self.options.codebooks(site), site.groups)

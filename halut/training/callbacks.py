@@ -110,13 +110,16 @@ class LayerFigures(Callback):
 
 def layer_figures(network: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
     """`diagnose` of every replaced layer on what it sees when the network is given x."""
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, list[Tensor]] = {}
 
     def note(name: str) -> Any:
-        return lambda module, inputs: seen.setdefault(name, inputs[0].detach())
+        def first(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # an answer would go in
+            seen.setdefault(name, [x.detach() for x in inputs])
+
+        return first
 
     layers = dict(replaced_layers(network))
     handles = [m.register_forward_pre_hook(note(n)) for n, m in layers.items()]
     with evaluating(network, handles):
         network(x)
-        return {name: layers[name].diagnose(seen[name]) for name in seen}
+        return {name: layers[name].diagnose(*seen[name]) for name in seen}

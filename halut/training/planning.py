@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from halut import schedule
+from halut.attention import KIND, expose_attention
 from halut.errors import HalutError
 from halut.plan import Plan
 from halut.policy import Rule, resolve, simple_rules
@@ -31,6 +32,8 @@ def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, 
     check_roles("schedule.lr", config.schedule.lr)
     check_roles("schedule.freeze", config.schedule.freeze)
     example = torch.zeros(1, *data.input_shape)
+    if _wants_attention(config):
+        expose_attention(network)
     sites, unsupported = find_sites(network, example)
     model = {
         "name": config.model.name,
@@ -60,6 +63,14 @@ def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, 
     ordered = [*keeping, *map(rule_of, policy.rules), *replacing]
     plan = resolve(sites, ordered, config.halut.name, options, unsupported, model)
     return with_sharing(plan, same_inputs(network, example)) if policy.share else plan
+
+
+def _wants_attention(config: TrainConfig) -> bool:
+    """True if attention's products are among what the policy, or the given plan, can replace."""
+    if config.plan is not None:
+        return any(entry.site.kind == KIND for entry in Plan.load(Path(config.plan)))
+    ruled = (rule.get("kind") for rule in config.policy.rules)
+    return KIND in (*config.policy.kinds, *ruled)
 
 
 def check_roles(option: str, named: Iterable[str]) -> None:

@@ -13,10 +13,11 @@ from halut.analysis.memory import memory_figures
 from halut.bundle import load_bundle
 from halut.inference import prepare
 from halut.inference.bits import BitLayer
+from halut.layers.attention import CodecAttention
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
 from halut.training.evaluate import evaluate_bundle
-from halut.training.evaluate_config import EvaluateConfig
+from halut.training.evaluate_config import EvaluateConfig, RuntimeConfig
 
 
 @pytest.fixture
@@ -144,3 +145,21 @@ def test_the_command_line_chooses_for_each_factor(finished):
     assert options["activation"]["width"] == 6
     assert (options["bias"]["name"], options["bias"]["width"]) == ("integer", 16)
     assert json.loads((run.path / "bundle" / "plan.json").read_text())
+
+
+def test_attention_s_products_train_and_come_back(finished):
+    names = ("model=tiny_vit", "model.options={dim: 16, depth: 1, heads: 2}")
+    options = ("halut=mxint8", "policy.kinds=[linear,attention]", "schedule=all_at_once")
+    run = finished("run", *options, only=(), model=names)
+    products = "blocks.0.attn.products"
+    assert run.plan[products]["operator"] == "mxint8"
+    assert run.plan["blocks.0.attn.qkv"]["operator"] == "mxint8"
+    network, plan, report = load_bundle(run.path)
+    assert isinstance(network.get_submodule(products), CodecAttention)
+    assert report["cost"]["bits"] == bit_figures(plan, network)
+    assert {s["name"]: s["normalised_mse"] for s in report["sites"]}[products] > 0
+    config = EvaluateConfig(run=str(run.path), latency=0)
+    config.runtime = RuntimeConfig(mode="eager", attention="fused", rounds=1)
+    figures, _ = evaluate_bundle(config, {})
+    assert figures["cost"] == report["cost"]
+    assert figures["runtime"]["ways"].keys() == {"eager, math attention", "eager, fused attention"}

@@ -1,0 +1,166 @@
+"""Attention's two products as a site: exposed, quantised, trained, counted, kept by default."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from halut import surgery
+from halut.analysis.bits import bit_figures
+from halut.analysis.cost import exact_cost, replaced_cost
+from halut.analysis.errors import layer_errors
+from halut.analysis.memory import memory_figures
+from halut.attention import AttentionProducts, expose_attention
+from halut.capture import capture
+from halut.catalogue import operator_type
+from halut.codecs import codecs
+from halut.errors import HalutError
+from halut.inference import prepare
+from halut.layers.attention import FORMATS, CodecAttention
+from halut.models.build import build_model
+from halut.plan import Plan
+from halut.policy import Rule, resolve, simple_rules
+from halut.sites import Site, find_sites
+
+HEADS, D, TOKENS = 2, 8, 16
+NAME = "blocks.0.attn.products"
+
+
+def vit():
+    torch.manual_seed(0)
+    return build_model("tiny_vit", 10, 1, patch=2, dim=HEADS * D, depth=1, heads=HEADS).eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def planned(network, x, operator="integer", rules=None, **options):
+    expose_attention(network)
+    sites, unsupported = find_sites(network, x[:1])
+    return resolve(
+        sites, rules or [Rule(kind="attention", operator=None)], operator, options, unsupported
+    )
+
+
+def learned(network, x, operator="integer", **options):
+    plan = planned(network, x, operator, **options)
+    for entry in plan.replaced:
+        layer = surgery.build(network, entry)
+        layer.observe(capture(network, [entry.site], [x])[entry.site.name])
+        layer.fit(seed=1)
+        surgery.swap(network, entry, layer)
+    return plan
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_exposed_attention_is_the_same_network(x, fused):
+    network = vit()
+    network.blocks[0].attn.fused_attn = fused
+    before, state = network(x), network.state_dict()
+    assert expose_attention(network) == [NAME] == expose_attention(network)
+    products = network.get_submodule(NAME)
+    assert isinstance(products, AttentionProducts)
+    assert products.fused_attn == fused
+    assert torch.equal(network(x), before)
+    assert network.state_dict().keys() == state.keys()
+    assert torch.equal(copy.deepcopy(network)(x), before)
+    with pytest.raises(HalutError, match="attention with a mask"):
+        network.blocks[0].attn(torch.zeros(1, 4, 16), attn_mask=torch.ones(4, 4))
+
+
+def test_the_site_and_its_cost_by_hand(x):
+    network = vit()
+    plain = find_sites(network, x[:1])[0]
+    assert "attention" not in {site.kind for site in plain}
+    expose_attention(network)
+    sites = {site.name: site for site in find_sites(network, x[:1])[0]}
+    assert len(sites) == len(plain) + 1
+    site = sites[NAME]
+    assert (site.describe(), site.weights, site.D, site.M) == ("attention", 0, D, TOKENS)
+    assert site.macs == 2 * HEADS * TOKENS * TOKENS * D
+    assert site.inputs == HEADS * TOKENS * (3 * D + TOKENS)
+    assert Site.from_dict(site.to_dict()) == site
+    plan = learned(network, x, width=8)
+    layer = network.get_submodule(NAME)
+    cost = layer.cost()
+    assert cost["bops"] == 64 * site.macs
+    assert cost["input_bits"] == 8 * site.inputs
+    assert cost["weight_bytes"] == 4 * 4  # a scale of q, k, softmax and v
+    figures = bit_figures(plan, network)
+    others = sum(s.inputs for s in plain)
+    assert figures["activation_bits"] == (32 * others + 8 * site.inputs) / (others + site.inputs)
+    assert figures["bops"] == 64 * site.macs + 1024 * sum(s.macs for s in plain)
+    assert replaced_cost(plan, network)["macs"] == exact_cost(plan, vit())["macs"]
+    assert memory_figures(network)["after"]["encoders"] == 16
+
+
+@pytest.mark.parametrize("operator", FORMATS)
+def test_products_of_quantised_factors(x, operator):
+    network = vit()
+    expose_attention(network)
+    seen = []
+    hook = network.get_submodule(NAME).register_forward_pre_hook(lambda m, i: seen.append(i))
+    base = network(x)
+    hook.remove()
+    plan = learned(network, x, operator)
+    layer = network.get_submodule(NAME)
+    assert isinstance(layer, CodecAttention)
+    q, k, v = seen[0]
+    one = layer.q.quantise(q[1, 0, :, None])[:, 0], layer.k.quantise(k[1, 0, :, None])[:, 0]
+    a = torch.softmax(one[0] @ one[1].t() * D**-0.5, -1)
+    held = layer.v.quantise(v[1, 0].t()[:, None])[:, 0].t()
+    expected = layer.a.quantise(a[:, None])[:, 0] @ held
+    torch.testing.assert_close(layer(q, k, v)[1, 0], expected)
+    assert layer_errors(network, [x])[NAME]["normalised_mse"] < 0.1
+    assert 0 < layer.diagnose(q, k, v)["normalised_mse"] < 0.1
+    assert not torch.equal(network(x), base)
+    with torch.no_grad():
+        torch.testing.assert_close(prepare(network, x)(x), network(x))
+
+    again = surgery.apply(vit(), Plan.from_dict(plan.to_dict()))
+    again.load_state_dict(network.state_dict(), strict=True)
+    assert torch.equal(again(x), network(x))
+    network(x).square().sum().backward()
+    gradient = network.blocks[0].attn.qkv.weight.grad
+    assert gradient.isfinite().all()
+    assert all(part.abs().max() > 0 for part in gradient.chunk(3))
+
+
+def test_no_rule_means_it_unless_it_says_so(x):
+    network = vit()
+    expose_attention(network)
+    sites = find_sites(network, x[:1])[0]
+    plan = resolve(sites, simple_rules(sites), "integer", {})
+    assert not plan[NAME].replaced
+    plan = resolve(sites, simple_rules(sites, kinds=["linear", "attention"]), "integer", {})
+    assert plan[NAME].replaced
+    assert plan[NAME].options["weight"] is None
+    assert plan["blocks.0.mlp.fc1"].replaced
+
+
+def test_what_cannot_multiply_activations_is_told_by_name(x):
+    site = Site(NAME, "attention", D, TOKENS, 3, False, 2 * HEADS * TOKENS)
+    assert operator_type("tree")().supports(site) == (
+        "tables multiply by a weight, attention has none"
+    )
+    assert "it is float" in operator_type("integer")(activation=None).supports(site)
+    for name in set(codecs) - set(FORMATS) - {"chain", "prune"}:
+        assert f"it is {name}" in operator_type(name)().supports(site)
+    with pytest.raises(HalutError, match=r"replaces nothing.*tables multiply by a weight"):
+        planned(vit(), x, "tree")
+
+
+def test_wrong_rows_and_tokens_are_refused(x):
+    network = vit()
+    learned(network, x)
+    layer = network.get_submodule(NAME)
+    with pytest.raises(HalutError, match=r"rows must be \[N, 24\], got \[3, 8\]"):
+        layer.observe(torch.zeros(3, 8))
+    with pytest.raises(HalutError, match="no calibration rows"):
+        layer.fit()
+    with pytest.raises(HalutError, match="replaced for 16 tokens, got 4"):
+        layer(*torch.zeros(3, 1, HEADS, 4, D))
