@@ -138,7 +138,7 @@ def test_a_pattern_may_name_a_layer_that_cannot_be_replaced(sites):
     ("rule", "message"),
     [
         (Rule("/[/", operator=None), r"/\[/ is not a regular expression"),
-        (Rule(kind="attention", operator=None), "unknown kind 'attention'; choose one of: linear"),
+        (Rule(kind="recurrent", operator=None), "unknown kind 'recurrent'; choose one of: linear"),
         (Rule(operator="keep"), r"replaces nothing: no site matches.*stem: rule '\*'"),
         (Rule("mid", operator="trees"), r"unknown operator 'trees'; choose one of: .*tree"),
     ],
