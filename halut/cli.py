@@ -1,4 +1,4 @@
-"""The console command `halut`: train, evaluate, bench, env."""
+"""The console command `halut`: train, evaluate, table, bench, env."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from halut.errors import HalutError
 
@@ -17,6 +18,7 @@ Replace a network's matrix products by look-up tables or cheaper formats, retrai
 verbs:
   train      compose a configuration and run it; arguments are those of `python train.py`
   evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
+  table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
   bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
   env        versions, devices, and which kernels are active
 
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs: dict[str, Callable[[list[str]], int]] = {
         "train": train,
         "evaluate": evaluate,
+        "table": table,
         "bench": bench,
         "env": env,
     }
@@ -69,6 +72,21 @@ def evaluate(arguments: list[str]) -> int:
     sys.argv = ["halut evaluate", *arguments]
     run()
     return 0
+
+
+def table(arguments: list[str]) -> int:
+    """Gather the runs at and below a folder: what differs among them, accuracy, cost, failures.
+
+    Writes sweep.json, sweep.csv and, with matplotlib, curve.png there. Exits with 1 if any failed.
+    """
+    parser = argparse.ArgumentParser(prog="halut table", description=table.__doc__)
+    parser.add_argument("folder", type=Path, help="a folder of run folders")
+    options = parser.parse_args(arguments)
+    from halut.training.progress import set_up_logging
+    from halut.training.sweep import show
+
+    set_up_logging()
+    return 1 if show(options.folder) else 0
 
 
 def bench(arguments: list[str]) -> int:

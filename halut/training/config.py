@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from halut.analysis.run_figures import FIGURES
 from halut.catalogue import operator_type
 from halut.errors import HalutError
 from halut.plan import KEEP
 from halut.policy import laid_over
+from halut.training.sweep_config import SweepConfig
 
 
 @dataclass
@@ -186,6 +188,7 @@ class TrainConfig:
     plan: str | None = None
     seed: int = 0
     run_dir: str | None = None
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -220,6 +223,7 @@ def check(config: TrainConfig) -> None:
     choice("base.optimizer", config.base.optimizer, ("adamw", "sgd"))
     choice("optim.schedule", config.optim.schedule, ("cosine", "constant"))
     choice("schedule.select", config.schedule.select, ("best", "last"))
+    choice("sweep.y", config.sweep.y, tuple(FIGURES))
     choice("logger.name", config.logger.name, ("csv", "wandb", "wandb_offline"))
     between("loss.distill", config.loss.distill, 0, 1)
     between("loss.temperature", config.loss.temperature, 1e-6)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halut.errors import HalutError
-from halut.training import distributed
+from halut.training import distributed, sweep
 from halut.training.config import TrainConfig, check
 from halut.training.progress import complain, set_up_logging
 from halut.training.run import run
@@ -45,20 +49,15 @@ def refuse_added_keys(node: DictConfig, path: str = "") -> None:
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
-def main(config: DictConfig) -> None:
-    """One run; exits with 1 and one message if it cannot be done."""
+def main(config: DictConfig) -> Any:
+    """One run, or one value of a sweep; exits with 1 and one message if the run cannot be done."""
     set_up_logging()
-    show = bool(config.debug.traceback)
     try:
-        settings, plain, yaml = typed(config)
-        check(settings)
-        outside = distributed.started_from_outside()
-        if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
-            sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))
-        distributed.start(settings.trainer.accelerator)
-        run(settings, plain, yaml)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return sweep.attempt(start, config, lambda given: typed(given)[1])
+        start(config)
     except HalutError as error:
-        if show:
+        if config.debug.traceback:
             traceback.print_exc()
         complain(str(error))
         sys.exit(1)
@@ -70,3 +69,20 @@ def main(config: DictConfig) -> None:
         sys.exit(130)
     finally:
         distributed.stop()
+
+
+def start(config: DictConfig) -> None:
+    """Check the configuration and run it, in as many processes as it asks for."""
+    settings, plain, yaml = typed(config)
+    check(settings)
+    outside = distributed.started_from_outside()
+    if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise HalutError(
+                f"a sweep runs its values in one process, not in {settings.trainer.devices}; give "
+                f"each a command of its own, then gather them: python {shlex.join(sys.argv)}; "
+                f"halut table {Path(settings.run_dir or '.').parent}"
+            )
+        sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))
+    distributed.start(settings.trainer.accelerator)
+    run(settings, plain, yaml)

@@ -23,6 +23,7 @@ from halut.models.build import build_from
 from halut.plan import Plan
 from halut.schedule import Stage
 from halut.training.base import obtain_base
+from halut.training.baseline import tuned_baseline
 from halut.training.config import TrainConfig
 from halut.training.distributed import barrier, device_of, is_main, on_main, share_state
 from halut.training.fit import evaluate
@@ -32,19 +33,15 @@ from halut.training.planning import make_plan, make_stages
 from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
 from halut.training.report import final_report, plan_table, report_table
-from halut.training.run_folder import RunFolder, default_path, load_network, save_network
+from halut.training.run_folder import RunFolder, default_path
 from halut.training.sinks import make_sinks
 from halut.training.stage import (
     Context,
     captured,
     check_finite,
     run_stage,
-    stage_recipe,
-    train,
 )
 from halut.training.teacher import make_teacher
-
-BASELINE_STREAM = 1_000_000
 
 
 def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]:
@@ -57,6 +54,7 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
         torch.set_num_threads(config.trainer.threads)
     folder = RunFolder(Path(on_main(lambda: str(config.run_dir or default_path(plain)))))
     resuming = on_main(lambda: folder.check(plain))
+    on_main(folder.begin)
     finished = on_main(lambda: folder.read("report.json"))
     if finished is not None:
         log.info("%s is finished already", folder.path)
@@ -77,6 +75,10 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
     logger = RunLogger(make_sinks(config, plain, folder))
     try:
         return _run(config, plain, folder, data, network, plan, logger)
+    except Exception as error:
+        if is_main():
+            folder.fail(error, plain)
+        raise
     finally:
         logger.finish()
 
@@ -128,7 +130,7 @@ def _run(
         results.append(run_stage(context, network, index, stage, latest))
         latest = results[-1]["val_accuracy_after_training"]
         log.info("stage_%02d: accuracy %.2f after training", index, latest)
-    baseline = _baseline(context, sum(stage.epochs for stage in stages))
+    baseline = tuned_baseline(context, sum(stage.epochs for stage in stages))
     report = final_report(context, network, results, baseline, origin, base_accuracy)
     report["seconds"] = time.monotonic() - begun
     if is_main():
@@ -176,28 +178,3 @@ def _measured(context: Context) -> dict[str, float]:
         )
     context.folder.write("sensitivity.json", lost)
     return lost
-
-
-def _baseline(context: Context, epochs: int) -> nn.Module | None:
-    """The exact network trained on for as many epochs as all stages together, same recipe."""
-    config, folder = context.config, context.folder
-    if not config.baseline or epochs == 0:
-        return None
-    network = copy.deepcopy(context.exact).requires_grad_(True)
-    done = on_main(lambda: folder.read("baseline/stage.json"))
-    path = folder.path / "baseline"
-    if done is not None:
-        load_network(path / "weights.safetensors", network)
-        return network
-    log.info("baseline: the exact network, trained on for %d epochs", epochs)
-    context.logger.stage, context.data.stream = "baseline", BASELINE_STREAM
-    recipe = stage_recipe(config, Stage([], epochs), config.seed * 1009, [])
-    recipe = replace(recipe, freeze=[])  # what freezes beside tables is all the exact network has
-    begun = time.monotonic()
-    steps = train(context, network, path, epochs, recipe)
-    context.logger.offset += steps
-    if is_main():
-        save_network(path / "weights.safetensors", network)
-        seconds = time.monotonic() - begun
-        folder.write("baseline/stage.json", {"epochs": epochs, "steps": steps, "seconds": seconds})
-    return network

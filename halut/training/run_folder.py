@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from halut.analysis.run_figures import ERROR
 from halut.errors import HalutError
 from halut.files import write_bytes, write_json
 from halut.models.weights import load_weights, save_weights
@@ -21,6 +23,7 @@ VOLATILE = (
     ("logger", ()),
     ("debug", ("traceback",)),
     ("run_dir", ()),
+    ("sweep", ()),
 )
 """What may differ between the command that started a run and the one that resumes it."""
 
@@ -62,7 +65,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise HalutError(f"run_dir={self.path} is a file")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.path.exists() or all(path.name == ERROR for path in self.path.iterdir()):
             return False
         saved = self.read("config.json")
         if saved is None:
@@ -99,6 +102,17 @@ class RunFolder:
     def write(self, name: str | Path, content: Any) -> None:
         """A JSON file of the folder."""
         write_json(self.path / name, content)
+
+    def fail(self, error: BaseException, config: dict[str, Any] | None) -> None:
+        """Note in error.json why this attempt ended, for the tables that list it."""
+        told = str(error) if isinstance(error, HalutError) else f"{type(error).__name__}: {error}"
+        details = traceback.format_exception(type(error), error, error.__traceback__)
+        line = " ".join(told.split())
+        self.write(ERROR, {"error": line, "traceback": "".join(details), "config": config})
+
+    def begin(self) -> None:
+        """Forget why an earlier attempt ended."""
+        (self.path / ERROR).unlink(missing_ok=True)
 
     def next_action(self, action: str, **details: Any) -> None:
         """Note in state.json what the run does next, for people and for the resume."""

@@ -1,0 +1,111 @@
+"""What a run folder says: how far it came, its configuration, the figures of its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halut.errors import HalutError
+
+ERROR = "error.json"
+"""Why the last attempt at a run failed; removed when another gets under way."""
+
+FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
+
+FIGURES = {
+    "test_accuracy": "test accuracy in %",
+    "val_accuracy": "validation accuracy in %",
+    "exact_accuracy": "test accuracy of the exact network in %",
+    "baseline_accuracy": "test accuracy of the exact network, fine-tuned as long, in %",
+    "swapped_accuracy": "validation accuracy before retraining in %",
+    "lost": "test accuracy lost in points",
+    "normalised_mse": "mean normalised squared error of a layer",
+    "weight_bits": "bits a weight",
+    "activation_bits": "bits an activation",
+    "bops": "bit operations",
+    "weight_bytes": "bytes of weights and tables",
+    "seconds": "seconds",
+}
+"""The figures of a finished run, and what their axis says."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run folder. `config` is flat, by dotted key, less its section `sweep`, which says how to
+    show it; `figures` is empty unless finished."""
+
+    path: Path
+    status: str
+    config: dict[str, Any]
+    shown: dict[str, Any]
+    figures: dict[str, float | None]
+    subject: str = ""
+    error: str | None = None
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """Run folders at and below `folder`, in order of their names; none lies within another."""
+    if (folder / "config.json").exists() or (folder / ERROR).exists():
+        yield folder
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from run_folders(path)
+
+
+def read_run(path: Path) -> RunRecord:
+    """The record of one run folder; HalutError if a file of it is damaged."""
+    failure, report = _read(path / ERROR), _read(path / "report.json")
+    config = _read(path / "config.json") or (failure or {}).get("config") or {}
+    shown = config.pop("sweep", None) or {}
+    plain = dict(flat(config))
+    if failure is not None:
+        return RunRecord(path, FAILED, plain, shown, {}, error=failure["error"])
+    if report is None:
+        action = (_read(path / "state.json") or {}).get("next", "not begun")
+        return RunRecord(path, UNFINISHED, plain, shown, {}, error=f"next: {action}")
+    subject = f"{report['model']['name']} on {report['data']['name']}"
+    return RunRecord(path, FINISHED, plain, shown, figures_of(report), subject)
+
+
+def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
+    """FIGURES of a report; None where it does not tell."""
+    final, cost, stages = report["final"], report["cost"], report["stages"]
+    exact, bits = report["base"]["test_accuracy"], cost.get("bits", {})
+    errors = [s["normalised_mse"] for s in report["sites"] if s["normalised_mse"] is not None]
+    replaced = cost["replaced"]
+    return {
+        "test_accuracy": final["test_accuracy"],
+        "val_accuracy": final["val_accuracy"],
+        "exact_accuracy": exact,
+        "baseline_accuracy": report["baseline"]["test_accuracy"],
+        "swapped_accuracy": stages[-1]["val_accuracy_after_swap"],
+        "lost": exact - final["test_accuracy"],
+        "normalised_mse": sum(errors) / len(errors) if errors else None,
+        "weight_bits": bits.get("weight_bits"),
+        "activation_bits": bits.get("activation_bits"),
+        "bops": bits.get("bops"),
+        "weight_bytes": replaced["weight_bytes"] + replaced["table_bytes"],
+        "seconds": report.get("seconds"),
+    }
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; lists are leaves."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise HalutError(f"{path}: damaged: {error}") from error

@@ -1,0 +1,67 @@
+"""A sweep as a table on the terminal, and what failed below it."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from halut.analysis.run_figures import FAILED, FINISHED, UNFINISHED
+from halut.analysis.sweep import SEED, Point, Sweep
+
+COLUMNS = {
+    "test_accuracy": ("test", "{:.2f}"),
+    "exact_accuracy": ("exact", "{:.2f}"),
+    "baseline_accuracy": ("exact, tuned", "{:.2f}"),
+    "lost": ("lost", "{:.2f}"),
+    "normalised_mse": ("layer error", "{:.2g}"),
+    "weight_bits": ("bits w", "{:.3g}"),
+    "activation_bits": ("bits x", "{:.3g}"),
+    "bops": ("bit operations", "{:.3g}"),
+    "seconds": ("s", "{:.0f}"),
+}
+SPREAD = ("test_accuracy", "exact_accuracy", "baseline_accuracy", "lost")
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """One line for every point: mean and standard deviation over seeds."""
+    axes = [axis for axis in sweep.axes if axis != SEED]
+    subjects = sorted({run.subject for run in sweep.runs if run.subject})
+    seeds = max((point.runs for point in sweep.points), default=0)
+    over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
+    title = f"{', '.join(subjects) or sweep.folder}: accuracy in percent{over}"
+    table = Table(title=title, title_justify="left")
+    for axis in axes:
+        table.add_column(sweep.words.get(axis, axis), overflow="fold")
+    if seeds > 1:
+        table.add_column("runs", justify="right")
+    known = [c for c in COLUMNS if any(c in point.mean for point in sweep.points)]
+    for column in known:
+        table.add_column(COLUMNS[column][0], justify="right", no_wrap=True)
+    for point in sweep.points:
+        head = [Text(sweep.word(axis, point.values[axis])) for axis in axes]
+        head += [Text(str(point.runs))] if seeds > 1 else []
+        table.add_row(*head, *(cell(point, column) for column in known))
+    return table
+
+
+def cell(point: Point, column: str) -> str:
+    """A figure of a point, with its deviation where that says something."""
+    if column not in point.mean:
+        return ""
+    form = COLUMNS[column][1]
+    text = form.format(point.mean[column])
+    if column in SPREAD and column in point.std:
+        text += f" ± {form.format(point.std[column])}"
+    return text
+
+
+def missing_lines(sweep: Sweep) -> list[str]:
+    """How many runs there are of each status, and a line for each that is not finished."""
+    counts = [
+        f"{n} {status}" for status in (FINISHED, FAILED, UNFINISHED) if (n := sweep.count(status))
+    ]
+    lines = [f"{len(sweep.runs)} runs: {', '.join(counts)}"]
+    for run in sweep.runs:
+        if run.status != FINISHED:
+            lines.append(f"{run.status}: {run.path.relative_to(sweep.folder)}: {run.error}")
+    return lines

@@ -1,0 +1,205 @@
+"""Sweeps (`python train.py -m halut.C=16,32,64`): a run folder for every value, one table.
+
+Hydra composes the values and launches them; what fails is noted in its folder and does not stop
+the others. Everything a value's process has to know travels in its Hydra configuration, so that
+launchers which submit jobs work too.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from halut.analysis.curve import draw
+from halut.analysis.run_figures import FAILED
+from halut.analysis.sweep import gather, write
+from halut.analysis.sweep_table import missing_lines, sweep_table
+from halut.errors import HalutError
+from halut.training.distributed import is_main
+from halut.training.progress import complain, console, log, set_up_logging
+from halut.training.run_folder import RunFolder
+
+LONGEST = 120
+"""Characters of a value's folder name; longer ones end in a hash."""
+
+
+class Gather(Callback):
+    """Gives the sweep its folder before, and its table after its values have run."""
+
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        set_up_logging()
+        with _loud():
+            given = list(config.hydra.overrides.task)
+            params = OmegaConf.to_container(config.hydra.sweeper).get("params") or {}
+            overrides = parsed([*(f"{key}={value}" for key, value in params.items()), *given])
+            swept = {key: o for key, o in overrides.items() if o.is_sweep_override()}
+            self.total = math.prod(len(list(o.sweep_string_iterator())) for o in swept.values())
+            self.folder = sweep_folder(config, overrides)
+            if (self.folder / "config.json").exists():
+                raise HalutError(f"run_dir={self.folder} holds a run; give a sweep another folder")
+            fixed = ",".join(f"'{key}'" for key in overrides if key not in swept)
+            config.hydra.overrides.hydra.extend(
+                [
+                    f"hydra.sweep.dir='{self.folder}'",
+                    f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]",
+                ]
+            )
+            config.hydra.sweep.dir = str(self.folder)
+            log.info("sweep: %d values, in %s", self.total, self.folder)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if sweeping(config):
+            number = config.hydra.job.num + 1
+            total = f" of {self.total}" if self.total else ""
+            log.info("value %d%s: %s", number, total, value_name(config))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        with _loud():
+            if show(Path(config.hydra.sweep.dir)):
+                sys.exit(1)
+
+
+def show(folder: Path) -> int:
+    """Gather the runs of a folder, print their table, write it and the picture; the failed ones."""
+    sweep = gather(folder)
+    try:
+        write(sweep)
+    except OSError as error:
+        raise HalutError(f"{folder} cannot be written: {error.strerror}") from error
+    console.print(sweep_table(sweep))
+    for line in missing_lines(sweep):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    picture = ""
+    try:
+        draw(sweep, folder / "curve.png")
+        picture = ", curve.png"
+    except HalutError as error:
+        log.info("%s", error)
+    log.info("%s: sweep.json, sweep.csv%s", folder, picture)
+    return sweep.count(FAILED)
+
+
+def parsed(overrides: Sequence[str]) -> dict[str, Override]:
+    """Overrides by key; of several the last one counts, as in Hydra's own sweeper."""
+    found = OverridesParser.create().parse_overrides(list(overrides))
+    return {override.get_key_element().lstrip("+~"): override for override in found}
+
+
+def sweep_folder(config: DictConfig, overrides: dict[str, Override]) -> Path:
+    """run_dir, or runs/NAME-HASH, the same for the same command."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    lines = sorted(str(override.input_line) for override in overrides.values())
+    name = config.hydra.runtime.choices.get("experiment") or "sweep"
+    return Path("runs") / f"{name}-{_hash(' '.join(lines))}"
+
+
+def sweeping(config: DictConfig) -> bool:
+    """True in the process of one value of a sweep."""
+    return bool(config.hydra.mode == RunMode.MULTIRUN)
+
+
+def value_name(config: DictConfig) -> str:
+    """KEY=VALUE,... of what is swept, by key; a folder's name."""
+    fixed = set(config.hydra.job.config.override_dirname.exclude_keys)
+    given = parsed(list(config.hydra.overrides.task))
+    return folder_name(
+        f"{key}={override.get_value_element_as_str()}"
+        for key, override in sorted(given.items())
+        if key not in fixed
+    )
+
+
+def folder_name(parts: Iterable[str]) -> str:
+    """The parts as one name of a folder, with a hash of them where they say more than fits."""
+    text = ",".join(parts) or "run"
+    name = re.sub(r"[^\w.,=+\-\[\]]", "_", text)
+    return name if name == text and len(name) <= LONGEST else f"{name[:LONGEST]}-{_hash(text)}"
+
+
+def attempt(
+    run: Callable[[DictConfig], Any], config: DictConfig, plain: Callable[[DictConfig], Any]
+) -> dict[str, Any]:
+    """Run one value in its folder. What it raises is noted there and told; returns the outcome.
+
+    `plain` makes the configuration as written down. Interrupts end the whole sweep.
+    """
+    hydra = HydraConfig.get()
+    whole = OmegaConf.create({"hydra": hydra})
+    folder = RunFolder(Path(hydra.sweep.dir) / value_name(whole))
+    config.run_dir = str(folder.path)
+    try:
+        with alone(folder.path):
+            run(config)
+        return {"run": str(folder.path), "error": None}
+    except Exception as error:
+        if is_main():
+            folder.fail(error, _told(plain, config))
+        if config.debug.traceback or not isinstance(error, HalutError):
+            traceback.print_exc()
+        complain(f"{folder.path.name}: {error}")
+        return {"run": str(folder.path), "error": str(error)}
+    finally:
+        gc.collect()  # the networks of one value; Lightning's loops hold each other
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """What a value changes in the process is as before after it: threads, the command line.
+
+    sys.argv is the command of this one value meanwhile: its report tells it, to be typed again.
+    """
+    threads, argv = torch.get_num_threads(), sys.argv
+    task = [o for o in HydraConfig.get().overrides.task if not o.startswith("run_dir=")]
+    single = ["hydra.mode=RUN"] if any(o.startswith("experiment=") for o in task) else []
+    sys.argv = [argv[0], *task, f"run_dir={folder}", *single]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        torch.set_num_threads(threads)
+
+
+def _told(plain: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    try:
+        return plain(config)
+    except Exception:
+        return None
+
+
+@contextmanager
+def _loud() -> Iterator[None]:
+    """Hydra turns a callback's exceptions into warnings; here they end the sweep."""
+    try:
+        yield
+    except (HalutError, HydraException) as error:
+        complain(str(error))
+        sys.exit(1)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
