@@ -13,7 +13,7 @@ from halut.ops import cpu, implementations
 def test_help_names_every_verb(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    for verb in ("train", "evaluate", "bench", "env"):
+    for verb in ("train", "evaluate", "table", "bench", "env"):
         assert f"  {verb} " in out
 
 
@@ -21,7 +21,7 @@ def test_nothing_and_unknown_verbs_fail(capsys):
     assert main([]) == 2
     assert main(["trian"]) == 2
     err = capsys.readouterr().err
-    assert "unknown verb 'trian'; choose one of: train, evaluate, bench, env" in err
+    assert "unknown verb 'trian'; choose one of: train, evaluate, table, bench, env" in err
 
 
 def test_env_tells_versions_devices_and_kernels(capsys):

@@ -134,6 +134,38 @@ def test_the_command_line_wins_over_an_experiment_and_smoke_too(name):
     assert (config.trainer.limit_train_batches, config.schedule.train_batches) == (2, None)
 
 
+# -- sweeps ----------------------------------------------------------------------------------------
+
+
+SWEPT = "hydra.sweeper.params"
+
+
+def sweep_params(name: str) -> dict[str, list[str]]:
+    """The values of every axis of an experiment that sweeps."""
+    params = OmegaConf.select(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"), SWEPT) or {}
+    return {key: str(values).split(",") for key, values in params.items()}
+
+
+SWEEPS = [name for name in EXPERIMENTS if sweep_params(name)]
+
+
+def test_the_labs_experiments_are_sweeps():
+    assert {"width_sweep", "sparsity_sweep", "number_formats", "lqnet_bits"} <= set(SWEEPS)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_value_of_a_sweep_composes_and_is_valid(name):
+    params = sweep_params(name)
+    for index in range(max(map(len, params.values()))):
+        chosen = [f"{key}={values[index % len(values)]}" for key, values in params.items()]
+        config = composed(f"experiment={name}", *chosen)
+        settings, _, _ = typed(config)
+        schemas.check(settings)
+        assert config.sweep.x == "halut.name" or config.sweep.x in params
+        axes = {word.split("=")[0] for word in config.sweep.words}
+        assert axes <= {*params, config.sweep.x}
+
+
 # -- mistakes are refused when the configuration is composed --------------------------------------
 
 
@@ -199,7 +231,9 @@ def smoke(name: str, folders, run: Path) -> list[str]:
     """The arguments that run an experiment in seconds: generated files, small images, narrow."""
     config = composed(f"experiment={name}")
     arguments = [f"experiment={name}", "debug=smoke", f"run_dir={run}", "trainer.accelerator=cpu"]
-    arguments.append("halut.ridge=null")  # its systems of C K equations outweigh all the rest
+    arguments.append("hydra.mode=RUN")  # of a sweep, the one run of its defaults
+    if "ridge" in config.halut:
+        arguments.append("halut.ridge=null")  # its systems of C K equations outweigh all the rest
     root = folders(config.data.name)
     if root is not None:
         arguments.append(f"data.root={root}")

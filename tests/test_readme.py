@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -51,9 +52,22 @@ def test_commands_compose(command):
 
     register()
     GlobalHydra.instance().clear()
+    given = [word for word in shlex.split(command)[2:] if word != "-m"]
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("train", overrides=shlex.split(command)[2:])
-    assert config.model.name
+        for overrides in (first_values(given), first_values(given, last=True)):
+            assert compose("train", overrides=overrides).model.name
+
+
+def first_values(given: list[str], last: bool = False) -> list[str]:
+    """Overrides with the first (or last) value of each that a sweep takes values from."""
+    taken = []
+    for override in OverridesParser.create().parse_overrides(given):
+        line = override.input_line
+        if override.is_sweep_override():
+            values = list(override.sweep_string_iterator())
+            line = f"{override.get_key_element()}={values[-1 if last else 0]}"
+        taken.append(line)
+    return taken
 
 
 def test_rooms_exist():

@@ -11,14 +11,14 @@ from halut.analysis.sweep import SEED, Point, Sweep
 COLUMNS = {
     "test_accuracy": ("test", "{:.2f}"),
     "exact_accuracy": ("exact", "{:.2f}"),
-    "baseline_accuracy": ("exact, tuned", "{:.2f}"),
+    "baseline_accuracy": ("tuned", "{:.2f}"),
     "lost": ("lost", "{:.2f}"),
     "normalised_mse": ("layer error", "{:.2g}"),
     "weight_bits": ("bits w", "{:.3g}"),
     "activation_bits": ("bits x", "{:.3g}"),
-    "bops": ("bit operations", "{:.3g}"),
     "seconds": ("s", "{:.0f}"),
 }
+LONGEST = 30
 SPREAD = ("test_accuracy", "exact_accuracy", "baseline_accuracy", "lost")
 
 
@@ -30,8 +30,12 @@ def sweep_table(sweep: Sweep) -> Table:
     over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
     title = f"{', '.join(subjects) or sweep.folder}: accuracy in percent{over}"
     table = Table(title=title, title_justify="left")
+    if "baseline_accuracy" in {figure for point in sweep.points for figure in point.mean}:
+        table.caption = "tuned: the exact network, fine-tuned as long"
+        table.caption_justify = "left"
     for axis in axes:
-        table.add_column(sweep.words.get(axis, axis), overflow="fold")
+        longest = max((len(sweep.word(axis, p.values[axis])) for p in sweep.points), default=0)
+        table.add_column(sweep.words.get(axis, axis), overflow="fold", no_wrap=longest <= LONGEST)
     if seeds > 1:
         table.add_column("runs", justify="right")
     known = [c for c in COLUMNS if any(c in point.mean for point in sweep.points)]

@@ -51,7 +51,7 @@ class Gather(Callback):
         set_up_logging()
         with _loud():
             given = list(config.hydra.overrides.task)
-            params = OmegaConf.to_container(config.hydra.sweeper).get("params") or {}
+            params = OmegaConf.select(config, "hydra.sweeper.params") or {}
             overrides = parsed([*(f"{key}={value}" for key, value in params.items()), *given])
             swept = {key: o for key, o in overrides.items() if o.is_sweep_override()}
             self.total = math.prod(len(list(o.sweep_string_iterator())) for o in swept.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 
@@ -17,7 +18,7 @@ from halut.errors import HalutError
 
 
 def printed(sweep) -> str:
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(sweep_table(sweep))
     return console.export_text()
 
