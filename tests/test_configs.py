@@ -150,7 +150,8 @@ SWEEPS = [name for name in EXPERIMENTS if sweep_params(name)]
 
 
 def test_the_labs_experiments_are_sweeps():
-    assert {"width_sweep", "sparsity_sweep", "number_formats", "lqnet_bits"} <= set(SWEEPS)
+    labs = {"width_sweep", "sparsity_sweep", "number_formats", "lqnet_bits", "abcnet_bases"}
+    assert labs <= set(SWEEPS)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
