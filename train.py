@@ -6,7 +6,12 @@ python train.py model=resnet50 halut.C=32              ImageNet
 python train.py --help                                 every group and option
 """
 
-from halut.training.main import main
+from halut import announced
+
+if __name__ == "__main__":
+    announced.listen()
+
+from halut.training.main import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(arguments: list[str]) -> int:
     """`halut train ARGS` is `python train.py ARGS`."""
+    from halut import announced
+
+    announced.listen()
     from halut.training.main import main as run
 
     sys.argv = ["halut train", *arguments]

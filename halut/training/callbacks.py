@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from halut.errors import HalutError
@@ -39,19 +39,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:  # torch raises several unrelated types on damaged files
             size = Path(path).stat().st_size
             raise HalutError(f"checkpoint {path} ({size} bytes) cannot be read: {error}") from error
-
-
-def last_checkpoint(folder: Path, every: int) -> ModelCheckpoint:
-    """folder/last.ckpt, overwritten every `every` optimiser steps."""
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="last",
-        every_n_train_steps=every,
-        save_top_k=1,
-        monitor=None,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
 
 
 class BestWeights(Callback):

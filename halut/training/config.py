@@ -129,7 +129,12 @@ class CaptureConfig:
 
 @dataclass
 class TrainerConfig:
-    """Lightning's Trainer, and what we add to it."""
+    """Lightning's Trainer, and what we add to it.
+
+    A checkpoint is written every `checkpoint_every` steps and every `checkpoint_minutes`. `ranks`:
+    who starts the processes: auto (srun or torchrun, if they did, else the command itself), or srun,
+    and nothing else. In a SLURM job an announced end requeues it, at most `max_requeues` times.
+    """
 
     accelerator: str = "auto"
     devices: int = 1
@@ -142,6 +147,10 @@ class TrainerConfig:
     channels_last: bool = True
     threads: int | None = None
     checkpoint_every: int = 200
+    checkpoint_minutes: float | None = 10.0
+    ranks: str = "auto"
+    requeue: bool = True
+    max_requeues: int = 100
     limit_train_batches: int | None = None
     limit_val_batches: int | None = None
     limit_test_batches: int | None = None
@@ -241,6 +250,10 @@ def check(config: TrainConfig) -> None:
     between("trainer.devices", config.trainer.devices, 1)
     between("trainer.accumulate", config.trainer.accumulate, 1)
     between("trainer.checkpoint_every", config.trainer.checkpoint_every, 1)
+    between("trainer.max_requeues", config.trainer.max_requeues, 0)
+    if config.trainer.checkpoint_minutes is not None:
+        between("trainer.checkpoint_minutes", config.trainer.checkpoint_minutes, 0)
+    choice("trainer.ranks", config.trainer.ranks, ("auto", "srun"))
     between("recalibrate", config.recalibrate, 0)
     if config.trainer.ema is not None:
         between("trainer.ema", config.trainer.ema, 0, 1)

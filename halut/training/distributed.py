@@ -63,6 +63,16 @@ def barrier() -> None:
         dist.barrier()
 
 
+def maximum(*values: int) -> list[int]:
+    """The largest of each value over all ranks."""
+    if world_size() == 1:
+        return list(values)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    largest = torch.tensor(values, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return [int(value) for value in largest]
+
+
 def on_main(function: Callable[[], Value]) -> Value:
     """What `function` returns on rank 0, on every rank; there alone it runs.
 
@@ -114,6 +124,15 @@ def check_equal(network: nn.Module) -> list[str]:
         if len(set(digests)) > 1:
             raise HalutError(f"the ranks hold different weights: {digests}")
     return digests
+
+
+def lost(error: RuntimeError) -> bool:
+    """True if the error says that another rank has gone, and not that this one did wrong."""
+    said = str(error)
+    told = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return dist.is_initialized() and (
+        isinstance(error, dist.DistError) or any(words in said for words in told)
+    )
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:

@@ -14,15 +14,13 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import nn
 
 from halut.errors import HalutError
+from halut.training import slurm
 from halut.training.averaging import AveragedWeights
-from halut.training.callbacks import (
-    AtomicCheckpointIO,
-    BestWeights,
-    LayerFigures,
-    last_checkpoint,
-)
+from halut.training.callbacks import AtomicCheckpointIO, BestWeights, LayerFigures
 from halut.training.config import LossConfig, TrainerConfig
 from halut.training.distributed import is_main, share_state, world_size
+from halut.training.interruption import watch
+from halut.training.last_checkpoint import LastCheckpoint
 from halut.training.metrics import RunLogger
 from halut.training.module import Recipe, StageModule
 from halut.training.progress import console, log
@@ -37,6 +35,7 @@ def make_trainer(
     if bar:
         callbacks = [*callbacks, RichProgressBar()]
     quiet()
+    cluster = slurm.environment()
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -48,7 +47,7 @@ def make_trainer(
         limit_test_batches=settings.limit_test_batches,
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([cluster] if cluster else [])],
         use_distributed_sampler=False,
         enable_progress_bar=bar,
         enable_model_summary=False,
@@ -63,6 +62,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
+        ".*srun. command is available on your system but is not used.*",
         ".*logging interval.*",
         ".*exists and is not empty.*",
         ".*isinstance.treespec, LeafSpec.*",
@@ -92,10 +92,12 @@ def fit(
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     best = BestWeights(folder / "best.safetensors")
-    checkpoint = last_checkpoint(folder, settings.checkpoint_every)
-    callbacks: list[Callback] = [best, LayerFigures(logger), checkpoint]
+    last = folder / "last.ckpt"
+    checkpoint = LastCheckpoint(last, settings.checkpoint_every, settings.checkpoint_minutes)
+    callbacks: list[Callback] = [best, LayerFigures(logger)]
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema))
+    callbacks.append(checkpoint)
     trainer = make_trainer(
         settings,
         logger,
@@ -108,13 +110,13 @@ def fit(
     )
     recipe = replace(recipe, steps=epochs * steps_per_epoch(data, settings))
     module = StageModule(network.train(), data.num_classes, recipe, teacher)
-    last = folder / "last.ckpt"
     step = 0
     if last.exists():
         step = AtomicCheckpointIO().load_checkpoint(last)["global_step"]
         log.info("%s: continuing after step %d", folder.name, step)
     logger.rewind(step)
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+    with watch.fit():
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if select == "best" and best.path.exists() and is_main():

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import sys
 import traceback
-from pathlib import Path
 from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halut.errors import HalutError
-from halut.training import distributed, sweep
+from halut.training import distributed, interruption, slurm, sweep
 from halut.training.config import TrainConfig, check
 from halut.training.progress import complain, set_up_logging
 from halut.training.run import run
@@ -51,22 +50,40 @@ def refuse_added_keys(node: DictConfig, path: str = "") -> None:
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
 def main(config: DictConfig) -> Any:
     """One run, or one value of a sweep; exits with 1 and one message if the run cannot be done."""
+    slurm.adopt()
     set_up_logging()
+    code, outcome = attempt(config)
+    if code and "SUBMITIT_EXECUTOR" in os.environ:
+        raise RuntimeError(f"exit code {code}")  # a result that whoever submitted the job waits for
+    if code:
+        sys.exit(code)
+    return outcome
+
+
+def attempt(config: DictConfig) -> tuple[int, Any]:
+    """Do what the configuration says; returns the exit code, all errors told, and the outcome."""
+    told = "the same command with the same run_dir continues"
     try:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return sweep.attempt(start, config, lambda given: typed(given)[1])
-        start(config)
+        with interruption.watch.run():
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return 0, sweep.attempt(start, config, lambda given: typed(given)[1])
+            return 0, start(config)
     except HalutError as error:
         if config.debug.traceback:
             traceback.print_exc()
         complain(str(error))
-        sys.exit(1)
-    except SIGTERMException:
-        complain("terminated; the same command with the same run_dir continues")
-        sys.exit(143)
+        return 1, None
+    except interruption.Interrupted as stop:
+        settings = config.trainer
+        return interruption.leave(stop, settings.requeue, settings.max_requeues), None
     except KeyboardInterrupt:
-        complain("interrupted; the same command with the same run_dir continues")
-        sys.exit(130)
+        complain(f"interrupted; {told}")
+        return 130, None
+    except RuntimeError as error:
+        if not distributed.lost(error):
+            raise
+        complain(f"another rank is gone ({str(error).splitlines()[0]}); {told}")
+        return 1, None
     finally:
         distributed.stop()
 
@@ -75,14 +92,15 @@ def start(config: DictConfig) -> None:
     """Check the configuration and run it, in as many processes as it asks for."""
     settings, plain, yaml = typed(config)
     check(settings)
+    slurm.check_step(settings.trainer, command())
     outside = distributed.started_from_outside()
     if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise HalutError(
-                f"a sweep runs its values in one process, not in {settings.trainer.devices}; give "
-                f"each a command of its own, then gather them: python {shlex.join(sys.argv)}; "
-                f"halut table {Path(settings.run_dir or '.').parent}"
-            )
         sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))
     distributed.start(settings.trainer.accelerator)
     run(settings, plain, yaml)
+
+
+def command() -> str:
+    """What the user typed, to be told back."""
+    program = sys.argv[0] if " " in sys.argv[0] else f"python {sys.argv[0]}"
+    return f"{program} {shlex.join(sys.argv[1:])}".strip()

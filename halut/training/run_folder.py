@@ -16,9 +16,12 @@ from halut.analysis.run_figures import ERROR
 from halut.errors import HalutError
 from halut.files import write_bytes, write_json
 from halut.models.weights import load_weights, save_weights
+from halut.training import slurm
 
+PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "progress")
+SAVING = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")
 VOLATILE = (
-    ("trainer", ("accelerator", "devices", "num_nodes", "strategy", "threads", "progress")),
+    ("trainer", (*PLACE, *SAVING)),
     ("data", ("root", "workers", "download")),
     ("logger", ()),
     ("debug", ("traceback",)),
@@ -47,7 +50,9 @@ def lasting(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def default_path(config: dict[str, Any]) -> Path:
-    """runs/DATE-TIME-HASH."""
+    """runs/DATE-TIME-HASH; in a SLURM job runs/slurm-JOB-HASH, which a requeued job finds again."""
+    if slurm.job() is not None:
+        return Path("runs") / f"slurm-{slurm.job()}-{config_hash(lasting(config))}"
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{now}-{config_hash(lasting(config))}"
 

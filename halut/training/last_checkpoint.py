@@ -1,0 +1,79 @@
+"""The place of a fit, folder/last.ckpt: written every so often, and when a signal ends the run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from halut.training.distributed import maximum
+from halut.training.interruption import Interrupted, watch
+
+BEFORE_VALIDATION = 30.0
+"""Seconds of training worth a checkpoint before an epoch's last steps, lest validation cost them."""
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves after every `every` optimiser steps, after `minutes`, and on a signal.
+
+    All ranks decide together, after a whole optimiser step, and so write and end together. Lightning
+    would leave out the validation of an epoch whose checkpoint was written after its last step: what
+    is due there is written after the validation.
+    """
+
+    def __init__(self, path: Path, every: int, minutes: float | None) -> None:
+        self.path = path
+        self.every = every
+        self.seconds = float("inf") if minutes is None else 60 * minutes
+        self.saved_at = time.monotonic()
+        self.due = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        watch.install()  # Lightning has put its own handlers in front
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        after, batches = batch_idx + 1, trainer.num_training_batches
+        size = trainer.accumulate_grad_batches
+        if after % size and after != batches:
+            return
+        age = time.monotonic() - self.saved_at
+        ends_soon = after < batches <= after + size and age > BEFORE_VALIDATION
+        self.due = self.due or trainer.global_step % self.every == 0
+        timed = age >= self.seconds or ends_soon
+        signal, timed = maximum(watch.received, int(timed))
+        self.due = self.due or bool(signal or timed)
+        if self.due and after != batches:
+            self._save(trainer)
+            if signal:
+                raise Interrupted(signal)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, *args: Any, **kwargs: Any
+    ) -> None:
+        """End between two batches of a validation too, as far as there is a place to come back to."""
+        if trainer.state.fn == "fit":
+            (signal,) = maximum(watch.received)
+            if signal:
+                raise Interrupted(signal)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        if self.due and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            self._save(trainer)
+        self.due = False
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.saved_at, self.due = time.monotonic(), False
