@@ -11,7 +11,7 @@ from halut import announced
 if __name__ == "__main__":
     announced.listen()
 
-from halut.training.main import main  # noqa: E402
+from halut.training.main import main
 
 if __name__ == "__main__":
     main()

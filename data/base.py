@@ -111,18 +111,22 @@ class DataModule(LightningDataModule):
         """Test samples in order; each on exactly one process."""
         return self._eval_loader("test")
 
-    def calibration_batches(self, samples: int, seed: int) -> Iterator[Batch]:
+    def calibration_batches(
+        self, samples: int, seed: int, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
         """About `samples` training samples, class-balanced, shuffled, without augmentation.
 
         The same on every process and in every call with the same arguments; all training samples,
-        shuffled, if there are no more than `samples`. Batches of eval_batch_size.
+        shuffled, if there are no more than `samples`. Batches of eval_batch_size; shard = (r, n):
+        every n-th of them, from the r-th on.
         """
         if samples < 1:
             raise HalutError(f"calibration needs at least 1 sample, got {samples}")
         train = self.splits["train"]
         chosen = train.indices[balanced_subset(train.labels, samples, seed)]
-        batches = OrderedBatches(chosen, self.config.eval_batch_size, shard=(0, 1))
-        yield from BatchLoader(train, batches, self.config.workers, persistent=False)
+        batches = list(OrderedBatches(chosen, self.config.eval_batch_size, shard=(0, 1)))
+        mine = batches[shard[0] :: shard[1]]
+        yield from BatchLoader(train, mine, self.config.workers, persistent=False)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Mix training batches, where mixup or cutmix is on: labels become soft [B, classes]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class BatchLoader(DataLoader[Batch]):
     def __init__(
         self,
         split: Split,
-        batch_sampler: Sampler[Request],
+        batch_sampler: Sampler[Request] | Sequence[Request],
         workers: int = 0,
         persistent: bool = True,
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,42 +17,53 @@ from halut.sites import Site
 
 
 class Reservoir:
-    """A uniform sample of at most `capacity` rows of a stream (Vitter 1985, algorithm R).
+    """A uniform sample of at most `capacity` rows of a stream, whoever saw which part of it.
 
-    Every row offered has the same chance to be held at the end, whatever its batch.
+    Every row of the stream has a random key that its place decides (seed, batch, call, row); the
+    rows of the least keys are held (bottom-k sampling: Cohen and Kaplan 2007). Reservoirs of parts of
+    a stream thus merge into the very sample one reservoir would have drawn of the whole: a part that
+    saw more rows keeps more, in proportion.
     """
 
-    def __init__(self, capacity: int, seed: int) -> None:
-        self.capacity = capacity
-        self.seen = 0
-        self.rows: Tensor | None = None
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, capacity: int, width: int, seed: int) -> None:
+        self.capacity, self.width, self.seed = capacity, width, seed
+        self.keys = torch.empty(0, dtype=torch.int64)
+        self.rows: Tensor | None = None  # allocated whole; the first len(keys) are held
 
-    def places(self, count: int) -> Tensor:
-        """Where the next `count` rows of the stream go, [count]; -1: nowhere."""
-        index = torch.arange(self.seen, self.seen + count)
-        drawn = (
-            torch.rand(count, generator=self.generator, dtype=torch.float64) * (index + 1)
-        ).long()
-        places = torch.where(index < self.capacity, index, drawn)
-        self.seen += count
-        return torch.where(places < self.capacity, places, -1)
+    def offer(self, count: int, batch: int, call: int = 0) -> tuple[Tensor, Tensor]:
+        """Which of `count` rows of one call with one batch may be held, index [R], and keys [R]."""
+        place = np.random.default_rng([self.seed % 2**32, batch, call])
+        keys = torch.from_numpy(place.integers(2**63, size=count, dtype=np.uint64).astype(np.int64))
+        index = torch.arange(count)
+        if len(self.keys) == self.capacity:
+            index = torch.nonzero(keys < self.keys.max()).flatten()
+        if len(index) > self.capacity:
+            index = index[keys[index].topk(self.capacity, largest=False).indices.sort().values]
+        return index, keys[index]
 
-    def add(self, rows: Tensor, places: Tensor) -> None:
-        """Store rows [R, D] at places [R]; of two rows for one place the later stays."""
+    def add(self, rows: Tensor, keys: Tensor) -> None:
+        """Take rows [R, width] of the keys [R], as far as they are among the least ones seen."""
         if self.rows is None:
-            self.rows = rows.new_empty(self.capacity, rows.shape[1])
-        last: dict[int, int] = {int(place): i for i, place in enumerate(places)}
-        keep = torch.tensor(list(last.values()), dtype=torch.long)
-        self.rows[torch.tensor(list(last), dtype=torch.long)] = rows[keep]
+            self.rows = rows.new_empty(self.capacity, self.width)
+        held = len(self.keys)
+        free = min(self.capacity - held, len(keys))
+        self.rows[held : held + free] = rows[:free]
+        self.keys = torch.cat([self.keys, keys[:free]])
+        rows, keys = rows[free:], keys[free:]
+        if not len(keys):
+            return
+        least = torch.cat([self.keys, keys]).topk(self.capacity, largest=False).indices
+        stays = torch.zeros(self.capacity + len(keys), dtype=torch.bool)
+        stays[least] = True
+        places = torch.nonzero(~stays[: self.capacity]).flatten()
+        new = torch.nonzero(stays[self.capacity :]).flatten()
+        self.rows[places], self.keys[places] = rows[new], keys[new]
 
     def held(self) -> Tensor:
-        """The rows held, [min(seen, capacity), D], in random order."""
+        """The rows held, [min(seen, capacity), width], in random order: by key."""
         if self.rows is None:
-            return torch.empty(0, 0)
-        count = min(self.seen, self.capacity)
-        order = torch.randperm(count, generator=self.generator)
-        return self.rows[:count][order]
+            return torch.empty(0, self.width)
+        return self.rows[self.keys.argsort()]
 
 
 def patch_rows(x: Tensor, site: Site, index: Tensor) -> Tensor:
@@ -84,7 +96,6 @@ def row_count(x: Tensor, site: Site) -> int:
     return x.shape[0] * height * width
 
 
-@torch.no_grad()
 def capture(
     network: nn.Module,
     sites: Sequence[Site],
@@ -94,43 +105,72 @@ def capture(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Rows [R <= rows, groups * D] float32 of every site's input, on the CPU.
+    """Rows [R <= rows, groups * D] float32 of every site's input, on the CPU, in random order.
 
     `batches` yields (images, labels) or images; give them shuffled and class-balanced, in full:
-    the sample is uniform over all of them. The network runs in evaluation mode, so that running
-    statistics neither move nor depend on the batch, and is left in the modes it had. All
-    reservoirs together stay within `memory` bytes: each site holds fewer rows if they do not fit.
-    Raises HalutError naming the site if an activation is NaN or infinite.
+    the sample is uniform over all of them. Errors and memory are those of `reservoirs_of`; raises
+    HalutError also if a site saw nothing.
+    """
+    return held_rows(reservoirs_of(network, sites, batches, rows, memory, seed, progress))
+
+
+def held_rows(reservoirs: dict[str, Reservoir]) -> dict[str, Tensor]:
+    """The rows of each reservoir, which are given up one by one; HalutError if one is empty."""
+    found = {}
+    for name in list(reservoirs):
+        found[name] = reservoirs.pop(name).held()
+        if not len(found[name]):
+            raise HalutError(f"{name} saw no calibration rows: no batches, or never called")
+    return found
+
+
+@torch.no_grad()
+def reservoirs_of(
+    network: nn.Module,
+    sites: Sequence[Site],
+    batches: Iterable[Any],
+    rows: int,
+    memory: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> dict[str, Reservoir]:
+    """A reservoir of at most `rows` rows of every site's input.
+
+    The network runs in evaluation mode, so that running statistics neither move nor depend on the
+    batch, and is left in the modes it had. All reservoirs together stay within `memory` bytes: each
+    site holds fewer rows if they do not fit. shard = (r, n): `batches` are every n-th of a stream,
+    from its r-th on. Raises HalutError naming the site if an activation is NaN or infinite.
     """
     share = memory // max(len(sites), 1)
     reservoirs = {
-        s.name: Reservoir(max(1, min(rows, share // (4 * s.D * s.groups))), seed) for s in sites
+        s.name: Reservoir(max(1, min(rows, share // (4 * s.D * s.groups))), s.D * s.groups, seed)
+        for s in sites
     }
+    calls: dict[str, tuple[int, int]] = {}  # batch and number of the next call
     handles = [
-        network.get_submodule(s.name).register_forward_pre_hook(_hook(s, reservoirs[s.name]))
+        network.get_submodule(s.name).register_forward_pre_hook(_hook(s, reservoirs[s.name], calls))
         for s in sites
     ]
     with evaluating(network, handles) as device:
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            calls.update(dict.fromkeys(reservoirs, (shard[0] + number * shard[1], 0)))
             network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
             if progress is not None:
                 progress(1)
-    for site in sites:
-        if reservoirs[site.name].seen == 0:
-            raise HalutError(f"{site.name} saw no calibration rows: no batches, or never called")
-    return {name: reservoir.held() for name, reservoir in reservoirs.items()}
+    return reservoirs
 
 
-def _hook(site: Site, reservoir: Reservoir) -> Any:
+def _hook(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]]) -> Any:
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = (inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1)).detach()
         if not bool(torch.isfinite(x).all()):
             raise HalutError(f"{site.name}: the captured activations hold NaN or infinite values")
-        places = reservoir.places(row_count(x, site))
-        taken = torch.nonzero(places >= 0).flatten()
+        batch, call = calls[site.name]
+        calls[site.name] = batch, call + 1
+        taken, keys = reservoir.offer(row_count(x, site), batch, call)
         if taken.numel():
-            found = patch_rows(x, site, taken.to(x.device)).float().cpu()
-            reservoir.add(found, places[taken])
+            reservoir.add(patch_rows(x, site, taken.to(x.device)).float().cpu(), keys)
 
     return note
 

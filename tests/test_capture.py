@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from halut.capture import Reservoir, capture, expected_memory, patch_rows, row_count, unfolded
+from halut.capture import (
+    Reservoir,
+    capture,
+    expected_memory,
+    patch_rows,
+    reservoirs_of,
+    row_count,
+    unfolded,
+)
 from halut.errors import HalutError
 from halut.geometry import Geometry
 from halut.sites import Site, find_sites
@@ -63,34 +71,63 @@ def test_rows_of_a_linear_are_its_tokens():
     assert row_count(x, site) == 6
 
 
+def fill(reservoir, parts):
+    """Offer rows 0, 1, 2, ... of one column: `parts` are (batch, first row, rows)."""
+    for batch, start, count in parts:
+        index, keys = reservoir.offer(count, batch)
+        reservoir.add(torch.arange(start, start + count, dtype=torch.float32)[index, None], keys)
+    return reservoir
+
+
+def stream(counts):
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    return [(batch, *part) for batch, part in enumerate(zip(starts, counts, strict=True))]
+
+
+def check_uniform(hits, trials, held):
+    """Chi-squared over 100 rows of which `held` are kept in each trial, and no drift."""
+    expected = trials * held / 100
+    chi_squared = float(((hits - expected) ** 2 / expected).sum() / (1 - held / 100))
+    assert chi_squared < 150  # 99 degrees of freedom: mean 99, standard deviation 14
+    assert abs(hits[:20].mean() - hits[-20:].mean()) < 0.12 * expected
+
+
 @pytest.mark.parametrize("batches", [[100], [10] * 10, [1] * 5 + [95]])
 def test_every_row_of_the_stream_is_as_likely_to_be_held(batches):
-    held = torch.zeros(100)
-    trials = 300
-    for seed in range(trials):
-        reservoir, start = Reservoir(20, seed), 0
-        for count in batches:
-            rows = torch.arange(start, start + count, dtype=torch.float32)[:, None]
-            places = reservoir.places(count)
-            taken = places >= 0
-            reservoir.add(rows[taken], places[taken])
-            start += count
-        found = reservoir.held()[:, 0].long()
+    hits = torch.zeros(100)
+    for seed in range(300):
+        found = fill(Reservoir(20, 1, seed), stream(batches)).held()[:, 0].long()
         assert len(found.unique()) == 20  # a sample without repetition, never more
-        held[found] += 1
-    expected = trials * 20 / 100
-    chi_squared = float(((held - expected) ** 2 / expected).sum() / (1 - 20 / 100))
-    assert chi_squared < 150  # 99 degrees of freedom: mean 99, standard deviation 14
-    first, last = held[:20].mean(), held[-20:].mean()
-    assert abs(first - last) < 0.12 * expected
+        hits[found] += 1
+    check_uniform(hits, 300, 20)
+
+
+@pytest.mark.parametrize("counts", [[90, 10], [10, 90], [50, 1, 49], [97, 3]])
+def test_reservoirs_of_uneven_parts_merge_without_bias(counts):
+    """Equal shares of each part, whatever it saw, would favour the rows of the small ones."""
+    hits = torch.zeros(100)
+    for seed in range(300):
+        parts = [fill(Reservoir(20, 1, seed), [part]) for part in stream(counts)]
+        whole = Reservoir(20, 1, seed)
+        for part in parts:
+            whole.add(part.rows[: len(part.keys)], part.keys)
+        one = fill(Reservoir(20, 1, seed), stream(counts))
+        assert torch.equal(whole.held(), one.held())  # the very sample of a single process
+        hits[whole.held()[:, 0].long()] += 1
+    check_uniform(hits, 300, 20)
 
 
 def test_a_short_stream_is_held_whole_and_shuffled():
-    reservoir = Reservoir(50, 3)
-    reservoir.add(torch.arange(30.0)[:, None], reservoir.places(30))
-    held = reservoir.held()[:, 0]
+    held = fill(Reservoir(50, 1, 3), [(0, 0, 30)]).held()[:, 0]
     assert torch.equal(held.sort().values, torch.arange(30.0))
     assert not torch.equal(held, torch.arange(30.0))
+
+
+def test_calls_and_batches_draw_keys_of_their_own():
+    reservoir = Reservoir(50, 1, 3)
+    keys = [reservoir.offer(9, *place)[1] for place in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert len(torch.cat(keys).unique()) == 36
+    assert torch.equal(keys[0], Reservoir(50, 1, 3).offer(9, 0)[1])
 
 
 class Net(nn.Module):
@@ -178,6 +215,21 @@ def test_a_value_that_is_not_finite_names_the_site(network, sites, value):
         capture(network, sites, [images])
     assert network.training
     assert not any(m._forward_pre_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_parts_of_the_batches_hold_what_one_pass_holds(network, sites, ranks):
+    given = batches(5)
+    whole = capture(network, sites, given, rows=50)
+    parts = [
+        reservoirs_of(network, sites, given[rank::ranks], 50, 1 << 30, 0, shard=(rank, ranks))
+        for rank in range(ranks)
+    ]
+    for name, rows in whole.items():
+        merged = parts[0][name]
+        for part in parts[1:]:
+            merged.add(part[name].rows[: len(part[name].keys)], part[name].keys)
+        assert torch.equal(merged.held(), rows)
 
 
 def test_without_batches_the_site_is_named(network, sites):

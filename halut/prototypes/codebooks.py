@@ -1,10 +1,13 @@
-"""Codebooks are learned apart from each other: one thread takes one at a time."""
+"""Codebooks are learned apart from each other: shared out over ranks, and there over threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,15 +16,57 @@ from halut.errors import HalutError
 Learned = TypeVar("Learned")
 
 
-def each_codebook(learn: Callable[[int], Learned], codebooks: int) -> Iterator[Learned]:
-    """learn(0), learn(1) ... in order, on torch.get_num_threads() threads.
+@dataclass(frozen=True)
+class Ranks:
+    """Processes that learn together: `exchange` gives every rank's list for this one's."""
 
-    Inside, faiss runs on one thread: a codebook's k-means is too small to be shared out, and two
-    threads that wait for each other in it were several times slower than one.
+    rank: int
+    count: int
+    exchange: Callable[[Callable[[], list[Any]]], list[list[Any]]]
+
+
+_ranks: ContextVar[Ranks | None] = ContextVar("ranks", default=None)
+
+
+@contextmanager
+def shared_out(ranks: Ranks) -> Iterator[None]:
+    """Within, every rank learns each `ranks.count`-th codebook; all must call for the same ones."""
+    token = _ranks.set(ranks)
+    try:
+        yield
+    finally:
+        _ranks.reset(token)
+
+
+def each_codebook(
+    learn: Callable[[int], Learned], codebooks: int, threads: int | None = None
+) -> Iterator[Learned]:
+    """learn(0), learn(1) ... in order, on torch.get_num_threads() threads, or so many.
+
+    With more than one thread faiss runs on one inside: a codebook's k-means is too small to be shared
+    out, and two threads that wait for each other in it were several times slower than one.
     Raises HalutError if faiss is missing.
     """
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=_one_faiss_thread) as pool:
-        yield from pool.map(learn, range(codebooks))
+    ranks = _ranks.get()
+    if ranks is None:
+        yield from _learned(learn, range(codebooks), threads)
+        return
+    mine = range(ranks.rank, codebooks, ranks.count)
+    found = ranks.exchange(lambda: list(_learned(learn, mine, threads)))
+    for c in range(codebooks):
+        yield found[c % ranks.count][c // ranks.count]
+
+
+def _learned(
+    learn: Callable[[int], Learned], codebooks: range, threads: int | None
+) -> Iterator[Learned]:
+    if threads == 1:
+        yield from map(learn, codebooks)
+        return
+    with ThreadPoolExecutor(
+        threads or torch.get_num_threads(), initializer=_one_faiss_thread
+    ) as pool:
+        yield from pool.map(learn, codebooks)
 
 
 def faiss_module():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halut.blocks import Blocks
+from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.cuts import Buckets, Cuts, Floats, Ints, bucket_means
 
 
@@ -92,8 +93,13 @@ def learn_trees(
     split_dims = torch.zeros(blocks.total, depth, dtype=torch.int64)
     thresholds = torch.zeros(blocks.total, 2**depth - 1)
     prototypes = torch.zeros(blocks.total, 2**depth, blocks.V)
-    for c, (start, width) in enumerate(zip(blocks.starts, blocks.widths, strict=True)):
-        tree = learn_tree(np.ascontiguousarray(host[:, start : start + width].T), depth, candidates)
+
+    def learn(c: int) -> Tree:
+        columns = slice(blocks.starts[c], blocks.starts[c] + blocks.widths[c])
+        return learn_tree(np.ascontiguousarray(host[:, columns].T), depth, candidates)
+
+    for c, tree in enumerate(each_codebook(learn, blocks.total, threads=1)):
+        start, width = blocks.starts[c], blocks.widths[c]
         split_dims[c] = torch.from_numpy(tree.split_dims) + start
         thresholds[c] = torch.from_numpy(tree.thresholds)
         prototypes[c, :, :width] = torch.from_numpy(tree.prototypes)

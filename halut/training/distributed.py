@@ -8,7 +8,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -92,6 +92,22 @@ def on_main(function: Callable[[], Value]) -> Value:
     return box[0]
 
 
+def together(function: Callable[[], Value]) -> Value:
+    """What `function` returns here; all ranks run it. A HalutError of one is raised on every rank."""
+    if world_size() == 1:
+        return function()
+    said: list[Any] = [None] * world_size()
+    error, result = None, None
+    try:
+        result = function()
+    except HalutError as refusal:
+        error = str(refusal)
+    dist.all_gather_object(said, error)
+    if any(said):
+        raise HalutError(next(filter(None, said)))
+    return cast(Value, result)
+
+
 def device_of(accelerator: str) -> torch.device:
     """Where this rank captures and recalibrates: its GPU if there is one and it may be used."""
     if accelerator != "cpu" and torch.cuda.is_available():
@@ -99,8 +115,8 @@ def device_of(accelerator: str) -> torch.device:
     return torch.device("cpu")
 
 
-def share_state(network: nn.Module) -> None:
-    """Overwrite every rank's parameters and buffers by rank 0's, then compare digests.
+def share_state(network: nn.Module, owner: int = 0) -> None:
+    """Overwrite every rank's parameters and buffers by the owner's, then compare digests.
 
     Raises HalutError if a rank ends with another state.
     """
@@ -110,7 +126,7 @@ def share_state(network: nn.Module) -> None:
     with torch.no_grad():
         for tensor in network.state_dict().values():
             moved = tensor.detach().to(backend_device).contiguous()
-            dist.broadcast(moved, src=0)
+            dist.broadcast(moved, src=owner)
             tensor.copy_(moved)
     check_equal(network)
 

@@ -19,9 +19,9 @@ BEFORE_VALIDATION = 30.0
 class LastCheckpoint(Checkpoint):
     """Saves after every `every` optimiser steps, after `minutes`, and on a signal.
 
-    All ranks decide together, after a whole optimiser step, and so write and end together. Lightning
-    would leave out the validation of an epoch whose checkpoint was written after its last step: what
-    is due there is written after the validation.
+    All ranks decide together, after a whole optimiser step, and so write and end together.
+    Lightning would leave out the validation of an epoch whose checkpoint was written after its
+    last step: what is due there is written after the validation.
     """
 
     def __init__(self, path: Path, every: int, minutes: float | None) -> None:
@@ -30,6 +30,7 @@ class LastCheckpoint(Checkpoint):
         self.seconds = float("inf") if minutes is None else 60 * minutes
         self.saved_at = time.monotonic()
         self.due = False
+        self.ending = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         watch.install()  # Lightning has put its own handlers in front
@@ -51,17 +52,15 @@ class LastCheckpoint(Checkpoint):
         ends_soon = after < batches <= after + size and age > BEFORE_VALIDATION
         self.due = self.due or trainer.global_step % self.every == 0
         timed = age >= self.seconds or ends_soon
-        signal, timed = maximum(watch.received, int(timed))
-        self.due = self.due or bool(signal or timed)
+        signal, agreed = maximum(watch.received, int(timed))
+        self.due = self.due or bool(signal or agreed)
         if self.due and after != batches:
             self._save(trainer)
             if signal:
                 raise Interrupted(signal)
 
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, *args: Any, **kwargs: Any
-    ) -> None:
-        """End between two batches of a validation too, as far as there is a place to come back to."""
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """End between two batches of a validation too: training before it is saved or short."""
         if trainer.state.fn == "fit":
             (signal,) = maximum(watch.received)
             if signal:

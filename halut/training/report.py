@@ -22,7 +22,7 @@ from halut.training.bundle_data import settings_of
 from halut.training.callbacks import layer_figures
 from halut.training.distributed import world_size
 from halut.training.fit import evaluate
-from halut.training.stage import Context
+from halut.training.learning import Context
 
 SCHEMA = 1
 

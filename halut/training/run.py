@@ -27,6 +27,7 @@ from halut.training.baseline import tuned_baseline
 from halut.training.config import TrainConfig
 from halut.training.distributed import barrier, device_of, is_main, on_main, share_state
 from halut.training.fit import evaluate
+from halut.training.learning import Context, captured
 from halut.training.losses import block_names
 from halut.training.metrics import RunLogger
 from halut.training.planning import make_plan, make_stages
@@ -35,12 +36,7 @@ from halut.training.progress import bar, console, log
 from halut.training.report import final_report, plan_table, report_table
 from halut.training.run_folder import RunFolder, default_path
 from halut.training.sinks import make_sinks
-from halut.training.stage import (
-    Context,
-    captured,
-    check_finite,
-    run_stage,
-)
+from halut.training.stage import check_finite, run_stage
 from halut.training.teacher import make_teacher
 
 
@@ -171,7 +167,7 @@ def _measured(context: Context) -> dict[str, float]:
         lost = sensitivity(
             context.exact.to(device_of(config.trainer.accelerator)),
             context.plan,
-            lambda entry: captured(context, context.exact, [entry])[entry.site.name],
+            lambda entry: captured(context, context.exact, [entry], alone=True)[entry.site.name],
             score,
             config.seed,
             progress,

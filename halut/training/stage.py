@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from halut import surgery
-from halut.capture import capture, expected_memory
-from halut.plan import Entry, Plan
+from halut.capture import capture
+from halut.plan import Plan
 from halut.schedule import Stage
 from halut.training.config import Rates, TrainConfig
-from halut.training.distributed import check_equal, device_of, is_main, on_main, share_state
+from halut.training.distributed import check_equal, is_main, on_main, share_state
 from halut.training.fit import evaluate, fit
+from halut.training.learning import Context, learn
 from halut.training.losses import block_names
-from halut.training.metrics import RunLogger
 from halut.training.module import Recipe
-from halut.training.progress import bar, log
+from halut.training.progress import log
 from halut.training.recalibrate import recalibrate
 from halut.training.run_folder import RunFolder, load_network, save_network
-
-
-@dataclass
-class Context:
-    """What every stage of a run works with. `exact` is the base network, frozen."""
-
-    config: TrainConfig
-    folder: RunFolder
-    data: Any
-    plan: Plan
-    exact: nn.Module
-    teacher: nn.Module | None
-    logger: RunLogger
 
 
 def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[str]) -> Recipe:
@@ -157,14 +143,12 @@ def _swapped(
     name = f"stage_{index:02d}"
     _note(folder, f"{name}: capture, learn, swap")
     log.info("%s: replacing %s", name, ", ".join(stage.sites))
+    learn(context, network, context.plan.stage(index), stage.calibrate)
     if is_main():
-        learn(context, network, context.plan.stage(index), stage.calibrate)
         samples = context.config.recalibrate * context.data.config.batch_size
         if samples:
             batches = context.data.calibration_batches(samples, seed=context.config.seed + index)
             recalibrate(network, batches)
-    else:
-        surgery.apply(network, context.plan, index + 1)
     share_state(network)
     accuracy = evaluate(network, context.data, "val", context.config.trainer)
     log.info("%s: accuracy %.2f before, %.2f after the swap", name, before, accuracy)
@@ -183,67 +167,3 @@ def _swapped(
         spent = time.monotonic() - begun  # counted by the process that resumes
         folder.write(path.relative_to(folder.path) / "swap.json", {**result, "seconds": spent})
     return {**result, "seconds": 0.0}
-
-
-def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibrate: str) -> None:
-    """Swap the entries' sites for operators learned from captured rows.
-
-    "replaced": site after site on the network as it then stands; "original": all of them from the
-    exact network's activations.
-    """
-    device = device_of(context.config.trainer.accelerator)
-    network.to(device)
-    if calibrate == "original":
-        context.exact.to(device)
-        for group in _within_memory(entries, context.config):
-            rows = captured(context, context.exact, group)
-            for entry in group:
-                _learn_site(context, network, entry, rows.pop(entry.site.name))
-        return
-    for entry in entries:
-        rows = captured(context, network, [entry])
-        _learn_site(context, network, entry, rows[entry.site.name])
-
-
-def _within_memory(entries: Sequence[Entry], config: TrainConfig) -> list[list[Entry]]:
-    """Neighbours whose full reservoirs fit into memory together: one pass over the data each."""
-    bound = config.capture.memory_gib * 2**30
-    groups: list[list[Entry]] = []
-    used = 0
-    for entry in entries:
-        size = expected_memory([entry.site], config.capture.rows)
-        if not groups or used + size > bound:
-            groups.append([])
-            used = 0
-        groups[-1].append(entry)
-        used += size
-    return groups
-
-
-def captured(
-    context: Context, network: nn.Module, entries: Sequence[Entry]
-) -> dict[str, torch.Tensor]:
-    """Calibration rows of the entries' sites."""
-    settings = context.config.capture
-    batches = context.data.calibration_batches(settings.samples, seed=context.config.seed)
-    total = -(-settings.samples // context.data.config.eval_batch_size)
-    shown = context.config.trainer.progress
-    with bar(f"capture {entries[0].site.name}", total, shown) as progress:
-        return capture(
-            network,
-            [entry.site for entry in entries],
-            batches,
-            rows=settings.rows,
-            memory=int(settings.memory_gib * 2**30),
-            seed=context.config.seed,
-            progress=progress,
-        )
-
-
-def _learn_site(context: Context, network: nn.Module, entry: Entry, rows: torch.Tensor) -> None:
-    layer = surgery.build(network, entry)
-    layer.observe(rows)
-    codebooks = getattr(getattr(layer, "blocks", None), "total", 1)
-    with bar(f"learn {entry.site.name}", codebooks, context.config.trainer.progress) as progress:
-        layer.fit(seed=context.config.seed, progress=progress)
-    surgery.swap(network, entry, layer)
