@@ -20,9 +20,9 @@ class Reservoir:
     """A uniform sample of at most `capacity` rows of a stream, whoever saw which part of it.
 
     Every row of the stream has a random key that its place decides (seed, batch, call, row); the
-    rows of the least keys are held (bottom-k sampling: Cohen and Kaplan 2007). Reservoirs of parts of
-    a stream thus merge into the very sample one reservoir would have drawn of the whole: a part that
-    saw more rows keeps more, in proportion.
+    rows of the least keys are held (bottom-k sampling: Cohen and Kaplan 2007). Reservoirs of parts
+    of a stream thus merge into the very sample one reservoir would have drawn of the whole: a part
+    that saw more rows keeps more, in proportion.
     """
 
     def __init__(self, capacity: int, width: int, seed: int) -> None:

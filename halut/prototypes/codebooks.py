@@ -43,8 +43,8 @@ def each_codebook(
 ) -> Iterator[Learned]:
     """learn(0), learn(1) ... in order, on torch.get_num_threads() threads, or so many.
 
-    With more than one thread faiss runs on one inside: a codebook's k-means is too small to be shared
-    out, and two threads that wait for each other in it were several times slower than one.
+    With more than one thread faiss runs on one inside: a codebook's k-means is too small to be
+    shared out, and two threads that wait for each other in it were several times slower than one.
     Raises HalutError if faiss is missing.
     """
     ranks = _ranks.get()

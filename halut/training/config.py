@@ -132,8 +132,8 @@ class TrainerConfig:
     """Lightning's Trainer, and what we add to it.
 
     A checkpoint is written every `checkpoint_every` steps and every `checkpoint_minutes`. `ranks`:
-    who starts the processes: auto (srun or torchrun, if they did, else the command itself), or srun,
-    and nothing else. In a SLURM job an announced end requeues it, at most `max_requeues` times.
+    who starts the processes: auto (srun or torchrun, if they did, else the command itself), or
+    srun and nothing else. In a SLURM job an announced end requeues it, `max_requeues` times.
     """
 
     accelerator: str = "auto"

@@ -93,7 +93,7 @@ def on_main(function: Callable[[], Value]) -> Value:
 
 
 def together(function: Callable[[], Value]) -> Value:
-    """What `function` returns here; all ranks run it. A HalutError of one is raised on every rank."""
+    """What `function` returns here; all ranks run it. A HalutError of one is raised on all."""
     if world_size() == 1:
         return function()
     said: list[Any] = [None] * world_size()

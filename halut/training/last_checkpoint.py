@@ -13,13 +13,14 @@ from halut.training.distributed import maximum
 from halut.training.interruption import Interrupted, watch
 
 BEFORE_VALIDATION = 30.0
-"""Seconds of training worth a checkpoint before an epoch's last steps, lest validation cost them."""
+"""Seconds of training worth a checkpoint before an epoch's last step: validation may be cut off."""
 
 
 class LastCheckpoint(Checkpoint):
     """Saves after every `every` optimiser steps, after `minutes`, and on a signal.
 
-    All ranks decide together, after a whole optimiser step, and so write and end together.
+    All ranks decide together, after a whole optimiser step, and so write and end together; in a
+    validation, whose batches the ranks do not share evenly, each ends by itself.
     Lightning would leave out the validation of an epoch whose checkpoint was written after its
     last step: what is due there is written after the validation.
     """
@@ -56,19 +57,24 @@ class LastCheckpoint(Checkpoint):
         self.due = self.due or bool(signal or agreed)
         if self.due and after != batches:
             self._save(trainer)
-            if signal:
-                raise Interrupted(signal)
+            self.ending = signal
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """End between two batches of a validation too: training before it is saved or short."""
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """End here, not where the place was saved: the step's figures are logged in between."""
+        if self.ending:
+            raise Interrupted(self.ending)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """While validating a run may end where it stands: what it trained is saved, or little."""
+        watch.install()
         if trainer.state.fn == "fit":
-            (signal,) = maximum(watch.received)
-            if signal:
-                raise Interrupted(signal)
+            watch.state = "running"
+            watch.raise_if_received()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
+        watch.state = "fitting"
         if self.due and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self._save(trainer)
         self.due = False

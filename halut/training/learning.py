@@ -1,8 +1,8 @@
 """Capture and learning of a stage's operators, shared out over the ranks.
 
-Every rank captures from its share of the calibration batches; the reservoirs merge into the one that
-a single process would have drawn. Sites that wait for each other are learned by all ranks together,
-codebook by codebook; sites that do not, each by one rank.
+Every rank captures from its share of the calibration batches; the reservoirs merge into the one
+that a single process would have drawn. Sites that wait for each other are learned by all ranks
+together, codebook by codebook; sites that do not, each by one rank.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _within_memory(entries: Sequence[Entry], config: TrainConfig) -> list[list[E
 def captured(
     context: Context, network: nn.Module, entries: Sequence[Entry], *, alone: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Calibration rows of the entries' sites: all ranks take part, unless this one does it alone."""
+    """Calibration rows of the entries' sites; all ranks take part, or (alone) only this one."""
     settings = context.config.capture
     shard = (0, 1) if alone else (rank(), world_size())
     batches = context.data.calibration_batches(

@@ -44,7 +44,7 @@ def step() -> Step | None:
 
 
 def job() -> str | None:
-    """The job's name for scontrol (of an array's element: ARRAY_INDEX), the same after a requeue."""
+    """The job's name for scontrol (an array's element: ARRAY_INDEX), the same after a requeue."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
@@ -81,8 +81,9 @@ def check_step(settings: TrainerConfig, command: str) -> None:
         return  # a shell inside an allocation: what it starts are processes of its own
     if (found.tasks_per_node, found.nodes) != (devices, nodes) or found.tasks % found.nodes:
         raise HalutError(
-            f"srun started {found.tasks} tasks on {found.nodes} nodes, but trainer.devices={devices} "
-            f"and trainer.num_nodes={nodes} need {devices} on each of {nodes}: {asked}"
+            f"srun started {found.tasks} tasks on {found.nodes} nodes, but "
+            f"trainer.devices={devices} and trainer.num_nodes={nodes} need {devices} on each "
+            f"of {nodes}: {asked}"
         )
     if found.tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise HalutError(f"srun was not told how many tasks run on each node: {asked}")

@@ -12,6 +12,7 @@ from data import schemas as schemas_of_data
 from halut.catalogue import operator_names, operator_type
 from halut.models.config import ModelConfig
 from halut.training import config as schemas
+from halut.training.launching import SlurmLauncherConfig
 
 
 def conf_dir() -> str:
@@ -36,6 +37,7 @@ def register() -> None:
     }
     for group, node in groups.items():
         store.store(group=f"{group}/schema", name=group, node=node)
+    store.store(group="hydra/launcher/schema", name="slurm", node=SlurmLauncherConfig)
     store.store(group="model/schema", name="model", node=ModelConfig)
     for name in operator_names():
         store.store(group="halut/schema", name=name, node=_named(name))

@@ -11,10 +11,11 @@ import pytest
 from safetensors.torch import load_file
 
 from halut import announced
-from halut.training import interruption, slurm
-from halut.training.interruption import Interrupted, Watch
-from halut.training.learning import Context
+from halut.training import interruption, learning
+from halut.training.interruption import SIGNALS, Interrupted, Watch
+from halut.training.metrics import RunLogger
 from halut.training.module import StageModule
+from halut.training.run_folder import default_path
 
 OPTIONS = (
     "model.options.width=4",
@@ -44,7 +45,7 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_job(monkeypatch):
-    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_STEP_ID"):
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -52,7 +53,7 @@ def _no_job(monkeypatch):
 def signal_at(monkeypatch) -> Callable[..., None]:
     """signal_at(owner, method, n, number): the n-th call of owner.method sends this process it."""
 
-    def plant(owner: type, method: str, n: int, number: int = signal.SIGUSR1) -> None:
+    def plant(owner: object, method: str, n: int, number: int = signal.SIGUSR1) -> None:
         original, calls = getattr(owner, method), [0]
 
         def wrapped(*args, **kwargs):
@@ -85,19 +86,116 @@ def check_resumed(train, run: Path, whole: Path, *more: str) -> None:
     assert figures(run) == figures(whole)
 
 
-@pytest.mark.parametrize("batch", range(1, BATCHES + 1))
-def test_a_signal_in_any_training_step(train, signal_at, monkeypatch, tmp_path, whole, batch):
-    with monkeypatch.context():
-        signal_at(StageModule, "training_step", batch)
-        outcome = train(*OPTIONS, f"run_dir={tmp_path / 'run'}")
+# The first step of all, an epoch's middle, its last step, a stage's last; a validation of a stage.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("owner", "method", "call"),
+    [
+        (StageModule, "training_step", 1),
+        (StageModule, "training_step", 8),
+        (StageModule, "training_step", 15),
+        (StageModule, "training_step", BATCHES),
+        (StageModule, "on_validation_epoch_end", 9),
+        (RunLogger, "rewind", 3),
+    ],
+)
+def test_a_signal_at_any_time(train, signal_at, monkeypatch, tmp_path, whole, owner, method, call):
+    signal_at(owner, method, call)
+    outcome = train(*OPTIONS, f"run_dir={tmp_path / 'run'}")
     monkeypatch.undo()
     assert outcome.code == 128 + signal.SIGUSR1, outcome.err
+    assert "the same command with the same run_dir continues" in outcome.err
+    assert not (tmp_path / "run" / "report.json").exists()
     check_resumed(train, tmp_path / "run", whole)
 
 
-def test_dbg(train, signal_at, monkeypatch, tmp_path):
-    signal_at(StageModule, "training_step", 1)
-    outcome = train(*OPTIONS, f"run_dir={tmp_path / 'run'}")
-    print(outcome.out, outcome.err)
-    print((tmp_path/"run/metrics.csv").read_text())
-    assert 0
+def test_a_signal_while_learning_costs_the_stage_alone(train, signal_at, monkeypatch, tmp_path):
+    run = tmp_path / "run"
+    signal_at(learning, "reservoirs_of", 2, signal.SIGTERM)
+    outcome = train(*OPTIONS, "schedule.epochs=0", "base.epochs=0", f"run_dir={run}")
+    assert outcome.code == 143
+    assert (run / "stage_00" / "stage.json").exists()
+    assert not (run / "stage_01").exists()
+
+
+def test_a_late_signal_ends_nothing_in_a_job(monkeypatch):
+    """The race with handlers that are put back: under SLURM ours stay to the end of the process."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    watch = Watch()
+    try:
+        with watch.run():
+            pass
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert watch.state == "idle"
+        with pytest.raises(Interrupted), watch.run():  # a next run in this process hears of it
+            pytest.fail("it was to end at once")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_outside_slurm_old_handlers_come_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    watch = Watch()
+    with watch.run():
+        assert signal.getsignal(signal.SIGUSR1) == watch.handle
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_an_announcement_is_not_overruled_by_the_sigterm_behind_it():
+    watch = Watch()
+    with pytest.raises(Interrupted, match="SIGUSR2"), watch.run(), watch.fit():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert watch.received == signal.SIGUSR2
+
+
+def test_a_signal_during_the_imports_is_answered_by_the_run(monkeypatch):
+    monkeypatch.setattr(announced, "received", [signal.SIGUSR1])
+    with pytest.raises(Interrupted, match="SIGUSR1"), Watch().run():
+        pytest.fail("it was to end at once")
+
+
+@pytest.fixture
+def scontrol(monkeypatch, tmp_path) -> Path:
+    """A scontrol that notes how it was called."""
+    script = tmp_path / "scontrol"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), os.pathsep)
+    return tmp_path / "called"
+
+
+@pytest.mark.parametrize(
+    ("number", "requeue", "restarts", "called"),
+    [
+        (signal.SIGUSR1, True, "2", True),
+        (signal.SIGUSR2, True, "2", True),
+        (signal.SIGTERM, True, "2", False),  # whoever terminates sees to the rest
+        (signal.SIGUSR1, False, "2", False),
+        (signal.SIGUSR1, True, "3", False),
+    ],
+)
+def test_who_requeues(monkeypatch, scontrol, capsys, number, requeue, restarts, called):
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")  # 10 alone would be the whole array
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setattr(interruption, "watch", Watch())
+    assert interruption.leave(Interrupted(number), requeue, limit=3) == 128 + number
+    assert scontrol.exists() == called
+    said = "".join(capsys.readouterr())
+    if called:
+        assert scontrol.read_text() == "requeue 10_2\n"
+        assert "job 10_2 is in the queue again" in said
+    else:
+        assert "the same command with the same run_dir continues" in said
+
+
+def test_a_job_names_its_run_folder_after_itself(monkeypatch):
+    """Without run_dir a requeued job must find what it left."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    assert default_path({"seed": 1}) == default_path({"seed": 1})
+    assert default_path({"seed": 1}).name.startswith("slurm-77-")
+    assert default_path({"seed": 1}) != default_path({"seed": 2})

@@ -1,0 +1,201 @@
+"""Runs on a real SLURM: two tasks, requeues, a lost rank, a sweep. All on one node, by gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+OPTIONS = (
+    "model.options.width=4",
+    "data.train_samples=512",
+    "data.batch_size=32",
+    "policy.only=[stack2.conv1,stack3.conv1]",
+    "base.epochs=2",
+    "schedule.epochs=2",
+    "capture.samples=256",
+    "capture.rows=1024",
+    "recalibrate=2",
+    "baseline=false",
+    "trainer.threads=1",
+    "trainer.accelerator=cpu",
+    "trainer.checkpoint_every=5",
+    "logger.every=1",
+)
+TWO = "--ntasks-per-node=2"
+BREAK = "--kill-on-bad-exit=1"
+
+
+def command(run: Path, *more: str) -> str:
+    cache = run.parent / "cache"
+    train = [sys.executable, "train.py", "trainer=slurm", *OPTIONS]
+    return shlex.join([*train, f"run_dir={run}", f"base.cache={cache}", *more])
+
+
+def bundle(run: Path) -> dict[str, bytes]:
+    state = load_file(run / "bundle" / "model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in state.items()}
+
+
+def report(run: Path) -> dict:
+    return json.loads((run / "report.json").read_text())
+
+
+def check_ranks_agreed(run: Path, ranks: int) -> None:
+    """The digests of all ranks' weights after every stage."""
+    for stage in sorted(run.glob("stage_*")):
+        digests = json.loads((stage / "stage.json").read_text())["digests"]
+        assert len(digests) == ranks
+        assert len(set(digests)) == 1
+
+
+@pytest.fixture(scope="module")
+def two(jobs) -> Path:
+    """An undisturbed run of two tasks; its base network is the others' too."""
+    run = jobs.folder / "two"
+    job = jobs.submit("two", f"srun {BREAK} {command(run)}", TWO)
+    assert jobs.finished(job, "two") == "COMPLETED", jobs.said("two")
+    return run
+
+
+def test_two_tasks_are_one_process_within_noise(jobs, two):
+    run = jobs.folder / "one"
+    job = jobs.submit("one", f"srun {command(run)}", "--ntasks-per-node=1")
+    assert jobs.finished(job, "one") == "COMPLETED", jobs.said("one")
+    check_ranks_agreed(two, 2)
+    check_ranks_agreed(run, 1)
+    assert report(two)["environment"]["processes"] == 2
+    assert jobs.said("two").count("accuracy in percent") == 1  # one rank speaks
+    # Capture and learning are shared out, and exactly what one process does.
+    one, both = (load_file(path / "stage_00" / "swapped.safetensors") for path in (run, two))
+    assert one.keys() == both.keys()
+    assert all(one[name].equal(both[name]) for name in one)
+    accuracies = [report(path)["final"]["test_accuracy"] for path in (run, two)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=5)
+    assert min(accuracies) > 30  # of ten classes
+
+
+def test_cancelled_by_a_signal_it_requeues_itself_and_ends_as_if_undisturbed(jobs, two):
+    run, name = jobs.folder / "signalled", "signalled"
+    train = command(run, "logger=wandb_offline")
+    job = jobs.submit(name, f"srun {BREAK} {train}", TWO, "--requeue")
+    jobs.until((run / "stage_01" / "swap.json").exists, "stage 1", name)
+    wandb = json.loads((run / "state.json").read_text())["wandb_id"]
+    jobs.cluster.ask("scancel", "--signal=USR1", job)
+    assert jobs.finished(job, name) == "COMPLETED", jobs.said(name)
+    assert jobs.fields(job)["Restarts"] == "1"
+    assert f"ended by SIGUSR1; job {job} is in the queue again" in jobs.said(name)
+    assert "stage_01: replacing" not in jobs.said(name).split("is in the queue again")[1]
+    assert bundle(run) == bundle(two)
+    assert json.loads((run / "state.json").read_text())["wandb_id"] == wandb
+    assert len(list((run / "wandb").glob(f"offline-run-*-{wandb}*"))) == 2
+
+
+def test_before_a_time_limit_it_goes_on_with_another_number_of_ranks(jobs, two):
+    run, name = jobs.folder / "limited", "limited"
+    again = f"srun --ntasks=1 --ntasks-per-node=1 {command(run, 'trainer.devices=1')}"
+    script = f"""
+if [ -z "$SLURM_RESTART_COUNT" ]; then srun {BREAK} {command(run)}
+else scontrol update JobId=$SLURM_JOB_ID TimeLimit=30; {again}; fi"""
+    job = jobs.submit(name, script, TWO, "--requeue", "--time=30", "--signal=USR1@120")
+    jobs.until((run / "stage_00" / "last.ckpt").exists, "a checkpoint", name)
+    ranks = processes(str(run))
+    for rank in ranks:  # SLURM looks at limits twice a minute: longer than this run takes
+        os.kill(rank, signal.SIGSTOP)
+    begun = dict(zip(("h", "m", "s"), jobs.fields(job)["RunTime"].split(":"), strict=True))
+    jobs.cluster.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={int(begun['m']) + 2}")
+    jobs.until(lambda: all(map(announced, ranks)), "the signal", name)
+    for rank in ranks:
+        os.kill(rank, signal.SIGCONT)
+    assert jobs.finished(job, name) == "COMPLETED", jobs.said(name)
+    assert jobs.fields(job)["Restarts"] == "1"
+    assert "stage_00: continuing after step" in jobs.said(name)
+    check_ranks_agreed(run, 1)
+    accuracies = [report(path)["final"]["test_accuracy"] for path in (run, two)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=5)
+
+
+def test_a_lost_rank_ends_the_job_in_words_and_the_run_continues(jobs, two):
+    run, name = jobs.folder / "lost", "lost"
+    job = jobs.submit(name, f"srun {BREAK} {command(run)}", TWO)
+    jobs.until((run / "stage_01" / "last.ckpt").exists, "a checkpoint", name)
+    (victim,) = [pid for pid in processes(str(run)) if environment(pid)["SLURM_PROCID"] == "1"]
+    os.kill(victim, signal.SIGKILL)
+    assert jobs.finished(job, name, seconds=60) == "FAILED"
+    assert "the same command with the same run_dir continues" in jobs.said(name)
+    assert not processes(str(run))
+    job = jobs.submit("found", f"srun {BREAK} {command(run)}", TWO)
+    assert jobs.finished(job, "found") == "COMPLETED", jobs.said("found")
+    assert "stage_01: continuing after step" in jobs.said("found")
+    assert bundle(run) == bundle(two)
+
+
+def processes(word: str) -> list[int]:
+    """Python processes with `word` in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if line[0] == sys.executable and any(word in part for part in line):
+            found.append(int(path.parent.name))
+    return found
+
+
+def announced(pid: int) -> bool:
+    """True if SIGUSR1 waits for a stopped process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(
+        int(line.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1
+        for line in status.splitlines()
+        if line.startswith(("SigPnd", "ShdPnd"))
+    )
+
+
+def environment(pid: int) -> dict[str, str]:
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def test_tasks_that_are_not_the_devices_are_refused_with_the_command(jobs):
+    run = jobs.folder / "refused"
+    train = command(run, "trainer.devices=2")
+    script = f"srun --ntasks=1 --ntasks-per-node=1 {train}; {train}"
+    job = jobs.submit("refused", script, TWO)
+    assert jobs.finished(job, "refused") == "FAILED"
+    said = jobs.said("refused")
+    wanted = "srun --nodes=1 --ntasks-per-node=2 --kill-on-bad-exit=1 python train.py trainer=slurm"
+    assert said.count(wanted) == 2
+    assert "srun started 1 tasks on 1 nodes, but trainer.devices=2" in said
+    assert "srun did not start this process" in said
+    assert not run.exists()
+
+
+def test_the_cluster_listens_on_loopback_and_leaves_nothing(tmp_path, cluster):
+    other = Cluster(tmp_path)
+    other.start()
+    names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in pids(other)}
+    assert len(names) == 3
+    for text in (Path("/proc/net/tcp").read_text(), Path("/proc/net/tcp6").read_text()):
+        for line in text.splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            port = str(int(local.split(":")[1], 16))
+            if state == "0A" and f"Port={port}\n" in (tmp_path / "slurm.conf").read_text():
+                assert local.startswith("0100007F")
+    other.stop()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in names)
+    assert cluster.ask("sinfo", "-h", "-o", "%T").strip()  # the first one still runs
+
+
+def pids(cluster: Cluster) -> list[int]:
+    return [int(path.read_text()) for path in cluster.folder.glob("*.pid")]
