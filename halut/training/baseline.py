@@ -13,10 +13,11 @@ from halut.files import write_bytes, write_json
 from halut.schedule import Stage
 from halut.surgery import digest
 from halut.training.distributed import is_main, on_main, world_size
+from halut.training.learning import Context
 from halut.training.module import Recipe
 from halut.training.progress import log
 from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
-from halut.training.stage import Context, stage_recipe, train
+from halut.training.stage import stage_recipe, train
 
 STREAM = 1_000_000
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from halut.analysis.run_figures import FIGURES
 from halut.catalogue import operator_type
-from halut.errors import HalutError
 from halut.plan import KEEP
 from halut.policy import laid_over
+from halut.training.ranges import between, choice
 from halut.training.sweep_config import SweepConfig
+from halut.training.trainer_config import TrainerConfig, check_trainer
 
 
 @dataclass
@@ -128,36 +129,6 @@ class CaptureConfig:
 
 
 @dataclass
-class TrainerConfig:
-    """Lightning's Trainer, and what we add to it.
-
-    A checkpoint is written every `checkpoint_every` steps and every `checkpoint_minutes`. `ranks`:
-    who starts the processes: auto (srun or torchrun, if they did, else the command itself), or
-    srun and nothing else. In a SLURM job an announced end requeues it, `max_requeues` times.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    accumulate: int = 1
-    clip: float | None = 1.0
-    ema: float | None = None
-    channels_last: bool = True
-    threads: int | None = None
-    checkpoint_every: int = 200
-    checkpoint_minutes: float | None = 10.0
-    ranks: str = "auto"
-    requeue: bool = True
-    max_requeues: int = 100
-    limit_train_batches: int | None = None
-    limit_val_batches: int | None = None
-    limit_test_batches: int | None = None
-    progress: bool = True
-
-
-@dataclass
 class LoggerConfig:
     """metrics.csv is always written; wandb is added by name."""
 
@@ -200,19 +171,6 @@ class TrainConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
-def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise HalutError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise HalutError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}")
-
-
-def between(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise HalutError unless low <= value <= high."""
-    if not low <= value <= high:
-        bounds = f"at least {low}" if high == float("inf") else f"in {low}..{high}"
-        raise HalutError(f"{name} must be {bounds}, got {value}")
-
-
 def check_operators(config: TrainConfig) -> None:
     """Raise HalutError for options that no site could have: the operator's, and the rules'."""
     options = asdict(config.halut)
@@ -247,13 +205,5 @@ def check(config: TrainConfig) -> None:
     between("base.epochs", config.base.epochs, 0)
     between("capture.samples", config.capture.samples, 1)
     between("capture.rows", config.capture.rows, 1)
-    between("trainer.devices", config.trainer.devices, 1)
-    between("trainer.accumulate", config.trainer.accumulate, 1)
-    between("trainer.checkpoint_every", config.trainer.checkpoint_every, 1)
-    between("trainer.max_requeues", config.trainer.max_requeues, 0)
-    if config.trainer.checkpoint_minutes is not None:
-        between("trainer.checkpoint_minutes", config.trainer.checkpoint_minutes, 0)
-    choice("trainer.ranks", config.trainer.ranks, ("auto", "srun"))
     between("recalibrate", config.recalibrate, 0)
-    if config.trainer.ema is not None:
-        between("trainer.ema", config.trainer.ema, 0, 1)
+    check_trainer(config.trainer)

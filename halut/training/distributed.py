@@ -131,6 +131,17 @@ def share_state(network: nn.Module, owner: int = 0) -> None:
     check_equal(network)
 
 
+def share_buffers(network: nn.Module) -> None:
+    """Give every rank rank 0's buffers: running statistics are each rank's own while it trains."""
+    if world_size() == 1:
+        return
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    for buffer in network.buffers():
+        moved = buffer.detach().to(device).contiguous()
+        dist.broadcast(moved, src=0)
+        buffer.copy_(moved)
+
+
 def check_equal(network: nn.Module) -> list[str]:
     """Every rank's digest of the network's state; raises HalutError unless they are the same."""
     digests: list[Any] = [digest(network)]

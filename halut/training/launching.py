@@ -35,8 +35,8 @@ class SlurmLauncherConfig:
     `tasks_per_node`, `nodes` and `gpus_per_node` follow trainer.devices, trainer.num_nodes and
     trainer.accelerator, and need not be given. `signal_delay_s`: seconds between the signal that
     lets a run save its place and the time limit. `setup`: lines of the job script, such as
-    `source venv/bin/activate`. `additional_parameters`: any other option of sbatch. `dry_run` prints
-    the job script and submits nothing.
+    `source venv/bin/activate`. `additional_parameters`: any other option of sbatch. `dry_run`
+    prints the job script and submits nothing.
     """
 
     _target_: str = LAUNCHER

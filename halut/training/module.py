@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from halut.errors import HalutError
 from halut.surgery import replaced_layers
 from halut.training.config import LossConfig
+from halut.training.distributed import share_buffers
 from halut.training.losses import (
     Features,
     Reconstruction,
@@ -135,6 +136,10 @@ class StageModule(L.LightningModule):
                 hooks.remove()
 
     # -- evaluation: accuracy counts every sample once, over all ranks ------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """All ranks measure the same network."""
+        share_buffers(self.network)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._score(batch)

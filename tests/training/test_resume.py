@@ -110,7 +110,7 @@ def test_terminated_says_so_and_can_be_continued(tmp_path):
     process.terminate()
     out = process.communicate()[0]
     assert process.returncode == 143, out
-    assert "terminated; the same command with the same run_dir continues" in out
+    assert "ended by SIGTERM; the same command with the same run_dir continues" in out
     assert not (run / "report.json").exists()
 
 

@@ -1,0 +1,18 @@
+"""Refusals of values that no schema can refuse."""
+
+from __future__ import annotations
+
+from halut.errors import HalutError
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise HalutError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise HalutError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}")
+
+
+def between(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise HalutError unless low <= value <= high."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"in {low}..{high}"
+        raise HalutError(f"{name} must be {bounds}, got {value}")

@@ -1,0 +1,76 @@
+"""Work dealt to ranks: codebooks, and whole sites; checked rank by rank, in one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from halut.blocks import Blocks
+from halut.encoders import encoders
+from halut.errors import HalutError
+from halut.plan import Entry
+from halut.prototypes.codebooks import Ranks, each_codebook, shared_out
+from halut.sites import Site
+from halut.training.distributed import maximum, together
+from halut.training.gather import codebook_ranks
+from halut.training.learning import owners
+
+
+def with_ranks(count, work):
+    """work() on every rank, whose lists go round as a real exchange would send them."""
+    shares = []
+
+    def record(learn):
+        shares.append(learn())
+        raise StopAsyncIteration
+
+    for rank in range(count):
+        with pytest.raises(StopAsyncIteration), shared_out(Ranks(rank, count, record)):
+            work()
+    found = []
+    for rank in range(count):
+        with shared_out(Ranks(rank, count, lambda learn: shares)):
+            found.append(work())
+    return shares, found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_every_codebook_is_learned_once_and_all_ranks_have_it(ranks):
+    learned = []
+    shares, found = with_ranks(
+        ranks, lambda: list(each_codebook(lambda c: learned.append(c) or c * c, 5, threads=1))
+    )
+    assert sorted(learned) == list(range(5))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert found == [[0, 1, 4, 9, 16]] * ranks
+
+
+@pytest.mark.parametrize("name", ["tree", "pq", "decision_tree"])
+def test_shared_out_learning_is_that_of_one_process(name):
+    rows = torch.randn(300, 12, generator=torch.Generator().manual_seed(0))
+
+    def learn():
+        encoder = encoders[name](Blocks(12, 5), 4)
+        prototypes = encoder.learn(rows, seed=3)
+        return [prototypes, *encoder.state_dict().values()]
+
+    alone = learn()
+    for found in with_ranks(2, learn)[1]:
+        assert all(a.equal(b) for a, b in zip(alone, found, strict=True))
+
+
+def entry(name: str, D: int, shares: str | None = None) -> Entry:
+    return Entry(Site(name, "linear", D, 8), "pq", {}, shares=shares)
+
+
+def test_sites_go_to_who_has_least_and_sharing_ones_together():
+    entries = [entry("a", 100), entry("q", 40, "q"), entry("k", 40, "q"), entry("b", 10)]
+    assert owners(entries, 2) == {"a": 0, "q": 1, "k": 1, "b": 1}
+    assert set(owners(entries, 1).values()) == {0}
+
+
+def test_one_process_needs_no_group():
+    assert maximum(3, 0) == [3, 0]
+    assert codebook_ranks().exchange(lambda: [1, 2]) == [[1, 2]]
+    with pytest.raises(HalutError, match="wrong"):
+        together(lambda: (_ for _ in ()).throw(HalutError("wrong")))
