@@ -67,7 +67,8 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
         with interruption.watch.run():
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return 0, sweep.attempt(start, config, lambda given: typed(given)[1])
-            return 0, start(config)
+            start(config)
+        return 0, None
     except HalutError as error:
         if config.debug.traceback:
             traceback.print_exc()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "squeue")
+ROOT = Path(__file__).resolve().parents[2]
 DAEMONS = ("slurmd", "slurmctld", "munged")
 CPUS = 4
 """Claimed, whatever the machine has: two jobs of two tasks fit at a time."""

@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cluster import Cluster, missing
-
-ROOT = Path(__file__).resolve().parents[2]
+from cluster import ROOT, Cluster, missing
 
 
 @dataclass

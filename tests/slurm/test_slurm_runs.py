@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import ROOT, Cluster
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -165,6 +165,31 @@ def announced(pid: int) -> bool:
 def environment(pid: int) -> dict[str, str]:
     pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def test_a_multirun_submits_a_job_for_every_value_and_lists_what_failed(jobs, two):
+    folder = jobs.folder / "sweep"
+    given = ["halut.K=4,8,16,7", f"run_dir={folder}", f"base.cache={two.parent / 'cache'}"]
+    done = subprocess.run(
+        [sys.executable, "train.py", "-m", "hydra/launcher=slurm", "hydra.launcher.timeout_min=9"]
+        + ["schedule.epochs=0", *(o for o in OPTIONS if "schedule.epochs" not in o), *given],
+        cwd=ROOT,
+        env=jobs.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr  # as one value cannot be
+    table = json.loads((folder / "sweep.json").read_text())
+    assert table["counts"] == {"finished": 3, "failed": 1, "unfinished": 0}
+    assert [run["values"]["halut.K"] for run in table["runs"]] == [4, 7, 8, 16]
+    assert "a power of two" in table["runs"][1]["error"]
+    assert all(0 <= p["mean"]["test_accuracy"] <= 100 for p in table["points"])
+    scripts = [path.read_text() for path in (folder / ".submitit").rglob("*_submission.sh")]
+    for line in ("ntasks-per-node=1", "nodes=1", "requeue", "signal=USR2@120", "time=9"):
+        assert f"#SBATCH --{line}\n" in scripts[0]
+    assert "#SBATCH --array=0-3%4\n" in scripts[0]
+    assert not any("gpus" in script for script in scripts)
 
 
 def test_tasks_that_are_not_the_devices_are_refused_with_the_command(jobs):
