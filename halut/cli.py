@@ -1,4 +1,4 @@
-"""The console command `halut`: train, evaluate, table, bench, env."""
+"""The console command `halut`: train, evaluate, table, bench, scaling, env."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ verbs:
   evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
   table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
   bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
+  scaling    what more ranks gain: measured here, and computed for more
   env        versions, devices, and which kernels are active
 
 `halut VERB --help` tells more.
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "table": table,
         "bench": bench,
+        "scaling": scaling,
         "env": env,
     }
     if given[0] not in verbs:
@@ -95,6 +97,13 @@ def table(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     """`halut bench ARGS` is `python -m halut.bench ARGS`."""
     from halut.bench.main import main as run
+
+    return run(arguments)
+
+
+def scaling(arguments: list[str]) -> int:
+    """`halut scaling`: seconds of a step and of learning by the number of ranks."""
+    from halut.training.scaling import main as run
 
     return run(arguments)
 

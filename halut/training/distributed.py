@@ -153,13 +153,14 @@ def check_equal(network: nn.Module) -> list[str]:
     return digests
 
 
-def lost(error: RuntimeError) -> bool:
-    """True if the error says that another rank has gone, and not that this one did wrong."""
-    said = str(error)
-    told = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-    return dist.is_initialized() and (
-        isinstance(error, dist.DistError) or any(words in said for words in told)
-    )
+def lost(error: RuntimeError) -> str | None:
+    """What the error says of another rank that has gone; None if this one did wrong."""
+    if not dist.is_initialized():
+        return None
+    for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"):
+        if words in str(error):
+            return words
+    return type(error).__name__ if isinstance(error, dist.DistError) else None
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:

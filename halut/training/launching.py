@@ -7,6 +7,7 @@ here from the trainer's settings, or refused where the command says otherwise.
 from __future__ import annotations
 
 import importlib.util
+import math
 import shlex
 import sys
 import traceback
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from halut.errors import HalutError
+from halut.training import sweep
 from halut.training.distributed import started_from_outside
 from halut.training.progress import complain
 
@@ -69,7 +71,7 @@ class Launching(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            swept = [o for o in config.hydra.overrides.task if o.split("=")[0] in PLACES]
+            swept = sweep.swept(config)
             by_slurm = config.hydra.launcher.get("_target_") == LAUNCHER
             (_prepare if by_slurm else _refuse_ranks)(config, swept)
         except (HalutError, HydraException, OmegaConfBaseException) as error:
@@ -80,10 +82,10 @@ class Launching(Callback):
             sys.exit(1)
 
 
-def _refuse_ranks(config: DictConfig, swept: list[str]) -> None:
+def _refuse_ranks(config: DictConfig, swept: dict[str, int]) -> None:
     """A launcher that runs values in this process can give them no processes of their own."""
     ranks = config.trainer.devices * config.trainer.num_nodes
-    if (ranks > 1 or any("," in o for o in swept)) and not started_from_outside():
+    if ranks > 1 and not started_from_outside():
         given = shlex.join(sys.argv[1:])
         raise HalutError(
             f"a multirun runs its values in this one process, not in {ranks}. As jobs of {ranks} "
@@ -92,14 +94,14 @@ def _refuse_ranks(config: DictConfig, swept: list[str]) -> None:
         )
 
 
-def _prepare(config: DictConfig, swept: list[str]) -> None:
+def _prepare(config: DictConfig, swept: dict[str, int]) -> None:
     settings = config.hydra.launcher
     if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
         raise HalutError("hydra/launcher=slurm needs submitit: pip install 'halut[slurm]'")
-    for override in swept:
-        if "," in override:
+    for key in swept:
+        if key in PLACES:
             raise HalutError(
-                f"{override}: all jobs of a multirun have the same tasks; give one command each"
+                f"all jobs of a multirun have the same tasks: give each {key} a command of its own"
             )
     asked = wanted(config.trainer, settings)
     with open_dict(settings):
@@ -111,7 +113,7 @@ def _prepare(config: DictConfig, swept: list[str]) -> None:
         for key in [key for key in settings if settings[key] is None]:
             del settings[key]
     if dry:
-        print(job_script(settings))
+        print(job_script(settings, math.prod(swept.values())))
         sys.exit(0)
 
 
@@ -133,8 +135,8 @@ def wanted(trainer: Any, given: Mapping[str, Any]) -> dict[str, int | None]:
     return {name: value for name, (_, value) in derived.items()}
 
 
-def job_script(settings: DictConfig) -> str:
-    """The text that submitit would give to sbatch for one value."""
+def job_script(settings: DictConfig, values: int) -> str:
+    """The text that submitit would give to sbatch for so many values."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     options = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
@@ -144,5 +146,7 @@ def job_script(settings: DictConfig) -> str:
     options = {renamed.get(key, key): value for key, value in options.items()}
     if "mem_gb" in options:
         options["mem"] = f"{options.pop('mem_gb')}GB"
+    if values > 1:
+        options["map_count"] = values
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {folder}"
     return _make_sbatch_string(command, folder, **options)

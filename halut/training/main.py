@@ -81,9 +81,10 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
         complain(f"interrupted; {told}")
         return 130, None
     except RuntimeError as error:
-        if not distributed.lost(error):
+        reason = distributed.lost(error)
+        if reason is None:
             raise
-        complain(f"another rank is gone ({str(error).splitlines()[0]}); {told}")
+        complain(f"another rank is gone ({reason}); {told}")
         return 1, None
     finally:
         distributed.stop()

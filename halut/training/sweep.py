@@ -50,15 +50,12 @@ class Gather(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         set_up_logging()
         with _loud():
-            given = list(config.hydra.overrides.task)
-            params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-            overrides = parsed([*(f"{key}={value}" for key, value in params.items()), *given])
-            swept = {key: o for key, o in overrides.items() if o.is_sweep_override()}
-            self.total = math.prod(len(list(o.sweep_string_iterator())) for o in swept.values())
+            overrides, values = given(config), swept(config)
+            self.total = math.prod(values.values())
             self.folder = sweep_folder(config, overrides)
             if (self.folder / "config.json").exists():
                 raise HalutError(f"run_dir={self.folder} holds a run; give a sweep another folder")
-            fixed = ",".join(f"'{key}'" for key in overrides if key not in swept)
+            fixed = ",".join(f"'{key}'" for key in overrides if key not in values)
             config.hydra.overrides.hydra.extend(
                 [
                     f"hydra.sweep.dir='{self.folder}'",
@@ -98,6 +95,19 @@ def show(folder: Path) -> int:
         log.info("%s", error)
     log.info("%s: sweep.json, sweep.csv%s", folder, picture)
     return sweep.count(FAILED)
+
+
+def given(config: DictConfig) -> dict[str, Override]:
+    """Overrides of a multirun by key: the sweeper's own, then the command line's."""
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    task = list(config.hydra.overrides.task)
+    return parsed([*(f"{key}={value}" for key, value in params.items()), *task])
+
+
+def swept(config: DictConfig) -> dict[str, int]:
+    """Number of values of every key that a multirun sweeps."""
+    sweeps = {key: o for key, o in given(config).items() if o.is_sweep_override()}
+    return {key: len(list(o.sweep_string_iterator())) for key, o in sweeps.items()}
 
 
 def parsed(overrides: Sequence[str]) -> dict[str, Override]:

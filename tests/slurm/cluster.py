@@ -166,10 +166,9 @@ class Cluster:
         """The daemon's process, if its pid file names one that is still this program."""
         try:
             pid = int((self.folder / f"{name}.pid").read_text())
-            running = Path(f"/proc/{pid}/comm").read_text().strip()
         except (OSError, ValueError):
             return None
-        return pid if running == name else None
+        return pid if runs(pid, name) else None
 
     def stop(self) -> None:
         """Cancel all jobs, end every daemon by its pid file, and wait until they are gone."""
@@ -184,10 +183,20 @@ class Cluster:
                 continue
             os.kill(pid, signal.SIGTERM)
             until = time.monotonic() + 15
-            while self._pid(name) == pid:
+            while runs(pid, name):  # the pid file goes first
                 if time.monotonic() > until:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.1)
+
+
+def runs(pid: int, name: str) -> bool:
+    """True if the process is there, is this program, and has not ended."""
+    try:
+        told = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    status = dict(line.split(":\t", 1) for line in told if ":\t" in line)
+    return status.get("Name") == name and not status.get("State", "Z").startswith("Z")
 
 
 def free_ports(count: int) -> list[int]:

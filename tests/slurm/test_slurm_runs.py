@@ -6,11 +6,12 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cluster import ROOT, Cluster
+from cluster import ROOT, Cluster, runs
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -131,6 +132,7 @@ def test_a_lost_rank_ends_the_job_in_words_and_the_run_continues(jobs, two):
     (victim,) = [pid for pid in processes(str(run)) if environment(pid)["SLURM_PROCID"] == "1"]
     os.kill(victim, signal.SIGKILL)
     assert jobs.finished(job, name, seconds=60) == "FAILED"
+    assert "error: another rank is gone (" in jobs.said(name)
     assert "the same command with the same run_dir continues" in jobs.said(name)
     assert not processes(str(run))
     job = jobs.submit("found", f"srun {BREAK} {command(run)}", TWO)
@@ -169,10 +171,11 @@ def environment(pid: int) -> dict[str, str]:
 
 def test_a_multirun_submits_a_job_for_every_value_and_lists_what_failed(jobs, two):
     folder = jobs.folder / "sweep"
+    submit = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=9"]
+    fixed = [option for option in OPTIONS if "schedule.epochs" not in option]
     given = ["halut.K=4,8,16,7", f"run_dir={folder}", f"base.cache={two.parent / 'cache'}"]
     done = subprocess.run(
-        [sys.executable, "train.py", "-m", "hydra/launcher=slurm", "hydra.launcher.timeout_min=9"]
-        + ["schedule.epochs=0", *(o for o in OPTIONS if "schedule.epochs" not in o), *given],
+        [sys.executable, "train.py", "-m", *submit, "schedule.epochs=0", *fixed, *given],
         cwd=ROOT,
         env=jobs.environment,
         capture_output=True,
@@ -209,8 +212,8 @@ def test_tasks_that_are_not_the_devices_are_refused_with_the_command(jobs):
 def test_the_cluster_listens_on_loopback_and_leaves_nothing(tmp_path, cluster):
     other = Cluster(tmp_path)
     other.start()
-    names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in pids(other)}
-    assert len(names) == 3
+    names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids(other)}
+    assert sorted(names.values()) == ["munged", "slurmctld", "slurmd"]
     for text in (Path("/proc/net/tcp").read_text(), Path("/proc/net/tcp6").read_text()):
         for line in text.splitlines()[1:]:
             local, state = line.split()[1], line.split()[3]
@@ -218,7 +221,7 @@ def test_the_cluster_listens_on_loopback_and_leaves_nothing(tmp_path, cluster):
             if state == "0A" and f"Port={port}\n" in (tmp_path / "slurm.conf").read_text():
                 assert local.startswith("0100007F")
     other.stop()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in names)
+    assert not any(runs(pid, name) for pid, name in names.items())
     assert cluster.ask("sinfo", "-h", "-o", "%T").strip()  # the first one still runs
 
 

@@ -137,5 +137,5 @@ def test_what_cannot_be_a_sweep_is_refused(train, folder, tmp_path):
     assert (outcome.code, "holds a run; give a sweep another folder" in outcome.err) == (1, True)
     outcome = train("-m", *QUICK, "halut.C=4,8", "trainer.devices=2", f"run_dir={folder}")
     assert outcome.code == 1
-    assert f"run_dir={folder}/halut.C=8" in outcome.err
-    assert f"halut table {folder}" in outcome.err
+    assert "python train.py hydra/launcher=slurm -m" in outcome.err
+    assert "torchrun --nproc-per-node=2 train.py -m" in outcome.err
