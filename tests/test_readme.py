@@ -43,7 +43,7 @@ def commands() -> list[str]:
 
 def test_there_are_commands_and_examples_to_test():
     assert len(commands()) >= 6
-    assert len(files()) == 8
+    assert len(files()) == 9
 
 
 @pytest.mark.parametrize("command", commands())

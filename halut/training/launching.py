@@ -43,7 +43,7 @@ class SlurmLauncherConfig:
 
     _target_: str = LAUNCHER
     submitit_folder: str = "${hydra.sweep.dir}/.submitit/%j"
-    name: str = "${hydra.job.name}"
+    name: str = "halut"
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -116,7 +117,8 @@ else scontrol update JobId=$SLURM_JOB_ID TimeLimit=30; {again}; fi"""
     jobs.cluster.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={int(begun['m']) + 2}")
     jobs.until(lambda: all(map(announced, ranks)), "the signal", name)
     for rank in ranks:
-        os.kill(rank, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # SLURM wakes what it signals
+            os.kill(rank, signal.SIGCONT)
     assert jobs.finished(job, name) == "COMPLETED", jobs.said(name)
     assert jobs.fields(job)["Restarts"] == "1"
     assert "stage_00: continuing after step" in jobs.said(name)
@@ -155,13 +157,14 @@ def processes(word: str) -> list[int]:
 
 
 def announced(pid: int) -> bool:
-    """True if SIGUSR1 waits for a stopped process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return any(
-        int(line.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1
-        for line in status.splitlines()
-        if line.startswith(("SigPnd", "ShdPnd"))
-    )
+    """True once a stopped process has been signalled: it waits for it, goes on, or is gone."""
+    try:
+        told = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    status = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
+    waiting = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    return not status["State"].startswith("T") or bool(waiting >> (signal.SIGUSR1 - 1) & 1)
 
 
 def environment(pid: int) -> dict[str, str]:
