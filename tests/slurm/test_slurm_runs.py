@@ -176,7 +176,7 @@ def test_a_multirun_submits_a_job_for_every_value_and_lists_what_failed(jobs, tw
     folder = jobs.folder / "sweep"
     submit = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=9"]
     fixed = [option for option in OPTIONS if "schedule.epochs" not in option]
-    given = ["halut.K=4,8,16,7", f"run_dir={folder}", f"base.cache={two.parent / 'cache'}"]
+    given = ["halut.K=4,8,7", f"run_dir={folder}", f"base.cache={two.parent / 'cache'}"]
     done = subprocess.run(
         [sys.executable, "train.py", "-m", *submit, "schedule.epochs=0", *fixed, *given],
         cwd=ROOT,
@@ -187,28 +187,26 @@ def test_a_multirun_submits_a_job_for_every_value_and_lists_what_failed(jobs, tw
     )
     assert done.returncode == 1, done.stdout + done.stderr  # as one value cannot be
     table = json.loads((folder / "sweep.json").read_text())
-    assert table["counts"] == {"finished": 3, "failed": 1, "unfinished": 0}
-    assert [run["values"]["halut.K"] for run in table["runs"]] == [4, 7, 8, 16]
+    assert table["counts"] == {"finished": 2, "failed": 1, "unfinished": 0}
+    assert [run["values"]["halut.K"] for run in table["runs"]] == [4, 7, 8]
     assert "a power of two" in table["runs"][1]["error"]
     assert all(0 <= p["mean"]["test_accuracy"] <= 100 for p in table["points"])
     scripts = [path.read_text() for path in (folder / ".submitit").rglob("*_submission.sh")]
     for line in ("ntasks-per-node=1", "nodes=1", "requeue", "signal=USR2@120", "time=9"):
         assert f"#SBATCH --{line}\n" in scripts[0]
-    assert "#SBATCH --array=0-3%4\n" in scripts[0]
+    assert "#SBATCH --array=0-2%3\n" in scripts[0]
     assert not any("gpus" in script for script in scripts)
 
 
 def test_tasks_that_are_not_the_devices_are_refused_with_the_command(jobs):
     run = jobs.folder / "refused"
     train = command(run, "trainer.devices=2")
-    script = f"srun --ntasks=1 --ntasks-per-node=1 {train}; {train}"
-    job = jobs.submit("refused", script, TWO)
+    job = jobs.submit("refused", f"srun --ntasks=1 --ntasks-per-node=1 {train}", TWO)
     assert jobs.finished(job, "refused") == "FAILED"
     said = jobs.said("refused")
     wanted = "srun --nodes=1 --ntasks-per-node=2 --kill-on-bad-exit=1 python train.py trainer=slurm"
-    assert said.count(wanted) == 2
+    assert wanted in said
     assert "srun started 1 tasks on 1 nodes, but trainer.devices=2" in said
-    assert "srun did not start this process" in said
     assert not run.exists()
 
 
