@@ -46,6 +46,11 @@ def main(arguments: Sequence[str]) -> int:
     """Exit code 0; prints and saves a JSON file."""
     options = _parser().parse_args(arguments)
     measured = [_run(ranks, options) for ranks in options.ranks]
+    for entry in measured:
+        # What a rank would take had it a core of its own, whatever else this machine does.
+        if entry["ranks"] > 1:
+            part = argparse.Namespace(**vars(options) | {"batch": options.batch // entry["ranks"]})
+            entry["share_alone_seconds"] = _run(1, part, learn=False)["step_seconds"]
     document = {
         "schema": 1,
         "machine": machine.describe(),
@@ -80,14 +85,17 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _run(ranks: int, options: argparse.Namespace) -> dict[str, Any]:
+def _run(ranks: int, options: argparse.Namespace, learn: bool = True) -> dict[str, Any]:
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
         found = Path(folder) / "found.json"
         mp.start_processes(
-            _rank, (ranks, port, vars(options), str(found)), nprocs=ranks, start_method="spawn"
+            _rank,
+            (ranks, port, vars(options) | {"learn": learn}, str(found)),
+            nprocs=ranks,
+            start_method="spawn",
         )
         return {"ranks": ranks, **json.loads(found.read_text())}
 
@@ -102,7 +110,7 @@ def _rank(index: int, ranks: int, port: int, options: dict[str, Any], found: str
     device = torch.device("cuda", index) if cuda else torch.device("cpu")
     torch.manual_seed(0)
     network = build_model(options["model"], 10, 3).to(device)
-    learning = _learn(network, device)
+    learning = _learn(network, device, CALIBRATION if options["learn"] else 1)
     step, reduced = _train(network, device, options)
     if index == 0:
         size = 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -111,13 +119,13 @@ def _rank(index: int, ranks: int, port: int, options: dict[str, Any], found: str
     dist.destroy_process_group()
 
 
-def _learn(network: nn.Module, device: torch.device) -> float:
-    """Seconds to capture and learn every site, one after the other."""
+def _learn(network: nn.Module, device: torch.device, count: int) -> float:
+    """Seconds to capture `count` batches and learn every site, one after the other."""
     begun = time.perf_counter()
     sites, unsupported = find_sites(network, torch.zeros(1, 3, 32, 32, device=device))
     plan = resolve(sites, simple_rules(sites), "tree", {"K": 16}, unsupported)
     generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(64, 3, 32, 32, generator=generator) for _ in range(CALIBRATION)]
+    batches = [torch.randn(64, 3, 32, 32, generator=generator) for _ in range(count)]
     shard = (rank(), world_size())
     for entry in plan.replaced:
         mine = batches[shard[0] :: shard[1]]
