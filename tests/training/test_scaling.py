@@ -1,0 +1,23 @@
+"""What halut scaling computes from what it measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from halut.training.scaling import computed
+
+
+def entry(ranks: int, step: float, learning: float) -> dict[str, float]:
+    figures = {"step_seconds": step, "learning_seconds": learning, "all_reduce_seconds": 0.1}
+    return {"ranks": ranks, **figures}
+
+
+def test_ratios_and_the_model_of_more_ranks():
+    found = computed([entry(1, 8.0, 30.0), entry(2, 5.0, 20.0)])
+    assert found["speed_up"]["2"] == {"step": 1.6, "learning": 1.5}
+    assert found["model_of_step_seconds"] == pytest.approx({"2": 4.1, "4": 2.15, "8": 1.175})
+    assert "not measured" in found["model"]
+
+
+def test_without_one_rank_there_is_nothing_to_compare_with():
+    assert computed([entry(2, 5.0, 20.0)]) == {}
