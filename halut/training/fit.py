@@ -67,6 +67,7 @@ def quiet() -> None:
         ".*exists and is not empty.*",
         ".*sync_dist=True.*",  # torchmetrics has reduced the accuracy over the ranks already
         ".*isinstance.treespec, LeafSpec.*",
+        "The `srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 
