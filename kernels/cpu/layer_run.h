@@ -7,6 +7,7 @@
 #pragma once
 
 #include "transposed.h"
+#include "wide_output.h"
 
 HALUT_BEGIN
 namespace {
@@ -37,15 +38,17 @@ struct Work {
   int64_t group_codes(int64_t C) const { return grid.tiles() * 64 / code_rows * code_stride(C); }
 };
 
-// Outputs m .. m + 4 of group g, tiles `from` .. `to` of the block: sums[tile - from].
+// Outputs m .. m + 4 of group g, tiles `from` .. `to` of the block: sums[tile - from]. A table serves
+// `parts` tiles, `from` being number `part` of them, before the next one is read.
 inline void sum_tiles(const Problem& p, const Work& work, int64_t g, int64_t outputs, int64_t from,
-               int64_t to, int32_t (*sums)[64], int64_t stride) {
+                      int64_t to, int64_t part, int64_t parts, int32_t (*sums)[64],
+                      int64_t stride) {
   const uint8_t* table = p.table + (g * output_tiles(p.M) + outputs) * tile_bytes(p.C);
   const int64_t step = tile_rows / code_rows * code_stride(p.C);
   const uint8_t* codes = work.codes + g * work.group_codes(p.C) + from * step;
-  for (int64_t tile = from; tile < to; tile++, codes += step, sums += stride)
+  for (int64_t tile = from; tile < to; tile++, part++, codes += step, sums += stride)
     tile_sums(codes, table, p.C, smaller(4, work.grid.groups - tile * 4),
-              tile + 1 == work.grid.tiles(), sums);
+              Soon::share(table, p.C, part, parts), sums);
 }
 
 // Four outputs of group g, all positions of the block.
@@ -54,9 +57,13 @@ inline void accumulate_planes(const Problem& p, const Work& work, int64_t g, int
   const int count = static_cast<int>(smaller(4, p.M - outputs * 4));
   const int64_t* begin = work.segments.begin;
   for (int64_t tile = 0; tile < work.grid.tiles(); tile++) {
-    sum_tiles(p, work, g, outputs, tile, tile + 1, sums, 4);
-    write_tile(p.out, sums, g * p.M + outputs * 4, count,
-               work.segments.all + begin[tile], begin[tile + 1] - begin[tile]);
+    sum_tiles(p, work, g, outputs, tile, tile + 1, tile, work.grid.tiles(), sums, 4);
+    const Segment* segments = work.segments.all + begin[tile];
+    const int64_t m = g * p.M + outputs * 4, n = begin[tile + 1] - begin[tile];
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+    if (write_run(p.out, sums, m, count, segments, n)) continue;
+#endif
+    write_tile(p.out, sums, m, count, segments, n);
   }
 }
 
@@ -73,14 +80,19 @@ inline void accumulate_rows(const Problem& p, const Work& work, int64_t g, int64
   for (int64_t from = 0; from < tiles; from += chunk) {
     const int64_t to = smaller(from + chunk, tiles);
     for (int64_t i = 0; i < used; i++)
-      sum_tiles(p, work, g, outputs * wide + i, from, to, sums[0][i], 4 * wide);
+      sum_tiles(p, work, g, outputs * wide + i, from, to, 0, to - from, sums[0][i], 4 * wide);
     for (int64_t tile = from; tile < to; tile++)
-      for (int64_t s = begin[tile]; s < begin[tile + 1]; s++)
+      for (int64_t s = begin[tile]; s < begin[tile + 1]; s++) {
+        const int64_t first = outputs * wide * 4;
+        if (first + wide * 4 <= p.M &&
+            write_64(p.out, sums[tile - from], g * p.M + first, work.segments.all[s]))
+          continue;
         for (int64_t i = 0; i < used; i += 4) {
           const int64_t m = (outputs * wide + i) * 4;
           write_rows(p.out, sums[tile - from] + i, g * p.M + m,
                      static_cast<int>(smaller(16, p.M - m)), work.segments.all[s]);
         }
+      }
   }
 }
 #endif

@@ -47,15 +47,25 @@ inline int64_t code_stride(int64_t C) { return (lines(C) | 1) * 64; }
 inline int64_t output_tiles(int64_t M) { return (M + tile_outputs - 1) / tile_outputs; }
 inline int64_t tile_bytes(int64_t C) { return lines(C) * quad * tile_outputs * 16; }
 
+// What of the table is read soon, to be fetched while a tile computes: `count` times 256 bytes.
+struct Soon {
+  const uint8_t* from;
+  int64_t count;
+
+  // Share `part` of `parts` of the four outputs behind `table`.
+  static Soon share(const uint8_t* table, int64_t C, int64_t part, int64_t parts) {
+    const int64_t begin = lines(C) * part / parts, end = lines(C) * (part + 1) / parts;
+    return {table + tile_bytes(C) + begin * 256, end - begin};
+  }
+};
+
 // Sums of 64 rows and 4 outputs: sums[output][row], from codes at the tile's first row.
 #if defined(HALUT_IS_avx512vbmi)
 template <int groups>
-inline void group_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int32_t (*sums)[64],
-                       bool ahead) {
+inline void group_sums(const uint8_t* codes, const uint8_t* table, int64_t C, const Soon& soon,
+                       int32_t (*sums)[64]) {
   const __m512i ones = _mm512_set1_epi8(1);
   const int64_t L = lines(C), stride = code_stride(C);
-  // What the next call reads of the table, on its way while this one computes.
-  const int64_t next = ahead ? 4096 : 0;
   __m512i a[4][groups];
   for (auto& row : a)
     for (auto& sum : row) sum = _mm512_setzero_si512();
@@ -63,11 +73,11 @@ inline void group_sums(const uint8_t* codes, const uint8_t* table, int64_t C, in
     __m512i i[groups];
 #pragma GCC unroll 4
     for (int r = 0; r < groups; r++) i[r] = _mm512_load_si512(codes + l * 64 + r * stride);
+    const uint8_t* next = l < soon.count ? soon.from + l * 256 : table;
 #pragma GCC unroll 4
     for (int m = 0; m < 4; m++) {
-      const uint8_t* at = table + (l * 4 + m) * 64;
-      const __m512i t = _mm512_loadu_si512(at);
-      _mm_prefetch(reinterpret_cast<const char*>(at + next), _MM_HINT_T0);
+      const __m512i t = _mm512_loadu_si512(table + (l * 4 + m) * 64);
+      _mm_prefetch(reinterpret_cast<const char*>(next + m * 64), _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int r = 0; r < groups; r++)
         a[m][r] = _mm512_dpbusd_epi32(a[m][r], ones, _mm512_permutexvar_epi8(i[r], t));
@@ -79,18 +89,18 @@ inline void group_sums(const uint8_t* codes, const uint8_t* table, int64_t C, in
     for (int r = 0; r < groups; r++) _mm512_storeu_si512(sums[m] + 16 * r, a[m][r]);
 }
 
-// `groups` of 16 rows, 1 to 4; `ahead`: the table is read for the last time, fetch what follows.
+// `groups` of 16 rows, 1 to 4.
 inline void tile_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int64_t groups,
-                      bool ahead, int32_t (*sums)[64]) {
+                      const Soon& soon, int32_t (*sums)[64]) {
   switch (groups) {
     case 1:
-      return group_sums<1>(codes, table, C, sums, ahead);
+      return group_sums<1>(codes, table, C, soon, sums);
     case 2:
-      return group_sums<2>(codes, table, C, sums, ahead);
+      return group_sums<2>(codes, table, C, soon, sums);
     case 3:
-      return group_sums<3>(codes, table, C, sums, ahead);
+      return group_sums<3>(codes, table, C, soon, sums);
     default:
-      return group_sums<4>(codes, table, C, sums, ahead);
+      return group_sums<4>(codes, table, C, soon, sums);
   }
 }
 #else
@@ -189,8 +199,8 @@ inline void run_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int 
 }
 #endif
 
-inline void tile_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int64_t, bool,
-                      int32_t (*sums)[64]) {
+inline void tile_sums(const uint8_t* codes, const uint8_t* table, int64_t C, int64_t,
+                      const Soon&, int32_t (*sums)[64]) {
   const int32_t start = -128 * static_cast<int32_t>(C);
   for (int m = 0; m < 4; m++)
     for (int j = 0; j < 64; j++) sums[m][j] = start;

@@ -33,7 +33,7 @@ void look_up(const uint8_t* codes, const uint8_t* packed, int32_t* out, int64_t 
     for (int64_t tile = 0; tile < tiles; tile++) {
       const int64_t rows = N - tile * tile_rows < tile_rows ? N - tile * tile_rows : tile_rows;
       const int64_t groups = (rows + 15) / 16;
-      tile_sums(codes + tile * step, table, C, groups, tile + 1 == tiles, sums);
+      tile_sums(codes + tile * step, table, C, groups, Soon::share(table, C, tile, tiles), sums);
       __asm__ volatile("" : : "r"(&sums[0][0]) : "memory");  // they count as read
       if (!out) continue;
       for (int64_t m = outputs * 4; m < M && m < outputs * 4 + 4; m++)
