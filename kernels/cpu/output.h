@@ -1,8 +1,9 @@
 // Where the outputs of a tile go: sums of 64 flat positions and 4 outputs, scaled and clamped.
 //
 // y = max(float(sum) * scale + bias + residual * residual_scale, low), every product and sum rounded;
-// bytes round to the nearest even integer and saturate. The residual lies as the outputs do. Flat positions that hold nothing are left out: a segment is a
-// mask of up to 16 lanes whose outputs are consecutive, in an output plane (by plane) or as rows.
+// bytes round to the nearest even integer and saturate. The residual lies as the outputs do. Flat
+// positions that hold nothing are left out: a segment is a mask of up to 16 lanes whose outputs are
+// consecutive, in an output plane (by plane) or as rows.
 #pragma once
 
 #include "narrow.h"

@@ -71,7 +71,7 @@ inline void read_byte_rows(const int8_t* from, int64_t stride, unsigned mask, __
 
 // Output `j` of the four of `residuals`, 16 rows of it.
 inline __m512 one_output(const Output& out, __m512i residuals, int j) {
-  const __m512i pick = _mm512_setr_epi32(j, 4 + j, 8 + j, 12 + j, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512i pick = _mm512_castsi128_si512(_mm_setr_epi32(j, 4 + j, 8 + j, 12 + j));
   const __m128i bytes = _mm512_castsi512_si128(_mm512_permutexvar_epi32(pick, residuals));
   const bool below_zero = out.residual_dtype == static_cast<int64_t>(Dtype::i8);
   const __m512i wide = below_zero ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
@@ -95,7 +95,8 @@ inline void write_byte_rows(const Output& out, const int32_t (*sums)[4][64], int
     for (int j = 0; j < 4; j++) {
       const int64_t output = m + 4 * q + j;
       const __m512i sum = _mm512_loadu_si512(sums[q][j] + segment.group * 16);
-      const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(out.scale[output]));
+      const __m512 scale = _mm512_set1_ps(out.scale[output]);
+      const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
       __m512 y = _mm512_add_ps(scaled, _mm512_set1_ps(out.bias[output]));
       if (residual) y = _mm512_add_ps(y, one_output(out, residuals[q], j));
       v[j] = rounded(_mm512_max_ps(least, y));

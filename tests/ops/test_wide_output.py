@@ -1,4 +1,4 @@
-"""Bytes written by whole cache lines: 64 outputs of a row, 64 positions of a plane, and near misses."""
+"""Bytes written by whole cache lines: 64 outputs of a row, 64 positions of a plane, near misses."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,12 +103,11 @@ def test_cancelled_by_a_signal_it_requeues_itself_and_ends_as_if_undisturbed(job
     assert len(list((run / "wandb").glob(f"offline-run-*-{wandb}*"))) == 2
 
 
-def test_before_a_time_limit_it_goes_on_with_another_number_of_ranks(jobs, two):
+def test_before_a_time_limit_it_requeues_itself_and_ends_as_if_undisturbed(jobs, two):
     run, name = jobs.folder / "limited", "limited"
-    again = f"srun --ntasks=1 --ntasks-per-node=1 {command(run, 'trainer.devices=1')}"
     script = f"""
-if [ -z "$SLURM_RESTART_COUNT" ]; then srun {BREAK} {command(run)}
-else scontrol update JobId=$SLURM_JOB_ID TimeLimit=30; {again}; fi"""
+[ -z "$SLURM_RESTART_COUNT" ] || scontrol update JobId=$SLURM_JOB_ID TimeLimit=30
+srun {BREAK} {command(run)}"""
     job = jobs.submit(name, script, TWO, "--requeue", "--time=30", "--signal=USR1@120")
     jobs.until((run / "stage_00" / "last.ckpt").exists, "a checkpoint", name)
     ranks = processes(str(run))
@@ -122,9 +122,8 @@ else scontrol update JobId=$SLURM_JOB_ID TimeLimit=30; {again}; fi"""
     assert jobs.finished(job, name) == "COMPLETED", jobs.said(name)
     assert jobs.fields(job)["Restarts"] == "1"
     assert "stage_00: continuing after step" in jobs.said(name)
-    check_ranks_agreed(run, 1)
-    accuracies = [report(path)["final"]["test_accuracy"] for path in (run, two)]
-    assert accuracies[0] == pytest.approx(accuracies[1], abs=5)
+    check_ranks_agreed(run, 2)
+    assert bundle(run) == bundle(two)
 
 
 def test_a_lost_rank_ends_the_job_in_words_and_the_run_continues(jobs, two):
@@ -137,10 +136,18 @@ def test_a_lost_rank_ends_the_job_in_words_and_the_run_continues(jobs, two):
     assert "error: another rank is gone (" in jobs.said(name)
     assert "the same command with the same run_dir continues" in jobs.said(name)
     assert not processes(str(run))
+    fewer = shutil.copytree(run, jobs.folder / "fewer")
     job = jobs.submit("found", f"srun {BREAK} {command(run)}", TWO)
     assert jobs.finished(job, "found") == "COMPLETED", jobs.said("found")
     assert "stage_01: continuing after step" in jobs.said("found")
     assert bundle(run) == bundle(two)
+    # The same with one rank less than it began with.
+    job = jobs.submit("fewer", f"srun {command(fewer, 'trainer.devices=1')}", "--ntasks-per-node=1")
+    assert jobs.finished(job, "fewer") == "COMPLETED", jobs.said("fewer")
+    assert "stage_01: continuing after step" in jobs.said("fewer")
+    assert len(json.loads((fewer / "stage_01" / "stage.json").read_text())["digests"]) == 1
+    accuracies = [report(path)["final"]["test_accuracy"] for path in (fewer, two)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=5)
 
 
 def processes(word: str) -> list[int]:
