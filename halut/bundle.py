@@ -14,6 +14,7 @@ from halut.files import write_bytes, write_json
 from halut.models.build import build_model
 from halut.models.weights import load_weights, save_weights
 from halut.plan import Plan
+from halut.ptq import told
 
 
 def save_bundle(path: Path, network: nn.Module, plan: Plan, report: dict[str, Any]) -> None:
@@ -78,6 +79,10 @@ def card(plan: Plan, report: dict[str, Any]) -> str:
         f"- test accuracy: {final.get('test_accuracy')} % (exact network: "
         f"{base.get('test_accuracy')} %, fine-tuned exact baseline: "
         f"{report.get('baseline', {}).get('test_accuracy')} %)",
+        *(
+            f"- {name}: test accuracy {entry['test_accuracy']} %, {told(entry)}"
+            for name, entry in report.get("ptq", {}).items()
+        ),
         f"- data: {report.get('data', {}).get('name')}",
         f"- made by: `{report.get('command')}`",
         "",

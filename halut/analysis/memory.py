@@ -51,6 +51,14 @@ def memory_figures(network: nn.Module) -> dict[str, Any]:
     return figures
 
 
+def site_bytes(figures: dict[str, Any]) -> dict[str, int]:
+    """Of the replaced sites alone: bytes of what replaces them, and of their floats before."""
+    return {
+        f"{name}_bytes": figures[when]["total"] - figures[when]["untouched"]
+        for name, when in (("replacement", "after"), ("exact", "before"))
+    }
+
+
 def _held(layer: ReplacedLayer, seen: set[int]) -> dict[str, int]:
     """Bytes of one replaced layer by what they are."""
     cost = layer.cost()

@@ -20,6 +20,8 @@ FIGURES = {
     "val_accuracy": "validation accuracy in %",
     "exact_accuracy": "test accuracy of the exact network in %",
     "baseline_accuracy": "test accuracy of the exact network, fine-tuned as long, in %",
+    "int8_accuracy": "test accuracy of the exact network in 8 bits, post-training, in %",
+    "int4_accuracy": "test accuracy of the exact network in 4-bit weights, post-training, in %",
     "swapped_accuracy": "validation accuracy before retraining in %",
     "lost": "test accuracy lost in points",
     "normalised_mse": "mean normalised squared error of a layer",
@@ -76,12 +78,14 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
     final, cost, stages = report["final"], report["cost"], report["stages"]
     exact, bits = report["base"]["test_accuracy"], cost.get("bits", {})
     errors = [s["normalised_mse"] for s in report["sites"] if s["normalised_mse"] is not None]
-    replaced = cost["replaced"]
+    replaced, ptq = cost["replaced"], report.get("ptq", {})  # earlier reports have no ptq
     return {
         "test_accuracy": final["test_accuracy"],
         "val_accuracy": final["val_accuracy"],
         "exact_accuracy": exact,
         "baseline_accuracy": report["baseline"]["test_accuracy"],
+        "int8_accuracy": ptq.get("int8", {}).get("test_accuracy"),
+        "int4_accuracy": ptq.get("int4", {}).get("test_accuracy"),
         "swapped_accuracy": stages[-1]["val_accuracy_after_swap"],
         "lost": exact - final["test_accuracy"],
         "normalised_mse": sum(errors) / len(errors) if errors else None,

@@ -12,6 +12,8 @@ COLUMNS = {
     "test_accuracy": ("test", "{:.2f}"),
     "exact_accuracy": ("exact", "{:.2f}"),
     "baseline_accuracy": ("tuned", "{:.2f}"),
+    "int8_accuracy": ("int8", "{:.2f}"),
+    "int4_accuracy": ("int4", "{:.2f}"),
     "lost": ("lost", "{:.2f}"),
     "normalised_mse": ("layer error", "{:.2g}"),
     "weight_bits": ("bits w", "{:.3g}"),
@@ -19,7 +21,19 @@ COLUMNS = {
     "seconds": ("s", "{:.0f}"),
 }
 LONGEST = 30
-SPREAD = ("test_accuracy", "exact_accuracy", "baseline_accuracy", "lost")
+MEANING = {
+    "baseline_accuracy": "tuned: the exact network, fine-tuned as long",
+    "int8_accuracy": "int8: its replaced layers in 8 bits instead, post-training",
+    "int4_accuracy": "int4: with 4-bit weights",
+}
+SPREAD = (
+    "test_accuracy",
+    "exact_accuracy",
+    "baseline_accuracy",
+    "int8_accuracy",
+    "int4_accuracy",
+    "lost",
+)
 
 
 def sweep_table(sweep: Sweep) -> Table:
@@ -30,9 +44,9 @@ def sweep_table(sweep: Sweep) -> Table:
     over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
     title = f"{', '.join(subjects) or sweep.folder}: accuracy in percent{over}"
     table = Table(title=title, title_justify="left")
-    if "baseline_accuracy" in {figure for point in sweep.points for figure in point.mean}:
-        table.caption = "tuned: the exact network, fine-tuned as long"
-        table.caption_justify = "left"
+    shown = {figure for point in sweep.points for figure in point.mean}
+    table.caption = "; ".join(text for figure, text in MEANING.items() if figure in shown) or None
+    table.caption_justify = "left"
     for axis in axes:
         longest = max((len(sweep.word(axis, p.values[axis])) for p in sweep.points), default=0)
         table.add_column(sweep.words.get(axis, axis), overflow="fold", no_wrap=longest <= LONGEST)

@@ -9,6 +9,7 @@ from halut.analysis.run_figures import FIGURES
 from halut.catalogue import operator_type
 from halut.plan import KEEP
 from halut.policy import laid_over
+from halut.ptq import check_choice
 from halut.training.ranges import between, choice
 from halut.training.sweep_config import SweepConfig
 from halut.training.trainer_config import TrainerConfig, check_trainer
@@ -149,7 +150,11 @@ class DebugConfig:
 
 @dataclass
 class TrainConfig:
-    """One run. `data`, `model` and `halut` have schemas of their own, by name."""
+    """One run. `data`, `model` and `halut` have schemas of their own, by name.
+
+    `ptq`: at which widths of weights, 2..8, torchao quantises the exact network; auto: 8 and 4, if
+    that is installed and `baseline` is on; none.
+    """
 
     data: Any = None
     model: Any = None
@@ -165,6 +170,7 @@ class TrainConfig:
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     recalibrate: int = 32
     baseline: bool = True
+    ptq: Any = "auto"
     plan: str | None = None
     seed: int = 0
     run_dir: str | None = None
@@ -186,6 +192,7 @@ def check_operators(config: TrainConfig) -> None:
 def check(config: TrainConfig) -> None:
     """Raise HalutError on values that no schema can refuse."""
     check_operators(config)
+    check_choice(config.ptq)
     choice("optim.name", config.optim.name, ("adamw", "sgd"))
     choice("base.optimizer", config.base.optimizer, ("adamw", "sgd"))
     choice("optim.schedule", config.optim.schedule, ("cosine", "constant"))

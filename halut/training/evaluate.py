@@ -113,6 +113,10 @@ def evaluate_bundle(
             "accuracy": recorded,
             "base": (report.get("base") or {}).get(f"{config.split}_accuracy"),
             "baseline": (report.get("baseline") or {}).get(f"{config.split}_accuracy"),
+            **{
+                name: entry.get(f"{config.split}_accuracy")
+                for name, entry in (report.get("ptq") or {}).items()
+            },
         },
         "samples": len(data.splits[config.split]),
         "layers": _layers(network, plan, data, config),

@@ -14,15 +14,17 @@ from torch import nn
 
 from halut.analysis.bits import bit_figures, bits_line
 from halut.analysis.cost import exact_cost, replaced_cost
-from halut.analysis.memory import memory_figures, memory_lines
+from halut.analysis.memory import memory_figures, memory_lines, site_bytes
 from halut.catalogue import operator_type
 from halut.checkout import commit
 from halut.plan import Entry, Plan
+from halut.ptq import told
 from halut.training.bundle_data import settings_of
 from halut.training.callbacks import layer_figures
 from halut.training.distributed import world_size
 from halut.training.fit import evaluate
 from halut.training.learning import Context
+from halut.training.ptq import Quantised
 
 SCHEMA = 1
 
@@ -32,11 +34,13 @@ def final_report(
     network: nn.Module,
     stages: list[dict[str, Any]],
     baseline: nn.Module | None,
+    at_bits: dict[str, Quantised],
     origin: str,
     base_accuracy: float,
 ) -> dict[str, Any]:
     """The report; the only place where the test split is read. Accuracies in percent."""
     config, data = context.config, context.data
+    memory = memory_figures(network)
 
     def test(model: nn.Module) -> float:
         return evaluate(model, data, "test", config.trainer)
@@ -52,6 +56,14 @@ def final_report(
             "epochs": sum(stage["epochs"] for stage in stages) if baseline is not None else 0,
             "test_accuracy": test(baseline) if baseline is not None else None,
         },
+        "ptq": {
+            name: {
+                **each.figures,
+                **site_bytes(memory),
+                "test_accuracy": test(each.make()),
+            }
+            for name, each in at_bits.items()
+        },
         "stages": [{k: v for k, v in s.items() if k != "digests"} for s in stages],
         "final": {
             "val_accuracy": stages[-1]["val_accuracy_after_training"],
@@ -63,7 +75,7 @@ def final_report(
             "replaced": replaced_cost(context.plan, network),
             "bits": bit_figures(context.plan, network),
         },
-        "memory": memory_figures(network),
+        "memory": memory,
         "model": {**context.plan.model, "pretrained": _pretrained(context)},
         "data": {
             "name": config.data.name,
@@ -201,6 +213,9 @@ def report_table(report: dict[str, Any]) -> Table:
     table.add_row(
         "baseline", "exact, fine-tuned as long", "", "", "", _percent(baseline["test_accuracy"])
     )
+    for name, entry in report.get("ptq", {}).items():
+        accuracies = _percent(entry["val_accuracy"]), "", _percent(entry["test_accuracy"])
+        table.add_row(name, told(entry), "", *accuracies)
     memory = memory_lines(report["memory"]) if "memory" in report else []  # earlier ones have none
     table.caption = "\n".join([cost_line(report["cost"]), *memory])
     table.caption_justify = "left"

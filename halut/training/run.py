@@ -33,6 +33,7 @@ from halut.training.metrics import RunLogger
 from halut.training.planning import make_plan, make_stages
 from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
+from halut.training.ptq import quantised_baselines
 from halut.training.report import final_report, plan_table, report_table
 from halut.training.run_folder import RunFolder, default_path
 from halut.training.sinks import make_sinks
@@ -127,7 +128,8 @@ def _run(
         latest = results[-1]["val_accuracy_after_training"]
         log.info("stage_%02d: accuracy %.2f after training", index, latest)
     baseline = tuned_baseline(context, sum(stage.epochs for stage in stages))
-    report = final_report(context, network, results, baseline, origin, base_accuracy)
+    at_bits = quantised_baselines(context)
+    report = final_report(context, network, results, baseline, at_bits, origin, base_accuracy)
     report["seconds"] = time.monotonic() - begun
     if is_main():
         save_bundle(folder.path / "bundle", network, plan, report)

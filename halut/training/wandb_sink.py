@@ -121,7 +121,7 @@ class WandbSink:
             name = file.relative_to(folder).as_posix()
             artifact.add_file(str(file), name=name, skip_cache=True, policy="immutable")
         self.run.log_artifact(artifact)
-        for part in ("base", "baseline", "final", "cost"):
+        for part in ("base", "baseline", "ptq", "final", "cost"):
             self.run.summary.update(dict(_numbers(part, report.get(part))))
         self.complete = True
 

@@ -31,6 +31,7 @@ RULES = (
     "{name: stack1.conv1, operator: tree, options: {K: 4}},"
     "{name: stack1.conv2, operator: pq, options: {K: 4}},"
     "{name: stack2.conv1, options: {weight: {width: 4}, activation: {name: block_minifloat}}},"
+    "{name: stack2.shortcut, operator: lqnet, options: {width: 3}},"
     "{name: stack2.conv2, operator: chain, options: {scope: global, sparsity: 0.7, width: 6}},"
     "{name: stack3.conv1, operator: binary_residual, options: {activation: null}},"
     "{name: stack3.conv2, operator: prune, options: {scope: global, sparsity: 0.7}},"
@@ -42,9 +43,10 @@ def test_a_mixed_plan_trains_and_comes_back(finished, tmp_path):
     options = ("halut=integer", "halut.width=8", RULES, "schedule=all_at_once")
     run = finished("run", *options, only=())
     operators = {name: entry["operator"] for name, entry in run.plan.items()}
-    assert operators["stack2.shortcut"] == "integer"
+    assert operators["stack2.conv1"] == "integer"
+    assert operators["stack2.shortcut"] == "lqnet"
     assert operators["conv1"] == operators["fc"] == "keep"
-    assert len(set(operators.values())) == 8
+    assert len(set(operators.values())) == 9
     entry = run.plan["stack2.conv1"]["options"]
     assert (entry["weight"]["name"], entry["weight"]["width"]) == ("integer", 4)
     assert (entry["activation"]["name"], entry["activation"]["width"]) == ("block_minifloat", 8)
@@ -56,7 +58,11 @@ def test_a_mixed_plan_trains_and_comes_back(finished, tmp_path):
     kinds = {name: type(network.get_submodule(name)) for name in operators}
     assert sum(issubclass(kind, LUTLayer) for kind in kinds.values()) == 2
     assert sum(issubclass(kind, CodecLayer) for kind in kinds.values()) == 5
-    state = run.tensors("stage_00/weights")
+    state, swapped = (run.tensors(f"stage_00/{name}") for name in ("weights", "swapped"))
+    for codec in ("weight_codec", "activation_codec"):
+        v = f"stack2.shortcut.{codec}.v"
+        assert state[v].shape[1] == 3
+        assert not torch.equal(state[v], swapped[v])
     assert state.keys() == network.state_dict().keys()
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     x = torch.randn(16, 1, 8, 8)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from halut.ptq import available
+
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = (
     "model.options.width=8",
@@ -39,8 +41,9 @@ def train(run: Path, *more: str) -> str:
 @pytest.mark.slow
 def test_two_processes_hold_the_same_weights_and_match_one(tmp_path):
     cache = f"base.cache={tmp_path / 'cache'}"
-    train(tmp_path / "one", cache)
-    out = train(tmp_path / "two", cache, "trainer.devices=2")
+    ptq = "ptq=[8,4]" if available() else "ptq=none"
+    train(tmp_path / "one", cache, ptq)
+    out = train(tmp_path / "two", cache, ptq, "trainer.devices=2")
     one, two = (
         json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")
     )
@@ -55,6 +58,15 @@ def test_two_processes_hold_the_same_weights_and_match_one(tmp_path):
     assert first[0] == pytest.approx(first[1], abs=0.8)
     assert two["base"]["val_accuracy"] == pytest.approx(one["base"]["val_accuracy"], abs=0.01)
     assert two["final"]["test_accuracy"] == pytest.approx(one["final"]["test_accuracy"], abs=3)
+    if available():  # the ranks' calibration samples are shared out, their ranges merged
+        notes = [
+            json.loads((tmp_path / run / "baseline/ptq.json").read_text()) for run in ("one", "two")
+        ]
+        assert notes[0]["ranges"] == notes[1]["ranges"]
+        for name, accuracy in notes[0]["val_accuracy"].items():
+            assert notes[1]["val_accuracy"][name] == pytest.approx(accuracy, abs=0.01)
+            figures = [report["ptq"][name]["test_accuracy"] for report in (one, two)]
+            assert figures[0] == pytest.approx(figures[1], abs=0.01)
     swapped = [
         load_file(tmp_path / name / "stage_00" / "swapped.safetensors") for name in ("one", "two")
     ]

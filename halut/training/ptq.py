@@ -1,0 +1,115 @@
+"""The exact network at 8 and at 4 bits, without training: what number formats alone give.
+
+baseline/ptq.json holds the ranges of the inputs and the validation accuracies, so that a resumed
+run measures neither again; the networks are made from the exact one and the ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+from halut.ptq import (
+    AUTO,
+    INPUT_BITS,
+    MISSING,
+    NONE,
+    Range,
+    available,
+    input_ranges,
+    quantisable,
+    quantised,
+    quantised_bytes,
+    wider,
+)
+from halut.training.config import TrainConfig
+from halut.training.distributed import device_of, is_main, on_main, rank, together, world_size
+from halut.training.fit import evaluate
+from halut.training.learning import Context
+from halut.training.progress import bar, log
+
+FILE = "baseline/ptq.json"
+DEFAULT = (8, 4)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The exact network at one width: its figures but for test accuracy, and how to make it."""
+
+    figures: dict[str, Any]
+    make: Callable[[], nn.Module]
+
+
+def quantised_baselines(context: Context) -> dict[str, Quantised]:
+    """int8, int4, ...: the widths that `ptq` asks for, the plan's replaced sites quantised.
+
+    Batch norms stay as they are. Attention's two products, which have no weight, stay exact.
+    """
+    replaced = context.plan.replaced
+    entries = quantisable(replaced)
+    widths = on_main(lambda: _widths(context.config)) if entries else []
+    if not widths:
+        return {}
+    import torchao
+
+    known = on_main(lambda: context.folder.read(FILE)) or {"val_accuracy": {}}
+    ranges = known["ranges"] if "ranges" in known else _ranges(context)
+    ranges = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+    found = {}
+    for width in widths:
+        name = f"int{width}"
+        make = partial(quantised, context.exact, entries, ranges, width)
+        accuracy = known["val_accuracy"].get(name)
+        if accuracy is None:
+            accuracy = evaluate(make(), context.data, "val", context.config.trainer)
+            log.info("%s: the exact network quantised: validation accuracy %.2f", name, accuracy)
+            known = {"ranges": ranges, "val_accuracy": {**known["val_accuracy"], name: accuracy}}
+            if is_main():
+                context.folder.write(FILE, known)
+        figures = {
+            "library": "torchao",
+            "version": torchao.__version__,
+            "weight_bits": width,
+            "activation_bits": INPUT_BITS,
+            "sites": len(entries),
+            "left_exact": [entry.site.name for entry in replaced if entry not in entries],
+            "bytes": quantised_bytes((entry.site for entry in entries), width),
+            "val_accuracy": accuracy,
+        }
+        found[name] = Quantised(figures, make)
+    return found
+
+
+def _widths(config: TrainConfig) -> list[int]:
+    asked = config.ptq
+    if asked in (NONE, None) or (asked == AUTO and not config.baseline):
+        return []
+    if asked != AUTO:
+        return list(dict.fromkeys(asked))
+    if not available():
+        log.info("%s", MISSING)
+        return []
+    return list(DEFAULT)
+
+
+def _ranges(context: Context) -> dict[str, Range]:
+    """Each rank sees its share of the calibration samples; the widest range over all of them."""
+    config, data = context.config, context.data
+    shard = rank(), world_size()
+    samples = config.capture.samples
+    names = [entry.site.name for entry in quantisable(context.plan.replaced)]
+    batches = data.calibration_batches(samples, seed=config.seed, shard=shard)
+    context.exact.to(device_of(config.trainer.accelerator))
+    total = -(-samples // (data.config.eval_batch_size * shard[1]))
+    with bar("ranges", total, config.trainer.progress) as progress:
+        mine = together(lambda: input_ranges(context.exact, names, batches, progress))
+    every = [mine]
+    if world_size() > 1:
+        every = [mine] * world_size()
+        dist.all_gather_object(every, mine)
+    return {name: wider([seen[name] for seen in every if name in seen]) for name in names}
