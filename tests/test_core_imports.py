@@ -55,7 +55,7 @@ def test_every_module_of_the_core_imports_and_works_without_them():
 
 
 def test_a_plain_import_is_light():
-    code = "import sys, halut, halut.surgery, halut.policy, halut.layers\n"
-    heavy = (*FORBIDDEN, "timm", "torchvision", "faiss", "cupy")
+    code = "import sys, halut, halut.surgery, halut.policy, halut.layers, halut.ptq\n"
+    heavy = (*FORBIDDEN, "timm", "torchvision", "faiss", "cupy", "torchao")
     code += f"print([name for name in {heavy!r} if name in sys.modules])"
     assert python(code).strip() == "[]"

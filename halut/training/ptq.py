@@ -52,7 +52,7 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
     """
     replaced = context.plan.replaced
     entries = quantisable(replaced)
-    widths = on_main(lambda: _widths(context.config)) if entries else []
+    widths = on_main(lambda: widths_of(context.config)) if entries else []
     if not widths:
         return {}
     import torchao
@@ -85,7 +85,8 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
     return found
 
 
-def _widths(config: TrainConfig) -> list[int]:
+def widths_of(config: TrainConfig) -> list[int]:
+    """The widths of weights that `ptq` asks for; auto without torchao: none, as a line says."""
     asked = config.ptq
     if asked in (NONE, None) or (asked == AUTO and not config.baseline):
         return []

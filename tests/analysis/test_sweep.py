@@ -76,6 +76,20 @@ def test_the_table_speaks_the_configurations_words(folder):
     assert any("97.25 ± 0.35" in line for line in lines)
 
 
+def test_integer_baselines_are_columns_where_every_run_has_them(folder):
+    for path in folder.glob("w4e*/report.json"):
+        report = json.loads(path.read_text())
+        report["ptq"] = {"int8": {"test_accuracy": 96.5}, "int4": {"test_accuracy": 61.25}}
+        path.write_text(json.dumps(report))
+    sweep = gather(folder)
+    assert sweep.points[0].mean["int4_accuracy"] == 61.25
+    assert "int4_accuracy" not in sweep.points[1].mean
+    lines = printed(sweep).splitlines()
+    assert "int8" in lines[2]
+    assert any("96.50 ± 0.00" in line and "61.25 ± 0.00" in line for line in lines)
+    assert "int4: with 4-bit weights" in lines[-1]
+
+
 def test_the_files_hold_every_run(folder):
     sweep = gather(folder)
     write(sweep)

@@ -15,6 +15,7 @@ from halut.errors import HalutError
 from halut.plan import Entry
 from halut.ptq import QuantisedProduct, available, check_choice, input_ranges, quantised
 from halut.sites import find_sites
+from halut.training.config import TrainConfig
 
 needs_torchao = pytest.mark.skipif(not available(), reason="pip install 'halut[torchao]'")
 TRAINED = (
@@ -98,8 +99,9 @@ def test_linear_depthwise_and_shared_layers():
             float((quantised(network, entries, ranges, width)(x) - network(x)).square().mean())
             for width in (8, 6, 4, 2)
         ]
+        signal = float(network(x).square().mean())
     assert errors == sorted(errors)
-    assert 0 < errors[0] < 1e-3 * float(network(x).square().mean())
+    assert 0 < errors[0] < 1e-3 * signal
 
 
 # -- whole runs ------------------------------------------------------------------------------------
@@ -162,13 +164,16 @@ def test_attention_s_products_stay_exact_and_are_named(train, tmp_path):
 
 @needs_torchao
 def test_auto_goes_with_the_baseline(train, tmp_path):
-    options = (*SMOKE, *NARROW, "policy.only=[stack3.conv2]", "halut=integer")
-    for baseline, names in (("true", ["int8", "int4"]), ("false", [])):
-        run = tmp_path / baseline
-        assert train(*options, f"baseline={baseline}", f"run_dir={run}").code == 0
-        assert list(Run(run).report["ptq"]) == names
-    assert train(*options, "ptq=none", f"run_dir={tmp_path / 'none'}").code == 0
-    assert Run(tmp_path / "none").report["ptq"] == {}
+    options = (*SMOKE, *NARROW, "policy.only=[stack3.conv2]", "halut=tree", "halut.K=4")
+    assert train(*options, f"run_dir={tmp_path / 'run'}").code == 0
+    report = Run(tmp_path / "run").report
+    assert list(report["ptq"]) == ["int8", "int4"]
+    cost = report["cost"]["replaced"]
+    ours = report["ptq"]["int8"]["replacement_bytes"]
+    assert cost["table_bytes"] < ours < cost["table_bytes"] + cost["weight_bytes"]
+    for options in ({"baseline": False}, {"ptq": "none"}, {"ptq": None}, {"ptq": []}):
+        assert ptq.widths_of(TrainConfig(**options)) == []
+    assert ptq.widths_of(TrainConfig(baseline=False, ptq=[6, 3, 6])) == [6, 3]
 
 
 def test_without_torchao_a_line_says_so_and_widths_are_refused(train, tmp_path, monkeypatch):

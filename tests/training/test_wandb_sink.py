@@ -33,6 +33,7 @@ PLAIN = {"model": {"name": "resnet8"}, "halut": {"C": 4}}
 REPORT = {
     "base": {"origin": "random", "test_accuracy": 91.5},
     "baseline": {"test_accuracy": None},
+    "ptq": {"int8": {"library": "torchao", "weight_bits": 8, "test_accuracy": 91.25}},
     "final": {"test_accuracy": 90.25},
     "cost": {"replaced": {"table_bytes": 4096}},
 }
@@ -180,6 +181,7 @@ def test_stage_results_and_the_report_are_in_the_summary(resumed):
     assert found["stage/val_accuracy_after_training"] == 81.0
     assert found["base/test_accuracy"] == 91.5
     assert found["final/test_accuracy"] == 90.25
+    assert found["ptq/int8/test_accuracy"] == 91.25
     assert found["cost/replaced/table_bytes"] == 4096
     assert "baseline/test_accuracy" not in found
 
