@@ -58,6 +58,7 @@ def refused(outcome, *words: str) -> None:
         ("schedule.order=sideways", ("unknown schedule order 'sideways'", "by_block")),
         ("+schedule.stages=[{sites: [stack1.conv1]}]", ("no stage replaces stack1.conv2",)),
         ("+optim.lr.tables=1", ("tables",)),
+        ("ptq=[8,16]", ("ptq must be auto, none or widths in 2..8", "got a width of 16")),
         ("optim.name=adam", ("optim.name", "adamw, sgd")),
         ("loss.distill=2", ("loss.distill must be in 0..1",)),
         ("model.name=resnet0", ("resnet0", "resnet8")),
