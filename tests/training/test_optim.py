@@ -71,6 +71,25 @@ def test_roles_of_a_derived_table(operator, wanted):
     assert found == wanted | ({"encoder.thresholds": "thresholds"} if operator == "tree" else {})
 
 
+@pytest.mark.parametrize(
+    ("operator", "own"),
+    [
+        ("binary_residual", {"weight_codec.g": "basis", "activation_codec.g": "basis"}),
+        ("abcnet", {"activation_codec.beta": "basis", "activation_codec.v": "thresholds"}),
+        ("integer", {}),
+    ],
+)
+def test_factors_and_bases_of_codecs_have_roles_of_their_own(operator, own):
+    network = replaced(operator, "stack1.conv1")
+    roles = roles_of(network)
+    layer = {n.rpartition("conv1.")[2]: r for n, r in roles.items() if "stack1.conv1." in n}
+    assert layer.pop("weight") == "rest"
+    assert layer == own
+    group = groups_of(network)
+    for name, role in own.items():
+        assert group[f"stack1.conv1.{name}"]["lr"] == LR[role]
+
+
 def test_a_parameter_that_two_layers_share_is_trained_once():
     network = replaced("exact", "stack1.conv?")
     network.stack1.conv2.weight = network.stack1.conv1.weight
