@@ -60,7 +60,7 @@ class BestWeights(Callback):
         if accuracy > self.accuracy:
             self.accuracy, self.epoch = accuracy, trainer.current_epoch
             if is_main():
-                save_network(self.path, pl_module.network)  # type: ignore[arg-type]
+                save_network(self.path, pl_module.whole)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         return {"accuracy": self.accuracy, "epoch": self.epoch}
@@ -88,7 +88,7 @@ class LayerFigures(Callback):
             return
         figures = {
             f"layers/{name}/{key}": value
-            for name, row in layer_figures(pl_module.network, self.batch).items()  # type: ignore[arg-type]
+            for name, row in layer_figures(pl_module.whole, self.batch).items()  # type: ignore[arg-type]
             for key, value in row.items()
         }
         self.logger.log_metrics(figures, max(trainer.global_step - 1, 0))  # as Lightning counts

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.strategies import Strategy
 from torch import nn
 
 from halut.errors import HalutError
@@ -25,12 +26,22 @@ from halut.training.metrics import RunLogger
 from halut.training.module import Recipe, StageModule
 from halut.training.progress import console, log
 from halut.training.run_folder import load_network
+from halut.training.sharded_fit import ShardedModule, ShardedStrategy
 
 
 def make_trainer(
-    settings: TrainerConfig, logger: RunLogger | None, callbacks: list[Callback], **options: Any
+    settings: TrainerConfig,
+    logger: RunLogger | None,
+    callbacks: list[Callback],
+    strategy: Strategy | str | None = None,
+    **options: Any,
 ) -> L.Trainer:
-    """A Trainer of these settings; the ranks, if any, were started from outside."""
+    """A Trainer of these settings; the ranks, if any, were started from outside.
+
+    `strategy` None: whole networks, as ddp has them.
+    """
+    if strategy is None:
+        strategy = "ddp" if settings.strategy == "ddp" or world_size() > 1 else "auto"
     bar = settings.progress and console.is_terminal
     if bar:
         callbacks = [*callbacks, RichProgressBar()]
@@ -40,7 +51,7 @@ def make_trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy="ddp" if settings.strategy == "auto" and world_size() > 1 else settings.strategy,
+        strategy=strategy,
         precision=settings.precision,  # type: ignore[arg-type]
         limit_train_batches=settings.limit_train_batches,
         limit_val_batches=settings.limit_val_batches,
@@ -100,10 +111,12 @@ def fit(
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema))
     callbacks.append(checkpoint)
+    sharded = settings.strategy == "fsdp" and world_size() > 1
     trainer = make_trainer(
         settings,
         logger,
         callbacks,
+        strategy=ShardedStrategy() if sharded else None,
         max_epochs=epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip,
@@ -111,7 +124,8 @@ def fit(
         default_root_dir=folder,
     )
     recipe = replace(recipe, steps=epochs * steps_per_epoch(data, settings))
-    module = StageModule(network.train(), data.num_classes, recipe, teacher)
+    kind = ShardedModule if sharded else StageModule
+    module = kind(network.train(), data.num_classes, recipe, teacher)
     step = 0
     if last.exists():
         step = AtomicCheckpointIO().load_checkpoint(last)["global_step"]

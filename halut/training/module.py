@@ -68,6 +68,11 @@ class StageModule(L.LightningModule):
             names = recipe.feature_blocks
             self._features = Features(network, names), Features(teacher, names)
 
+    @property
+    def whole(self) -> nn.Module:
+        """The network as it is measured and saved."""
+        return self.network
+
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
 
@@ -149,7 +154,7 @@ class StageModule(L.LightningModule):
 
     def _score(self, batch: tuple[Tensor, Tensor]) -> None:
         x, target = batch
-        self.accuracy.update(self.network(x).argmax(dim=1), target)
+        self.accuracy.update(self.whole(x).argmax(dim=1), target)
 
     def on_validation_epoch_end(self) -> None:
         self._log_accuracy("val/accuracy")

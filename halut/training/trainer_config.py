@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from halut.errors import HalutError
 from halut.training.ranges import between, choice
 
+FSDP_PRECISIONS = ("32-true", "bf16-mixed")
+
 
 @dataclass
 class TrainerConfig:
@@ -40,13 +42,13 @@ class TrainerConfig:
 
 def check_trainer(settings: TrainerConfig) -> None:
     """Raise HalutError on values that no schema can refuse."""
-    if "fsdp" in settings.strategy:
+    choice("trainer.strategy", settings.strategy, ("auto", "ddp", "fsdp"))
+    if settings.strategy == "fsdp" and settings.precision not in FSDP_PRECISIONS:
         raise HalutError(
-            "trainer.strategy=fsdp is not supported: replaced layers have scalar parameters, and "
-            "are changed and compared whole between steps, which shards do not allow. Use ddp; "
-            "trainer.accumulate and trainer.precision=bf16-mixed save memory"
+            f"trainer.strategy=fsdp trains in one of {', '.join(FSDP_PRECISIONS)}, got trainer."
+            f"precision={settings.precision}: float16 needs one loss scale for all shards, which "
+            "no rank sees. Use bf16-mixed, or trainer.strategy=ddp"
         )
-    choice("trainer.strategy", settings.strategy, ("auto", "ddp"))
     choice("trainer.ranks", settings.ranks, ("auto", "srun"))
     between("trainer.devices", settings.devices, 1)
     between("trainer.num_nodes", settings.num_nodes, 1)
