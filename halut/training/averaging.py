@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from halut.training.sharded_fit import ShardedModule, ShardedStrategy
-from halut.training.sharding import whole
+from halut.training.sharding import stored
 
 
 class AveragedWeights(WeightAveraging):
@@ -40,4 +40,4 @@ class AveragedWeights(WeightAveraging):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        checkpoint["state_dict"] = {k: whole(v).cpu() for k, v in checkpoint["state_dict"].items()}
+        checkpoint["state_dict"] = {k: stored(v) for k, v in checkpoint["state_dict"].items()}

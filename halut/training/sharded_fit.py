@@ -103,10 +103,10 @@ class ShardedStrategy(DDPStrategy):
         super().model_to_device()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return {k: _stored(v) for k, v in super().lightning_module_state_dict().items()}
+        return {k: sharding.stored(v) for k, v in super().lightning_module_state_dict().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return _each(super().optimizer_state(optimizer), lambda index, value: _stored(value))
+        return _each(super().optimizer_state(optimizer), lambda index, value: sharding.stored(value))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         states = []
@@ -144,8 +144,3 @@ def _each(state: dict[str, Any], change: Any) -> dict[str, Any]:
         for index, values in state["state"].items()
     }
     return {**state, "state": changed}
-
-
-def _stored(value: Any) -> Any:
-    """What a checkpoint holds of a value: all of a sharded tensor."""
-    return sharding.whole(value).cpu() if isinstance(value, DTensor) else value

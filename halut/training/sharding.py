@@ -11,9 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard
-
-from halut.operators import ReplacedLayer
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 LEAST = 2**18
 """Parameters worth a gathering of their own; fewer are gathered with the rest."""
@@ -51,9 +49,10 @@ def shard(network: nn.Module, mesh: DeviceMesh, keep_gathered: bool = False) -> 
 
 
 def units(network: nn.Module) -> list[nn.Module]:
-    """The modules gathered as one: blocks, found in containers and in modules that are too large.
+    """The modules gathered as one: the network's children, and what containers hold.
 
-    Not single layers: a block may read a layer's weight without calling the layer.
+    A module of more than a quarter of the network that is mostly containers is opened too. What is
+    no container stays together, as a block may read a layer's weight without calling the layer.
     """
     total = _size(network)
     least, most = min(total // 32, LEAST), total // 4
@@ -61,9 +60,8 @@ def units(network: nn.Module) -> list[nn.Module]:
     def opened(module: nn.Module) -> bool:
         if isinstance(module, CONTAINERS):
             return True
-        parted = any(_size(child) for child in module.children())
-        own = any(True for _ in module.parameters(recurse=False))
-        return parted and not own and _size(module) > most and not isinstance(module, ReplacedLayer)
+        inside = sum(_size(child) for child in module.children() if opened(child))
+        return most < _size(module) < 2 * inside
 
     def within(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
@@ -102,17 +100,20 @@ def placement(parameter: Tensor, ranks: int) -> Shard | None:
     return Shard(even or 0)
 
 
-def whole(tensor: Any) -> Any:
-    """All of a sharded tensor, which all ranks must ask for; anything else as it is."""
+def whole(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor, which all ranks must ask for; another as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def stored(value: Any) -> Any:
+    """What a checkpoint holds of a value: all of a sharded tensor, on the CPU."""
+    return whole(value).cpu() if isinstance(value, DTensor) else value
 
 
 def part(tensor: Tensor, like: Tensor) -> Tensor:
     """This rank's part of a whole tensor, sharded as `like` is; the tensor if that is whole."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
-    from torch.distributed.tensor import distribute_tensor
-
     moved = tensor.to(like.device)
     return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None).clone()
 
@@ -123,11 +124,6 @@ def gather(sharded: nn.Module, network: nn.Module) -> None:
     for (name, source), (other, target) in zip(_state(sharded), _state(network), strict=True):
         assert name == other
         target.copy_(whole(source))
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of it that this rank holds."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ FSDP_PRECISIONS = ("32-true", "bf16-mixed")
 class TrainerConfig:
     """Lightning's Trainer, and what we add to it.
 
+    `strategy`: auto (ddp, if there are ranks), ddp, or fsdp, which trains in shards.
     A checkpoint is written every `checkpoint_every` steps and every `checkpoint_minutes`. `ranks`:
     who starts the processes: auto (srun or torchrun, if they did, else the command itself), or
     srun and nothing else. In a SLURM job an announced end requeues it, `max_requeues` times.
@@ -46,8 +47,8 @@ def check_trainer(settings: TrainerConfig) -> None:
     if settings.strategy == "fsdp" and settings.precision not in FSDP_PRECISIONS:
         raise HalutError(
             f"trainer.strategy=fsdp trains in one of {', '.join(FSDP_PRECISIONS)}, got trainer."
-            f"precision={settings.precision}: float16 needs one loss scale for all shards, which "
-            "no rank sees. Use bf16-mixed, or trainer.strategy=ddp"
+            f"precision={settings.precision}: shards are float32, and no rank sees all gradients, "
+            "as float16's loss scale must. Use bf16-mixed, or trainer.strategy=ddp"
         )
     choice("trainer.ranks", settings.ranks, ("auto", "srun"))
     between("trainer.devices", settings.devices, 1)

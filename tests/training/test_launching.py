@@ -149,11 +149,6 @@ def test_tasks_unlike_the_devices_are_refused(monkeypatch):
         slurm.check_step(TrainerConfig(devices=4, accelerator="cpu"), "python train.py")
 
 
-def test_fsdp_is_refused_with_the_reason():
-    with pytest.raises(HalutError, match=r"fsdp is not supported.*Use ddp"):
-        check_trainer(TrainerConfig(strategy="fsdp"))
-
-
 def test_trainer_slurm_takes_devices_and_nodes_from_the_allocation(monkeypatch):
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra

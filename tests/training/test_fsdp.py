@@ -1,0 +1,179 @@
+"""trainer.strategy=fsdp by two gloo processes: what ddp does, with the network in shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import digit_attention
+import pytest
+from fsdp_ranks import CASES, OPERATORS, fit, resnet
+from safetensors.torch import load_file
+from torch import Tensor
+
+from halut.errors import HalutError
+from halut.training.callbacks import AtomicCheckpointIO
+from halut.training.trainer_config import TrainerConfig, check_trainer
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+NOISE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory) -> Path:
+    """The folder that `fsdp_ranks.py` fills."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, str(Path(__file__).with_name("fsdp_ranks.py")), str(folder)]
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    ranks = [
+        subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, **pipes)
+        for rank in "01"
+    ]
+    said = [rank.communicate(timeout=600)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    return folder
+
+
+def weights(left: Path, name: str) -> dict[str, Tensor]:
+    return load_file(left / f"{name}.safetensors")
+
+
+def held(left: Path, name: str) -> list[dict]:
+    return [json.loads((left / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def apart(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
+    """||found - wanted|| / ||wanted|| of every tensor."""
+    assert found.keys() == wanted.keys()
+    pairs = {name: (found[name].double(), tensor.double()) for name, tensor in wanted.items()}
+    return {n: float((a - b).norm() / b.norm().clamp_min(1e-6)) for n, (a, b) in pairs.items()}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_weights_are_those_of_ddp(left, case):
+    wanted = weights(left, f"{case}-ddp")
+    assert max(apart(weights(left, f"{case}-fsdp"), wanted).values()) < NOISE
+    moved = apart(weights(left, "start"), wanted)
+    trained = ("weight", "lut", "thresholds", "codec.v", "beta", "tau")
+    for name in OPERATORS:  # of every operator what it learns: the comparison means something
+        steps = [moved[n] for n in moved if n.startswith(name) and n.endswith(trained)]
+        assert max(steps) > 30 * NOISE, name
+
+
+def test_what_is_logged_is_what_ddp_logs(left):
+    for case in CASES:
+        found, wanted = (
+            {(step, key): value for step, key, value in json.loads(file.read_text())}
+            for file in (left / f"{case}-fsdp.json", left / f"{case}-ddp.json")
+        )
+        assert found.keys() == wanted.keys()
+        assert {key for _, key in found} >= {"val/accuracy", "train/loss"}
+        assert any(key.startswith("layers/") for _, key in found)
+        for place, value in wanted.items():
+            assert found[place] == pytest.approx(value, rel=1e-3, abs=1e-5), place
+
+
+def test_ranks_end_alike_without_being_told(left):
+    """Before rank 0's state goes round: shards are gathered, the rest was averaged."""
+    for name in ("plain-fsdp", "all-fsdp", "shared-fsdp"):
+        assert len({rank["digest"] for rank in held(left, name)}) == 1, name
+
+
+def test_a_rank_holds_half_of_parameters_and_optimiser_states(left):
+    whole = [rank["bytes"] for rank in held(left, "plain-ddp")]
+    parts = [rank["bytes"] for rank in held(left, "plain-fsdp")]
+    assert whole[0] == whole[1]
+    assert max(parts) < 0.52 * whole[0]
+    assert sum(parts) >= whole[0]
+
+
+def test_a_shared_encoder_trains_as_by_ddp(left):
+    found, wanted = weights(left, "shared-fsdp"), weights(left, "shared-ddp")
+    differing = apart(found, wanted)
+    differing.pop("k.bias")  # softmax does not see it: its gradient is what rounding leaves
+    assert max(differing.values()) < NOISE
+    first, *others = digit_attention.NAMES
+    for kind in ("encoder.thresholds", "tau"):
+        assert all(found[f"{name}.{kind}"].equal(found[f"{first}.{kind}"]) for name in others)
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_checkpoints_are_those_of_ddp(left, case):
+    found, wanted = (
+        AtomicCheckpointIO().load_checkpoint(left / f"{case}-{strategy}" / "last.ckpt")
+        for strategy in ("fsdp", "ddp")
+    )
+    assert ("current_model_state" in found) == (case == "all")
+    tensors, others = (dict(flat(one)) for one in (found, wanted))
+    assert tensors.keys() == others.keys()
+    for path, value in others.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        assert type(tensors[path]) is Tensor
+        assert tensors[path].shape == value.shape, path
+        difference = (tensors[path] - value).norm()
+        assert difference <= 1e-3 * value.norm() + 1e-6, path
+    states = [path for path in others if path.startswith("optimizer_states/0/state/")]
+    assert len(states) > 20
+
+
+def flat(value, path=""):
+    """(path, leaf) of nested dictionaries and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in items:
+        below = f"{path}/{key}" if path else str(key)
+        if isinstance(inner, dict | list | tuple):
+            yield from flat(inner, below)
+        else:
+            yield below, inner
+
+
+def test_a_stopped_fit_continues_bit_for_bit(left):
+    """One rank was told to end in the middle; average, moments and steps were all in its place."""
+    found, wanted = weights(left, "again-fsdp"), weights(left, "all-fsdp")
+    assert all(found[name].equal(wanted[name]) for name in wanted)
+
+
+def test_a_stopped_fit_continues_by_ddp(left):
+    assert max(apart(weights(left, "again-ddp"), weights(left, "all-ddp")).values()) < NOISE
+
+
+def test_a_stopped_fit_continues_in_one_process(left):
+    recipe, settings = CASES["all"]
+    settings = replace(settings, devices=1)
+    network = fit(resnet(), left / "alone", "fsdp", recipe, settings)
+    steps = {step for step, _, _ in json.loads((left / "alone.json").read_text())}
+    assert steps == {3}  # of 0..3, the last
+    differing = apart(dict(network.state_dict()), weights(left, "all-ddp"))
+    tables = [value for name, value in differing.items() if name.endswith("lut")]
+    assert max(tables) < 0.01  # but for batch norms of half a batch
+
+
+def test_a_network_that_reads_weights_from_outside_is_refused(left):
+    for rank in (0, 1):
+        told = (left / f"refused.{rank}").read_text()
+        assert "outside the block's forward pass" in told
+        assert "use trainer.strategy=ddp" in told
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "64-true", "bf16-true"])
+def test_precisions_without_shards_are_refused(precision):
+    check_trainer(TrainerConfig(strategy="ddp", precision=precision))
+    with pytest.raises(HalutError, match=rf"32-true, bf16-mixed, got .*{precision}.*strategy=ddp"):
+        check_trainer(TrainerConfig(strategy="fsdp", precision=precision))
+
+
+def test_other_strategies_are_refused():
+    with pytest.raises(HalutError, match="auto, ddp, fsdp"):
+        check_trainer(TrainerConfig(strategy="deepspeed"))
