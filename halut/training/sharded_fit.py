@@ -106,7 +106,7 @@ class ShardedStrategy(DDPStrategy):
         return {k: sharding.stored(v) for k, v in super().lightning_module_state_dict().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return _each(super().optimizer_state(optimizer), lambda index, value: sharding.stored(value))
+        return _each(super().optimizer_state(optimizer), lambda i, v: sharding.stored(v))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         states = []

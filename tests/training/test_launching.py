@@ -10,7 +10,7 @@ from halut.errors import HalutError
 from halut.training import slurm
 from halut.training.launching import wanted
 from halut.training.slurm import Step
-from halut.training.trainer_config import TrainerConfig, check_trainer
+from halut.training.trainer_config import TrainerConfig
 
 SWEEP = ("-m", "hydra/launcher=slurm", "halut.C=16,32,64")
 
@@ -74,10 +74,11 @@ def test_without_submitit_it_says_what_to_install(train, monkeypatch):
     assert (outcome.code, "pip install 'halut[slurm]'" in outcome.err) == (1, True)
 
 
-def test_ranks_of_a_multirun_are_refused_with_the_right_commands(train):
-    outcome = train("-m", "trainer=ddp", "halut.C=16,32")
+@pytest.mark.parametrize("trainer", ["trainer=ddp", "trainer=fsdp"])
+def test_ranks_of_a_multirun_are_refused_with_the_right_commands(train, trainer):
+    outcome = train("-m", trainer, "halut.C=16,32")
     assert outcome.code == 1
-    told = "-m trainer=ddp halut.C=16,32"
+    told = f"-m {trainer} halut.C=16,32"
     assert f"python train.py hydra/launcher=slurm {told}" in outcome.err
     assert f"torchrun --nproc-per-node=2 train.py {told}" in outcome.err
 
