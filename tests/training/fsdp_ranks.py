@@ -48,7 +48,7 @@ OPERATORS = {
     "stack3.conv2": ("integer", {}),
 }
 """What stands in the ResNet-8: both families, learned bases, vectors and scalars."""
-RATES = dict.fromkeys(ROLES, 1e-3)
+RATES, FASTER = dict.fromkeys(ROLES, 1e-3), dict.fromkeys(ROLES, 0.1)
 PLAIN = Recipe("adamw", RATES, RATES, loss=LossConfig(), seed=3)
 EVERY_LOSS = LossConfig(features=0.5, feature_blocks=["stack2", "stack3"], reconstruction=0.3)
 SETTINGS = TrainerConfig(
@@ -62,7 +62,7 @@ SETTINGS = TrainerConfig(
 CASES: dict[str, tuple[Recipe, TrainerConfig]] = {
     "plain": (PLAIN, SETTINGS),
     "all": (
-        replace(PLAIN, optimizer="sgd", loss=EVERY_LOSS, freeze=["prototypes"]),
+        replace(PLAIN, optimizer="sgd", lr=FASTER, loss=EVERY_LOSS, freeze=["prototypes"]),
         replace(SETTINGS, ema=0.6, accumulate=2, checkpoint_every=1),
     ),
 }
@@ -147,7 +147,7 @@ def fit(
     try:
         fitting.fit(
             network, data, folder, 2, recipe, replace(settings, strategy=strategy),
-            RunLogger([figures]), teacher=teacher, log_every=1,
+            RunLogger([figures]), teacher=teacher, select="last", log_every=1,
         )  # fmt: skip
     finally:
         fitting.StageModule, fitting.ShardedModule = originals
