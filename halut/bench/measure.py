@@ -14,7 +14,16 @@ from typing import Any
 
 import torch
 
-from halut.bench import bits, encode, layer, network, products, suites, train_step
+from halut.bench import (
+    bits,
+    encode,
+    layer,
+    network,
+    products,
+    sign_magnitude,
+    suites,
+    train_step,
+)
 from halut.bench.method import Method, WrongAnswer
 from halut.bench.suites import Case
 from halut.bench.timing import Timing, interleaved
@@ -96,8 +105,13 @@ def build(case: Case, settings: Settings) -> list[Method]:
             return layer.methods(case, settings.int8_only)
         if case.op == "network":
             return network.methods(case, settings.int8_only)
-        found = {"encode": encode.methods, "accumulate": products.methods, "bits": bits.methods}
-        return found[case.op](case)
+        alone = {
+            "encode": encode,
+            "accumulate": products,
+            "bits": bits,
+            "sign_magnitude": sign_magnitude,
+        }
+        return alone[case.op].methods(case)
 
 
 def result(case: Case, method: Method, timing: Timing, more: dict[str, Any]) -> dict[str, Any]:

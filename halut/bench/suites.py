@@ -7,7 +7,15 @@ from typing import Any
 
 from halut.errors import HalutError
 
-OPERATIONS = ("encode", "accumulate", "layer", "bits", "train_step", "network")
+OPERATIONS = (
+    "encode",
+    "accumulate",
+    "layer",
+    "bits",
+    "sign_magnitude",
+    "train_step",
+    "network",
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ def cases(resnet9_batch: int = 128, quick: bool = False) -> list[Case]:
     for n in (1, 2, 3):
         shapes = [conv(1, 64, 56, 64), conv(1, 256, 14, 256), linear(197, 768, 768)]
         found += [Case("bits", f"bits_{n}_{n}", s, {"width": n}) for s in shapes]
+    found += [Case("sign_magnitude", "sign_magnitude", s) for s in SIGN_MAGNITUDE]
     found += [Case("train_step", "train_step", conv(8, C, 16, M), {"V": 9}) for C, M in TRAIN_STEP]
     return found
 
@@ -97,6 +106,7 @@ RESNET9 = [
 LINEAR = [(768, 3072), (3072, 768), (768, 768)]
 TRAIN_STEP = [(64, 128), (128, 128), (256, 256)]
 ENCODE_MAPS = [conv(1, 64, 56, 64), conv(1, 256, 14, 256), conv(1, 512, 7, 512)]
+SIGN_MAGNITUDE = [linear(256, 9216, 128), linear(197, 768, 768)]
 ACCUMULATE = [
     lookups(3136, 64, 64),
     lookups(784, 128, 128),
@@ -120,6 +130,7 @@ def _quick() -> list[Case]:
         Case("bits", "bits_1_1", conv(2, 12, 6, 8), {"width": 1}),
         Case("bits", "bits_2_2", conv(2, 12, 6, 8), {"width": 2}),
         Case("bits", "bits_3_3", linear(9, 40, 16), {"width": 3}),
+        Case("sign_magnitude", "sign_magnitude", linear(20, 40, 16)),
         Case("train_step", "train_step", conv(2, 4, 6, 8), {"V": 9}),
     ]
 

@@ -45,7 +45,12 @@ def summarise(results: Sequence[Result], level: str | None, amx: bool) -> dict[s
 
 def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = defaultdict(dict)
-    suites = [*LAYERS, *BITS, *dict.fromkeys(r["suite"] for r in results if r["op"] == "network")]
+    suites = [
+        *LAYERS,
+        *BITS,
+        "sign_magnitude",
+        *dict.fromkeys(r["suite"] for r in results if r["op"] == "network"),
+    ]
     for isa in dict.fromkeys(r["isa"] for r in results):
         of_isa = [r for r in results if r["isa"] == isa]
         int8 = "over_int8_amx" if amx and isa == "default" else "over_int8"

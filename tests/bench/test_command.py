@@ -44,6 +44,7 @@ def test_a_quick_run_checks_times_and_saves_every_operation(tmp_path, capsys):
         assert summary[suite]["over_int8"] > 0
     for suite in ("bits_1_1", "bits_2_2", "bits_3_3"):
         assert summary[suite]["over_float32"] > 0
+    assert min(summary["sign_magnitude"].values()) > 0
     assert summary["resnet8"]["over_int8"] > 0
     assert set(summary["train_step"]["over_exact"]) == {"4x8"}
     out = capsys.readouterr().out
