@@ -7,12 +7,12 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.surgery import digest
@@ -63,12 +63,24 @@ def barrier() -> None:
         dist.barrier()
 
 
+def wire() -> str:
+    """The kind of device whose tensors the ranks exchange."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
+def everyones(value: Value) -> list[Value]:
+    """Every rank's value, by rank."""
+    found = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(found, value)
+    return found
+
+
 def maximum(*values: int) -> list[int]:
     """The largest of each value over all ranks."""
     if world_size() == 1:
         return list(values)
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    largest = torch.tensor(values, device=device)
+    largest = torch.tensor(values, device=wire())
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return [int(value) for value in largest]
 
@@ -96,13 +108,12 @@ def together(function: Callable[[], Value]) -> Value:
     """What `function` returns here; all ranks run it. A HalutError of one is raised on all."""
     if world_size() == 1:
         return function()
-    said: list[Any] = [None] * world_size()
     error, result = None, None
     try:
         result = function()
     except HalutError as refusal:
         error = str(refusal)
-    dist.all_gather_object(said, error)
+    said = everyones(error)
     if any(said):
         raise HalutError(next(filter(None, said)))
     return cast(Value, result)
@@ -122,12 +133,7 @@ def share_state(network: nn.Module, owner: int = 0) -> None:
     """
     if not dist.is_initialized():
         return
-    backend_device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    with torch.no_grad():
-        for tensor in network.state_dict().values():
-            moved = tensor.detach().to(backend_device).contiguous()
-            dist.broadcast(moved, src=owner)
-            tensor.copy_(moved)
+    _overwrite(network.state_dict().values(), owner)
     check_equal(network)
 
 
@@ -135,21 +141,22 @@ def share_buffers(network: nn.Module) -> None:
     """Give every rank rank 0's buffers: running statistics are each rank's own while it trains."""
     if world_size() == 1:
         return
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    for buffer in network.buffers():
-        moved = buffer.detach().to(device).contiguous()
-        dist.broadcast(moved, src=0)
-        buffer.copy_(moved)
+    _overwrite(network.buffers(), owner=0)
+
+
+@torch.no_grad()
+def _overwrite(tensors: Iterable[Tensor], owner: int) -> None:
+    for tensor in tensors:
+        moved = tensor.detach().to(wire()).contiguous()
+        dist.broadcast(moved, src=owner)
+        tensor.copy_(moved)
 
 
 def check_equal(network: nn.Module) -> list[str]:
     """Every rank's digest of the network's state; raises HalutError unless they are the same."""
-    digests: list[Any] = [digest(network)]
-    if dist.is_initialized():
-        digests *= world_size()
-        dist.all_gather_object(digests, digests[0])
-        if len(set(digests)) > 1:
-            raise HalutError(f"the ranks hold different weights: {digests}")
+    digests = everyones(digest(network))
+    if len(set(digests)) > 1:
+        raise HalutError(f"the ranks hold different weights: {digests}")
     return digests
 
 

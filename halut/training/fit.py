@@ -73,7 +73,6 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*srun. command is available on your system but is not used.*",
         ".*logging interval.*",
         ".*exists and is not empty.*",
         ".*sync_dist=True.*",  # torchmetrics has reduced the accuracy over the ranks already

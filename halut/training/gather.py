@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from halut.capture import Reservoir
 from halut.prototypes.codebooks import Ranks
-from halut.training.distributed import rank, together, world_size
+from halut.training.distributed import everyones, rank, together, wire, world_size
 
 
 def merged(reservoir: Reservoir) -> Reservoir:
@@ -37,7 +34,7 @@ def merged(reservoir: Reservoir) -> Reservoir:
 
 def gathered(mine: Tensor) -> list[Tensor]:
     """Every rank's tensor [n, width] of that rank's own n, on the CPU."""
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    device = wire()
     counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(mine)], device=device))
     most = max(int(count) for count in counts)
@@ -50,13 +47,4 @@ def gathered(mine: Tensor) -> list[Tensor]:
 
 def codebook_ranks() -> Ranks:
     """The ranks, to share out codebooks over; an error of one is raised on all."""
-
-    def exchange(learn: Callable[[], list[Any]]) -> list[list[Any]]:
-        mine = together(learn)
-        every: list[Any] = [None] * world_size()
-        if world_size() == 1:
-            return [mine]
-        dist.all_gather_object(every, mine)
-        return every
-
-    return Ranks(rank(), world_size(), exchange)
+    return Ranks(rank(), world_size(), lambda learn: everyones(together(learn)))

@@ -24,6 +24,7 @@ from halut.training import distributed, slurm
 from halut.training.progress import complain
 
 SIGNALS = (*announced.SIGNALS, signal.SIGTERM)
+CONTINUES = "the same command with the same run_dir continues"
 LAST_WORDS = 60.0
 """Seconds that the other ranks wait for the main one to requeue the job, which ends them."""
 
@@ -104,9 +105,8 @@ def leave(stop: Interrupted, requeue: bool, limit: int) -> int:
     """Requeue the job if the signal asks for it, say what happens next; returns the exit code."""
     watch.state = "leaving"
     code = 128 + stop.number
-    told = "the same command with the same run_dir continues"
     if stop.number not in announced.SIGNALS or not requeue:
-        complain(f"ended by {stop}; {told}")
+        complain(f"ended by {stop}; {CONTINUES}")
         return code
     refused = slurm.why_not_requeue(limit)
     if refused is None and not distributed.is_main():
@@ -116,5 +116,5 @@ def leave(stop: Interrupted, requeue: bool, limit: int) -> int:
     if refused is None:
         print(f"ended by {stop}; job {slurm.job()} is in the queue again", flush=True)
     else:
-        complain(f"ended by {stop}, not requeued: {refused}; {told}")
+        complain(f"ended by {stop}, not requeued: {refused}; {CONTINUES}")
     return code

@@ -7,7 +7,7 @@ together, codebook by codebook; sites that do not, each by one rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,16 +115,20 @@ def _within_memory(entries: Sequence[Entry], config: TrainConfig) -> list[list[E
     return groups
 
 
+def calibration(context: Context, shard: tuple[int, int]) -> tuple[Iterator[Any], int]:
+    """Every n-th calibration batch from the r-th on, shard = (r, n), and about how many."""
+    samples, data = context.config.capture.samples, context.data
+    batches = data.calibration_batches(samples, seed=context.config.seed, shard=shard)
+    return batches, -(-samples // (data.config.eval_batch_size * shard[1]))
+
+
 def captured(
     context: Context, network: nn.Module, entries: Sequence[Entry], *, alone: bool = False
 ) -> dict[str, torch.Tensor]:
     """Calibration rows of the entries' sites; all ranks take part, or (alone) only this one."""
     settings = context.config.capture
     shard = (0, 1) if alone else (rank(), world_size())
-    batches = context.data.calibration_batches(
-        settings.samples, seed=context.config.seed, shard=shard
-    )
-    total = -(-settings.samples // (context.data.config.eval_batch_size * shard[1]))
+    batches, total = calibration(context, shard)
     shown = context.config.trainer.progress
     with bar(f"capture {entries[0].site.name}", total, shown) as progress:
 

@@ -62,7 +62,6 @@ def main(config: DictConfig) -> Any:
 
 def attempt(config: DictConfig) -> tuple[int, Any]:
     """Do what the configuration says; returns the exit code, all errors told, and the outcome."""
-    told = "the same command with the same run_dir continues"
     try:
         with interruption.watch.run():
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -78,13 +77,13 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
         settings = config.trainer
         return interruption.leave(stop, settings.requeue, settings.max_requeues), None
     except KeyboardInterrupt:
-        complain(f"interrupted; {told}")
+        complain(f"interrupted; {interruption.CONTINUES}")
         return 130, None
     except RuntimeError as error:
         reason = distributed.lost(error)
         if reason is None:
             raise
-        complain(f"another rank is gone ({reason}); {told}")
+        complain(f"another rank is gone ({reason}); {interruption.CONTINUES}")
         return 1, None
     finally:
         distributed.stop()

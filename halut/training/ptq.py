@@ -6,12 +6,11 @@ run measures neither again; the networks are made from the exact one and the ran
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 
 from halut.ptq import (
@@ -28,9 +27,17 @@ from halut.ptq import (
     wider,
 )
 from halut.training.config import TrainConfig
-from halut.training.distributed import device_of, is_main, on_main, rank, together, world_size
+from halut.training.distributed import (
+    device_of,
+    everyones,
+    is_main,
+    on_main,
+    rank,
+    together,
+    world_size,
+)
 from halut.training.fit import evaluate
-from halut.training.learning import Context
+from halut.training.learning import Context, calibration
 from halut.training.progress import bar, log
 
 FILE = "baseline/ptq.json"
@@ -58,7 +65,9 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
     import torchao
 
     known = on_main(lambda: context.folder.read(FILE)) or {"val_accuracy": {}}
-    ranges = known["ranges"] if "ranges" in known else _ranges(context)
+    ranges = (
+        known["ranges"] if "ranges" in known else _ranges(context, [e.site.name for e in entries])
+    )
     ranges = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
     found = {}
     for width in widths:
@@ -98,19 +107,12 @@ def widths_of(config: TrainConfig) -> list[int]:
     return list(DEFAULT)
 
 
-def _ranges(context: Context) -> dict[str, Range]:
+def _ranges(context: Context, names: Sequence[str]) -> dict[str, Range]:
     """Each rank sees its share of the calibration samples; the widest range over all of them."""
-    config, data = context.config, context.data
-    shard = rank(), world_size()
-    samples = config.capture.samples
-    names = [entry.site.name for entry in quantisable(context.plan.replaced)]
-    batches = data.calibration_batches(samples, seed=config.seed, shard=shard)
-    context.exact.to(device_of(config.trainer.accelerator))
-    total = -(-samples // (data.config.eval_batch_size * shard[1]))
-    with bar("ranges", total, config.trainer.progress) as progress:
+    settings = context.config.trainer
+    batches, total = calibration(context, (rank(), world_size()))
+    context.exact.to(device_of(settings.accelerator))
+    with bar("ranges", total, settings.progress) as progress:
         mine = together(lambda: input_ranges(context.exact, names, batches, progress))
-    every = [mine]
-    if world_size() > 1:
-        every = [mine] * world_size()
-        dist.all_gather_object(every, mine)
+    every = everyones(mine)
     return {name: wider([seen[name] for seen in every if name in seen]) for name in names}

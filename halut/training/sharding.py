@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -162,7 +161,7 @@ def clip_norm(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
 
 
 def _size(module: nn.Module) -> int:
-    return sum(math.prod(p.shape) for p in module.parameters())
+    return sum(p.numel() for p in module.parameters())
 
 
 def _state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -18,13 +18,13 @@ from typing import Any
 
 import digit_attention
 import torch
+from learned_layers import with_learned
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 import halut.training.fit as fitting
 from data import build
 from halut import surgery
-from halut.capture import capture
 from halut.errors import HalutError
 from halut.models.build import build_model
 from halut.plan import KEEP
@@ -101,12 +101,7 @@ def replaced(network: nn.Module, rules: list[Rule], shared: tuple[Any, ...] = ()
     sites, _ = find_sites(network, torch.zeros(1, 1, 8, 8))
     plan = with_sharing(resolve(sites, [*rules, Rule(operator=KEEP)], "tree", {}), shared)
     images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    rows = capture(network, [entry.site for entry in plan.replaced], [images], rows=512)
-    surgery.apply(network, plan)
-    for entry in plan.replaced:
-        layer = network.get_submodule(entry.site.name)
-        layer.observe(rows[entry.site.name])
-        layer.fit(seed=1)
+    with_learned(network, plan, images, rows=512, seed=1)
     distributed.share_state(network)
     return network
 

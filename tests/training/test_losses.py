@@ -7,10 +7,9 @@ import math
 import pytest
 import timm
 import torch
+from learned_layers import with_learned
 from torch import nn
 
-from halut import surgery
-from halut.capture import capture
 from halut.errors import HalutError
 from halut.models.build import build_model
 from halut.policy import Rule, resolve
@@ -35,13 +34,7 @@ def replaced(name="stack*.conv*", operator="tree", **options):
     x = torch.randn(6, 1, 8, 8)
     sites, _ = find_sites(network, x[:1])
     plan = resolve(sites, [Rule(name=name, operator=operator, options=options)], operator, {})
-    rows = capture(network, [e.site for e in plan.replaced], [x], rows=256)
-    for entry in plan.replaced:
-        layer = surgery.build(network, entry)
-        layer.observe(rows[entry.site.name])
-        layer.fit()
-        surgery.swap(network, entry, layer)
-    return network, x
+    return with_learned(network, plan, x, rows=256), x
 
 
 # -- distillation ---------------------------------------------------------------------------------

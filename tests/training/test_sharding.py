@@ -9,12 +9,12 @@ import timm
 import torch
 import torch.distributed as dist
 import torchvision
+from learned_layers import with_learned
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from halut import surgery
-from halut.capture import capture
 from halut.catalogue import operator_names
 from halut.policy import Rule, resolve
 from halut.sites import find_sites
@@ -85,13 +85,7 @@ def trainable(operator: str) -> nn.Module:
     images = torch.rand(16, 2, 5, 5)
     sites, _ = find_sites(network, images[:1])
     plan = resolve(sites, [Rule(operator=operator)], operator, {})
-    rows = capture(network, [entry.site for entry in plan.replaced], [images], rows=200)
-    surgery.apply(network, plan)
-    for entry in plan.replaced:
-        layer = network.get_submodule(entry.site.name)
-        layer.observe(rows[entry.site.name])
-        layer.fit(seed=1)
-    return network.train()
+    return with_learned(network, plan, images, rows=200, seed=1).train()
 
 
 def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> None:

@@ -1,0 +1,22 @@
+"""Networks whose layers are replaced and learned, without a run around them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from halut import surgery
+from halut.capture import capture
+from halut.plan import Plan
+
+
+def with_learned(
+    network: nn.Module, plan: Plan, images: Tensor, rows: int, seed: int = 0
+) -> nn.Module:
+    """The network with all of the plan's layers, learned from what the exact ones saw."""
+    seen = capture(network, [entry.site for entry in plan.replaced], [images], rows=rows)
+    surgery.apply(network, plan)
+    for entry in plan.replaced:
+        layer = network.get_submodule(entry.site.name)
+        layer.observe(seen[entry.site.name])
+        layer.fit(seed=seed)
+    return network
