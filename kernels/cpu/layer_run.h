@@ -174,10 +174,14 @@ int run_layer(const Problem& p, const Encoder& encoder, int threads) {
   const Cut cut = cut_blocks(p.way, p.x, p.layout, p.G * code_stride(p.C) / code_rows);
   const bool within = cut.count < 2 * threads;
   int worst = 0;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (!within && threads > 1) \
-    reduction(max : worst)
+  if (within || threads == 1) {  // no region around the blocks': a nested one starts threads anew
+    for (int64_t i = 0; i < cut.count; i++)
+      worst = worse(worst, run_block(p, encoder, block_of(cut, p.x, i), threads));
+    return worst;
+  }
+#pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(max : worst)
   for (int64_t i = 0; i < cut.count; i++)
-    worst = worse(worst, run_block(p, encoder, block_of(cut, p.x, i), within ? threads : 1));
+    worst = worse(worst, run_block(p, encoder, block_of(cut, p.x, i), 1));
   return worst;
 }
 
