@@ -76,12 +76,18 @@ struct Window {
     return Tap{0, y - qy * x.sh, z - qx * x.sw, qy * layout.pitch + qx};
   }
 
+  // Exact for columns below 2^50, and many times faster than a division.
+  int64_t channel(int64_t column) const {
+    return static_cast<int64_t>((static_cast<double>(column) + 0.5) * inverse);
+  }
+  int64_t offset(int64_t position) const {
+    return position < most ? known[position].offset : find(position).offset;
+  }
+
   Tap operator()(int64_t column) const {
-    // Exact for columns below 2^50, and many times faster than a division.
-    const int64_t channel = static_cast<int64_t>((static_cast<double>(column) + 0.5) * inverse);
-    const int64_t position = column - channel * size;
+    const int64_t c = channel(column), position = column - c * size;
     Tap tap = position < most ? known[position] : find(position);
-    tap.channel = channel;
+    tap.channel = c;
     return tap;
   }
 };

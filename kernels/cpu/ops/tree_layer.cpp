@@ -2,6 +2,7 @@
 // scale, bias and clamp. K in {2, 4, 8, 16}, int8 tables.
 // Reference: tree_layer_reference in halut/ops/layer_reference.py.
 #include "../layer_run.h"
+#include "../thresholds.h"
 #include "../tree_codes.h"
 
 HALUT_BEGIN
@@ -43,22 +44,6 @@ struct Copies {
   }
 };
 
-// A threshold as what is compared; false where there is none that serves.
-inline bool as_cell(float t, float* cell) {
-  *cell = t;
-  return true;
-}
-inline bool as_cell(float t, int8_t* cell) {  // x > t where x > floor(t); never where t is NaN
-  const float floor = __builtin_floorf(t);
-  *cell = static_cast<int8_t>(floor >= -128.f && floor < 127.f ? floor : 127.f);
-  return !(floor < -128.f);
-}
-inline bool as_cell(float t, uint8_t* cell) {  // x > t where x >= floor(t) + 1
-  const float least = __builtin_floorf(t) + 1.f;
-  *cell = static_cast<uint8_t>(least > 0.f && least <= 255.f ? least : 0.f);
-  return least <= 255.f;
-}
-
 // Codes of one line of codebooks a task; Cell: what is compared.
 template <class Cell>
 struct TreeEncoder {
@@ -83,17 +68,12 @@ struct TreeEncoder {
     TreeLine<Cell> line;
     line.depth = depth;
     line.masked = direct;
-    float exact[quad][16] = {};
+    float exact[quad][16];
     bool fits = true;
     for (int64_t j = 0; j < quad; j++) {
       // Codebooks that fill up the line repeat the last one; their table entries are zero.
       const int64_t gc = g * p.C + smaller(l * quad + j, p.C - 1);
-      line.thresholds[j][0] = Cell();
-      for (int64_t k = 1; k < p.K; k++) {
-        exact[j][k] = thresholds[gc * (p.K - 1) + k - 1];
-        fits &= as_cell(exact[j][k], &line.thresholds[j][k]);
-      }
-      for (int64_t k = p.K; k < 16; k++) line.thresholds[j][k] = Cell();
+      fits &= as_cells(thresholds + gc * (p.K - 1), p.K, line.thresholds[j], exact[j]);
       for (int level = 0; level < depth; level++) {
         const int64_t column = taps[gc * depth + level];
         if (column < 0 || column >= p.x.C * window.size) return Status::bad_tap;
@@ -109,10 +89,9 @@ struct TreeEncoder {
   }
 
   void point(TreeLine<Cell>& line, const Work& work, int64_t j, int level, int64_t column) const {
-    const Tap tap = window(column);
-    const int64_t position = column - tap.channel * window.size;
+    const int64_t channel = window.channel(column), position = column - channel * window.size;
     line.taps[j][level] = reinterpret_cast<const Cell*>(work.planes.data) +
-                          tap.channel * work.planes.stride_c + tap.offset;
+                          channel * work.planes.stride_c + window.offset(position);
     line.masks[j][level] = work.inside.masks + position * work.inside.stride;
   }
 
