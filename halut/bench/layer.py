@@ -13,7 +13,7 @@ from halut.bench import inputs, onednn
 from halut.bench.method import Method
 from halut.bench.suites import Case
 from halut.inference.onednn import Grid, Int8Product, available
-from halut.inference.packed import ROWS, PackedConv2d, PackedLayer, packed
+from halut.inference.packed import PackedLayer, packed
 from halut.ops import dispatch
 
 INT8_ERROR = 0.05
@@ -52,12 +52,11 @@ def in_int8(layer: PackedLayer, x: Tensor, y: Tensor) -> tuple[Callable[[Tensor]
     nothing more to do at inference.
     """
     x_scale, y_scale = float(x.abs().max()) / 127, float(y.abs().max()) / 127
-    given = (layer.taps, layer.thresholds / x_scale, layer.table, layer.packed)
+    thresholds = layer.thresholds / x_scale
     answer = (layer.scale / y_scale, layer.bias / y_scale, None, torch.int8)
-    window = layer.window if isinstance(layer, PackedConv2d) else ROWS
 
     def run(q: Tensor) -> Tensor:
-        return torch.ops.halut.tree_layer.default(q, *given, *answer, *window)
+        return layer.operate(q, answer, thresholds=thresholds)
 
     return run, (x / x_scale).round().to(torch.int8)
 

@@ -52,20 +52,20 @@ class Int8Tables(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """The layer's answer to x, uint8 or float32, plus `other` of the answer's shape."""
         held: dict[str, Any] = self._buffers
-        window = self.layer.window_of(x)
         if self.spatial:
             x = x.contiguous()
         given = (held["scale"], held["bias"], self.low, self.dtype)
         thresholds = held.get("thresholds") if x.dtype == torch.uint8 else None
-        return self.layer.operate(x, window, given, other, self.residual_scale, thresholds)
+        return self.layer.operate(x, given, other, self.residual_scale, thresholds)
 
 
 def reads_bytes(layer: PackedLayer, grid: Grid) -> bool:
     """Whether the layer's codes can be made of uint8: zeros around a map must be the number 0."""
     if layer.form != "tree":
         return False
-    window = getattr(layer, "window", None)
-    return window is None or grid.zero_point == 0 or (window[2] != [] and not any(window[2]))
+    if not isinstance(layer, PackedConv2d) or grid.zero_point == 0:
+        return True
+    return layer.pads is not None and not any(layer.pads)
 
 
 class MaxPool(nn.Module):

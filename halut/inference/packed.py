@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,11 @@ from halut.encoders.pq import PQEncoder
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
-from halut.ops import ConvGeometry, accumulate, dispatch, pack_table
+from halut.ops import ConvGeometry, accumulate, pack_table
 from halut.ops.answer import rows_of, scaled, shaped
+from halut.ops.calls import Calls
+from halut.ops.layer import window
 from halut.ops.unwatched import unwatched
-
-Window = tuple[list[int], list[int], list[int], list[int]]
-
-ROWS: Window = ([], [], [], [])
 
 # The operators themselves: halut.ops' functions check, at every call, what is checked here once.
 OPERATORS = {
@@ -61,6 +60,7 @@ class PackedLayer(nn.Module):
         self.low: float | None = None
         self.encoder: nn.Module | None = None
         self.form = self._take(layer.encoder)
+        self.operation, self.calls = f"{self.form}_layer", Calls()
         self.register_buffer("packed", pack_table(self.table), persistent=False)
 
     def _take(self, encoder: nn.Module) -> str:
@@ -76,19 +76,18 @@ class PackedLayer(nn.Module):
         self.encoder = encoder.requires_grad_(False)
         return "encoder"
 
-    def window_of(self, x: Tensor) -> Window:
+    def geometry_of(self, x: Tensor) -> ConvGeometry | None:
         """The window that reads x: none, x holds rows."""
-        return ROWS
+        return None
 
-    def answer(self, x: Tensor, window: Window, residual: Tensor | None = None) -> Tensor:
-        """The layer's answer to rows (window ROWS), or to a map, plus a residual."""
+    def answer(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The layer's answer to rows, or to a map, plus a residual."""
         held: dict[str, Any] = self._buffers  # nn.Module's attributes cost a microsecond a piece
-        return self.operate(x, window, (held["scale"], held["bias"], self.low, x.dtype), residual)
+        return self.operate(x, (held["scale"], held["bias"], self.low, x.dtype), residual)
 
     def operate(
         self,
         x: Tensor,
-        window: Window,
         answer: tuple[Tensor, Tensor, float | None, torch.dtype],
         residual: Tensor | None = None,
         residual_scale: float = 1.0,
@@ -100,15 +99,15 @@ class PackedLayer(nn.Module):
         inputs: tuple[Any, ...]
         if self.form == "tree":
             known = held["thresholds"] if thresholds is None else thresholds
-            inputs = (x, held["taps"], known, table, held["packed"], *answer)
+            inputs = (held["taps"], known, table, held["packed"], *answer)
         elif self.form == "nearest":
-            inputs = (x, held["prototypes"], self.metric, self.site.groups, table, held["packed"])
+            inputs = (held["prototypes"], self.metric, self.site.groups, table, held["packed"])
             inputs = (*inputs, *answer)
+        geometry = self.geometry_of(x)
         if self.form != "encoder" and not (x.shape[0] and unwatched(x)):
-            return OPERATORS[self.form](*inputs, *window, *added)
-        geometry = _geometry(window)
+            return OPERATORS[self.form](x, *inputs, *window(geometry), *added)
         if self.form != "encoder":
-            return dispatch.run(f"{self.form}_layer", x.device, *inputs, geometry, *added)
+            return self.calls.run(self.operation, x, (*inputs, geometry), added)
         encoder: Any = self.encoder
         sums = accumulate(encoder.codes(x, geometry), table)
         return shaped(scaled(sums, *answer, rows_of(residual), residual_scale), x, geometry)
@@ -121,6 +120,7 @@ class PackedLayer(nn.Module):
 
     def pack(self) -> None:
         """Lay the table out anew, for the device it is on."""
+        self.calls.forget()
         self.packed = pack_table(self.table)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLayer:
@@ -143,8 +143,10 @@ class PackedLayer(nn.Module):
         return f"{self.form}, {G * M} outputs, C={C}, K={K}, {kind}{relu}"
 
 
-def _geometry(window: Window) -> ConvGeometry | None:
-    return ConvGeometry(*map(tuple, window)) if window[0] else None  # type: ignore[arg-type]
+@functools.cache
+def _geometry(*window: tuple[int, ...]) -> ConvGeometry:
+    """One object for equal windows: prepared calls know it again by that."""
+    return ConvGeometry(*window)  # type: ignore[arg-type]
 
 
 class PackedLinear(PackedLayer):
@@ -155,8 +157,8 @@ class PackedLinear(PackedLayer):
         if x.shape[-1] != self.site.D:
             raise HalutError(f"{self.site.name} takes {self.site.D} inputs, got {list(x.shape)}")
         if x.ndim == 2:
-            return self.answer(x, ROWS)
-        y = self.answer(x.reshape(-1, self.site.D), ROWS)
+            return self.answer(x)
+        y = self.answer(x.reshape(-1, self.site.D))
         return y.view(*x.shape[:-1], self.site.M)
 
 
@@ -168,8 +170,8 @@ class PackedConv2d(PackedLayer):
         g = self.site.geometry
         assert g is not None
         self.channels = self.site.D // self.site.taps * self.site.groups
-        pads = [] if isinstance(g.padding, str) else list(g.padding)
-        self.window: Window = (list(g.kernel), list(g.stride), pads, list(g.dilation))
+        self.pads = None if isinstance(g.padding, str) else g.padding  # else by the map's size
+        self.geometry = _geometry(g.kernel, g.stride, self.pads or (), g.dilation)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The layer's answer, in x's dtype; the residual is added before a ReLU."""
@@ -177,15 +179,16 @@ class PackedConv2d(PackedLayer):
             raise HalutError(
                 f"{self.site.name} takes maps of {self.channels} channels, got {list(x.shape)}"
             )
-        return self.answer(x, self.window_of(x), residual)
+        return self.answer(x, residual)
 
-    def window_of(self, x: Tensor) -> Window:
+    def geometry_of(self, x: Tensor) -> ConvGeometry:
         """The window, whose padding may depend on the size of the map."""
-        if self.window[2]:
-            return self.window
+        if self.pads is not None:
+            return self.geometry
         assert self.site.geometry is not None
-        pads = list(self.site.geometry.pads(x.shape[2], x.shape[3]))
-        return self.window[0], self.window[1], pads, self.window[3]
+        pads = self.site.geometry.pads(x.shape[2], x.shape[3])
+        g = self.geometry
+        return _geometry(g.kernel_size, g.stride, pads, g.dilation)
 
 
 @torch.no_grad()

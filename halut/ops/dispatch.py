@@ -18,12 +18,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to run an operation: on `devices` (all if empty), where `supports(*args)` holds."""
+    """One way to run an operation: on `devices` (all if empty), where `supports(*args)` holds.
+
+    `prepare`, if there is one, takes all arguments but the last, optional ones and answers what
+    takes the first and those: the operation on like inputs, at less cost a call.
+    """
 
     name: str
     run: Callable[..., Any]
     devices: tuple[str, ...] = ()
     supports: Callable[..., bool] | None = None
+    prepare: Callable[..., Callable[..., Any]] | None = None
 
 
 _registered: dict[str, list[Implementation]] = {}
@@ -36,6 +41,7 @@ def implementation(
     name: str,
     devices: tuple[str, ...] = (),
     supports: Callable[..., bool] | None = None,
+    prepare: Callable[..., Callable[..., Any]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator that registers a function as an implementation of `operation`.
 
@@ -46,7 +52,7 @@ def implementation(
         known = _registered.setdefault(operation, [])
         if any(entry.name == name for entry in known):
             raise HalutError(f"operation {operation!r} already has an implementation {name!r}")
-        known.append(Implementation(name, run, devices, supports))
+        known.append(Implementation(name, run, devices, supports, prepare))
         _candidates.cache_clear()
         return run
 
@@ -58,19 +64,44 @@ def run(operation: str, device: torch.device, *args: Any) -> Any:
 
     The log names it the first time it runs.
     """
+    return _without_autocast(_chosen(operation, device, args).run, device.type, args)
+
+
+def prepared(operation: str, device: torch.device, x: Any, *args: Any) -> Callable[..., Any]:
+    """`run(operation, device, x, *args, *more)` as a function of x and the optional `more`.
+
+    For inputs of x's shape, strides and dtype; what they do not change is worked out once, if the
+    implementation can. Nothing of `args` may be moved in memory meanwhile.
+    """
+    entry = _chosen(operation, device, (x, *args))
+    if entry.prepare is not None:
+        return entry.prepare(x, *args)
     kind = device.type
-    name = _forced[-1] if _forced else None
-    for entry in _candidates(operation, kind, name):
+    return lambda x, *more: _without_autocast(entry.run, kind, (x, *args, *more))
+
+
+def _chosen(operation: str, device: torch.device, args: tuple[Any, ...]) -> Implementation:
+    name = forced_name()
+    for entry in _candidates(operation, device.type, name):
         if entry.supports is None or entry.supports(*args):
-            _announce(operation, kind, entry.name)
-            if not torch.is_autocast_enabled(kind):
-                return entry.run(*args)
-            # Below the autograd key autocast is still on, and would round codes' distances.
-            with torch.autocast(kind, enabled=False):
-                return entry.run(*args)
+            _announce(operation, device.type, entry.name)
+            return entry
     raise HalutError(
-        f"no implementation of {operation} on {kind}" + (f" named {name!r}" if name else "")
+        f"no implementation of {operation} on {device.type}" + (f" named {name!r}" if name else "")
     )
+
+
+def _without_autocast(run: Callable[..., Any], kind: str, args: tuple[Any, ...]) -> Any:
+    if not torch.is_autocast_enabled(kind):
+        return run(*args)
+    # Below the autograd key autocast is still on, and would round codes' distances.
+    with torch.autocast(kind, enabled=False):
+        return run(*args)
+
+
+def forced_name() -> str | None:
+    """The name that alone may run, or None; see `forced`."""
+    return _forced[-1] if _forced else None
 
 
 def implementations(device: str = "cpu") -> dict[str, str]:
@@ -78,7 +109,7 @@ def implementations(device: str = "cpu") -> dict[str, str]:
     return {
         operation: entries[0].name
         for operation in sorted(_registered)
-        if (entries := _candidates(operation, device, _forced[-1] if _forced else None))
+        if (entries := _candidates(operation, device, forced_name()))
     }
 
 

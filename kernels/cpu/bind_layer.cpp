@@ -32,6 +32,32 @@ Target target_of(const TargetFields& f) {
                 at<const void>(residual), residual_dtype, residual_scale};
 }
 
+// A tree layer on inputs of one shape and strides: what stays from call to call, addresses of
+// tensors included, is taken apart once. A small layer takes as long as its arguments do.
+struct TreeLayer {
+  View x;
+  Target to;
+  const int64_t* taps;
+  const float* thresholds;
+  const void* table;  // packed, or int8 [G, C, K, M] for few rows
+  int64_t G, C, K, M;
+  bool few;
+
+  int operator()(Address data, Address out, Address residual, int64_t residual_dtype,
+                 float residual_scale, int threads) const {
+    View from = x;
+    from.data = static_cast<int64_t>(data);
+    Target target = to;
+    target.data = at<void>(out), target.residual = at<const void>(residual);
+    target.residual_dtype = residual_dtype, target.residual_scale = residual_scale;
+    if (few)
+      return HALUT_PICK(few_rows_layer)(from, taps, thresholds, static_cast<const int8_t*>(table),
+                                        target, G, C, K, M, threads);
+    return HALUT_PICK(tree_layer)(from, taps, thresholds, static_cast<const uint8_t*>(table),
+                                  target, G, C, K, M, threads);
+  }
+};
+
 }  // namespace
 
 void bind_layer(nb::module_& m) {
@@ -41,30 +67,30 @@ void bind_layer(nb::module_& m) {
                          int64_t bytes) {
     return HALUT_PICK(pack_table)(at<const int8_t>(table), at<uint8_t>(packed), G, C, K, M, bytes);
   });
-  m.def(
-      "tree_layer",
-      [](const Fields& x, Address taps, Address thresholds, Address packed, const TargetFields& to,
-         int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
-        return HALUT_PICK(tree_layer)(view_of(x), at<const int64_t>(taps),
-                                      at<const float>(thresholds), at<const uint8_t>(packed),
-                                      target_of(to), G, C, K, M, threads);
-      },
-      release_gil());
+  nb::class_<TreeLayer>(m, "TreeLayer")
+      .def(
+          "__init__",
+          [](TreeLayer* self, const Fields& x, Address taps, Address thresholds, Address table,
+             const TargetFields& to, std::array<int64_t, 4> sizes, bool few) {
+            const auto& [G, C, K, M] = sizes;
+            new (self) TreeLayer{view_of(x),
+                                 target_of(to),
+                                 at<const int64_t>(taps),
+                                 at<const float>(thresholds),
+                                 at<const void>(table),
+                                 G,
+                                 C,
+                                 K,
+                                 M,
+                                 few};
+          })
+      .def("__call__", &TreeLayer::operator(), release_gil());
   m.def(
       "code_layer",
       [](Address codes, Address packed, const TargetFields& to, int64_t N, int64_t plane, int64_t G,
          int64_t C, int64_t K, int64_t M, int threads) {
         return HALUT_PICK(code_layer)(at<const uint8_t>(codes), at<const uint8_t>(packed),
                                       target_of(to), N, plane, G, C, K, M, threads);
-      },
-      release_gil());
-  m.def(
-      "few_rows_layer",
-      [](const Fields& x, Address taps, Address thresholds, Address table, const TargetFields& to,
-         int64_t G, int64_t C, int64_t K, int64_t M, int threads) {
-        return HALUT_PICK(few_rows_layer)(view_of(x), at<const int64_t>(taps),
-                                          at<const float>(thresholds), at<const int8_t>(table),
-                                          target_of(to), G, C, K, M, threads);
       },
       release_gil());
 }

@@ -105,7 +105,9 @@ def test_bytes_are_read_where_zero_is_zero():
     layer = steps(prepare(network, x), PackedConv2d)[0]
     assert reads_bytes(layer, Grid(0.1, 0))
     assert not reads_bytes(layer, Grid(0.1, 3))  # its window reaches over the border
-    narrow = next(m for m in steps(prepare(network, x), PackedConv2d) if m.window[0] == [1, 1])
+    narrow = next(
+        m for m in steps(prepare(network, x), PackedConv2d) if m.geometry.kernel_size == (1, 1)
+    )
     assert reads_bytes(narrow, Grid(0.1, 3))
 
 

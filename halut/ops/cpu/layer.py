@@ -62,7 +62,61 @@ def _aligned(size: int) -> Tensor:
     return store[first : first + size]
 
 
-@dispatch.implementation("tree_layer", "cpu", devices=("cpu",), supports=_supports)
+class TreeLayer:
+    """`tree_layer` on inputs of x's shape, strides and dtype, tables as they are now."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        taps: Tensor,
+        thresholds: Tensor,
+        table: Tensor,
+        packed: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        low: float | None,
+        dtype: torch.dtype,
+        geometry: ConvGeometry | None,
+    ) -> None:
+        G, C, K, M = table.shape
+        out = answer_like(x, G * M, dtype, geometry)
+        self.size, self.stride, self.dtype = out.shape, out.stride(), dtype
+        self.table, self.few = table.contiguous(), out.numel() // (G * M) < FEW
+        target, held = _target(out, scale, bias, low)
+        self.given = (taps.contiguous(), thresholds.contiguous(), *held)  # held while this is
+        taken = (view(x, geometry), self.given[0].data_ptr(), self.given[1].data_ptr())
+        self._fields = (taken, (target, (G, C, K, M), self.few))
+        self._read(self.table if self.few else packed)
+
+    def _read(self, table: Tensor) -> None:
+        (view, taps, thresholds), rest = self._fields
+        G, C, _, M = self.table.shape
+        if not self.few and table.numel() != _kernels.packed_bytes(G, C, M):
+            table = pack_table(self.table)
+        self.packed = table
+        self.run = _kernels.TreeLayer(view, taps, thresholds, table.data_ptr(), *rest)
+
+    def __call__(
+        self, x: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
+    ) -> Tensor:
+        out = torch.empty_strided(self.size, self.stride, dtype=self.dtype)
+        added: tuple[int, int] = (0, 0)
+        if residual is not None:
+            if residual.stride() != self.stride:
+                residual = torch.empty_like(out, dtype=residual.dtype).copy_(residual)
+            added = (residual.data_ptr(), NUMBERS[residual.dtype])
+        where = (x.data_ptr(), out.data_ptr(), *added, residual_scale, torch.get_num_threads())
+        status = self.run(*where)
+        if status == 1:  # packed for another level than is in use now
+            self._read(pack_table(self.table))
+            status = self.run(*where)
+        _check(status)
+        return out
+
+
+@dispatch.implementation(
+    "tree_layer", "cpu", devices=("cpu",), supports=_supports, prepare=TreeLayer
+)
 def tree_layer(
     x: Tensor,
     taps: Tensor,
@@ -78,20 +132,8 @@ def tree_layer(
     residual_scale: float = 1.0,
 ) -> Tensor:
     """Straight from the input to scaled answers; the packed table is made if it is not given."""
-    G, C, K, M = table.shape
-    out = answer_like(x, G * M, dtype, geometry)
-    few = out.numel() // (G * M) < FEW
-    run = _kernels.few_rows_layer if few else _kernels.tree_layer
-    kept = (taps.contiguous(), thresholds.contiguous())
-    target, held = _target(out, scale, bias, low, residual, residual_scale)
-    given = (view(x, geometry), kept[0].data_ptr(), kept[1].data_ptr())
-    sizes = (target, G, C, K, M, torch.get_num_threads())
-    if few:
-        held += (table := table.contiguous(),)
-        _check(run(*given, table.data_ptr(), *sizes))
-    else:
-        _with_packed(lambda packed: run(*given, packed.data_ptr(), *sizes), table, packed)
-    return out
+    answer = (scale, bias, low, dtype, geometry)
+    return TreeLayer(x, taps, thresholds, table, packed, *answer)(x, residual, residual_scale)
 
 
 def _target(

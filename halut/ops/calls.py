@@ -1,0 +1,43 @@
+"""Operators prepared for the inputs they were called with, kept from call to call."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from halut.ops import dispatch
+
+MOST = 16
+"""Kinds of inputs that are kept: a network meets one or two, and a changing batch size many."""
+
+
+class Calls:
+    """What `dispatch.prepared` gave, by shape, strides and dtype of the input.
+
+    A call with other arguments than those prepared for, compared by identity, prepares anew. Copies
+    and pickles start empty: prepared calls hold addresses.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[Any, ...], tuple[tuple[Any, ...], Callable[..., Any]]] = {}
+
+    def __reduce__(self) -> tuple[type[Calls], tuple[()]]:
+        return Calls, ()
+
+    def forget(self) -> None:
+        """Prepare everything anew: tensors may have moved."""
+        self.known.clear()
+
+    def run(self, operation: str, x: Tensor, args: tuple[Any, ...], more: tuple[Any, ...]) -> Any:
+        """`dispatch.run(operation, x.device, x, *args, *more)`, more being optional arguments."""
+        key = (operation, x.shape, x.stride(), x.dtype, x.device, dispatch.forced_name())
+        found = self.known.get(key)
+        if found is None or not all(map(operator.is_, found[0], args)):
+            if len(self.known) >= MOST:
+                self.known.clear()
+            found = (args, dispatch.prepared(operation, x.device, x, *args))
+            self.known[key] = found
+        return found[1](x, *more)
