@@ -1,10 +1,10 @@
 """A whole network with 8-bit activations: tables, and oneDNN's INT8 products for exact layers.
 
 From the graph of a network whose batch norms are folded: convolutions, exact or by tables, answer
-uint8, take a ReLU and the addition of a residual branch into themselves, and max pooling stays in
-uint8. Linear layers answer float32, and everything that is not here runs in float32 as it did.
-Ranges of activations are those of a calibration batch. Without a layer by tables this is a plain
-INT8 network: what tables have to be compared with.
+uint8 and take a ReLU and the addition of a residual branch into themselves. Pooling stays in uint8:
+max pooling, and the mean of whole maps. Linear layers answer float32, and everything that is not
+here runs in float32 as it did. Ranges of activations are those of a calibration batch. Without a
+layer by tables this is a plain INT8 network: what tables have to be compared with.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from torch import Tensor, fx, nn
 
 from halut.inference import onednn
 from halut.inference.fold import RELU_FUNCTIONS, RELU_METHODS, is_addition
-from halut.inference.int8_steps import Int8Tables, MaxPool, reads_bytes
+from halut.inference.int8_steps import Int8Tables, MaxPool, MeanPool, averages, reads_bytes
 from halut.inference.onednn import Grid, Int8Product
 from halut.inference.packed import PackedConv2d, PackedLayer
 from halut.sites import unsupported_reason
 
 KEEPS_VALUES = (nn.Identity, nn.Dropout, nn.Flatten)
+FLATTENS = (torch.flatten, "flatten")
 
 
 def int8_network(
@@ -100,8 +101,15 @@ class _Conversion:
             source = self.values[node.all_input_nodes[0]]
             if isinstance(module, nn.MaxPool2d) and source.q is not None and _pools(module):
                 return self.pooled(node, module, source)
+            if averages(module) and source.grid is not None and source.q is not None:
+                to = self.ranges.grid(node)
+                return _Value(self.module(node, MeanPool(module, source.grid, to), source.q), to)
             if isinstance(module, KEEPS_VALUES) and source.q is not None:
                 return _Value(self.module(node, module, source.q), source.grid)
+        if node.target in FLATTENS and self.values[node.all_input_nodes[0]].q is not None:
+            source = self.values[node.all_input_nodes[0]]
+            step = self.graph.node_copy(node, lambda _: source.q)
+            return _Value(step, source.grid)
         return self.as_it_was(node, module)
 
     def pooled(self, node: fx.Node, module: nn.MaxPool2d, source: _Value) -> _Value:

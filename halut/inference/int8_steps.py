@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from halut.inference.onednn import Grid
 from halut.inference.packed import PackedConv2d, PackedLayer
-from halut.ops import ConvGeometry
+from halut.ops import ConvGeometry, dispatch
+from halut.ops.unwatched import unwatched
 
 
 class Int8Tables(nn.Module):
@@ -83,3 +84,32 @@ class MaxPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8 [B, C, OH, OW]."""
         return torch.ops.halut.max_pool(x, self.geometry, self.by_plane)
+
+
+class MeanPool(nn.Module):
+    """The mean of every channel of uint8 maps, uint8 on the grid `to`; see halut.ops.mean_pool."""
+
+    def __init__(self, pool: nn.Module, grid: Grid, to: Grid) -> None:
+        super().__init__()
+        self.scale = grid.scale / to.scale
+        self.shift = to.zero_point - grid.zero_point * self.scale
+        self.flatten = pool(torch.zeros(1, 1, 1, 1)).ndim == 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> uint8 [B, C, 1, 1], or [B, C] where the pooling flattens."""
+        given = (x, self.scale / (x.shape[2] * x.shape[3]), self.shift)
+        if unwatched(x):
+            y = dispatch.run("mean_pool", x.device, *given)
+        else:
+            y = torch.ops.halut.mean_pool(*given)
+        return y.flatten(1) if self.flatten else y
+
+
+def averages(module: Any) -> bool:
+    """Whether the module takes the mean of every channel, as torch's or timm's."""
+    kind = type(module).__name__
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return module.output_size in (1, (1, 1))
+    if kind == "FastAdaptiveAvgPool":
+        return tuple(module.dim) == (2, 3)
+    return kind == "SelectAdaptivePool2d" and averages(module.pool)

@@ -10,6 +10,7 @@ from halut.ops.dispatch import forced, implementation, implementations
 from halut.ops.identity import identity_gradient
 from halut.ops.layer import nearest_layer, pack_table, tree_layer
 from halut.ops.lookup import accumulate, scatter_add
+from halut.ops.mean import mean_pool
 from halut.ops.mxint8 import mxint8_dequantise
 from halut.ops.nearest import nearest_encode, nearest_matmul
 from halut.ops.pool import max_pool
@@ -33,6 +34,7 @@ __all__ = [
     "implementation",
     "implementations",
     "max_pool",
+    "mean_pool",
     "mxint8_dequantise",
     "nearest_encode",
     "nearest_layer",

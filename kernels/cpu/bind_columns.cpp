@@ -1,4 +1,4 @@
-// Bindings of what moves along maps; see ops/columns.cpp and ops/max_pool.cpp.
+// Bindings of what moves along maps; see ops/columns.cpp and ops/*_pool.cpp.
 #include "dispatch.h"
 
 HALUT_DECLARE(bool gather_columns(const View& view, const int64_t* taps, int64_t T, float* out,
@@ -8,6 +8,8 @@ HALUT_DECLARE(bool scatter_columns(const View& view, const int64_t* taps, int64_
                                    int threads))
 
 HALUT_DECLARE(int max_pool(const View& x, bool by_pixel, uint8_t* out, bool by_plane, int threads))
+HALUT_DECLARE(void mean_pool(const uint8_t* x, bool by_pixel, uint8_t* out, int64_t B, int64_t C,
+                             int64_t pixels, float scale, float shift, int threads))
 
 namespace halut {
 
@@ -16,6 +18,14 @@ void bind_columns(nb::module_& m) {
       "max_pool",
       [](const Fields& x, bool by_pixel, Address out, bool by_plane, int threads) {
         return HALUT_PICK(max_pool)(view_of(x), by_pixel, at<uint8_t>(out), by_plane, threads);
+      },
+      release_gil());
+  m.def(
+      "mean_pool",
+      [](Address x, bool by_pixel, Address out, int64_t B, int64_t C, int64_t pixels, float scale,
+         float shift, int threads) {
+        HALUT_PICK(mean_pool)
+        (at<const uint8_t>(x), by_pixel, at<uint8_t>(out), B, C, pixels, scale, shift, threads);
       },
       release_gil());
   m.def(

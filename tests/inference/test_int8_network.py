@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
 from halut.bench.method import relative_error
@@ -12,7 +13,7 @@ from halut.bench.onednn import kernels_of
 from halut.inference import onednn
 from halut.inference.fold import fold, traced
 from halut.inference.int8 import int8_network
-from halut.inference.int8_steps import MaxPool
+from halut.inference.int8_steps import MaxPool, MeanPool
 from halut.inference.onednn import Grid, Int8Product
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
@@ -70,6 +71,47 @@ def test_a_residual_network_keeps_its_answers(network):
 def test_max_pooling_of_bytes(pool):
     x = torch.randint(256, (2, 3, 9, 7), dtype=torch.uint8)
     assert torch.equal(MaxPool(pool, by_plane=False)(x).float(), pool(x.float()))
+
+
+def pooled(pool, *rest):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), pool, *rest, nn.Linear(8, 5)).eval()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        (nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten()),
+        (SelectAdaptivePool2d(pool_type="avg", flatten=True),),
+        (SelectAdaptivePool2d(pool_type="fast", flatten=True), nn.Dropout()),
+    ],
+)
+def test_the_mean_of_maps_stays_in_bytes(layers):
+    network, x = pooled(*layers).requires_grad_(False), torch.randn(4, 3, 9, 8)
+    converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
+    assert any(isinstance(m, MeanPool) for m in converted.modules())
+    assert not any(n.target == "dequantise" for n in converted.graph.nodes)
+    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    assert relative_error(converted(q), network(x)) < 0.03
+
+
+def test_other_pooling_does_as_it_did():
+    for pool in (nn.AdaptiveMaxPool2d(1), SelectAdaptivePool2d(pool_type="avgmax")):
+        network, x = pooled(pool, nn.Flatten()).requires_grad_(False), torch.randn(4, 3, 9, 8)
+        converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
+        assert not any(isinstance(m, MeanPool) for m in converted.modules())
+        q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+        assert relative_error(converted(q), network(x)) < 0.03
+
+
+def test_means_are_rounded_on_their_own_grid():
+    x = torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8)
+    grid, to = Grid(0.5, 100), Grid(0.25, 60)
+    mean = grid.dequantise(x).mean((2, 3), keepdim=True)
+    step = MeanPool(nn.AdaptiveAvgPool2d(1), grid, to)
+    assert torch.equal(step(x), to.quantise(mean))
+    assert torch.equal(torch.compile(step, fullgraph=True, backend="eager")(x), step(x))
 
 
 def test_grids_hold_zero_and_their_range():

@@ -178,6 +178,14 @@ def max_pool() -> Iterator[Case]:
                     yield arranged(x, layout), geometry, by_plane
 
 
+def mean_pool() -> Iterator[Case]:
+    for channels, sides in ((1, (9, 7)), (5, (1, 1)), (64, (7, 7)), (131, (12, 35))):
+        x = Draw(channels).values(2, channels, *sides, dtype=torch.uint8)
+        for layout in ("contiguous", "channels_last", "strided"):
+            for scale, shift in ((1 / (sides[0] * sides[1]), 0.0), (0.011, 3.5), (1.0, -40.0)):
+                yield arranged(x, layout), scale, shift
+
+
 def tree_layer() -> Iterator[Case]:
     for draw, case, geometry, shape in trees():
         for answer in answers(draw, *shape) if case[0].shape[0] else ():
@@ -263,6 +271,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "sign_magnitude": sign_magnitude,
     "mxint8_dequantise": mxint8_dequantise,
     "max_pool": max_pool,
+    "mean_pool": mean_pool,
     "tree_layer": tree_layer,
     "nearest_layer": nearest_layer,
     "code_layer": code_layer,

@@ -1,4 +1,4 @@
-"""Max pooling of bytes by the compiled kernel (kernels/cpu/ops/max_pool.cpp)."""
+"""Pooling of bytes by the compiled kernels (kernels/cpu/ops/max_pool.cpp, mean_pool.cpp)."""
 
 from __future__ import annotations
 
@@ -22,4 +22,17 @@ def max_pool(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
     planes, threads = out.is_contiguous(), torch.get_num_threads()
     if _kernels.max_pool(view(x, geometry), by_pixel, out.data_ptr(), planes, threads):
         raise MemoryError("the kernel could not allocate its scratch")
+    return out
+
+
+@dispatch.implementation("mean_pool", "cpu", devices=("cpu",))
+def mean_pool(x: Tensor, scale: float, shift: float) -> Tensor:
+    """A channel, or 64 of a map by pixel, at a time."""
+    by_pixel = is_by_pixel(x)
+    if not by_pixel:
+        x = x.contiguous()
+    B, C, H, W = x.shape
+    out = torch.empty(B, C, 1, 1, dtype=torch.uint8)
+    sizes = (B, C, H * W, scale, shift, torch.get_num_threads())
+    _kernels.mean_pool(x.data_ptr(), by_pixel, out.data_ptr(), *sizes)
     return out
