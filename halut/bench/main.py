@@ -141,7 +141,6 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str]]:
 def run_process(settings: Settings) -> tuple[int, list[dict[str, Any]]]:
     """Measure in a process of its own: (exit code, results)."""
     environment = dict(os.environ)
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment.pop("ONEDNN_MAX_CPU_ISA", None)
     # Without AMX the cap would change nothing, or take AVX-VNNI from a CPU without AVX-512.
     if settings.isa == "vnni" and "amx_int8" in machine.cpu_flags():

@@ -26,7 +26,7 @@ from halut.bench import (
 )
 from halut.bench.method import Method, WrongAnswer
 from halut.bench.suites import Case
-from halut.bench.timing import Timing, interleaved
+from halut.bench.timing import MEASUREMENT, Timing, interleaved
 from halut.errors import HalutError
 from halut.files import write_json
 from halut.ops import cpu
@@ -84,16 +84,22 @@ def time_case(case: Case, settings: Settings) -> list[dict[str, Any]]:
         from halut import _kernels as kernels  # type: ignore[attr-defined]
 
         runs["clock"] = lambda: kernels.spin(SPIN)
-    # Cycles are counted in the quickest round: short ones are the less interrupted.
-    measurement = 2e-4 if settings.quick or case.op == "accumulate" else 3e-3
     with torch.set_grad_enabled(case.op == "train_step"):
-        times = interleaved(runs, settings.rounds, measurement)
+        times = interleaved(runs, settings.rounds, seconds_of(case, settings))
     clock = times.pop("clock", None)
     shared = {} if clock is None else {"clock_ghz": SPIN / clock.best / 1e9}
     return [
         result(case, method, times[method.name], {**shared, "error": errors[method.name]})
         for method in found
     ]
+
+
+def seconds_of(case: Case, settings: Settings) -> float:
+    """How long one measurement lasts at least."""
+    if settings.quick or case.op == "accumulate":
+        return 2e-4  # cycles are counted there: short rounds are the less interrupted
+    # A network in use runs again and again, and not after another one that emptied the caches.
+    return 5e-2 if case.op == "network" else MEASUREMENT
 
 
 def build(case: Case, settings: Settings) -> list[Method]:
