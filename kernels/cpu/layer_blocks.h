@@ -59,18 +59,21 @@ struct Cut {
   int64_t images, rows, per_image, count;  // images of a block, or output rows of a band of one
 };
 
-// Blocks whose codes, `bytes` a position, take about 256 KiB.
-inline Cut cut_blocks(Way way, const View& x, const Layout& l, int64_t bytes) {
-  const int64_t target = smaller(larger((int64_t{1} << 18) / bytes / 64 * 64, 64), 4096);
-  Cut cut{target, x.OH, 1, 0};
-  if (way != Way::rows) {
-    const int64_t pitch = way == Way::direct ? x.W : l.pitch;
-    const int64_t image = way == Way::direct ? x.OH * pitch : l.image_rows * pitch;
-    cut.images = larger(target / image, 1);
-    if (image > target + target / 2) {
-      cut.rows = larger(target / pitch, 1);
-      cut.per_image = (x.OH + cut.rows - 1) / cut.rows;
-    }
+// Blocks whose codes, `bytes` a position, take about 256 KiB, and one or more for each thread where
+// there are positions enough: what a thread encodes it also looks up, nothing goes from core to core.
+inline Cut cut_blocks(Way way, const View& x, const Layout& l, int64_t bytes, int threads) {
+  constexpr int64_t least = 256;  // positions that a table is read for
+  int64_t target = smaller(larger((int64_t{1} << 18) / bytes / 64 * 64, 64), 4096);
+  const int64_t pitch = way == Way::rows ? 1 : way == Way::direct ? x.W : l.pitch;
+  const int64_t rows = way == Way::rows ? 1 : way == Way::direct ? x.OH : l.image_rows;
+  const int64_t image = rows * pitch;  // positions
+  const int64_t share = x.B * image / threads;
+  if (threads > 1 && share >= least) target = smaller(target, (share + 63) / 64 * 64);
+  Cut cut{larger(target / image, 1), x.OH, 1, 0};
+  if (way != Way::rows && image > target + target / 2) {
+    const int64_t most = larger(target / pitch, 1), bands = (x.OH + most - 1) / most;
+    cut.rows = (x.OH + bands - 1) / bands;  // bands of one height
+    cut.per_image = (x.OH + cut.rows - 1) / cut.rows;
   }
   cut.count = (x.B + cut.images - 1) / cut.images * cut.per_image;
   return cut;
