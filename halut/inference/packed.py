@@ -109,8 +109,13 @@ class PackedLayer(nn.Module):
         if self.form != "encoder":
             return self.calls.run(self.operation, x, (*inputs, geometry), added)
         encoder: Any = self.encoder
-        sums = accumulate(encoder.codes(x, geometry), table)
-        return shaped(scaled(sums, *answer, rows_of(residual), residual_scale), x, geometry)
+        codes = encoder.codes(x, geometry)
+        if residual is None:
+            y = torch.ops.halut.code_layer(codes, table, held["packed"], *answer)
+        else:
+            sums = accumulate(codes, table)
+            y = scaled(sums, *answer, rows_of(residual), residual_scale)
+        return shaped(y, x, geometry)
 
     @torch.no_grad()
     def scale_and_shift(self, factor: Tensor, shift: Tensor) -> None:

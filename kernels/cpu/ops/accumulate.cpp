@@ -1,10 +1,10 @@
 // y[n, g, m] = sum_c table[g, c, codes[n, g, c], m]: the general kernels, for any K and any C.
 // Reference: accumulate_reference in halut/ops/lookup.py.
 //
-// int8: table rows are contiguous, so one row is added at a time. A slice of the table that stays
-// in the second-level cache serves a block of rows before the next slice is read.
-// float: a slice of outputs stays in registers over all codebooks, added in their order.
+// A slice of outputs stays in registers over all codebooks: floats, added in the codebooks' order,
+// or 16-bit sums of int8. The slice of the table stays in the second-level cache for all rows.
 #include "../lanes.h"
+#include "../row_sums.h"
 #include "../view.h"
 
 HALUT_BEGIN
@@ -12,43 +12,6 @@ HALUT_BEGIN
 namespace {
 
 constexpr int64_t block_rows = 64;
-
-template <typename Entry, typename Sum>
-void add_rows(const uint8_t* codes, const Entry* table, Sum* out, int64_t n0, int64_t n1,
-              int64_t G, int64_t C, int64_t K, int64_t M, int64_t slice) {
-  for (int64_t g = 0; g < G; g++) {
-    for (int64_t n = n0; n < n1; n++) {
-      Sum* y = out + (n * G + g) * M;
-      for (int64_t m = 0; m < M; m++) y[m] = 0;
-    }
-    for (int64_t c0 = 0; c0 < C; c0 += slice) {
-      const int64_t c1 = c0 + slice < C ? c0 + slice : C;
-      for (int64_t n = n0; n < n1; n++) {
-        Sum* __restrict y = out + (n * G + g) * M;
-        const uint8_t* code = codes + (n * G + g) * C;
-        for (int64_t c = c0; c < c1; c++) {
-          if (code[c] >= K) continue;
-          const Entry* __restrict row = table + ((g * C + c) * K + code[c]) * M;
-          for (int64_t m = 0; m < M; m++) y[m] += row[m];
-        }
-      }
-    }
-  }
-}
-
-template <typename Entry, typename Sum>
-void accumulate(const uint8_t* codes, const Entry* table, Sum* out, int64_t N, int64_t G,
-                int64_t C, int64_t K, int64_t M, int threads) {
-  const int64_t bytes = K * M * static_cast<int64_t>(sizeof(Entry));
-  const int64_t slice = bytes < (1 << 19) ? (1 << 19) / bytes : 1;
-  const int64_t blocks = (N + block_rows - 1) / block_rows;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int64_t block = 0; block < blocks; block++) {
-    const int64_t n0 = block * block_rows;
-    const int64_t n1 = n0 + block_rows < N ? n0 + block_rows : N;
-    add_rows(codes, table, out, n0, n1, G, C, K, M, slice);
-  }
-}
 
 constexpr int64_t slice_bytes = 1 << 20;  // of the table that a slice of outputs reads
 
@@ -97,28 +60,47 @@ void sum_rows(const uint8_t* codes, const float* table, float* out, int64_t rows
     sum_rest(codes, stride, table + m, out + m, out_stride, rows, width - m, C, K, M);
 }
 
-}  // namespace
-
-void accumulate_float(const uint8_t* codes, const float* table, float* out, int64_t N, int64_t G,
-                      int64_t C, int64_t K, int64_t M, int threads) {
-  int64_t slice = 8 * lanes;
-  while (slice > lanes && C * K * slice * 4 > slice_bytes) slice /= 2;
+// Calls run(first row, rows, group, first output, outputs) for blocks of rows and slices of outputs.
+// Blocks of rows vary fastest: all threads read one slice of the table after the other.
+template <class Run>
+void each_slice(int64_t N, int64_t G, int64_t M, int64_t slice, int threads, Run run) {
   const int64_t slices = (M + slice - 1) / slice, blocks = (N + block_rows - 1) / block_rows;
-  // Blocks of rows vary fastest: all threads read one slice of the table after the other.
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t task = 0; task < G * slices * blocks; task++) {
     const int64_t g = task / (slices * blocks), m0 = task / blocks % slices * slice;
     const int64_t n0 = task % blocks * block_rows;
     const int64_t rows = N - n0 < block_rows ? N - n0 : block_rows;
-    const int64_t width = M - m0 < slice ? M - m0 : slice;
-    sum_rows(codes + (n0 * G + g) * C, table + g * C * K * M + m0, out + (n0 * G + g) * M + m0,
-             rows, G, C, K, M, width);
+    run(n0, rows, g, m0, M - m0 < slice ? M - m0 : slice);
   }
+}
+
+// Outputs, at most `most`, whose part of the table stays in the cache.
+inline int64_t slice_of(int64_t most, int64_t least, int64_t bytes) {
+  while (most > least && most * bytes > slice_bytes) most /= 2;
+  return most;
+}
+
+}  // namespace
+
+void accumulate_float(const uint8_t* codes, const float* table, float* out, int64_t N, int64_t G,
+                      int64_t C, int64_t K, int64_t M, int threads) {
+  const int64_t slice = slice_of(8 * lanes, lanes, C * K * 4);
+  each_slice(N, G, M, slice, threads,
+             [=](int64_t n0, int64_t rows, int64_t g, int64_t m0, int64_t width) {
+               sum_rows(codes + (n0 * G + g) * C, table + g * C * K * M + m0,
+                        out + (n0 * G + g) * M + m0, rows, G, C, K, M, width);
+             });
 }
 
 void accumulate_int8(const uint8_t* codes, const int8_t* table, int32_t* out, int64_t N, int64_t G,
                      int64_t C, int64_t K, int64_t M, int threads) {
-  accumulate(codes, table, out, N, G, C, K, M, threads);
+  const int64_t slice = slice_of(widest, words, C * K);
+  each_slice(N, G, M, slice, threads,
+             [=](int64_t n0, int64_t rows, int64_t g, int64_t m0, int64_t width) {
+               for (int64_t n = n0; n < n0 + rows; n++)
+                 sum_table_rows(codes + (n * G + g) * C, table + g * C * K * M + m0, C, K, M, width,
+                                out + (n * G + g) * M + m0);
+             });
 }
 
 HALUT_END

@@ -3,41 +3,10 @@
 // Reference: tree_layer_reference in halut/ops/layer_reference.py.
 #include "../output.h"
 #include "../planes.h"
+#include "../row_sums.h"
 
 HALUT_BEGIN
 namespace {
-
-constexpr int64_t width = 256;  // outputs whose sums stand in registers
-constexpr int64_t run = 256;    // codebooks whose sum of int8 fits 16 bits
-
-typedef int8_t Bytes __attribute__((vector_size(32)));
-typedef int16_t Words __attribute__((vector_size(64)));
-
-// sums[i] += table rows of the codebooks, `count` <= width outputs from column m on.
-void add_rows(const uint8_t* codes, const int8_t* table, int64_t C, int64_t K, int64_t M,
-              int64_t m, int64_t count, int32_t* sums) {
-  for (int64_t c0 = 0; c0 < C; c0 += run) {
-    const int64_t c1 = smaller(c0 + run, C);
-    if (count == width) {
-      Words total[width / 32] = {};
-      for (int64_t c = c0; c < c1; c++) {
-        const int8_t* row = table + (c * K + codes[c]) * M + m;
-#pragma GCC unroll 8
-        for (int i = 0; i < width / 32; i++) {
-          Bytes bytes;
-          memcpy(&bytes, row + 32 * i, sizeof bytes);
-          total[i] += __builtin_convertvector(bytes, Words);
-        }
-      }
-      for (int i = 0; i < width; i++) sums[i] += total[i / 32][i % 32];
-    } else {
-      for (int64_t c = c0; c < c1; c++) {
-        const int8_t* row = table + (c * K + codes[c]) * M + m;
-        for (int64_t i = 0; i < count; i++) sums[i] += row[i];
-      }
-    }
-  }
-}
 
 float tap_value(const View& x, const Window& window, bool rows, int64_t row, int64_t column) {
   const void* data = reinterpret_cast<const void*>(x.data);
@@ -69,7 +38,7 @@ int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
   for (int64_t i = 0; i < GC * depth; i++)
     if (taps[i] < 0 || taps[i] >= columns) return static_cast<int>(Status::bad_tap);
   const bool rows = x.H == 1 && x.W == 1 && x.kh == 1 && x.kw == 1 && x.OH == 1 && x.OW == 1;
-  const int64_t parts = (M + width - 1) / width;
+  const int64_t parts = (M + widest - 1) / widest;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
 #pragma omp for schedule(static)
@@ -84,10 +53,10 @@ int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
     }
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < G * parts * N; i++) {
-      const int64_t n = i % N, g = i / N / parts, m = i / N % parts * width;
-      const int64_t count = smaller(width, M - m);
-      int32_t sums[width] = {};
-      add_rows(codes + n * GC + g * C, table + g * C * K * M, C, K, M, m, count, sums);
+      const int64_t n = i % N, g = i / N / parts, m = i / N % parts * widest;
+      const int64_t count = smaller(widest, M - m);
+      int32_t sums[widest];
+      sum_table_rows(codes + n * GC + g * C, table + g * C * K * M + m, C, K, M, count, sums);
       const int64_t image = n / output.plane, at = n % output.plane;
       for (int64_t j = 0; j < count; j++) {
         const int64_t gm = g * M + m + j;
