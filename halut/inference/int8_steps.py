@@ -78,12 +78,14 @@ class MaxPool(nn.Module):
             (value, value) if isinstance(value, int) else (value[0], value[1])
             for value in (pool.kernel_size, pool.stride, pool.padding)
         )
-        self.geometry = ConvGeometry(size, stride, (left, left, top, top)).flat()
+        self.geometry = ConvGeometry(size, stride, (left, left, top, top))
         self.by_plane = by_plane
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8 [B, C, OH, OW]."""
-        return torch.ops.halut.max_pool(x, self.geometry, self.by_plane)
+        if unwatched(x):
+            return dispatch.run("max_pool", x.device, x, self.geometry, self.by_plane)
+        return torch.ops.halut.max_pool(x, self.geometry.flat(), self.by_plane)
 
 
 class MeanPool(nn.Module):
