@@ -67,9 +67,9 @@ class Blocks:
 
     def columns(self) -> Tensor:
         """Columns of every codebook, [groups * C, V] int64, and -1 where a block is narrower."""
-        columns = torch.full((self.total, self.V), -1)
+        columns = torch.full((self.total, self.V), -1, device="cpu")
         for c, (start, width) in enumerate(zip(self.starts, self.widths, strict=True)):
-            columns[c, :width] = torch.arange(start, start + width)
+            columns[c, :width] = torch.arange(start, start + width, device="cpu")
         return columns
 
     def split(self, rows: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def bit_planes_reference(
     x: Tensor, thresholds: Tensor, table: Tensor, planes: int, groups: int
 ) -> Tensor:
     """Oracle of `bit_planes`: bit by bit."""
-    out = torch.zeros(planes_shape(x, planes, groups), dtype=torch.uint8)
+    out = torch.zeros(planes_shape(x, planes, groups), dtype=torch.uint8, device=x.device)
     maps = x.float() if x.ndim == 4 else x.float()[:, :, None, None]
     C = x.shape[1] // groups
     for b, channel, y, z in torch.cartesian_prod(*map(torch.arange, maps.shape)).tolist():

@@ -96,7 +96,7 @@ def bit_product_torch(
 
 def combined(dots: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """sum_i alpha * (sum_j beta * dots), in this order, of dots [N, G, M, I, J]: [N, G * M]."""
-    total = torch.zeros(())
+    total = alpha.new_zeros(())
     for i in range(dots.shape[3]):
         inner = dots[..., i, 0] * beta[0]
         for j in range(1, dots.shape[4]):

@@ -206,8 +206,8 @@ def conv_taps_gradient_torch(
     B, Cin, H, W = size
     OH, OW = geometry.output_size(H, W)
     layout = torch.channels_last if by_pixel else torch.contiguous_format
-    padded = torch.zeros(B, Cin, H + top + bottom, W + left + right, dtype=grad.dtype)
-    padded = padded.to(grad.device, memory_format=layout)
+    padded = grad.new_zeros(B, Cin, H + top + bottom, W + left + right)
+    padded = padded.to(memory_format=layout)
     columns = grad.reshape(B, OH, OW, taps.shape[0]).permute(0, 3, 1, 2)  # [B, T, OH, OW]
     order = torch.argsort(taps % (kh * kw), stable=True)
     counts = torch.bincount(taps % (kh * kw), minlength=kh * kw).tolist()

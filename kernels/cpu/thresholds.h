@@ -62,7 +62,7 @@ template <class Cell>
 bool as_cells(const float* thresholds, int64_t K, Cell* cells, float* exact) {
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
   const __mmask16 used = static_cast<__mmask16>((1u << K) - 2);
-  const __m512 t = _mm512_maskz_loadu_ps(used, thresholds - 1);
+  const __m512 t = _mm512_maskz_expandloadu_ps(used, thresholds);
   _mm512_storeu_ps(exact, t);
   return as_cells(t, used, cells);
 #else

@@ -94,3 +94,16 @@ def test_all_implementations_agree(operation, threads):
         )
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("operation", sorted(CASES))
+def test_answers_stay_on_the_inputs_device(operation):
+    """Whatever the default device: none of what a kernel writes to may lie elsewhere."""
+    case = next(case for case in CASES[operation]() if run(operation, "torch", case) is not None)
+    for name in dispatch.available(operation):
+        expected = run(operation, name, case)
+        if expected is None:
+            continue
+        with torch.device("meta"):
+            answer = run(operation, name, case)
+        compare(operation, answer, expected, case)

@@ -19,7 +19,7 @@ PIXEL = ConvGeometry((1, 1))
 def bit_planes(x: Tensor, thresholds: Tensor, table: Tensor, planes: int, groups: int) -> Tensor:
     """Words of bits from comparisons, straight from the map."""
     x, thresholds, table = x.float(), thresholds.contiguous(), table.contiguous()
-    out = torch.empty(planes_shape(x, planes, groups), dtype=torch.uint8)
+    out = torch.empty(planes_shape(x, planes, groups), dtype=torch.uint8, device="cpu")
     where = view(x, PIXEL) if x.ndim == 4 else view(x)
     pointers = thresholds.data_ptr(), table.data_ptr(), out.data_ptr()
     _kernels.bit_planes(where, *pointers, len(thresholds), planes, groups, torch.get_num_threads())
@@ -31,7 +31,7 @@ def bit_product(x: Tensor, w: Tensor, alpha: Tensor, beta: Tensor, bias: Tensor,
     """Neighbouring outputs in the lanes of a register, blocks of rows in parallel."""
     (N, G, J, W), I, M = x.shape, w.shape[2], w.shape[3]
     values = [value.contiguous() for value in (x, w, alpha, beta, bias)]
-    out = torch.empty(N, G * M)
+    out = torch.empty(N, G * M, device="cpu")
     pointers = [value.data_ptr() for value in (*values, out)]
     done = _kernels.bit_product(
         *pointers, N, G, J, W, I, M, bias.shape[0], D, torch.get_num_threads()

@@ -37,7 +37,7 @@ def conv_taps_gradient(
     """Channels in parallel, each by one thread: the same bits at any number of threads."""
     taps = taps.contiguous()
     layout = torch.channels_last if by_pixel else torch.contiguous_format
-    dx = torch.empty(size, memory_format=layout).zero_()
+    dx = torch.empty(size, memory_format=layout, device="cpu").zero_()
     where = (grad.data_ptr(), *grad.stride(), torch.get_num_threads())
     if not _kernels.scatter_columns(view(dx, geometry), taps.data_ptr(), taps.shape[0], *where):
         refuse(taps, size[1] * geometry.kernel_size[0] * geometry.kernel_size[1])

@@ -53,7 +53,7 @@ def pack_table(table: Tensor) -> Tensor:
 def _aligned(size: int) -> Tensor:
     """Bytes, on huge pages if there are many: memory that was in use before cannot move to them."""
     if size < HUGE // 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(size, dtype=torch.uint8)
+        return torch.empty(size, dtype=torch.uint8, device="cpu")
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # a shared map has no huge pages
     fresh = mmap.mmap(-1, -(-size // HUGE) * HUGE + HUGE, flags=private)  # the tensor holds it
     fresh.madvise(mmap.MADV_HUGEPAGE)
@@ -99,7 +99,7 @@ class TreeLayer:
     def __call__(
         self, x: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
     ) -> Tensor:
-        out = torch.empty_strided(self.size, self.stride, dtype=self.dtype)
+        out = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device="cpu")
         added: tuple[int, int] = (0, 0)
         if residual is not None:
             if residual.stride() != self.stride:
@@ -209,7 +209,7 @@ def code_layer(
     dtype: torch.dtype,
 ) -> Tensor:
     """The second half of `tree_layer`: codes are laid out anew for the level's shuffle."""
-    out = torch.empty(codes.shape[0], scale.shape[0], dtype=dtype)
+    out = torch.empty(codes.shape[0], scale.shape[0], dtype=dtype, device="cpu")
     return sums_of_codes(codes, table, packed, scale, bias, low, out)
 
 

@@ -23,7 +23,7 @@ def accumulate(codes: Tensor, table: Tensor) -> Tensor:
     N = codes.shape[0]
     codes, table = codes.contiguous(), table.contiguous()
     floating = table.dtype == torch.float32
-    out = torch.empty(N, G * M, dtype=torch.float32 if floating else torch.int32)
+    out = torch.empty(N, G * M, dtype=torch.float32 if floating else torch.int32, device="cpu")
     run = _kernels.accumulate_float if floating else _kernels.accumulate_int8
     pointers = codes.data_ptr(), table.data_ptr(), out.data_ptr()
     run(*pointers, N, G, C, K, M, torch.get_num_threads())
@@ -39,7 +39,7 @@ def scatter_add(codes: Tensor, grad: Tensor, groups: int, K: int) -> Tensor:
     """Codebooks and slices of outputs in parallel: the same bits at any number of threads."""
     N, C, M = codes.shape[0], codes.shape[1] // groups, grad.shape[1] // groups
     codes, rows = codes.contiguous(), grad.to(torch.float32).contiguous()
-    out = torch.empty(groups, C, K, M)
+    out = torch.empty(groups, C, K, M, device="cpu")
     pointers = codes.data_ptr(), rows.data_ptr(), out.data_ptr()
     _kernels.scatter_add(*pointers, N, groups, C, K, M, torch.get_num_threads())
     return out.to(grad.dtype)
@@ -54,8 +54,8 @@ def quantise(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor, 
     """Two passes over the table, slices of outputs, then codebooks, in parallel."""
     G, C, K, M = lut.shape
     lut, limit = lut.contiguous(), float(2 ** (bits - 1) - 1)
-    q = torch.empty(lut.shape, dtype=torch.int8)
-    steps, offset = torch.empty(G * M), torch.empty(G, C, 1, M)
+    q = torch.empty(lut.shape, dtype=torch.int8, device="cpu")
+    steps, offset = torch.empty(G * M, device="cpu"), torch.empty(G, C, 1, M, device="cpu")
     pointers = lut.data_ptr(), q.data_ptr(), steps.data_ptr(), offset.data_ptr()
     options = limit, float(clip), scale == "layer", torch.get_num_threads()
     _kernels.quantise(*pointers, G, C, K, M, *options)

@@ -14,7 +14,7 @@ from halut.ops.cpu.view import DTYPES
 def mxint8_dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """A block at a time, rows in parallel."""
     codes, scales = codes.contiguous(), scales.contiguous()
-    out = torch.empty(codes.shape, dtype=dtype)
+    out = torch.empty(codes.shape, dtype=dtype, device="cpu")
     C = codes.shape[-1]
     pointers = codes.data_ptr(), scales.data_ptr(), out.data_ptr()
     _kernels.mxint8_dequantise(

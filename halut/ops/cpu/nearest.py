@@ -42,7 +42,7 @@ def nearest_encode(
 ) -> Tensor:
     """Tiles of 64 rows against all prototypes, read from x in place; blocks of rows in parallel."""
     GC, K, _ = prototypes.shape
-    codes = torch.empty(row_count(x, geometry), GC, dtype=torch.uint8)
+    codes = torch.empty(row_count(x, geometry), GC, dtype=torch.uint8, device="cpu")
     p = prototypes.to(torch.float32).contiguous()
     _kernels.nearest_encode(
         view(x, geometry),
@@ -80,13 +80,13 @@ def nearest_gradient(
     p = prototypes.to(torch.float32).contiguous()
     inverse = (1 / tau.to(torch.float32)).expand(GC).contiguous()
     dx = zero_gradient(x, torch.float32)
-    dp, dinverse = torch.zeros_like(p), torch.zeros(GC)
+    dp, dinverse = torch.zeros_like(p), torch.zeros(GC, device="cpu")
     arrays = [value.data_ptr() for value in (p, inverse)], [v.data_ptr() for v in (dp, dinverse)]
     sizes = column_count(x, geometry) // G, C, G, K, METRICS.index(metric)
     views, threads = (view(x, geometry), view(dx, geometry)), torch.get_num_threads()
     rows = max(1, min(N, ROWS))
     together = max(1, PRODUCTS * threads // (4 * K * rows))
-    block = torch.empty(min(together, GC) * K * rows)
+    block = torch.empty(min(together, GC) * K * rows, device="cpu")
     for groups, codebooks in _blocks(G, C, together):
         entries = lut[groups, codebooks].flatten(1, 2)  # [groups, codebooks * K, M]
         first = groups.start * C + codebooks.start

@@ -32,7 +32,7 @@ def mean_pool(x: Tensor, scale: float, shift: float) -> Tensor:
     if not by_pixel:
         x = x.contiguous()
     B, C, H, W = x.shape
-    out = torch.empty(B, C, 1, 1, dtype=torch.uint8)
+    out = torch.empty(B, C, 1, 1, dtype=torch.uint8, device="cpu")
     sizes = (B, C, H * W, scale, shift, torch.get_num_threads())
     _kernels.mean_pool(x.data_ptr(), by_pixel, out.data_ptr(), *sizes)
     return out

@@ -14,7 +14,7 @@ def sign_magnitude(x: Tensor, weight: Tensor) -> Tensor:
     """Tiles of rows and outputs in parallel."""
     G, M, D = weight.shape
     x, weight = x.contiguous(), weight.contiguous()
-    out = torch.empty(x.shape[0], G * M, dtype=torch.int32)
+    out = torch.empty(x.shape[0], G * M, dtype=torch.int32, device="cpu")
     pointers = x.data_ptr(), weight.data_ptr(), out.data_ptr()
     _kernels.sign_magnitude(*pointers, x.shape[0], G, M, D, torch.get_num_threads())
     return out

@@ -30,7 +30,7 @@ def tree_encode(
     """Tiles of rows in parallel, each walking one tree after the other."""
     GC, depth = tree_shape(thresholds)
     taps, thresholds = taps.contiguous(), thresholds.to(torch.float32).contiguous()
-    codes = torch.empty(row_count(x, geometry), GC, dtype=torch.uint8)
+    codes = torch.empty(row_count(x, geometry), GC, dtype=torch.uint8, device="cpu")
     pointers = taps.data_ptr(), thresholds.data_ptr(), codes.data_ptr()
     if not _kernels.tree_encode(view(x, geometry), *pointers, GC, depth, torch.get_num_threads()):
         refuse(taps, column_count(x, geometry))
@@ -61,8 +61,8 @@ def tree_gradient(
     N, depth = grad.shape[0], K.bit_length() - 1
     narrow = x.dtype != torch.float32
     dx = zero_gradient(x, torch.float32)
-    dthresholds = torch.zeros(G * C, K - 1)
-    dtau = torch.zeros(G * C)
+    dthresholds = torch.zeros(G * C, K - 1, device="cpu")
+    dtau = torch.zeros(G * C, device="cpu")
     entries = lut.to(torch.float32).reshape(G, C * K, M)
     rows = grad.to(torch.float32).reshape(N, G, M)
     taps, t = taps.contiguous(), thresholds.to(torch.float32).contiguous()
@@ -71,7 +71,7 @@ def tree_gradient(
     inputs = taps.data_ptr(), t.data_ptr(), taus.data_ptr(), float(relax)
     results = depth, dthresholds.data_ptr(), dtau.data_ptr(), torch.get_num_threads()
     n_most, C_most = min(CHUNK_ROWS, N), max(1, min(C, CHUNK_PRODUCTS // (CHUNK_ROWS * K)))
-    block = torch.empty(C_most * K * n_most)
+    block = torch.empty(C_most * K * n_most, device="cpu")
     for g in range(G):
         for n0 in range(0, N, CHUNK_ROWS):
             columns = rows[n0 : n0 + CHUNK_ROWS, g].t()
