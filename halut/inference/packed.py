@@ -192,8 +192,8 @@ class PackedConv2d(PackedLayer):
             return self.geometry
         assert self.site.geometry is not None
         pads = self.site.geometry.pads(x.shape[2], x.shape[3])
-        g = self.geometry
-        return _geometry(g.kernel_size, g.stride, pads, g.dilation)
+        g, made = self.geometry, ConvGeometry if torch.compiler.is_compiling() else _geometry
+        return made(g.kernel_size, g.stride, pads, g.dilation)
 
 
 @torch.no_grad()

@@ -1,15 +1,20 @@
 """A prepared network answers as the network in evaluation mode, and holds what that takes."""
 
+import copy
 import logging
 
 import pytest
 import torch
 from networks import NETWORKS, gap, network_of, replaced
+from timm.layers import create_conv2d
 from torch import nn
 
+from halut.catalogue import operator_type
 from halut.errors import HalutError
 from halut.inference import PackedConv2d, PackedLayer, prepare
+from halut.inference.packed import packed
 from halut.layers import LUTLayer
+from halut.sites import find_sites
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -130,6 +135,42 @@ def test_compiles_and_exports_whole(operator, tmp_path):
     loaded = torch.export.load(tmp_path / "n.pt2").module()
     assert gap(loaded(x), expected) < 1e-5
     assert loaded(x[:2]).shape == (2, 10)
+
+
+def same_padded():
+    """A packed convolution whose padding depends on its input, as TensorFlow pads, and inputs."""
+    torch.manual_seed(0)
+    exact = create_conv2d(8, 16, 3, stride=2, padding="same")
+    x = torch.randn(2, 8, 15, 14)
+    site = find_sites(nn.Sequential(exact), x)[0][0]
+    return packed(operator_type("tree")().build(site, exact)).eval(), x
+
+
+@pytest.mark.filterwarnings("error")
+@torch.no_grad()
+def test_padding_by_the_maps_size_eager_and_compiled():
+    layer, x = same_padded()
+    inputs = (x, x[..., :13], x, x.flip(0))
+    answers = [layer(value) for value in inputs]
+    assert [list(y.shape[2:]) for y in answers] == [[8, 7]] * 4
+    assert len(layer.calls.known) == 2
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    for value, expected in zip(inputs, answers, strict=True):
+        assert torch.equal(compiled(value), expected)
+
+
+@torch.no_grad()
+def test_new_tensors_are_answered_with():
+    layer, x = same_padded()
+    before = layer(x)
+    layer.scale_and_shift(torch.full((16,), 2.0), torch.ones(16))
+    assert gap(layer(x), 2 * before + 1) < 1e-6
+    layer.thresholds = layer.thresholds + 100
+    other = layer(x)
+    assert not torch.equal(other, before)
+    assert torch.equal(copy.deepcopy(layer)(x), other)
+    layer.load_state_dict(same_padded()[0].state_dict())
+    assert torch.equal(layer(x), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
