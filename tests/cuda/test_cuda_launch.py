@@ -76,6 +76,8 @@ def test_arguments_have_the_kernels_widths():
     got = launch.packed((tensor, None, 7, True, 0.5, (1, 2, 3), np.int32(4)))
     assert [value.nbytes for value in got] == [8, 8, 8, 4, 4, 24, 4]
     assert got[0] == tensor.data_ptr()
+    assert all(value.size == 1 for value in got)  # CuPy refuses arrays of several as arguments
+    assert got[5].tobytes() == np.array([1, 2, 3], np.int64).tobytes()
 
 
 def test_a_grid_has_a_largest_size():

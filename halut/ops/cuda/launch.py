@@ -97,7 +97,8 @@ def check_blocks(blocks: int) -> None:
 
 def packed(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Arguments as kernels declare them: tensors and None as addresses, int as 64 and bool as 32
-    bits, float as float32, a tuple of integers as a struct of 64-bit fields."""
+    bits, float as float32, a tuple of integers as a struct of 64-bit fields: one value, as CuPy
+    passes no arrays of several."""
     return tuple(_argument(value) for value in args)
 
 
@@ -113,7 +114,7 @@ def _argument(value: Any) -> Any:
     if isinstance(value, float):
         return np.float32(value)
     if isinstance(value, tuple):
-        return np.array(value, dtype=np.int64)
+        return np.array(value, dtype=np.int64).view(np.dtype((np.void, 8 * len(value))))
     return value
 
 
