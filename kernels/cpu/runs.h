@@ -106,6 +106,20 @@ void copy_run(Byte* __restrict out, const View& x, int64_t at, int64_t stride, i
 
 template <class Byte>
 void copy_row(Byte* out, const View& x, int64_t at, int64_t stride, int64_t n, int64_t pitch) {
+#if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
+  if (stride == 2) {  // the even bytes of 64
+    const Byte* source = reinterpret_cast<const Byte*>(x.data) + at;
+    for (int64_t i = 0; i < pitch; i += 32) {
+      const int64_t left = n - i > 32 ? 32 : n - i > 0 ? n - i : 0;  // the last is at 2 left - 2
+      const uint64_t mask = left ? (uint64_t{1} << (2 * left - 1)) - 1 : 0;
+      const __m512i pairs = _mm512_maskz_loadu_epi8(mask, source + 2 * i);
+      const int64_t room = pitch - i;
+      const __mmask32 to = room >= 32 ? ~uint32_t{0} : (uint32_t{1} << room) - 1;
+      _mm256_mask_storeu_epi8(out + i, to, _mm512_cvtepi16_epi8(pairs));
+    }
+    return;
+  }
+#endif
   copy_run(out, x, at, stride, n);
   for (int64_t i = n; i < pitch; i++) out[i] = 0;
 }
