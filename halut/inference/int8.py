@@ -97,20 +97,24 @@ class _Conversion:
             return self.tables(node, module)
         if module is not None and _is_product(module):
             return self.product(node, module)
-        if module is not None and node.all_input_nodes:
-            source = self.values[node.all_input_nodes[0]]
-            if isinstance(module, nn.MaxPool2d) and source.q is not None and _pools(module):
-                return self.pooled(node, module, source)
-            if averages(module) and source.grid is not None and source.q is not None:
-                to = self.ranges.grid(node)
-                return _Value(self.module(node, MeanPool(module, source.grid, to), source.q), to)
-            if isinstance(module, KEEPS_VALUES) and source.q is not None:
-                return _Value(self.module(node, module, source.q), source.grid)
-        if node.target in FLATTENS and self.values[node.all_input_nodes[0]].q is not None:
-            source = self.values[node.all_input_nodes[0]]
-            step = self.graph.node_copy(node, lambda _: source.q)
-            return _Value(step, source.grid)
-        return self.as_it_was(node, module)
+        source = self.values[node.all_input_nodes[0]] if node.all_input_nodes else _Value()
+        return self.in_bytes(node, module, source) or self.as_it_was(node, module)
+
+    def in_bytes(self, node: fx.Node, module: nn.Module | None, source: _Value) -> _Value | None:
+        """A step from bytes to bytes that is no product; None for what is no such step."""
+        if source.q is None or source.grid is None:
+            return None
+        if isinstance(module, nn.MaxPool2d) and _pools(module):
+            return self.pooled(node, module, source)
+        if averages(module):
+            assert module is not None
+            to = self.ranges.grid(node)
+            return _Value(self.module(node, MeanPool(module, source.grid, to), source.q), to)
+        if isinstance(module, KEEPS_VALUES):
+            return _Value(self.module(node, module, source.q), source.grid)
+        if module is None and node.target in FLATTENS:
+            return _Value(self.graph.node_copy(node, lambda _: source.q), source.grid)
+        return None
 
     def pooled(self, node: fx.Node, module: nn.MaxPool2d, source: _Value) -> _Value:
         """Max pooling, by plane if all that read it do."""

@@ -96,6 +96,36 @@ def test_the_mean_of_maps_stays_in_bytes(layers):
     assert relative_error(converted(q), network(x)) < 0.03
 
 
+class Flattened(nn.Module):
+    """A network that calls torch.flatten, or something else that it calls flatten."""
+
+    def __init__(self, flatten: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.pool = nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1)
+        self.flatten, self.head = flatten, nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.pool(self.conv(x).relu())
+        return self.head(torch.flatten(x, 1) if self.flatten is None else self.flatten(x))
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return x.square().flatten(1)
+
+
+@pytest.mark.parametrize("flatten", [None, Squared()])
+def test_flattening_keeps_bytes_by_what_it_is_not_by_its_name(flatten):
+    network, x = Flattened(flatten).eval().requires_grad_(False), torch.randn(4, 3, 9, 8)
+    converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
+    assert any("dequantise" in str(n.target) for n in converted.graph.nodes) == (
+        flatten is not None
+    )
+    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    assert relative_error(converted(q), network(x)) < 0.03
+
+
 def test_other_pooling_does_as_it_did():
     for pool in (nn.AdaptiveMaxPool2d(1), SelectAdaptivePool2d(pool_type="avgmax")):
         network, x = pooled(pool, nn.Flatten()).requires_grad_(False), torch.randn(4, 3, 9, 8)
