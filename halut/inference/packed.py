@@ -60,7 +60,7 @@ class PackedLayer(nn.Module):
         self.low: float | None = None
         self.encoder: nn.Module | None = None
         self.form = self._take(layer.encoder)
-        self.operation, self.calls = f"{self.form}_layer", Calls()
+        self.calls = Calls()
         self.register_buffer("packed", pack_table(self.table), persistent=False)
 
     def _take(self, encoder: nn.Module) -> str:
@@ -107,7 +107,7 @@ class PackedLayer(nn.Module):
         if self.form != "encoder" and not (x.shape[0] and unwatched(x)):
             return OPERATORS[self.form](x, *inputs, *window(geometry), *added)
         if self.form != "encoder":
-            return self.calls.run(self.operation, x, (*inputs, geometry), added)
+            return self.calls.run(f"{self.form}_layer", x, (*inputs, geometry), added)
         encoder: Any = self.encoder
         codes = encoder.codes(x, geometry)
         if residual is None:

@@ -30,6 +30,13 @@ def answer_like(x: Tensor, outputs: int, dtype: torch.dtype, geometry: ConvGeome
     return torch.empty(size, dtype=dtype, device=x.device, memory_format=layout)
 
 
+def laid_out_as(out: Tensor, residual: Tensor) -> Tensor:
+    """The residual with the strides of the answer it is added to, as kernels read it."""
+    if residual.stride() == out.stride():
+        return residual
+    return torch.empty_like(out, dtype=residual.dtype).copy_(residual)
+
+
 def scaled(
     sums: Tensor,
     scale: Tensor,

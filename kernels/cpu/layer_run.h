@@ -172,9 +172,8 @@ Status run_block(const Problem& p, const Encoder& encoder, const Block& block, i
 template <class Encoder>
 int run_layer(const Problem& p, const Encoder& encoder, int threads) {
   const Cut cut = cut_blocks(p.way, p.x, p.layout, p.G * code_stride(p.C) / code_rows, threads);
-  const bool within = cut.count < threads;
   int worst = 0;
-  if (within || threads == 1) {  // no region around the blocks': a nested one starts threads anew
+  if (threads == 1 || cut.count < threads) {  // no region around the blocks': a nested one starts threads anew
     for (int64_t i = 0; i < cut.count; i++)
       worst = worse(worst, run_block(p, encoder, block_of(cut, p.x, i), threads));
     return worst;

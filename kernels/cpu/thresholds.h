@@ -12,22 +12,6 @@
 HALUT_BEGIN
 namespace {
 
-// One threshold; false where there is no cell that serves.
-inline bool as_cell(float t, float* cell) {
-  *cell = t;
-  return true;
-}
-inline bool as_cell(float t, int8_t* cell) {  // x > t where x > floor(t); never where t is NaN
-  const float floor = __builtin_floorf(t);
-  *cell = static_cast<int8_t>(floor >= -128.f && floor < 127.f ? floor : 127.f);
-  return !(floor < -128.f);
-}
-inline bool as_cell(float t, uint8_t* cell) {  // x > t where x >= floor(t) + 1
-  const float least = __builtin_floorf(t) + 1.f;
-  *cell = static_cast<uint8_t>(least > 0.f && least <= 255.f ? least : 0.f);
-  return least <= 255.f;
-}
-
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
 constexpr int downwards = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
 
@@ -36,11 +20,12 @@ inline void store_cells(__m512 value, __mmask16 used, void* cells) {
   _mm_storeu_si128(static_cast<__m128i*>(cells), _mm512_cvtepi32_epi8(whole));
 }
 
-// As as_cell, for the lanes of `used`.
+// Lanes of `used` as cells; false where one has no cell that serves.
 inline bool as_cells(__m512 t, __mmask16, float* cells) {
   _mm512_storeu_ps(cells, t);
   return true;
 }
+// x > t where x > floor(t); never where t is NaN
 inline bool as_cells(__m512 t, __mmask16 used, int8_t* cells) {
   const __m512 floor = _mm512_roundscale_ps(t, downwards);
   const __mmask16 below = _mm512_mask_cmp_ps_mask(used, floor, _mm512_set1_ps(-128.f), _CMP_LT_OQ);
@@ -48,6 +33,7 @@ inline bool as_cells(__m512 t, __mmask16 used, int8_t* cells) {
   store_cells(_mm512_mask_mov_ps(_mm512_set1_ps(127.f), serves, floor), used, cells);
   return !below;
 }
+// x > t where x >= floor(t) + 1
 inline bool as_cells(__m512 t, __mmask16 used, uint8_t* cells) {
   const __m512 least = _mm512_add_ps(_mm512_roundscale_ps(t, downwards), _mm512_set1_ps(1.f));
   const __mmask16 serves = _mm512_cmp_ps_mask(least, _mm512_set1_ps(255.f), _CMP_LE_OQ);
@@ -65,14 +51,9 @@ bool as_cells(const float* thresholds, int64_t K, Cell* cells, float* exact) {
   const __m512 t = _mm512_maskz_expandloadu_ps(used, thresholds);
   _mm512_storeu_ps(exact, t);
   return as_cells(t, used, cells);
-#else
-  bool fits = true;
-  for (int64_t k = 0; k < 16; k++) {
-    exact[k] = k > 0 && k < K ? thresholds[k - 1] : 0.f;
-    cells[k] = Cell();
-    if (k > 0 && k < K) fits &= as_cell(exact[k], &cells[k]);
-  }
-  return fits;
+#else  // these levels compare floats only
+  for (int64_t k = 0; k < 16; k++) cells[k] = exact[k] = k > 0 && k < K ? thresholds[k - 1] : 0.f;
+  return true;
 #endif
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +12,15 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.errors import HalutError
 from halut.ops import dispatch
-from halut.ops.answer import answer_like
+from halut.ops.answer import answer_like, laid_out_as
 from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import NUMBERS, view
 
 FEW = 16
 """Rows below which adding table rows as they lie beats byte permutes."""
+
+PREPARED = 9
+"""Arguments of `tree_layer`, after the input, that a TreeLayer is made with."""
 
 HUGE = 2 << 20
 """Bytes of a huge page: large tables are laid out on them, their pages are walked in order."""
@@ -100,11 +104,7 @@ class TreeLayer:
         self, x: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
     ) -> Tensor:
         out = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device="cpu")
-        added: tuple[int, int] = (0, 0)
-        if residual is not None:
-            if residual.stride() != self.stride:
-                residual = torch.empty_like(out, dtype=residual.dtype).copy_(residual)
-            added = (residual.data_ptr(), NUMBERS[residual.dtype])
+        added, _held = _added(residual, out)
         where = (x.data_ptr(), out.data_ptr(), *added, residual_scale, torch.get_num_threads())
         status = self.run(*where)
         if status == 1:  # packed for another level than is in use now
@@ -117,23 +117,9 @@ class TreeLayer:
 @dispatch.implementation(
     "tree_layer", "cpu", devices=("cpu",), supports=_supports, prepare=TreeLayer
 )
-def tree_layer(
-    x: Tensor,
-    taps: Tensor,
-    thresholds: Tensor,
-    table: Tensor,
-    packed: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    low: float | None,
-    dtype: torch.dtype,
-    geometry: ConvGeometry | None,
-    residual: Tensor | None = None,
-    residual_scale: float = 1.0,
-) -> Tensor:
+def tree_layer(x: Tensor, *given: Any) -> Tensor:
     """Straight from the input to scaled answers; the packed table is made if it is not given."""
-    answer = (scale, bias, low, dtype, geometry)
-    return TreeLayer(x, taps, thresholds, table, packed, *answer)(x, residual, residual_scale)
+    return TreeLayer(x, *given[:PREPARED])(x, *given[PREPARED:])
 
 
 def _target(
@@ -147,16 +133,18 @@ def _target(
     """(the fields of Target in kernels/cpu/view.h, tensors to hold while the kernel runs)."""
     by_plane = out.ndim == 4 and out.is_contiguous()
     scale, bias = scale.contiguous(), bias.contiguous()
-    held: tuple[Tensor, ...] = (scale, bias)
-    added: tuple[int, int] = (0, 0)
-    if residual is not None:
-        if residual.stride() != out.stride():
-            residual = torch.empty_like(out, dtype=residual.dtype).copy_(residual)
-        held += (residual,)
-        added = (residual.data_ptr(), NUMBERS[residual.dtype])
+    added, held = _added(residual, out)
     least = float("-inf") if low is None else low
-    answers = (out.data_ptr(), NUMBERS[out.dtype], by_plane)
-    return (*answers, scale.data_ptr(), bias.data_ptr(), least, *added, residual_scale), held
+    answers = (out.data_ptr(), NUMBERS[out.dtype], by_plane, scale.data_ptr(), bias.data_ptr())
+    return (*answers, least, *added, residual_scale), (scale, bias, *held)
+
+
+def _added(residual: Tensor | None, out: Tensor) -> tuple[tuple[int, int], tuple[Tensor, ...]]:
+    """(the residual's address and dtype, tensors to hold while the kernel runs)."""
+    if residual is None:
+        return (0, 0), ()
+    residual = laid_out_as(out, residual)
+    return (residual.data_ptr(), NUMBERS[residual.dtype]), (residual,)
 
 
 def _with_packed(answer: Callable[[Tensor], int], table: Tensor, packed: Tensor) -> None:

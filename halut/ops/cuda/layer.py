@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from halut.ops import dispatch
-from halut.ops.answer import answer_like
+from halut.ops.answer import answer_like, laid_out_as
 from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import DTYPES
 from halut.ops.cuda import launch
@@ -101,8 +101,8 @@ def code_map(
 def _answers(codes, x, table, scale, bias, low, dtype, geometry, residual, factor) -> Tensor:
     out = answer_like(x, table.shape[0] * table.shape[3], dtype, geometry)
     plane = out.shape[2] * out.shape[3] if out.ndim == 4 and out.is_contiguous() else 0
-    if residual is not None and residual.stride() != out.stride():
-        residual = torch.empty_like(out, dtype=residual.dtype).copy_(residual)
+    if residual is not None:
+        residual = laid_out_as(out, residual)
     scale, bias = scale.contiguous(), bias.contiguous()
     add_rows(codes, table, out, scale, bias, low, plane, residual, factor)
     return out
