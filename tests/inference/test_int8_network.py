@@ -73,6 +73,11 @@ def test_max_pooling_of_bytes(pool):
     assert torch.equal(MaxPool(pool, by_plane=False)(x).float(), pool(x.float()))
 
 
+def dequantises(network):
+    """Whether bytes become floats before the end."""
+    return any("dequantise" in str(node.target) for node in network.graph.nodes)
+
+
 def pooled(pool, *rest):
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), pool, *rest, nn.Linear(8, 5)).eval()
@@ -91,7 +96,7 @@ def test_the_mean_of_maps_stays_in_bytes(layers):
     network, x = pooled(*layers).requires_grad_(False), torch.randn(4, 3, 9, 8)
     converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
     assert any(isinstance(m, MeanPool) for m in converted.modules())
-    assert not any(n.target == "dequantise" for n in converted.graph.nodes)
+    assert not dequantises(converted)
     q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
     assert relative_error(converted(q), network(x)) < 0.03
 
@@ -119,9 +124,7 @@ class Squared(nn.Module):
 def test_flattening_keeps_bytes_by_what_it_is_not_by_its_name(flatten):
     network, x = Flattened(flatten).eval().requires_grad_(False), torch.randn(4, 3, 9, 8)
     converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
-    assert any("dequantise" in str(n.target) for n in converted.graph.nodes) == (
-        flatten is not None
-    )
+    assert dequantises(converted) == (flatten is not None)
     q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
     assert relative_error(converted(q), network(x)) < 0.03
 

@@ -57,16 +57,13 @@ def test_columns_equal_torch(case, level):
         assert torch.equal(strided, ours_dx)
 
 
-def test_threads_do_not_change_the_gradient():
+def test_threads_do_not_change_the_gradient(set_threads):
     torch.manual_seed(0)
     x, taps, grad = torch.randn(2, 3, 12, 12), torch.randint(0, 27, (40,)), torch.randn(288, 40)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(both(x, taps, CASES[0][-1], grad))
-    finally:
-        torch.set_num_threads(before)
+    found = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        found.append(both(x, taps, CASES[0][-1], grad))
     assert all(torch.equal(a[1], found[0][1]) for a in found)
 
 

@@ -72,28 +72,22 @@ def test_every_operation_has_cases():
 
 @pytest.mark.parametrize("operation", sorted(CASES))
 @pytest.mark.parametrize("threads", [1, 3])
-def test_all_implementations_agree(operation, threads):
+def test_all_implementations_agree(operation, threads, set_threads):
     found = variants(operation)
     if not found:
         pytest.skip(f"{operation} has one implementation")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        taken = dict.fromkeys(found, 0)
-        for case in CASES[operation]():
-            expected = run(operation, ORACLE, case)
-            for name, level in found:
-                with cpu.use_level(level or cpu.levels()[-1]):
-                    answer = run(operation, name, case)
-                if answer is not None:
-                    taken[name, level] += 1
-                    compare(operation, answer, expected, case)
-        # A portable build leaves some operations to torch.
-        assert all(taken.values()) or len(cpu.levels()) == 1, (
-            f"some take none of the cases: {taken}"
-        )
-    finally:
-        torch.set_num_threads(before)
+    set_threads(threads)
+    taken = dict.fromkeys(found, 0)
+    for case in CASES[operation]():
+        expected = run(operation, ORACLE, case)
+        for name, level in found:
+            with cpu.use_level(level or cpu.levels()[-1]):
+                answer = run(operation, name, case)
+            if answer is not None:
+                taken[name, level] += 1
+                compare(operation, answer, expected, case)
+    # A portable build leaves some operations to torch.
+    assert all(taken.values()) or len(cpu.levels()) == 1, f"some take none of the cases: {taken}"
 
 
 @pytest.mark.parametrize("operation", sorted(CASES))

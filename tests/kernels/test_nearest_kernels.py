@@ -93,15 +93,12 @@ def test_gradients_of_maps_equal_the_oracle(case, metric):
 
 
 @pytest.mark.parametrize("case", MAPS[:2])
-def test_gradients_are_the_same_bits_again_and_with_more_threads(case):
+def test_gradients_are_the_same_bits_again_and_with_more_threads(case, set_threads):
     arguments = product(case)[:-1]
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 1, 3):
-            torch.set_num_threads(threads)
-            found.append(step(*arguments, "l2", case[4], case[3]))
-    finally:
-        torch.set_num_threads(before)
+    found = []
+    for threads in (1, 1, 3):
+        set_threads(threads)
+        found.append(step(*arguments, "l2", case[4], case[3]))
     for again in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(again, found[0], strict=True))
 

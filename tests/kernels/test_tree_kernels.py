@@ -107,13 +107,10 @@ def test_taps_in_any_order_and_a_shared_temperature():
 
 
 @pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[6]])
-def test_the_same_bits_at_any_number_of_threads(shape):
-    arguments, before, found = draw(shape), torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 1):
-            torch.set_num_threads(threads)
-            found.append(gradients(arguments, shape[4]))
-    finally:
-        torch.set_num_threads(before)
+def test_the_same_bits_at_any_number_of_threads(shape, set_threads):
+    arguments, found = draw(shape), []
+    for threads in (1, 2, 3, 1):
+        set_threads(threads)
+        found.append(gradients(arguments, shape[4]))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))

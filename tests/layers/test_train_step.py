@@ -40,32 +40,28 @@ def step(layer, x, grad):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("channels", "outputs"), [(64, 128), (128, 128), (256, 256)])
-def test_at_most_twice_an_exact_step(channels, outputs):
+def test_at_most_twice_an_exact_step(channels, outputs, set_threads):
     """In the processor time of one thread, which neighbours on a shared machine disturb least."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        exact, layer, x = pair(channels, outputs, 16, 8)
-        runs = {}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            grad = torch.randn(8, outputs, 16, 16).contiguous(memory_format=layout)
-            for name, module in (("exact", exact), ("tables", layer)):
-                own = x.contiguous(memory_format=layout).detach().requires_grad_()
-                runs[name, layout] = module, own, grad
-        times = {key: [] for key in runs}
-        for _ in range(15):  # interleaved: what slows one slows all
-            for key, (module, own, grad) in runs.items():
-                start = time.process_time()
-                step(module, own, grad)
-                times[key].append(time.process_time() - start)
-        median = {key: sorted(values)[len(values) // 2] for key, values in times.items()}
-        least = {
-            name: min(value for (found, _), value in median.items() if found == name)
-            for name in ("exact", "tables")
-        }
-        assert least["tables"] < 2 * least["exact"], median
-    finally:
-        torch.set_num_threads(before)
+    set_threads(1)
+    exact, layer, x = pair(channels, outputs, 16, 8)
+    runs = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        grad = torch.randn(8, outputs, 16, 16).contiguous(memory_format=layout)
+        for name, module in (("exact", exact), ("tables", layer)):
+            own = x.contiguous(memory_format=layout).detach().requires_grad_()
+            runs[name, layout] = module, own, grad
+    times = {key: [] for key in runs}
+    for _ in range(15):  # interleaved: what slows one slows all
+        for key, (module, own, grad) in runs.items():
+            start = time.process_time()
+            step(module, own, grad)
+            times[key].append(time.process_time() - start)
+    median = {key: sorted(values)[len(values) // 2] for key, values in times.items()}
+    least = {
+        name: min(value for (found, _), value in median.items() if found == name)
+        for name in ("exact", "tables")
+    }
+    assert least["tables"] < 2 * least["exact"], median
 
 
 PEAK = """

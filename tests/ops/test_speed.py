@@ -24,18 +24,9 @@ def milliseconds(step):
     return (time.perf_counter() - start) * 1e3
 
 
-@pytest.fixture
-def one_thread():
-    """Several threads on a busy machine wait for each other: that would measure the neighbours."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_twice_as_fast_as_the_one_hot_einsum():
+def test_twice_as_fast_as_the_one_hot_einsum(set_threads):
+    set_threads(1)  # several on a busy machine wait for each other: that would measure neighbours
     torch.manual_seed(0)
     N, C, K, M = 2048, 64, 16, 128
     taps = torch.randn(N, C * 4, requires_grad=True)

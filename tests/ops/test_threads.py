@@ -5,7 +5,6 @@ import threading
 import time
 
 import pytest
-import torch
 from layer_cases import LAYOUTS, MAPS, tree_case
 
 from halut.ops import tree_layer
@@ -14,19 +13,11 @@ from halut.ops.dispatch import available
 TASKS = "/proc/self/task"
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.skipif(not os.path.isdir(TASKS), reason="threads are listed in /proc of Linux alone")
 @pytest.mark.skipif("cpu" not in available("tree_layer"), reason="no compiled kernels")
-@pytest.mark.usefixtures("two_threads")
-def test_a_layer_of_one_block_makes_no_threads_anew():
+def test_a_layer_of_one_block_makes_no_threads_anew(set_threads):
     """A parallel region within another one would: at every call, for many times its cost."""
+    set_threads(2)
     case, geometry = tree_case(MAPS[0], layout=LAYOUTS[0])
     seen: set[str] = set()
     done = threading.Event()
