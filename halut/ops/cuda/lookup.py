@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -52,17 +54,36 @@ def add_rows(
     out: rows [N, G * M], or with plane = OH * OW the maps [N / plane, G * M, plane]; residual: of
     its shape and strides.
     """
-    G, C, K, M = table.shape
-    codes, table = codes.contiguous(), table.contiguous()
-    kernel, rows, width = choice(codes.shape[0], C, K, M, table.dtype)
-    blocks = -(-codes.shape[0] // rows) * G * -(-M * table.element_size() // width)
+    codes = codes.contiguous()
+    answer = (out, scale, bias, low, plane, residual, residual_scale)
+    kernel, grid, args = adding(codes, codes.shape[0], table, *answer)
+    launch.launch("accumulate", kernel, codes.device, grid, *args)
+
+
+def adding(
+    codes: Tensor | None,
+    N: int,
+    table: Tensor,
+    out: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    low: float | None,
+    plane: int,
+    residual: Tensor | None,
+    residual_scale: float,
+) -> tuple[str, tuple[int, int], tuple[Any, ...]]:
+    """(kernel, grid, arguments) of `add_rows`; see CHANGING for where tensors stand in them."""
+    (G, C, K, M), table = table.shape, table.contiguous()
+    kernel, rows, width = choice(N, C, K, M, table.dtype)
+    blocks = -(-N // rows) * G * -(-M * table.element_size() // width)
     least, dtype = float("-inf") if low is None else float(low), np.int32(NUMBERS[out.dtype])
     added = np.int32(0 if residual is None else NUMBERS[residual.dtype])
-    launch.launch(
-        *("accumulate", kernel, codes.device, (blocks, THREADS)),
-        *(codes, table, out, scale, bias, least, dtype, plane),
-        *(residual, float(residual_scale), added, codes.shape[0], G, C, K, M),
-    )
+    answer = (out, scale, bias, least, dtype, plane, residual, float(residual_scale), added)
+    return kernel, (blocks, THREADS), (codes, table, *answer, N, G, C, K, M)
+
+
+CHANGING = (0, 2, 8, 9, 10)
+"""Among the arguments of `adding`: codes, out, residual, its scale and its dtype's number."""
 
 
 def choice(N: int, C: int, K: int, M: int, dtype: torch.dtype) -> tuple[str, int, int]:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from halut.ops.cuda import launch
+from halut.ops.cuda import cubin, launch
+from halut.ops.cuda.arguments import Arguments
 
 HERE = Path(__file__).parent
 FLAGS = "-std=c++17 -O1 -fPIC -shared -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas"
@@ -54,7 +56,7 @@ class Shim:
         if library.exists():
             return library
         file = self.folder / f"{name}.cpp"
-        file.write_text(f'#include "{HERE / "shim.h"}"\n' + self.text(launch.source(name)))
+        file.write_text(f'#include "{HERE / "shim.h"}"\n' + self.text(cubin.source(name)))
         expanded = subprocess.run(
             [str(compiler()), "-std=c++17", "-E", "-P", str(file)],
             check=True,
@@ -88,13 +90,12 @@ class Shim:
             return
         launch.check_blocks(blocks)
         self.launched.append(kernel)
-        library, values = self.library(name), launch.packed(args)
+        library, packed = self.library(name), Arguments(args)
         sizes = (ctypes.c_int * 64)()
         count = getattr(library, f"sizes_{kernel}")(sizes)
-        got = [value.nbytes for value in values]
-        assert got == list(sizes[:count]), f"{kernel} takes {list(sizes[:count])}, was given {got}"
-        buffers = [ctypes.create_string_buffer(value.tobytes(), value.nbytes) for value in values]
-        addresses = (ctypes.c_void_p * count)(*map(ctypes.addressof, buffers))
+        taken = list(sizes[:count])
+        assert packed.sizes == taken, f"{kernel} takes {taken}, was given {packed.sizes}"
+        addresses = (ctypes.c_void_p * count)(*packed.addresses)
         error = ctypes.create_string_buffer(512)
         some = self.blocks or range(blocks)
         failed = getattr(library, f"launch_{kernel}")(
@@ -102,3 +103,25 @@ class Shim:
         )
         if failed:
             raise KernelError(f"{kernel}: {error.value.decode()}")
+
+    def bind(
+        self,
+        name: str,
+        kernel: str,
+        device: torch.device,
+        grid: tuple[int, int],
+        args: tuple[Any, ...],
+        changing: tuple[int, ...],
+    ) -> Callable[..., None]:
+        """In place of halut.ops.cuda.launch.bind."""
+
+        def run(*values: Any) -> None:
+            changed = list(args)
+            for i, value in zip(changing, values, strict=True):
+                old = args[i]
+                changed[i] = (value, *old[1:]) if isinstance(old, tuple) else value
+                if isinstance(old, np.int32):
+                    changed[i] = np.int32(value)
+            self.launch(name, kernel, device, grid, *changed)
+
+        return run
