@@ -18,7 +18,7 @@ from torch._C._functorch import peek_interpreter_stack
 
 
 def unwatched(x: Tensor) -> bool:
-    """True for a plain CPU or CUDA tensor that no mode, transform, compiler or profiler looks at."""
+    """True for a plain tensor of CPU or GPU that no mode, transform, compiler or profiler sees."""
     return (
         type(x) is Tensor
         and not torch.compiler.is_compiling()

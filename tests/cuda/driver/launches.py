@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 from cuda_cases import CASES, assert_alike, expected, run
-from driver.standin import Driver
 from shim.runner import Shim
 
+from driver.standin import Driver
 from halut.errors import HalutError
 from halut.ops import dispatch
 from halut.ops.cuda import cubin, launch

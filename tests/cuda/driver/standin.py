@@ -1,7 +1,7 @@
 """CuPy without a GPU: its own packing, symbol look-up and module loading, over a driver of ours.
 
 CuPy's compiled modules call the CUDA driver through C functions that `cupy_backends` exports as
-capsules. `install` replaces those capsules before `import cupy` reads them, so that everything above
+capsules. `Driver` replaces them before `import cupy` reads them, so that everything above
 the driver is CuPy as it is. A launch hands on the addresses of its arguments, as a driver reads
 them.
 """
