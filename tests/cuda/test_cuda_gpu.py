@@ -279,7 +279,7 @@ def test_operators_pass_opcheck():
     grad = torch.randn(9, 20, device="cuda", requires_grad=True)
     check(torch.ops.halut.scatter_add.default, (codes, grad, 1, 16))
     x, prototypes, *_ = nearest(N=9)
-    check(torch.ops.halut.nearest_encode.default, (x, prototypes, "l2", 1))
+    check(torch.ops.halut.nearest_encode.default, (x, prototypes, "l2", 1, []))
 
 
 def test_inputs_need_not_be_contiguous():
