@@ -68,7 +68,9 @@ def counted(listing: str) -> dict[str, dict]:
             target = re.search(r"\((\.L_x_\d+)\)", operands)
             if operation.startswith("BRA") and target and labels.get(target[1], 1 << 62) <= address:
                 loops.append((labels[target[1]], address))
-        inner = [a for a in loops if not any(a != b and a[0] <= b[0] <= b[1] <= a[1] for b in loops)]
+        inner = [
+            a for a in loops if not any(a != b and a[0] <= b[0] <= b[1] <= a[1] for b in loops)
+        ]
         kernels[name] = {
             "instructions": len(code),
             "loops": [_mix([each for each in code if a <= each[0] <= b]) for a, b in sorted(inner)],
