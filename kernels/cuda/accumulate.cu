@@ -330,14 +330,49 @@ DEVICE void stage_table(u8* to, const u8* from, i64 stride, int rows, int valid,
   }
 }
 
-// Codes of the block's rows for `books` codebooks; what is no code becomes one.
-DEVICE void stage_codes(u8* to, const u8* codes, i64 row_codes, int rows, int books, int K) {
-  for (int i = threadIdx.x; i < rows * stage_books; i += threads) {
-    const int r = i / stage_books, c = i % stage_books;
-    if (c < books) {
-      const int code = codes[r * row_codes + c];
-      to[r * code_pitch + c] = static_cast<u8>(code < K ? code : K - 1);
+// Codes of the block's rows for `books` codebooks. `words`: four and four are aligned, and copied
+// asynchronously. Otherwise a thread has four loads in flight, and what is no code becomes one.
+DEVICE void stage_codes(u8* to, const u8* codes, i64 row_codes, int rows, int books, int K,
+                        bool words) {
+  if (words) {
+    const int c = threadIdx.x % 2 * 4;
+    for (int r = threadIdx.x / 2; r < rows && c < books; r += threads / 2) {
+      copy_async<4>(to + r * code_pitch + c, codes + r * row_codes + c, 4);
     }
+    return;
+  }
+  constexpr int flight = 4, step = threads / stage_books;
+  const int c = threadIdx.x % stage_books;
+  if (c >= books) return;
+  for (int first = threadIdx.x / stage_books; first < rows; first += flight * step) {
+    int code[flight];
+#pragma unroll
+    for (int j = 0; j < flight; j++) {
+      const int r = first + j * step < rows ? first + j * step : first;
+      code[j] = codes[r * row_codes + c];
+    }
+#pragma unroll
+    for (int j = 0; j < flight; j++) {
+      const int r = first + j * step;
+      if (r < rows) to[r * code_pitch + c] = static_cast<u8>(code[j] < K ? code[j] : K - 1);
+    }
+  }
+}
+
+// Of the words this thread copied: what is no code becomes one. `beyond`: the bits, in each byte,
+// one of which every number from K on has.
+DEVICE void limit_codes(u8* to, int rows, int books, int K, u32 beyond) {
+  const int c = threadIdx.x % 2 * 4;
+  for (int r = threadIdx.x / 2; r < rows && c < books; r += threads / 2) {
+    u32* word = reinterpret_cast<u32*>(to + r * code_pitch + c);
+    const u32 four = *word;
+    if ((four & beyond) == 0) continue;
+    u32 limited = 0;
+    for (int b = 0; b < 32; b += 8) {
+      const int code = four >> b & 0xff;
+      limited |= static_cast<u32>(code < K ? code : K - 1) << b;
+    }
+    *word = limited;
   }
 }
 
@@ -360,6 +395,10 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
   const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
   const int books = K * width * stage_books <= stage_bytes ? stage_books : stage_books / 2;
   const int unit = unit_of(table, row_bytes);
+  const bool words = unit_of(codes, s.C) >= 4;
+  u32 beyond = K | K >> 1;  // see limit_codes
+  beyond |= beyond >> 2;
+  beyond = (~((beyond | beyond >> 4) >> 1) & 0xff) * 0x01010101u;
   table += g * s.C * s.K * row_bytes + first;
   codes += n0 * s.G * s.C + g * s.C;
 
@@ -373,7 +412,8 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
     const int count = static_cast<int>(s.C - c < books ? s.C - c : books);
     stage_table<LANES>(tables + at % 2 * stage_bytes, table + c * K * row_bytes, row_bytes,
                        count * K, valid, unit);
-    stage_codes(code + at % 2 * block_rows * code_pitch, codes + c, s.G * s.C, rows, count, K);
+    stage_codes(code + at % 2 * block_rows * code_pitch, codes + c, s.G * s.C, rows, count, K,
+                words);
     copy_commit();
   };
   stage(0);
@@ -385,11 +425,12 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
     } else {
       copy_wait<0>();
     }
+    const i64 c0 = static_cast<i64>(at) * books;
+    const int count = static_cast<int>(s.C - c0 < books ? s.C - c0 : books);
+    if (words) limit_codes(code + at % 2 * block_rows * code_pitch, rows, count, K, beyond);
     __syncthreads();
     const u8* slice = tables + at % 2 * stage_bytes + lane * 16;
     const u8* chosen = code + at % 2 * block_rows * code_pitch + slot * code_pitch;
-    const i64 c0 = static_cast<i64>(at) * books;
-    const int count = static_cast<int>(s.C - c0 < books ? s.C - c0 : books);
     for (int c = 0; c < count; c += 4) {
       u32 word[PER];
 #pragma unroll

@@ -89,7 +89,7 @@ def choice(
         return f"accumulate_{NAMES[dtype]}_{lanes}" + ("_wide" if wide else ""), rows, lanes * 16
     slices, rows, tiles = 1, THREADS // 8, G * -(-M * size // 128)
     for more in SLICES if dtype == torch.int8 else ():
-        if -(-N * slices // rows) * tiles < 2 * processors and C > 8 * slices:
+        if -(-N * slices // rows) * tiles < 2 * processors and 8 * slices < C:
             slices = more
     name = f"accumulate_{NAMES[dtype]}_direct" + (f"_{slices}" if slices > 1 else "")
     return name, rows // slices, 128
