@@ -1,0 +1,46 @@
+"""Which kernels a case launches, and few cases that launch all: known without running any."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+from unittest import mock
+
+import torch
+from cuda_case import Case, run
+
+from halut.ops.cuda import launch
+
+Launch = tuple[str, str]
+"""(source, kernel)"""
+
+
+@functools.cache
+def launches(case: Case) -> frozenset[Launch]:
+    """What a case launches. Which kernel runs goes by shapes, dtypes and addresses alone."""
+    recorded: set[Launch] = set()
+
+    def record(
+        name: str, kernel: str, device: torch.device, grid: tuple[int, int], *args: Any
+    ) -> None:
+        if grid[0]:
+            recorded.add((name, kernel))
+
+    with mock.patch.object(launch, "launch", record):
+        run(case, "cuda", case.make())
+    return frozenset(recorded)
+
+
+def covering(cases: Iterable[Case]) -> list[Case]:
+    """Cases that together launch every kernel which any of them does, the smallest first."""
+    chosen, reached = [], set[Launch]()
+    for case in sorted(cases, key=_elements):
+        if not launches(case) <= reached:
+            chosen.append(case)
+            reached |= launches(case)
+    return chosen
+
+
+def _elements(case: Case) -> int:
+    return sum(value.numel() for value in case.make() if isinstance(value, torch.Tensor))
