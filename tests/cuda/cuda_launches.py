@@ -33,9 +33,10 @@ def launches(case: Case) -> frozenset[Launch]:
 
 
 def covering(cases: Iterable[Case]) -> list[Case]:
-    """Cases that together launch every kernel which any of them does, the smallest first."""
+    """Cases that together launch every kernel which any of them does, the largest first: in those
+    of a row or two nobody waits for anybody."""
     chosen, reached = [], set[Launch]()
-    for case in sorted(cases, key=_elements):
+    for case in sorted(cases, key=_elements, reverse=True):
         if not launches(case) <= reached:
             chosen.append(case)
             reached |= launches(case)
