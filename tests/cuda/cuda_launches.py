@@ -36,12 +36,13 @@ def covering(cases: Iterable[Case]) -> list[Case]:
     """Cases that together launch every kernel which any of them does, the largest first: in those
     of a row or two nobody waits for anybody."""
     chosen, reached = [], set[Launch]()
-    for case in sorted(cases, key=_elements, reverse=True):
+    for case in sorted(cases, key=elements, reverse=True):
         if not launches(case) <= reached:
             chosen.append(case)
             reached |= launches(case)
     return chosen
 
 
-def _elements(case: Case) -> int:
+def elements(case: Case) -> int:
+    """Of a case's tensors."""
     return sum(value.numel() for value in case.make() if isinstance(value, torch.Tensor))

@@ -1,4 +1,5 @@
-// Finds races in shared memory, whatever the values and the order of the threads.
+// Finds races in shared memory, whatever the values and the order of the threads, and accesses of
+// any memory that are not aligned.
 //
 // With HALUT_RACES, kernels are built by -fsanitize=thread and this file is the sanitizer's run-time:
 // every access of a kernel calls __tsan_*. Of each byte of shared memory the last writer and the
@@ -6,6 +7,9 @@
 // one interval, one of them writing, race. __syncwarp orders the threads of a warp; shuffles exchange
 // registers and order no memory. An asynchronous copy writes from its issue until it is waited for:
 // until then its own thread races with it as others do. Atomics race with what is not atomic.
+//
+// With -fsanitize=alignment, accesses at addresses that their type does not allow call
+// __ubsan_handle_type_mismatch_v1: a GPU stops at them, a CPU does not.
 #pragma once
 
 #define UNWATCHED __attribute__((no_sanitize("thread"), noinline))
@@ -117,6 +121,19 @@ UNWATCHED inline void give_back() {
 }  // namespace shim
 
 extern "C" {
+struct Mismatch {  // what the compiler passes
+  const char* file;
+  uint32_t line, column;
+  const void* type;
+  unsigned char log_alignment, kind;
+};
+
+UNWATCHED void __ubsan_handle_type_mismatch_v1(const Mismatch* which, uintptr_t address) {
+  const int alignment = 1 << which->log_alignment;
+  shim::fail("an access in line %u at %d bytes behind a multiple of %d", which->line,
+             static_cast<int>(address % alignment), alignment);
+}
+
 UNWATCHED void __tsan_init() {}
 UNWATCHED void __tsan_func_entry(void*) {}
 UNWATCHED void __tsan_func_exit() {}

@@ -17,13 +17,13 @@ from halut.ops.cuda import launch
 HERE = Path(__file__).parent
 INCLUDE = f'#include "{HERE / "shim.h"}"'
 FLAGS = "-std=c++17 -O1 -fPIC -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas"
-RACES = "-DHALUT_RACES -fsanitize=thread"
+RACES = "-DHALUT_RACES -fsanitize=thread,alignment"
 SANITIZE = "-g1 -O0 -fsanitize=address,alignment -fno-sanitize-recover=all"
 SCHEDULES = {"forward": 0, "reverse": 1, "shuffled": 2}
 
 
 class KernelError(RuntimeError):
-    """What the shim found: threads that never meet, a trap, a misaligned copy, a race."""
+    """What the shim found: threads that never meet, a trap, a race, a misaligned access."""
 
 
 def compiler() -> str | None:
@@ -46,8 +46,8 @@ def _compile(*arguments: str | Path, to: Path) -> None:
 class Shim:
     """Launches kernels on the CPU, in one schedule; `text` may change a source before it is built.
 
-    `races` makes races in shared memory errors. `blocks` restricts a launch to some blocks of its
-    grid.
+    `races` makes races in shared memory and misaligned accesses errors. `blocks` restricts a launch
+    to some blocks of its grid.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Shim:
         file.write_text(file.read_text() + "".join(f"LAUNCHER({each})\n" for each in kernels))
         flags = FLAGS.split() + (SANITIZE.split() if self.sanitize else [])
         partial, object_file = library.with_suffix(".part"), library.with_suffix(".o")
-        # Linked without RACES: what the sanitizer's own library defines, races.h does.
+        # Linked without RACES: what the sanitizers' own libraries define, races.h does.
         _compile(*flags, *(RACES.split() if self.races else []), "-c", file, to=object_file)
         _compile(*flags, "-shared", object_file, to=partial)
         return partial.rename(library)

@@ -5,7 +5,7 @@
 // written exactly if something made it wait for them. Shared memory starts as garbage, has its exact
 // size (AddressSanitizer sees every step beyond), and asynchronous copies arrive when waited for,
 // no sooner. Barriers that threads reach in different places, or not at all, are errors. With
-// HALUT_RACES races in shared memory are errors too: races.h.
+// HALUT_RACES races in shared memory and misaligned accesses are errors too: races.h.
 #pragma once
 
 #include <ucontext.h>

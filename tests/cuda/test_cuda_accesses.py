@@ -1,15 +1,20 @@
-"""No kernel races in shared memory, and the detector finds every barrier that is taken away."""
+"""What the kernels access: no races in shared memory, nothing misaligned at odd addresses.
+
+The detector finds every barrier that is taken away.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from compiled import SOURCES
-from cuda_cases import CASES, Case, run
-from cuda_launches import launches
+from cuda_cases import CASES, Case, assert_alike, expected, run
+from cuda_launches import covering, elements, launches
 from shim.runner import KernelError, Shim, barriers, compiler
 
 from halut.ops.cuda import launch
@@ -33,7 +38,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def racing(watched: Path, monkeypatch: pytest.MonkeyPatch) -> Shim:
-    """Runs the kernels on the CPU; a race is a KernelError."""
+    """Runs the kernels on the CPU; a race or a misaligned access is a KernelError."""
     shim = Shim(watched, races=True)
     monkeypatch.setattr(launch, "launch", shim.launch)
     return shim
@@ -135,3 +140,67 @@ def test_what_is_a_race(probes, name, schedule):
     assert ("a race: " in said) == bool(wanted)
     if schedule == "forward":
         assert wanted in said
+
+
+OFFSETS = range(17)
+"""Elements behind an aligned address that tensors begin at."""
+
+SEVERAL = ("accumulate", "code_layer", "scatter_add", "sign_magnitude", "mxint8_dequantise")
+"""Operations whose kernels read several elements of an argument at once, where they may."""
+
+SMALL = [each for each in CASES if each.operation in SEVERAL and elements(each) < 6000]
+
+
+def shifted(value: Any, offset: int) -> Any:
+    """A tensor `offset` elements behind a multiple of 64 bytes, under the same strides."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    whole = value.new_empty(0).set_(value.untyped_storage())
+    memory = value.new_zeros(len(whole) + 64 + offset)
+    start = offset + -memory.data_ptr() % 64 // value.element_size()
+    memory[start : start + len(whole)] = whole
+    return memory.as_strided(value.shape, value.stride(), start + value.storage_offset())
+
+
+@pytest.mark.parametrize("each", SMALL, ids=str)
+def test_tensors_may_begin_anywhere(racing, each):
+    wanted = expected(each)
+    for offset in OFFSETS:
+        arguments = tuple(shifted(value, offset) for value in each.make())
+        assert_alike(each, run(each, "cuda", arguments), wanted)
+    for odd in range(len(each.make())):  # one tensor alone
+        arguments = tuple(shifted(value, i == odd) for i, value in enumerate(each.make()))
+        assert_alike(each, run(each, "cuda", arguments), wanted)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_tensors_of_every_kernel_may_begin_anywhere(racing, source):
+    for i, each in enumerate(covering(cases_of(source))):
+        arguments = tuple(shifted(value, i % 16 + 1) for value in each.make())
+        assert_alike(each, run(each, "cuda", arguments), expected(each))
+
+
+def test_rows_and_addresses_of_all_alignments_are_reached():
+    """accumulate.cu copies a table by 16, 4 or 1 bytes, as its address and its rows are aligned."""
+    found = set()
+    for each in SMALL:
+        if any(name == "accumulate" and "direct" not in kernel for name, kernel in launches(each)):
+            table = next(value for value in each.make() if getattr(value, "ndim", 0) == 4)
+            size = table.element_size()
+            row = table.shape[3] * size
+            found |= {math.gcd(offset * size, row, 16) for offset in OFFSETS}
+    assert found == {1, 2, 4, 8, 16}
+
+
+def test_an_access_that_is_not_aligned_is_found(racing):
+    codes, scales = torch.zeros(1, 64, dtype=torch.int8), torch.zeros(1, 2, dtype=torch.uint8)
+    out = torch.zeros(1, 64)
+
+    def launched(offset: int) -> None:
+        arguments = (shifted(codes, offset), scales, out, 1, 64)
+        racing.launch("mxint8", "mxint8_f32_4", out.device, (1, 256), *arguments)
+
+    launched(0)
+    launched(4)
+    with pytest.raises(KernelError, match="at 1 bytes behind a multiple of 4"):
+        launched(5)
