@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from halut.errors import HalutError
 from halut.inference import onednn
 from halut.inference.fold import RELU_FUNCTIONS, RELU_METHODS, is_addition
 from halut.inference.int8_steps import Int8Tables, MaxPool, MeanPool, averages, reads_bytes
@@ -32,8 +33,15 @@ def int8_network(
 ) -> tuple[fx.GraphModule, Grid]:
     """(the network to float32, the grid of its input); ranges are those of `example`.
 
-    It takes float32, or with `bytes_in` uint8 on that grid, as images come.
+    It takes float32, or with `bytes_in` uint8 on that grid, as images come. Raises HalutError off
+    the CPU, where oneDNN has no products.
     """
+    for value in (example, *network.parameters(), *network.buffers()):
+        if value.device.type != "cpu":
+            raise HalutError(
+                f"INT8 networks run by oneDNN, on the CPU alone: the network or its example is on "
+                f"{value.device}; use network.cpu() and example.cpu()"
+            )
     ranges = _Ranges(network)
     ranges.run(example)
     return _Conversion(network, ranges, bytes_in).convert(), ranges.grid(ranges.first)

@@ -18,11 +18,11 @@ from torch._C._functorch import peek_interpreter_stack
 
 
 def unwatched(x: Tensor) -> bool:
-    """True for a plain CPU tensor that no mode, transform, compiler or profiler looks at."""
+    """True for a plain tensor of CPU or GPU that no mode, transform, compiler or profiler sees."""
     return (
         type(x) is Tensor
         and not torch.compiler.is_compiling()
-        and x.is_cpu
+        and (x.is_cpu or x.is_cuda)
         and not x.requires_grad
         and not _len_torch_dispatch_stack()
         and not _len_torch_function_stack()

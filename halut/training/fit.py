@@ -53,6 +53,7 @@ def make_trainer(
         num_nodes=settings.num_nodes,
         strategy=strategy,
         precision=settings.precision,  # type: ignore[arg-type]
+        deterministic=settings.deterministic or None,
         limit_train_batches=settings.limit_train_batches,
         limit_val_batches=settings.limit_val_batches,
         limit_test_batches=settings.limit_test_batches,

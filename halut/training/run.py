@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,9 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
     """
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
+    if config.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS' own sums
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
     folder = RunFolder(Path(on_main(lambda: str(config.run_dir or default_path(plain)))))
     resuming = on_main(lambda: folder.check(plain))
     on_main(folder.begin)

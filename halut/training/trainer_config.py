@@ -18,6 +18,8 @@ class TrainerConfig:
     A checkpoint is written every `checkpoint_every` steps and every `checkpoint_minutes`. `ranks`:
     who starts the processes: auto (srun or torchrun, if they did, else the command itself), or
     srun and nothing else. In a SLURM job an announced end requeues it, `max_requeues` times.
+    `deterministic`: kernels whose sums have a fixed order, so that a run repeats bit for bit on the
+    same machine; some are slower, and torch refuses operations that have none.
     """
 
     accelerator: str = "auto"
@@ -27,6 +29,7 @@ class TrainerConfig:
     precision: str = "32-true"
     accumulate: int = 1
     clip: float | None = 1.0
+    deterministic: bool = False
     ema: float | None = None
     channels_last: bool = True
     threads: int | None = None

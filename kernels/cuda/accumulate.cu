@@ -48,15 +48,27 @@ DEVICE Vector vector_at(const u8* p) {
   return {{v.x, v.y, v.z, v.w}};
 }
 
-// 16 bytes of which `valid` exist, zeros behind; `wide`: the address is a multiple of 16.
-DEVICE Vector vector_of(const u8* p, int valid, bool wide) {
-  if (wide && valid >= 16) return vector_at(p);
+// 16 bytes of which `valid` exist, zeros behind; addresses and `valid` are multiples of UNIT.
+template <int UNIT>
+DEVICE Vector vector_of(const u8* p, int valid) {
+  if (UNIT == 16) return vector_at(p);
   Vector v = {{0, 0, 0, 0}};
 #pragma unroll
-  for (int i = 0; i < 16; i++) {
-    if (i < valid) v.word[i / 4] |= static_cast<u32>(p[i]) << (8 * (i % 4));
+  for (int i = 0; i < 16; i += UNIT) {
+    if (i >= valid) continue;
+    if (UNIT == 4) {
+      v.word[i / 4] = *reinterpret_cast<const u32*>(p + i);
+    } else {
+      v.word[i / 4] |= static_cast<u32>(p[i]) << (8 * (i % 4));
+    }
   }
   return v;
+}
+
+// Bytes, 16, 4 or 1, that an address and a stride in bytes are multiples of.
+DEVICE int unit_of(const void* p, i64 stride) {
+  const u64 both = reinterpret_cast<u64>(p) | static_cast<u64>(stride);
+  return both % 16 == 0 ? 16 : both % 4 == 0 ? 4 : 1;
 }
 
 // ---- sums of one row's 16 bytes
@@ -123,37 +135,171 @@ struct FloatSums {
   DEVICE float sum(int i, int) const { return total[i]; }
 };
 
-// ---- output
-
-// Stores one sum, given by its bits, as output o of row n: y = max(sum * scale + bias + residual,
-// low). No contraction: the bits are those of the CPU's kernels.
-template <class Sums>
-DEVICE void store(const Output& out, i64 index, i64 o, u32 bits) {
-  if (out.dtype == int32) {
-    static_cast<u32*>(out.y)[index] = bits;
-    return;
-  }
-  float y = Sums::size == 1 ? static_cast<float>(static_cast<int>(bits)) : __uint_as_float(bits);
-  if (out.scale) {
-    y = __fadd_rn(__fmul_rn(y, out.scale[o]), out.bias[o]);
-    if (out.residual) {
-      const float r = load_as(out.residual, index, out.residual_dtype);
-      y = __fadd_rn(y, __fmul_rn(r, out.residual_scale));
-    }
-    y = fmaxf(y, out.low);
-  }
-  store_as(out.y, index, out.dtype, y);
-}
-
-// Where output o of row n lies.
-DEVICE i64 place(const Output& out, i64 n, i64 o, i64 outputs) {
-  if (!out.plane) return n * outputs + o;
-  const i64 b = divided(n, out.plane);
-  return (b * outputs + o) * out.plane + n - b * out.plane;
-}
+// ---- answers
 
 DEVICE u32 bits_of(int sum) { return static_cast<u32>(sum); }
 DEVICE u32 bits_of(float sum) { return __float_as_uint(sum); }
+
+// Stores V sums, given by their bits, at y[index] and on: y = max(sum * scale + bias + residual,
+// low). No contraction: the bits are those of the CPU's kernels.
+template <class Sums, int V>
+DEVICE void put(const Output& out, i64 index, const u32* sum, const float* scale,
+                const float* bias) {
+  float y[V];
+  if (Sums::size == 1 && out.dtype == int32) {
+#pragma unroll
+    for (int v = 0; v < V; v++) y[v] = __uint_as_float(sum[v]);
+    store_several<V>(out.y, index, f32, y);
+    return;
+  }
+#pragma unroll
+  for (int v = 0; v < V; v++) {
+    y[v] = Sums::size == 1 ? static_cast<float>(static_cast<int>(sum[v])) : __uint_as_float(sum[v]);
+  }
+  if (out.scale) {
+#pragma unroll
+    for (int v = 0; v < V; v++) y[v] = __fadd_rn(__fmul_rn(y[v], scale[v]), bias[v]);
+    if (out.residual) {
+      float r[V];
+      load_several<V>(out.residual, index, out.residual_dtype, r);
+#pragma unroll
+      for (int v = 0; v < V; v++) y[v] = __fadd_rn(y[v], __fmul_rn(r[v], out.residual_scale));
+    }
+#pragma unroll
+    for (int v = 0; v < V; v++) y[v] = fmaxf(y[v], out.low);
+  }
+  store_several<V>(out.y, index, out.dtype, y);
+}
+
+// Rows and outputs of a block, or of a part of its rows.
+struct Part {
+  i64 n0, o, outputs;  // its first row and output, outputs of a row of y
+  int rows, count;     // of its rows and outputs exist
+};
+
+// Sums of a part in shared memory: threads write four outputs of a row and read what lies side by
+// side in y, four outputs of a row or four rows of an output. Groups of four change places so that
+// neither meets a bank twice. SLICES tables of a sum each, one behind the other, are added.
+template <class Sums, int LANES, int SLICES>
+struct Turned {
+  static constexpr int slots = threads / LANES, block_rows = slots / SLICES;
+  static constexpr int width = LANES * Sums::entries;
+  u32* word;
+
+  static DEVICE int in_rows(int slot, int output) {
+    const int four = output / 4;
+    return slot * width + 4 * (four ^ (four / 8 % 4)) + output % 4;
+  }
+  static DEVICE int in_planes(int slot, int output) {
+    const int turn = output / Sums::entries * (8 / LANES);
+    return output * slots + 4 * (slot / 4 ^ turn) + slot % 4;
+  }
+
+  DEVICE void write(const Sums& sums, int added, bool planes) const {
+    const int thread = opaque(threadIdx.x);
+    const int slot = thread / LANES, first = thread % LANES * Sums::entries;
+#pragma unroll
+    for (int i = 0; i < Sums::entries; i += 4) {
+      u32 four[4];
+#pragma unroll
+      for (int j = 0; j < 4; j++) four[j] = bits_of(sums.sum(i + j, added));
+      if (planes) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) word[in_planes(slot, first + i + j)] = four[j];
+      } else {
+        *reinterpret_cast<uint4*>(word + in_rows(slot, first + i)) =
+            make_uint4(four[0], four[1], four[2], four[3]);
+      }
+    }
+  }
+
+  template <int V>
+  DEVICE void read(int slot, int output, bool planes, u32* sum) const {
+#pragma unroll
+    for (int v = 0; v < V; v++) sum[v] = 0;
+#pragma unroll 4
+    for (int slice = 0; slice < SLICES; slice++) {
+      const int at = slot + slice * block_rows;
+      const u32* from = word + (planes ? in_planes(at, output) : in_rows(at, output));
+      if (V == 4) {
+        const uint4 four = *reinterpret_cast<const uint4*>(from);
+        sum[0] += four.x, sum[1 % V] += four.y, sum[2 % V] += four.z, sum[3 % V] += four.w;
+      } else {
+        sum[0] += from[0];
+      }
+    }
+  }
+
+  // A thread keeps its outputs and takes rows in turn.
+  template <int V>
+  DEVICE void to_rows(const Output& out, const Part& part) const {
+    constexpr int units = width / V, step = threads / units;
+    const int thread = opaque(threadIdx.x), output = thread % units * V;
+    if (output >= part.count) return;
+    float scale[V] = {}, bias[V] = {};
+    if (out.scale) {
+#pragma unroll
+      for (int v = 0; v < V; v++) {
+        scale[v] = out.scale[part.o + output + v];
+        bias[v] = out.bias[part.o + output + v];
+      }
+    }
+    const int first = thread / units;
+    i64 index = (part.n0 + first) * part.outputs + part.o + output;
+#pragma unroll 1
+    for (int r = first; r < part.rows; r += step, index += step * part.outputs) {
+      u32 sum[V];
+      read<V>(r, output, false, sum);
+      put<Sums, V>(out, index, sum, scale, bias);
+    }
+  }
+
+  // A thread keeps its rows, which are of one image, and takes outputs in turn.
+  template <int V>
+  DEVICE void to_planes(const Output& out, const Part& part) const {
+    constexpr int units = block_rows / V, step = threads / units;
+    const int thread = opaque(threadIdx.x), r = thread % units * V, first = thread / units;
+    if (r >= part.rows) return;
+    const i64 n = part.n0 + r, b = divided(n, out.plane);
+    i64 index = (b * part.outputs + part.o + first) * out.plane + n - b * out.plane;
+#pragma unroll 1
+    for (int output = first; output < part.count; output += step, index += step * out.plane) {
+      float scale[V] = {}, bias[V] = {};
+      if (out.scale) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+          scale[v] = out.scale[part.o + output];
+          bias[v] = out.bias[part.o + output];
+        }
+      }
+      u32 sum[V];
+      read<V>(r, output, true, sum);
+      put<Sums, V>(out, index, sum, scale, bias);
+    }
+  }
+
+  // `four`: groups of four answers, and of what is added to them, are whole and aligned.
+  DEVICE void leave(const Output& out, const Part& part, bool four) const {
+    constexpr int rows = block_rows < 4 ? 1 : 4;
+    if (!out.plane) {
+      if (four) {
+        to_rows<4>(out, part);
+      } else {
+        to_rows<1>(out, part);
+      }
+    } else if (four && rows == 4) {
+      to_planes<rows>(out, part);
+    } else {
+      to_planes<1>(out, part);
+    }
+  }
+};
+
+DEVICE bool in_fours(const Output& out, i64 M) {
+  const u64 y = reinterpret_cast<u64>(out.y), r = reinterpret_cast<u64>(out.residual);
+  return (out.plane ? out.plane : M) % 4 == 0 && y % (4 * bytes_of(out.dtype)) == 0 &&
+         r % (4 * bytes_of(out.residual_dtype)) == 0;
+}
 
 DEVICE void flush(WideSums& sums, int added) { sums.flush(added); }
 template <class Sums>
@@ -178,20 +324,55 @@ DEVICE void stage_table(u8* to, const u8* from, i64 stride, int rows, int valid,
         copy_async<4>(to + i * 16 + b, source + (part ? b : 0), part);
       }
     } else {
-      const Vector v = vector_of(source, left, false);
+      const Vector v = vector_of<1>(source, left);
       *reinterpret_cast<uint4*>(to + i * 16) = make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]);
     }
   }
 }
 
-// Codes of the block's rows for `books` codebooks; what is no code becomes one.
-DEVICE void stage_codes(u8* to, const u8* codes, i64 row_codes, int rows, int books, int K) {
-  for (int i = threadIdx.x; i < rows * stage_books; i += threads) {
-    const int r = i / stage_books, c = i % stage_books;
-    if (c < books) {
-      const int code = codes[r * row_codes + c];
-      to[r * code_pitch + c] = static_cast<u8>(code < K ? code : K - 1);
+// Codes of the block's rows for `books` codebooks. `words`: four and four are aligned, and copied
+// asynchronously. Otherwise a thread has four loads in flight, and what is no code becomes one.
+DEVICE void stage_codes(u8* to, const u8* codes, i64 row_codes, int rows, int books, int K,
+                        bool words) {
+  if (words) {
+    const int c = threadIdx.x % 2 * 4;
+    for (int r = threadIdx.x / 2; r < rows && c < books; r += threads / 2) {
+      copy_async<4>(to + r * code_pitch + c, codes + r * row_codes + c, 4);
     }
+    return;
+  }
+  constexpr int flight = 4, step = threads / stage_books;
+  const int c = threadIdx.x % stage_books;
+  if (c >= books) return;
+  for (int first = threadIdx.x / stage_books; first < rows; first += flight * step) {
+    int code[flight];
+#pragma unroll
+    for (int j = 0; j < flight; j++) {
+      const int r = first + j * step < rows ? first + j * step : first;
+      code[j] = codes[r * row_codes + c];
+    }
+#pragma unroll
+    for (int j = 0; j < flight; j++) {
+      const int r = first + j * step;
+      if (r < rows) to[r * code_pitch + c] = static_cast<u8>(code[j] < K ? code[j] : K - 1);
+    }
+  }
+}
+
+// Of the words this thread copied: what is no code becomes one. `beyond`: the bits, in each byte,
+// one of which every number from K on has.
+DEVICE void limit_codes(u8* to, int rows, int books, int K, u32 beyond) {
+  const int c = threadIdx.x % 2 * 4;
+  for (int r = threadIdx.x / 2; r < rows && c < books; r += threads / 2) {
+    u32* word = reinterpret_cast<u32*>(to + r * code_pitch + c);
+    const u32 four = *word;
+    if ((four & beyond) == 0) continue;
+    u32 limited = 0;
+    for (int b = 0; b < 32; b += 8) {
+      const int code = four >> b & 0xff;
+      limited |= static_cast<u32>(code < K ? code : K - 1) << b;
+    }
+    *word = limited;
   }
 }
 
@@ -213,8 +394,11 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
   const int valid = static_cast<int>(row_bytes - first < width ? row_bytes - first : width);
   const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
   const int books = K * width * stage_books <= stage_bytes ? stage_books : stage_books / 2;
-  const u64 address = reinterpret_cast<u64>(table) | static_cast<u64>(row_bytes);
-  const int unit = address % 16 == 0 ? 16 : address % 4 == 0 ? 4 : 1;
+  const int unit = unit_of(table, row_bytes);
+  const bool words = unit_of(codes, s.C) >= 4;
+  u32 beyond = K | K >> 1;  // see limit_codes
+  beyond |= beyond >> 2;
+  beyond = (~((beyond | beyond >> 4) >> 1) & 0xff) * 0x01010101u;
   table += g * s.C * s.K * row_bytes + first;
   codes += n0 * s.G * s.C + g * s.C;
 
@@ -228,7 +412,8 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
     const int count = static_cast<int>(s.C - c < books ? s.C - c : books);
     stage_table<LANES>(tables + at % 2 * stage_bytes, table + c * K * row_bytes, row_bytes,
                        count * K, valid, unit);
-    stage_codes(code + at % 2 * block_rows * code_pitch, codes + c, s.G * s.C, rows, count, K);
+    stage_codes(code + at % 2 * block_rows * code_pitch, codes + c, s.G * s.C, rows, count, K,
+                words);
     copy_commit();
   };
   stage(0);
@@ -240,11 +425,12 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
     } else {
       copy_wait<0>();
     }
+    const i64 c0 = static_cast<i64>(at) * books;
+    const int count = static_cast<int>(s.C - c0 < books ? s.C - c0 : books);
+    if (words) limit_codes(code + at % 2 * block_rows * code_pitch, rows, count, K, beyond);
     __syncthreads();
     const u8* slice = tables + at % 2 * stage_bytes + lane * 16;
     const u8* chosen = code + at % 2 * block_rows * code_pitch + slot * code_pitch;
-    const i64 c0 = static_cast<i64>(at) * books;
-    const int count = static_cast<int>(s.C - c0 < books ? s.C - c0 : books);
     for (int c = 0; c < count; c += 4) {
       u32 word[PER];
 #pragma unroll
@@ -274,76 +460,111 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
 #pragma unroll
   for (int p = 0; p < PER; p++) flush(sums[p], added);
 
-  // Through shared memory, four outputs of every lane at a time, so that neighbouring threads store
-  // neighbouring answers, whether those are outputs of a row or rows of a plane.
-  constexpr int pitch = LANES * 4 + 1;
-  static_assert(block_rows * pitch * 4 <= 2 * stage_bytes, "shared memory of the turned sums");
-  u32* turned = reinterpret_cast<u32*>(tables);
-  const i64 o = g * s.M + first / Sums::size, outputs = s.G * s.M;
+  // Parts take turns in two tiles: who writes one has met all that read it before at the barrier of
+  // the part between.
+  typedef Turned<Sums, LANES, 1> Tile;
+  static_assert(Tile::slots * Tile::width * 4 <= stage_bytes, "shared memory of the turned sums");
+  const bool four = in_fours(out, s.M);
+  Part part = {n0, g * s.M + first / Sums::size, s.G * s.M, 0, valid / Sums::size};
 #pragma unroll 1
-  for (int q = 0; q < Sums::entries / 4; q++) {
-    __syncthreads();
+  for (int q = 0; q * slots < rows; q++) {
+    const Tile tile = {reinterpret_cast<u32*>(tables + q % 2 * stage_bytes)};
 #pragma unroll
-    for (int part = 0; part < Sums::entries / 4; part++) {  // registers have no run-time index
-      if (part != q) continue;
-#pragma unroll
-      for (int p = 0; p < PER; p++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          turned[(slot + p * slots) * pitch + lane * 4 + j] =
-              bits_of(sums[p].sum(4 * part + j, added));
-        }
-      }
+    for (int p = 0; p < PER; p++) {  // registers have no run-time index
+      if (p == q) tile.write(sums[p], added, out.plane != 0);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < rows * LANES * 4; i += threads) {
-      const int r = out.plane ? i % rows : i / (LANES * 4);
-      const int at = out.plane ? i / rows : i % (LANES * 4);
-      const int output = at / 4 * Sums::entries + 4 * q + at % 4;
-      if (output * Sums::size < valid) {
-        store<Sums>(out, place(out, n0 + r, o + output, outputs), o + output, turned[r * pitch + at]);
-      }
-    }
+    part.n0 = n0 + q * slots;
+    part.rows = rows - q * slots < slots ? rows - q * slots : slots;
+    tile.leave(out, part, four);
   }
 }
 
 // ---- direct: the table through the caches
 
-template <class Sums>
-DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Shape& s) {
-  constexpr int LANES = 8, slots = threads / LANES, width = LANES * 16;
-  const i64 row_bytes = s.M * Sums::size;
-  const i64 m_tiles = (row_bytes + width - 1) / width;
-  const i64 tile = divided(blockIdx.x, s.G * m_tiles);
-  const i64 column = blockIdx.x - tile * s.G * m_tiles;
-  const i64 g = divided(column, m_tiles);
-  const i64 first = (column - g * m_tiles) * width + threadIdx.x % LANES * 16;
-  const i64 n = tile * slots + threadIdx.x / LANES;
-  if (n >= s.N || first >= row_bytes) return;
-  const int valid = static_cast<int>(row_bytes - first < 16 ? row_bytes - first : 16);
-  const bool wide = (reinterpret_cast<u64>(table) | static_cast<u64>(row_bytes)) % 16 == 0;
-  codes += (n * s.G + g) * s.C;
-  table += g * s.C * s.K * row_bytes + first;
-  Sums sums;
-  sums.clear();
-  int added = 0;
-  for (i64 c = 0; c < s.C; c++) {
-    const i64 code = codes[c] < s.K ? codes[c] : s.K - 1;
-    sums.add(vector_of(table + (c * s.K + code) * row_bytes, valid, wide));
-    if (++added == exact_books) {
+// Adds the entries of codebooks [c, end), as many at a time as their loads shall be in flight. `word`:
+// the codes of such a group are one aligned word.
+template <int UNIT, class Sums>
+DEVICE void add_books(Sums& sums, int& added, const u8* codes, const u8* table, i64 c, i64 end,
+                      i64 K, i64 row_bytes, int valid, bool word) {
+  constexpr int group = UNIT == 16 ? 8 : UNIT == 4 ? 4 : 1;
+  const u32 last = static_cast<u32>(K - 1);
+  auto several = [&](auto count) {
+    constexpr int size = decltype(count)::value;
+    u32 code[size];
+    Vector entry[size];
+    if (size == 8 && word) {
+      const uint2 eight = *reinterpret_cast<const uint2*>(codes + c);
+#pragma unroll
+      for (int j = 0; j < size; j++) code[j] = (j < 4 ? eight.x : eight.y) >> (8 * (j % 4)) & 0xff;
+    } else {
+#pragma unroll
+      for (int j = 0; j < size; j++) code[j] = codes[c + j];
+    }
+#pragma unroll
+    for (int j = 0; j < size; j++) {
+      const u32 k = code[j] < last ? code[j] : last;
+      entry[j] = vector_of<UNIT>(table + ((c + j) * K + k) * row_bytes, valid);
+    }
+#pragma unroll
+    for (int j = 0; j < size; j++) sums.add(entry[j]);
+    added += size;
+    if (added + size > exact_books) {
       flush(sums, added);
       added = 0;
     }
+  };
+  for (; c + group <= end; c += group) several(Int<group>());
+  if (added + group > exact_books) {
+    flush(sums, added);
+    added = 0;
   }
-  flush(sums, added);
-  const i64 o = g * s.M + first / Sums::size, step = out.plane ? out.plane : 1;
-  const i64 at = place(out, n, o, s.G * s.M);
-#pragma unroll
-  for (int i = 0; i < Sums::entries; i++) {
-    if (i * Sums::size < valid) {
-      store<Sums>(out, at + i * step, o + i, bits_of(sums.sum(i, added)));
+  for (; c < end; c++) several(Int<1>());
+}
+
+// SLICES: parts of the codebooks, added at the end in int32: exact in whichever order.
+template <class Sums, int SLICES>
+DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Shape& s) {
+  constexpr int LANES = 8, width = LANES * 16;
+  typedef Turned<Sums, LANES, SLICES> Tile;
+  SHARED(u32, turned, Tile::slots * Tile::width);
+  const i64 row_bytes = s.M * Sums::size;
+  const i64 m_tiles = (row_bytes + width - 1) / width;
+  const i64 block = divided(blockIdx.x, s.G * m_tiles);
+  const i64 column = blockIdx.x - block * s.G * m_tiles;
+  const i64 g = divided(column, m_tiles);
+  const i64 first = (column - g * m_tiles) * width, left = row_bytes - first;
+  const i64 n0 = block * Tile::block_rows;
+  const int at = threadIdx.x % LANES * 16, slot = threadIdx.x / LANES;
+  const int row = slot % Tile::block_rows, slice = slot / Tile::block_rows;
+  const int unit = unit_of(table, row_bytes);
+  const bool word = unit_of(codes, 2 * s.G * s.C) == 16;
+  const i64 share = SLICES == 1 ? s.C : (s.C + 8 * SLICES - 1) / (8 * SLICES) * 8;
+  const i64 from = slice * share, end = from + share < s.C ? from + share : s.C;
+  codes += ((n0 + row) * s.G + g) * s.C;
+  table += g * s.C * s.K * row_bytes + first + at;
+  Sums sums;
+  sums.clear();
+  int added = 0;
+  if (n0 + row < s.N && at < left) {
+    const int valid = static_cast<int>(left - at < 16 ? left - at : 16);
+    if (unit == 16) {
+      add_books<16>(sums, added, codes, table, from, end, s.K, row_bytes, valid, word);
+    } else if (unit == 4) {
+      add_books<4>(sums, added, codes, table, from, end, s.K, row_bytes, valid, word);
+    } else {
+      add_books<1>(sums, added, codes, table, from, end, s.K, row_bytes, valid, word);
     }
   }
+  flush(sums, added);
+  const Tile tile = {turned};
+  tile.write(sums, added, out.plane != 0);
+  __syncthreads();
+  const i64 rows = s.N - n0 < Tile::block_rows ? s.N - n0 : Tile::block_rows;
+  const i64 count = left < width ? left : width;
+  const Part part = {n0, g * s.M + first / Sums::size, s.G * s.M, static_cast<int>(rows),
+                     static_cast<int>(count / Sums::size)};
+  tile.leave(out, part, in_fours(out, s.M));
 }
 
 }  // namespace
@@ -358,9 +579,9 @@ DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Sh
   extern "C" __global__ void __launch_bounds__(threads, BLOCKS) name(ARGUMENTS) {      \
     staged<Sums, LANES, PER>(codes, table, OUTPUT, {N, G, C, K, M}); \
   }
-#define DIRECT(name, Sums)                                               \
+#define DIRECT(name, Sums, SLICES)                                           \
   extern "C" __global__ void __launch_bounds__(threads, 2) name(ARGUMENTS) { \
-    direct<Sums>(codes, table, OUTPUT, {N, G, C, K, M}); \
+    direct<Sums, SLICES>(codes, table, OUTPUT, {N, G, C, K, M});             \
   }
 
 STAGED(accumulate_i8_8, Int8Sums, 8, 4, 2)
@@ -370,7 +591,9 @@ STAGED(accumulate_i8_8_wide, WideSums, 8, 2, 2)
 STAGED(accumulate_f32_8, FloatSums<Float>, 8, 4, 3)
 STAGED(accumulate_f16_8, FloatSums<Half>, 8, 4, 3)
 STAGED(accumulate_bf16_8, FloatSums<Bfloat>, 8, 4, 3)
-DIRECT(accumulate_i8_direct, WideSums)
-DIRECT(accumulate_f32_direct, FloatSums<Float>)
-DIRECT(accumulate_f16_direct, FloatSums<Half>)
-DIRECT(accumulate_bf16_direct, FloatSums<Bfloat>)
+DIRECT(accumulate_i8_direct, WideSums, 1)
+DIRECT(accumulate_i8_direct_8, WideSums, 8)
+DIRECT(accumulate_i8_direct_32, WideSums, 32)
+DIRECT(accumulate_f32_direct, FloatSums<Float>, 1)
+DIRECT(accumulate_f16_direct, FloatSums<Half>, 1)
+DIRECT(accumulate_bf16_direct, FloatSums<Bfloat>, 1)

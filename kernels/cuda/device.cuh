@@ -28,6 +28,13 @@ DEVICE u16 half_of_float(float value) {
   return bits;
 }
 
+// The value itself, of which the compiler knows nothing: what depends on it is computed where it is
+// used, not before a loop, where it would occupy registers.
+DEVICE int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 #if __CUDA_ARCH__ >= 800
 // Copies `bytes` of BYTES bytes to shared memory and fills up with zeros.
 template <int BYTES>
@@ -79,33 +86,87 @@ DEVICE u16 bfloat_of_float(float value) {
   return static_cast<u16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// Two values as float16, the first in the low half.
+DEVICE u32 halves_of_floats(float low, float high) {
+#if __CUDA_ARCH__ >= 800 && !defined(HALUT_SHIM)
+  u32 both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+#else
+  return half_of_float(low) | static_cast<u32>(half_of_float(high)) << 16;
+#endif
+}
+
+DEVICE u32 bfloats_of_floats(float low, float high) {
+#if __CUDA_ARCH__ >= 800 && !defined(HALUT_SHIM)
+  if (low == low && high == high) {  // of NaN, the instruction's bits are not torch's
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+  }
+#endif
+  return bfloat_of_float(low) | static_cast<u32>(bfloat_of_float(high)) << 16;
+}
+
+// The integer a float of at most 2^22 rounds to, ties to even, in the low bits: conversions have a
+// quarter of an addition's rate.
+DEVICE u32 rounded(float value) { return __float_as_uint(__fadd_rn(value, 12582912.f)); }
+
+// The low bytes of four words.
+DEVICE u32 low_bytes(u32 a, u32 b, u32 c, u32 d) {
+  return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
+}
+
+// Element types. Four values of one lie in a Four.
 struct Float {
   typedef float Raw;
+  typedef float4 Four;
+  static DEVICE Four four(const float* v) { return make_float4(v[0], v[1], v[2], v[3]); }
   static DEVICE float value(float raw) { return raw; }
   static DEVICE float raw(float value) { return value; }
 };
 struct Half {
   typedef u16 Raw;
+  typedef uint2 Four;
+  static DEVICE Four four(const float* v) {
+    return make_uint2(halves_of_floats(v[0], v[1]), halves_of_floats(v[2], v[3]));
+  }
   static DEVICE float value(u16 raw) { return float_of_half(raw); }
   static DEVICE u16 raw(float value) { return half_of_float(value); }
 };
 struct Bfloat {
   typedef u16 Raw;
+  typedef uint2 Four;
+  static DEVICE Four four(const float* v) {
+    return make_uint2(bfloats_of_floats(v[0], v[1]), bfloats_of_floats(v[2], v[3]));
+  }
   static DEVICE float value(u16 raw) { return float_of_bfloat(raw); }
   static DEVICE u16 raw(float value) { return bfloat_of_float(value); }
 };
 struct Int8 {
   typedef i8 Raw;
+  typedef u32 Four;
+  static DEVICE float saturated(float value) { return fminf(fmaxf(value, -128.f), 127.f); }
+  static DEVICE Four four(const float* v) {
+    return low_bytes(rounded(saturated(v[0])), rounded(saturated(v[1])),
+                     rounded(saturated(v[2])), rounded(saturated(v[3])));
+  }
   static DEVICE float value(i8 raw) { return static_cast<float>(raw); }
   static DEVICE i8 raw(float value) {  // rounded to even and saturated
-    return static_cast<i8>(fminf(fmaxf(rintf(value), -128.f), 127.f));
+    return static_cast<i8>(rounded(saturated(value)));
   }
 };
 struct Uint8 {
   typedef u8 Raw;
+  typedef u32 Four;
+  static DEVICE float saturated(float value) { return fminf(fmaxf(value, 0.f), 255.f); }
+  static DEVICE Four four(const float* v) {
+    return low_bytes(rounded(saturated(v[0])), rounded(saturated(v[1])),
+                     rounded(saturated(v[2])), rounded(saturated(v[3])));
+  }
   static DEVICE float value(u8 raw) { return static_cast<float>(raw); }
   static DEVICE u8 raw(float value) {
-    return static_cast<u8>(fminf(fmaxf(rintf(value), 0.f), 255.f));
+    return static_cast<u8>(rounded(saturated(value)));
   }
 };
 
@@ -126,6 +187,50 @@ DEVICE void store_as(void* p, i64 i, int dtype, float value) {
     case bf16: static_cast<u16*>(p)[i] = Bfloat::raw(value); break;
     case uint8: static_cast<u8*>(p)[i] = Uint8::raw(value); break;
     default: static_cast<i8*>(p)[i] = Int8::raw(value);
+  }
+}
+
+DEVICE u64 bytes_of(int dtype) { return dtype == f32 || dtype == int32 ? 4 : dtype < int8 ? 2 : 1; }
+
+// V values from element i on, one or four of them; four are aligned to their size.
+template <int V>
+DEVICE void load_several(const void* p, i64 i, int dtype, float* value) {
+  if (V == 1) {
+    value[0] = load_as(p, i, dtype);
+  } else if (dtype == f32) {
+    const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(p) + i);
+    value[0] = four.x, value[1 % V] = four.y, value[2 % V] = four.z, value[3 % V] = four.w;
+  } else if (dtype == f16 || dtype == bf16) {
+    const uint2 four = *reinterpret_cast<const uint2*>(static_cast<const u16*>(p) + i);
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      const u16 raw = static_cast<u16>((v < 2 ? four.x : four.y) >> (16 * (v % 2)));
+      value[v] = dtype == f16 ? float_of_half(raw) : float_of_bfloat(raw);
+    }
+  } else {
+    const u32 four = *reinterpret_cast<const u32*>(static_cast<const u8*>(p) + i);
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      const u8 raw = static_cast<u8>(four >> (8 * v));
+      value[v] = dtype == uint8 ? Uint8::value(raw) : Int8::value(static_cast<i8>(raw));
+    }
+  }
+}
+
+// As load_several.
+template <int V>
+DEVICE void store_several(void* p, i64 i, int dtype, const float* value) {
+  if (V == 1) {
+    store_as(p, i, dtype, value[0]);
+    return;
+  }
+  void* at = static_cast<u8*>(p) + i * static_cast<int>(bytes_of(dtype));
+  switch (dtype) {
+    case f32: *static_cast<float4*>(at) = Float::four(value); break;
+    case f16: *static_cast<uint2*>(at) = Half::four(value); break;
+    case bf16: *static_cast<uint2*>(at) = Bfloat::four(value); break;
+    case uint8: *static_cast<u32*>(at) = Uint8::four(value); break;
+    default: *static_cast<u32*>(at) = Int8::four(value);
   }
 }
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from shim.runner import Shim, compiler
 
-from halut.ops.cuda import launch
+from halut.ops.cuda import cubin, launch
 
-SOURCES = sorted(path.stem for path in launch.folder().glob("*.cu"))
+SOURCES = sorted(path.stem for path in cubin.folder().glob("*.cu"))
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,7 @@ def shim(built: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Shim]:
     def use(schedule: str = "forward") -> Shim:
         runner = Shim(built, schedule)
         monkeypatch.setattr(launch, "launch", runner.launch)
+        monkeypatch.setattr(launch, "bind", runner.bind)
         return runner
 
     return use

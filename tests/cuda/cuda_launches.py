@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from unittest import mock
 
@@ -27,7 +27,12 @@ def launches(case: Case) -> frozenset[Launch]:
         if grid[0]:
             recorded.add((name, kernel))
 
-    with mock.patch.object(launch, "launch", record):
+    def bind(
+        name: str, kernel: str, device: torch.device, grid: tuple[int, int], *args: Any
+    ) -> Callable[..., None]:
+        return lambda *values: record(name, kernel, device, grid)
+
+    with mock.patch.multiple(launch, launch=record, bind=bind):
         run(case, "cuda", case.make())
     return frozenset(recorded)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from cuda_trees import map_trees
 from torch import Tensor
 
 from halut.blocks import Blocks
+from halut.ops import ConvGeometry
 from halut.ops.answer import answer_size
 from halut.ops.columns import row_count
 
@@ -27,6 +30,12 @@ def add_layers() -> None:
         for dtype in (torch.uint8, torch.int8, torch.float32, torch.bfloat16):
             case("tree_layer", f"{layout}-residual-{dtype}",
                  lambda o=layout, d=dtype: _with_residual(o, d), True)  # fmt: skip
+    kinds = (torch.float32, *HALVES, torch.int8, torch.uint8)
+    for i, (dtype, layout) in enumerate(product(kinds, ("contiguous_format", "channels_last"))):
+        for shift in (0, 1, 3):  # of the residual: its groups of four are aligned, or are not
+            for images in (1, 6):
+                drawn = dtype, layout, kinds[(i + shift) % 5], shift, images
+                case("tree_layer", f"fours-{drawn}", lambda a=drawn: _in_fours(*a), True)
     for table in (torch.int8, torch.float32):
         case("code_layer", f"{table}", lambda t=table: _code_layer(t), table == torch.int8)
     for layout in ("contiguous_format", "channels_last"):
@@ -57,6 +66,20 @@ def _with_residual(layout: str, kind: torch.dtype) -> tuple[Any, ...]:
     size, _ = answer_size(inputs[0], 2 * 9, geometry)
     residual = torch.randint(-100 if kind.is_signed else 0, 600, size).to(kind)
     return *rest, torch.uint8, geometry, residual, 0.5
+
+
+def _in_fours(dtype, layout, kind, shift, images) -> tuple[Any, ...]:
+    """Outputs and pixels of which four and four are answers side by side."""
+    geometry = ConvGeometry((3, 3), padding=(1, 1, 1, 1))
+    x = torch.randint(-9, 9, (images, 5, 8, 12), dtype=torch.int8)
+    x = x.contiguous(memory_format=getattr(torch, layout))
+    table = drawn_table(1, 2, 6, 16, 20 if images > 1 else 132, torch.int8)[1]
+    size, form = answer_size(x, 2 * table.shape[3], geometry)
+    room = torch.randint(0, 100, (math.prod(size) + shift,)).to(kind)
+    like = torch.empty(size, memory_format=form)
+    residual = room[shift:].as_strided(size, like.stride(), shift)
+    answer = _answer(table, dtype)
+    return x, *map_trees(), *answer, geometry, residual, 0.5
 
 
 def _code_layer(kind: torch.dtype) -> tuple[Any, ...]:

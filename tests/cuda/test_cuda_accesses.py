@@ -41,6 +41,7 @@ def racing(watched: Path, monkeypatch: pytest.MonkeyPatch) -> Shim:
     """Runs the kernels on the CPU; a race or a misaligned access is a KernelError."""
     shim = Shim(watched, races=True)
     monkeypatch.setattr(launch, "launch", shim.launch)
+    monkeypatch.setattr(launch, "bind", shim.bind)
     return shim
 
 

@@ -1,6 +1,7 @@
 """The CUDA kernels on a GPU: parity, gradients, streams, graphs, autocast, layouts, memory."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from halut.ops import (
     accumulate,
+    checks,
     dispatch,
     forced,
     nearest_encode,
@@ -31,18 +33,132 @@ pytestmark = [
 ]
 
 
-def on_gpu(value):
-    return value.cuda() if isinstance(value, Tensor) else value
+def on_gpu(value, shift: int = 0):
+    """A tensor's whole storage on the GPU, `shift` elements behind an aligned address, and the same
+    view of it: `.cuda()` would make what is sliced dense."""
+    if not isinstance(value, Tensor):
+        return value
+    whole = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    moved = torch.empty(len(whole) + shift, dtype=value.dtype, device="cuda")
+    moved[shift:].copy_(whole)
+    return moved.as_strided(value.shape, value.stride(), value.storage_offset() + shift)
 
 
-def arguments(each: Case) -> tuple:
-    """The case's arguments on the GPU; strides survive."""
-    return tuple(on_gpu(value) for value in each.make())
+def arguments(each: Case, shift: int = 0) -> tuple:
+    """The case's arguments on the GPU, of the same strides."""
+    return tuple(on_gpu(value, shift) for value in each.make())
 
 
 @pytest.mark.parametrize("each", CASES, ids=str)
 def test_equal_to_torch(each):
-    assert_alike(each, run(each, "cuda", arguments(each)), expected(each))
+    given = arguments(each)
+    for ours, theirs in zip(given, each.make(), strict=True):
+        assert not isinstance(ours, Tensor) or ours.stride() == theirs.stride()
+    assert_alike(each, run(each, "cuda", given), expected(each))
+
+
+@pytest.mark.parametrize("each", CASES[::2], ids=str)
+def test_addresses_need_not_be_aligned(each):
+    wanted = expected(each)
+    for shift in (1, 3):
+        assert_alike(each, run(each, "cuda", arguments(each, shift)), wanted)
+
+
+LAYERS = [each for each in CASES if each.operation in ("tree_layer", "nearest_layer")]
+
+
+@pytest.mark.parametrize("each", LAYERS, ids=str)
+def test_prepared_layers_answer_again_and_again(each):
+    (entry,) = dispatch._candidates(each.operation, "cuda", "cuda")
+    x, *rest = arguments(each)
+    constants = 9 if each.operation == "tree_layer" else 10
+    prepared = entry.prepare(x, *rest[:constants])
+    for _ in range(2):
+        assert_alike(each, (prepared(x, *rest[constants:]),), expected(each))
+
+
+def test_chunks_of_rows_and_images_change_nothing(monkeypatch):
+    chosen = [e for e in CASES if e.operation in ("tree_gradient", "nearest_gradient")]
+    monkeypatch.setitem(checks.WORKSPACE, "cuda", 1 << 16)
+    for each in chosen:
+        assert_alike(each, run(each, "cuda", arguments(each)), expected(each))
+
+
+def test_gradients_of_many_rows_are_made_in_chunks():
+    """dE of 40,000 rows, 32 codebooks and 16 prototypes is more than one workspace."""
+    N, GC, K, M = 40_000, 32, 16, 8
+    assert checks.workspace(torch.device("cuda")) < 4 * N * GC * K
+    values = tree(N, GC, K, M)
+    ours = gradients(values, tree_product)
+    with forced("torch"):
+        theirs = gradients(values, tree_product)
+    for one, other in zip(ours, theirs, strict=True):
+        scale = other.abs().max().item()
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3 * scale)
+
+
+def test_subnormal_numbers_are_numbers():
+    x = torch.full((64, 4), 1e-40, device="cuda")
+    codes = tree_encode(x, torch.arange(4, device="cuda"), torch.zeros(1, 15, device="cuda"))
+    assert codes.eq(15).all()  # more than 0 at every level
+
+
+def test_an_input_of_2_to_the_31_elements():
+    if torch.cuda.mem_get_info()[0] < 6 << 30:
+        pytest.skip("needs 6 GiB of GPU memory")
+    x = torch.zeros(2**27 + 3, 16, dtype=torch.int8, device="cuda")
+    x[-3:] = torch.randint(-50, 50, (3, 16), dtype=torch.int8, device="cuda")
+    taps = torch.arange(16, device="cuda")
+    thresholds = torch.randn(4, 15, device="cuda") * 20
+    codes = tree_encode(x, taps, thresholds)
+    assert torch.equal(codes[-3:], tree_encode(x[-3:].clone(), taps, thresholds))
+
+
+def test_memory_of_another_stream_is_not_taken_early():
+    """Codes and answers are of the stream that runs the layer, whoever's the input is."""
+    each = next(e for e in LAYERS if "contiguous" in e.label)
+    (entry,) = dispatch._candidates(each.operation, "cuda", "cuda")
+    x, *rest = arguments(each)
+    prepared, wanted = entry.prepare(x, *rest[:9]), expected(each)
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()
+    answers = []
+    for _ in range(50):
+        with torch.cuda.stream(side):
+            answers.append(prepared(x, *rest[9:]))
+        prepared(x, *rest[9:])
+    side.synchronize()
+    for answer in answers:
+        assert_alike(each, (answer,), wanted)
+
+
+def test_threads_share_a_layer():
+    each = next(e for e in LAYERS if "residual" in e.label)
+    (entry,) = dispatch._candidates(each.operation, "cuda", "cuda")
+    x, *rest = arguments(each)
+    prepared, wanted = entry.prepare(x, *rest[:9]), expected(each)
+    answers = []
+
+    def work():
+        for _ in range(50):
+            answers.append(prepared(x, *rest[9:]))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 200
+    for answer in answers:
+        assert_alike(each, (answer,), wanted)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_tensors_of_the_second_device_are_worked_on_there():
+    values = [value.to("cuda:1") for value in tree()]
+    answer = tree_product(values)
+    assert answer.device.index == 1
+    torch.testing.assert_close(answer.cpu(), tree_product(tree()).cpu())
 
 
 @pytest.mark.parametrize("each", CASES[::7], ids=str)
@@ -160,7 +276,7 @@ def test_operators_pass_opcheck():
     grad = torch.randn(9, 20, device="cuda", requires_grad=True)
     check(torch.ops.halut.scatter_add.default, (codes, grad, 1, 16))
     x, prototypes, *_ = nearest(N=9)
-    check(torch.ops.halut.nearest_encode.default, (x, prototypes, "l2", 1))
+    check(torch.ops.halut.nearest_encode.default, (x, prototypes, "l2", 1, []))
 
 
 def test_inputs_need_not_be_contiguous():

@@ -10,7 +10,8 @@ import torch
 
 from halut.errors import HalutError
 from halut.ops import dispatch
-from halut.ops.cuda import launch
+from halut.ops.cuda import cubin, launch
+from halut.ops.cuda.arguments import Arguments
 
 
 @pytest.fixture
@@ -59,25 +60,31 @@ def test_float64_is_left_to_torch(monkeypatch):
 
 
 def test_sources_include_what_they_share():
-    text = launch.source("tree_encode")
+    text = cubin.source("tree_encode")
     assert "struct View" in text
     assert "#include" not in text
     assert "#pragma once" not in text
 
 
 def test_sources_that_are_nowhere(monkeypatch, tmp_path):
-    monkeypatch.setattr(launch, "FOLDERS", (tmp_path,))
+    monkeypatch.setattr(cubin, "FOLDERS", (tmp_path,))
     with pytest.raises(HalutError, match="no CUDA sources"):
-        launch.folder()
+        cubin.folder()
 
 
 def test_arguments_have_the_kernels_widths():
     tensor = torch.zeros(3)
-    got = launch.packed((tensor, None, 7, True, 0.5, (1, 2, 3), np.int32(4)))
-    assert [value.nbytes for value in got] == [8, 8, 8, 4, 4, 24, 4]
-    assert got[0] == tensor.data_ptr()
-    assert all(value.size == 1 for value in got)  # CuPy refuses arrays of several as arguments
-    assert got[5].tobytes() == np.array([1, 2, 3], np.int64).tobytes()
+    args = (tensor, None, 7, True, (1, 2, 3), np.int32(4), 0.5)
+    packed = Arguments(args)
+    assert packed.sizes == [8, 8, 8, 4, 24, 4, 4]
+    assert [at - packed.addresses[0] for at in packed.addresses] == [0, 8, 16, 24, 32, 56, 60]
+    assert bytes(packed.buffer)[:8] == tensor.data_ptr().to_bytes(8, "little")
+    assert bytes(packed.buffer)[32:56] == np.array([1, 2, 3], np.int64).tobytes()
+    ((write, offset),) = packed.writers([4])
+    write(packed.buffer, offset, 9)
+    assert bytes(packed.buffer)[32:56] == np.array([9, 2, 3], np.int64).tobytes()
+    with pytest.raises(TypeError, match="list"):
+        Arguments(([1],))
 
 
 def test_a_grid_has_a_largest_size():

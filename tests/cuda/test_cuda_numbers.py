@@ -3,9 +3,11 @@
 import pytest
 import torch
 from cuda_cases import CASES, assert_alike, expected, run
+from cuda_tables import drawn_table
 
 from halut.ops import checks
 from halut.ops.cuda import lookup, tree
+from halut.ops.lookup import accumulate_reference
 
 OPERATIONS = {
     *("accumulate", "scatter_add", "tree_encode", "tree_gradient", "nearest_encode"),
@@ -80,6 +82,24 @@ def test_int8_sums_are_exact_at_the_extremes(shim):
         codes = torch.randint(0, 16, (N, 1000), dtype=torch.uint8)
         sums = lookup.accumulate(codes, table)
         assert sums.tolist() == [[-128_000, 127_000] * 10] * N
+
+
+def test_float_sums_of_a_row_do_not_depend_on_the_batch(shim):
+    runner = shim()
+    codes, table = torch.randint(0, 16, (130, 33), dtype=torch.uint8), torch.randn(1, 33, 16, 20)
+    few, many = lookup.accumulate(codes[:5], table), lookup.accumulate(codes, table)
+    assert torch.equal(few, many[:5])
+    assert runner.launched == ["accumulate_f32_direct", "accumulate_f32_8"]
+
+
+def test_few_rows_share_out_their_codebooks(shim):
+    runner = shim()
+    codes, table = drawn_table(49, 1, 512, 16, 96, torch.int8)
+    assert torch.equal(lookup.accumulate(codes, table), accumulate_reference(codes, table))
+    lookup.accumulate(codes[:1], table)
+    assert runner.launched == ["accumulate_i8_direct_8", "accumulate_i8_direct_32"]
+    kernels = {lookup.choice(n, 512, 16, 512, torch.int8, 1, 132)[0] for n in (1, 49, 400, 10_000)}
+    assert kernels == {f"accumulate_i8_{each}" for each in ("direct_32", "direct_8", "8_wide")}
 
 
 def test_codes_that_are_none_read_nothing_else(shim):

@@ -5,11 +5,11 @@ import torch
 from cuda_cases import CASES, assert_alike, expected, run
 from shim.runner import KernelError, Shim
 
-from halut.ops.cuda import launch, lookup
+from halut.ops.cuda import cubin, launch, lookup
 
 BUGS = {  # source: what is there, what is put in its place, and a case that reads it
     "accumulate": [
-        ("copy_wait<1>();", "copy_wait<2>();", "accumulate-(200, 1, 17, 32, 128)-torch.int8"),
+        ("copy_wait<1>();", "copy_wait<2>();", "accumulate-(400, 1, 12, 16, 130)-torch.int8"),
         (
             "    __syncthreads();\n    const u8* slice",
             "    const u8* slice",
@@ -52,6 +52,7 @@ def test_seeded_bugs_are_caught(built, tmp_path, monkeypatch, source, right, wro
             if path.stem != source and not (tmp_path / path.name).exists():
                 (tmp_path / path.name).symlink_to(path)
         monkeypatch.setattr(launch, "launch", shim.launch)
+        monkeypatch.setattr(launch, "bind", shim.bind)
         try:
             assert_alike(each, run(each, "cuda", each.make()), wanted)
         except (AssertionError, KernelError):
@@ -71,7 +72,7 @@ extern "C" __global__ void probe(float* out) {{
 
 
 def probe(tmp_path, monkeypatch, body: str) -> torch.Tensor:
-    monkeypatch.setattr(launch, "source", lambda name: KERNEL.format(body=body))
+    monkeypatch.setattr(cubin, "source", lambda name: KERNEL.format(body=body))
     out = torch.zeros(64)
     Shim(tmp_path, "shuffled").launch("probe", "probe", out.device, (1, 64), out)
     return out

@@ -10,6 +10,7 @@ from torch import nn
 
 from halut.bench.method import relative_error
 from halut.bench.onednn import kernels_of
+from halut.errors import HalutError
 from halut.inference import onednn
 from halut.inference.fold import fold, traced
 from halut.inference.int8 import int8_network
@@ -155,3 +156,11 @@ def test_grids_hold_zero_and_their_range():
     assert Grid.around(x.relu()).zero_point == 0
     assert int(grid.quantise(torch.tensor([1e6]))) == 255
     assert Grid.of(0, 0).scale == 1
+
+
+def test_off_the_cpu_it_is_refused(network):
+    graph, x = fold(traced(network)), torch.randn(2, 3, 12, 12)
+    with pytest.raises(HalutError, match=r"on the CPU alone.*is on meta"):
+        int8_network(graph, x.to("meta"))
+    with pytest.raises(HalutError, match=r"network\.cpu\(\)"):
+        int8_network(graph.to("meta"), x)

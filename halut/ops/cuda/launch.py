@@ -1,4 +1,4 @@
-"""Kernels of kernels/cuda, compiled by NVRTC through CuPy and launched on torch's current stream.
+"""Kernels of kernels/cuda, loaded by CuPy's RawModule and launched on torch's current stream.
 
 A kernel is compiled at its first call on a device; run an operator once before capturing it in a
 CUDA graph. Nothing here waits for the device.
@@ -9,22 +9,18 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from pathlib import Path
+import threading
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from halut.errors import HalutError
+from halut.ops.cuda import cubin
+from halut.ops.cuda.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = (
-    Path(__file__).parents[2] / "kernels" / "cuda",  # installed
-    Path(__file__).parents[3] / "kernels" / "cuda",  # a checkout
-)
-OPTIONS = ("--std=c++17",)
 MOST_BLOCKS = 2**31 - 1
 INSTALL = "pip install 'halut[cuda]' (cupy-cuda13x)"
 
@@ -33,8 +29,8 @@ INSTALL = "pip install 'halut[cuda]' (cupy-cuda13x)"
 def missing() -> str | None:
     """Why the kernels cannot be compiled, None where they can. The log says it once."""
     try:
-        importlib.import_module("cupy")
-        folder()
+        cubin.nvrtc()
+        cubin.folder()
     except (ImportError, HalutError) as error:
         logger.warning(
             "CUDA kernels are not available (%s): slower torch implementations run on the GPU; "
@@ -51,42 +47,118 @@ def available() -> bool:
     return missing() is None
 
 
-def folder() -> Path:
-    """Where the sources lie. Raises HalutError if they are nowhere."""
-    for path in FOLDERS:
-        if (path / "device.cuh").is_file():
-            return path
-    raise HalutError(f"no CUDA sources in any of: {', '.join(map(str, FOLDERS))}")
-
-
-@functools.cache
-def source(name: str) -> str:
-    """kernels/cuda/NAME.cu with what it includes in place: caches of binaries go by the text."""
-    lines = []
-    for line in (folder() / f"{name}.cu").read_text().splitlines():
-        if line.startswith('#include "'):
-            header = folder() / line.split('"')[1]
-            lines += [text for text in header.read_text().splitlines() if text != "#pragma once"]
-        else:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
 def launch(name: str, kernel: str, device: torch.device, grid: tuple[int, int], *args: Any) -> None:
     """Run `kernel` of kernels/cuda/NAME.cu on grid = (blocks, threads per block); not on 0 blocks.
 
-    Arguments as `packed` takes them. Raises HalutError if there are too many blocks, or the
-    source does not compile.
+    Arguments are laid out by `Arguments`, of the same kinds at every launch of a kernel. Raises
+    HalutError if there are too many blocks, or the source does not compile.
     """
     blocks, threads = grid
     if blocks == 0:
         return
     check_blocks(blocks)
-    cupy = importlib.import_module("cupy")
-    with cupy.cuda.Device(device.index):
-        stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream)
-        with stream:
-            _function(name, kernel, device.index)((blocks,), (threads,), packed(args))
+    key = kernel, _index(device)
+    found = _launches.get(key)
+    if found is None:
+        found = _launches[key] = Launch(name, kernel, key[1], args)
+    found.run(blocks, threads, args)
+
+
+def bind(
+    name: str,
+    kernel: str,
+    device: torch.device,
+    grid: tuple[int, int],
+    args: tuple[Any, ...],
+    changing: tuple[int, ...],
+) -> Callable[..., None]:
+    """`launch` with arguments packed once: a call takes those at the positions `changing` alone.
+
+    These are given as numbers, tensors as addresses; of a tuple the first field changes. Tensors
+    among the other arguments have to outlive the calls. `grid` has one block or more.
+    """
+    check_blocks(grid[0])
+    return Launch(name, kernel, _index(device), args).bound(grid, changing)
+
+
+class Launch:
+    """A kernel on a device, and the memory that its arguments are read from.
+
+    The driver copies arguments while it queues a kernel, so one buffer serves all launches. CuPy is
+    given their addresses, which costs a sixth of giving it values.
+    """
+
+    def __init__(self, name: str, kernel: str, index: int, args: tuple[Any, ...]) -> None:
+        self.function, self.index, self.stream = _function(name, kernel, index), index, _Stream()
+        self.arguments = Arguments(args)
+        pointer = importlib.import_module("cupy").cuda.function.CPointer
+        self.pointers = tuple(map(pointer, self.arguments.addresses))
+        self.lock = threading.Lock()
+
+    def run(self, blocks: int, threads: int, args: tuple[Any, ...]) -> None:
+        """Launch with these arguments."""
+        with self.lock:
+            self.arguments.pack(args)
+            self._queue((blocks,), (threads,))
+
+    def bound(self, grid: tuple[int, int], changing: tuple[int, ...]) -> Callable[..., None]:
+        """A launch that changes the arguments at these positions before it runs."""
+        blocks, threads = (grid[0],), (grid[1],)
+        writers, buffer = self.arguments.writers(changing), self.arguments.buffer
+
+        def run(*values: Any) -> None:
+            with self.lock:
+                for (write, offset), value in zip(writers, values, strict=True):
+                    write(buffer, offset, value)
+                self._queue(blocks, threads)
+
+        return run
+
+    def _queue(self, blocks: tuple[int], threads: tuple[int]) -> None:
+        index, stream = self.index, self.stream
+        stream.ptr = current_stream(index)
+        if index in _entered() and current_device() == index:
+            self.function(blocks, threads, self.pointers, 0, stream)
+            return
+        with importlib.import_module("cupy").cuda.Device(index):
+            self.function(blocks, threads, self.pointers, 0, stream)
+        _entered().add(index)
+
+
+_launches: dict[tuple[str, int], Launch] = {}
+
+
+class _Stream:
+    """What CuPy reads of a stream."""
+
+    __slots__ = ("ptr",)
+    ptr: int
+
+
+_thread = threading.local()
+
+
+def _entered() -> set[int]:
+    """The devices whose context this thread has made current before."""
+    try:
+        return _thread.devices
+    except AttributeError:
+        _thread.devices = set()
+        return _thread.devices
+
+
+def current_stream(index: int) -> int:
+    """The address of torch's current stream on a device."""
+    return torch._C._cuda_getCurrentRawStream(index)
+
+
+def current_device() -> int:
+    """The index of the device that is current in this thread."""
+    return torch._C._cuda_getDevice()
+
+
+def _index(device: torch.device) -> int:
+    return current_device() if device.index is None else device.index
 
 
 def check_blocks(blocks: int) -> None:
@@ -95,46 +167,23 @@ def check_blocks(blocks: int) -> None:
         raise HalutError(f"{blocks} blocks are more than a CUDA grid holds: split the rows")
 
 
-def packed(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments as kernels declare them: tensors and None as addresses, int as 64 and bool as 32
-    bits, float as float32, a tuple of integers as a struct of 64-bit fields: one value, as CuPy
-    passes no arrays of several."""
-    return tuple(_argument(value) for value in args)
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return np.uint64(value.data_ptr())
-    if value is None:
-        return np.uint64(0)
-    if isinstance(value, bool):
-        return np.int32(value)
-    if isinstance(value, int):
-        return np.int64(value)
-    if isinstance(value, float):
-        return np.float32(value)
-    if isinstance(value, tuple):
-        return np.array(value, dtype=np.int64).view(np.dtype((np.void, 8 * len(value))))
-    return value
+@functools.cache
+def _function(name: str, kernel: str, index: int) -> Any:
+    return _module(name, index).get_function(kernel)
 
 
 @functools.cache
-def _function(name: str, kernel: str, device: int) -> Any:
-    return _module(name, device).get_function(kernel)
-
-
-@functools.cache
-def _module(name: str, device: int) -> Any:
+def _module(name: str, index: int) -> Any:
+    """kernels/cuda/NAME.cu, loaded on a device; a damaged file of the cache is made anew."""
     cupy = importlib.import_module("cupy")
-    module = cupy.RawModule(code=source(name), options=OPTIONS)
-    try:
-        module.compile()
-    except Exception as error:
-        raise HalutError(
-            f"kernels/cuda/{name}.cu does not compile for {torch.cuda.get_device_name(device)}: "
-            f"{error}; halut.ops.forced('torch') runs without it"
-        ) from error
-    return module
+    arch = cubin.architecture(torch.cuda.get_device_capability(index))
+    with cupy.cuda.Device(index):
+        try:
+            return cupy.RawModule(path=str(cubin.cubin(name, arch))).module
+        except cupy.cuda.driver.CUDADriverError as error:
+            path = cubin.cubin(name, arch, fresh=True)
+            logger.warning("%s was damaged (%s): compiled anew", path, error)
+            return cupy.RawModule(path=str(path)).module
 
 
 @functools.cache

@@ -7,13 +7,12 @@ from torch import Tensor
 
 from halut.ops import dispatch
 from halut.ops.answer import answer_like, laid_out_as
+from halut.ops.columns import row_count
 from halut.ops.conv import ConvGeometry
-from halut.ops.cpu.view import DTYPES
-from halut.ops.cuda import launch
+from halut.ops.cpu.view import DTYPES, NUMBERS
+from halut.ops.cuda import launch, nearest, tree
 from halut.ops.cuda.conv import fits
-from halut.ops.cuda.lookup import add_rows
-from halut.ops.cuda.nearest import nearest_encode
-from halut.ops.cuda.tree import tree_encode
+from halut.ops.cuda.lookup import CHANGING, add_rows, adding
 
 
 def _supports(x: Tensor, *inputs) -> bool:
@@ -21,7 +20,59 @@ def _supports(x: Tensor, *inputs) -> bool:
     return x.dtype in DTYPES and fits(x, geometry) and launch.available()
 
 
-@dispatch.implementation("tree_layer", "cuda", devices=("cuda",), supports=_supports)
+class Layer:
+    """A table layer on inputs of x's shape, strides and dtype: two launches, packed once.
+
+    `encoding`: kernel, grid and arguments that fill codes [N, GC], `changing` the positions of x
+    and of the codes in them.
+    """
+
+    def __init__(self, name, encoding, changing, x, codes, table, answer) -> None:
+        scale, bias, low, dtype, geometry = answer
+        kernel, grid, args = encoding
+        self.device, self.codes = x.device, codes
+        self.encode = launch.bind(name, kernel, x.device, grid, args, changing)
+        out = answer_like(x, scale.shape[0], dtype, geometry)
+        self.size, self.stride, self.dtype = out.shape, out.stride(), dtype
+        plane = out.shape[2] * out.shape[3] if out.ndim == 4 and out.is_contiguous() else 0
+        target = (out, scale.contiguous(), bias.contiguous(), low, plane, None, 1.0)
+        kernel, grid, adds = adding(None, codes[0], table, *target)
+        self.add = launch.bind("accumulate", kernel, x.device, grid, adds, CHANGING)
+        constant = [value for value in (*args, *adds) if isinstance(value, Tensor)]
+        self.held = [value for value in constant if value is not out]  # kernels read them
+
+    def __call__(
+        self, x: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
+    ) -> Tensor:
+        codes = torch.empty(self.codes, dtype=torch.uint8, device=self.device)
+        out = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
+        address, number = 0, 0
+        if residual is not None:
+            residual = laid_out_as(out, residual)
+            address, number = residual.data_ptr(), NUMBERS[residual.dtype]
+        chosen = codes.data_ptr()
+        self.encode(x.data_ptr(), chosen)
+        self.add(chosen, out.data_ptr(), address, residual_scale, number)
+        return out
+
+
+def _tree_layer(x, taps, thresholds, table, packed, *answer) -> Layer:
+    geometry = answer[-1]
+    codes = row_count(x, geometry), thresholds.shape[0]
+    encoding = tree.encoding(x, taps, thresholds, geometry, None)
+    return Layer("tree_encode", encoding, (0, 3), x, codes, table, answer)
+
+
+def _nearest_layer(x, prototypes, metric, groups, table, packed, *answer) -> Layer:
+    geometry = answer[-1]
+    codes = row_count(x, geometry), prototypes.shape[0]
+    encoding = nearest.encoding(x, prototypes, metric, groups, geometry, None)
+    return Layer("nearest_encode", encoding, (0, 2), x, codes, table, answer)
+
+
+@dispatch.implementation(
+    "tree_layer", "cuda", devices=("cuda",), supports=_supports, prepare=_tree_layer
+)
 def tree_layer(
     x: Tensor,
     taps: Tensor,
@@ -37,12 +88,14 @@ def tree_layer(
     residual_scale: float = 1.0,
 ) -> Tensor:
     """Codes straight from the input; sums leave as answers, in the input's memory format."""
-    codes = tree_encode(x, taps, thresholds, geometry)
+    codes = tree.tree_encode(x, taps, thresholds, geometry)
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
     return _answers(codes, x, table, *answer)
 
 
-@dispatch.implementation("nearest_layer", "cuda", devices=("cuda",), supports=_supports)
+@dispatch.implementation(
+    "nearest_layer", "cuda", devices=("cuda",), supports=_supports, prepare=_nearest_layer
+)
 def nearest_layer(
     x: Tensor,
     prototypes: Tensor,
@@ -59,7 +112,7 @@ def nearest_layer(
     residual_scale: float = 1.0,
 ) -> Tensor:
     """The same with nearest prototypes; no im2col is built."""
-    codes = nearest_encode(x, prototypes, metric, groups, geometry)
+    codes = nearest.nearest_encode(x, prototypes, metric, groups, geometry)
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
     return _answers(codes, x, table, *answer)
 

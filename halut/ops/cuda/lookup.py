@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ STAGED_ROWS = 64
 """Rows from which on staging the table in shared memory pays."""
 STAGED_BYTES = 4096
 """Most bytes of a codebook's tile: four of them are a stage."""
+SLICES = (8, 32)
+"""Into how many parts a row's codebooks may be cut."""
 EXACT_BOOKS = 256
 """Codebooks whose biased int8 entries add up in 16 bits."""
 
@@ -52,29 +56,62 @@ def add_rows(
     out: rows [N, G * M], or with plane = OH * OW the maps [N / plane, G * M, plane]; residual: of
     its shape and strides.
     """
-    G, C, K, M = table.shape
-    codes, table = codes.contiguous(), table.contiguous()
-    kernel, rows, width = choice(codes.shape[0], C, K, M, table.dtype)
-    blocks = -(-codes.shape[0] // rows) * G * -(-M * table.element_size() // width)
+    codes = codes.contiguous()
+    answer = (out, scale, bias, low, plane, residual, residual_scale)
+    kernel, grid, args = adding(codes, codes.shape[0], table, *answer)
+    launch.launch("accumulate", kernel, codes.device, grid, *args)
+
+
+def adding(
+    codes: Tensor | None,
+    N: int,
+    table: Tensor,
+    out: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    low: float | None,
+    plane: int,
+    residual: Tensor | None,
+    residual_scale: float,
+) -> tuple[str, tuple[int, int], tuple[Any, ...]]:
+    """(kernel, grid, arguments) of `add_rows`; see CHANGING for where tensors stand in them."""
+    (G, C, K, M), table = table.shape, table.contiguous()
+    kernel, rows, width = choice(N, C, K, M, table.dtype, G, launch.processors(table.device))
+    blocks = -(-N // rows) * G * -(-M * table.element_size() // width)
     least, dtype = float("-inf") if low is None else float(low), np.int32(NUMBERS[out.dtype])
     added = np.int32(0 if residual is None else NUMBERS[residual.dtype])
-    launch.launch(
-        *("accumulate", kernel, codes.device, (blocks, THREADS)),
-        *(codes, table, out, scale, bias, least, dtype, plane),
-        *(residual, float(residual_scale), added, codes.shape[0], G, C, K, M),
-    )
+    answer = (out, scale, bias, least, dtype, plane, residual, float(residual_scale), added)
+    return kernel, (blocks, THREADS), (codes, table, *answer, N, G, C, K, M)
 
 
-def choice(N: int, C: int, K: int, M: int, dtype: torch.dtype) -> tuple[str, int, int]:
-    """The kernel for a table of this shape, the rows of its blocks and the bytes of its tiles."""
+CHANGING = (0, 2, 8, 9, 10)
+"""Among the arguments of `adding`: codes, out, residual, its scale and its dtype's number."""
+
+
+def choice(
+    N: int, C: int, K: int, M: int, dtype: torch.dtype, G: int = 1, processors: int = 1
+) -> tuple[str, int, int]:
+    """The kernel for a table of this shape, the rows of its blocks and the bytes of its tiles.
+
+    Where staged int8 tables would leave multiprocessors idle, they are read directly instead, by
+    as many more threads as share out a row's codebooks. Float tables are not cut so: a sum keeps
+    its order of additions, and a row's answer its bits, in a batch of any size.
+    """
     size, lanes = dtype.itemsize, 8
     wide = dtype == torch.int8 and C > EXACT_BOOKS
     while dtype == torch.int8 and lanes > 2 and M * size <= lanes * 8 and not wide:
         lanes //= 2
-    if N < STAGED_ROWS or K * lanes * 16 > STAGED_BYTES:
-        return f"accumulate_{NAMES[dtype]}_direct", THREADS // 8, 128
-    name = f"accumulate_{NAMES[dtype]}_{lanes}" + ("_wide" if wide else "")
-    return name, (2 if wide else 4) * THREADS // lanes, lanes * 16
+    rows = (2 if wide else 4) * THREADS // lanes
+    blocks = -(-N // rows) * G * -(-M * size // (lanes * 16))
+    staged = N >= STAGED_ROWS and K * lanes * 16 <= STAGED_BYTES
+    if staged and (dtype != torch.int8 or blocks >= processors * lanes // 8):
+        return f"accumulate_{NAMES[dtype]}_{lanes}" + ("_wide" if wide else ""), rows, lanes * 16
+    slices, rows, tiles = 1, THREADS // 8, G * -(-M * size // 128)
+    for more in SLICES if dtype == torch.int8 else ():
+        if -(-N * slices // rows) * tiles < 2 * processors and 8 * slices < C:
+            slices = more
+    name = f"accumulate_{NAMES[dtype]}_direct" + (f"_{slices}" if slices > 1 else "")
+    return name, rows // slices, 128
 
 
 def _supports_scatter(codes: Tensor, grad: Tensor, groups: int, K: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,16 +43,27 @@ def nearest_encode(
     geometry: ConvGeometry | None = None,
 ) -> Tensor:
     """Straight from rows or maps; distances in float32, as differences, the lowest of equals."""
-    N = row_count(x, geometry)
-    GC, K, V = prototypes.shape
-    codes = torch.empty(N, GC, dtype=torch.uint8, device=x.device)
-    grid, p = (-(-N // ROWS) * -(-GC // BOOKS), ROWS), prototypes.float().contiguous()
-    D = column_count(x, geometry) // groups
-    launch.launch(
-        *("nearest_encode", f"nearest_encode_{metric}", x.device, grid, view(x, geometry), p),
-        *(codes, N, D, GC // groups, groups, K, V, rows_adjacent(x, geometry)),
-    )
+    size = row_count(x, geometry), prototypes.shape[0]
+    codes = torch.empty(size, dtype=torch.uint8, device=x.device)
+    kernel, grid, args = encoding(x, prototypes, metric, groups, geometry, codes)
+    launch.launch("nearest_encode", kernel, x.device, grid, *args)
     return codes
+
+
+def encoding(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    geometry: ConvGeometry | None,
+    codes: Tensor | None,
+) -> tuple[str, tuple[int, int], tuple[Any, ...]]:
+    """(kernel, grid, arguments) that fill codes [N, GC]; arguments 0 and 2 hold x and codes."""
+    (GC, K, V), N = prototypes.shape, row_count(x, geometry)
+    grid = -(-N // ROWS) * -(-GC // BOOKS), ROWS
+    taken = view(x, geometry), prototypes.float().contiguous(), codes
+    shape = N, column_count(x, geometry) // groups, GC // groups, groups, K, V
+    return f"nearest_encode_{metric}", grid, (*taken, *shape, rows_adjacent(x, geometry))
 
 
 def _supports_gradient(

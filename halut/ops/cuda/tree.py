@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,19 +32,29 @@ def tree_encode(
     x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
 ) -> Tensor:
     """Straight from rows or maps of any strides; comparisons in float32, which is exact."""
-    N, GC = row_count(x, geometry), thresholds.shape[0]
-    K = thresholds.shape[1] + 1
-    codes = torch.empty(N, GC, dtype=torch.uint8, device=x.device)
-    books = 32 if K <= 64 else 2048 // K
-    order = "rows" if rows_adjacent(x, geometry) else "books"
-    kernel = f"tree_encode_{NAMES[x.dtype]}_{order}"
-    grid = -(-N // ROWS) * -(-GC // books), THREADS
-    kept, t = taps.contiguous(), thresholds.float().contiguous()
-    launch.launch(
-        *("tree_encode", kernel, x.device, grid),
-        *(view(x, geometry), kept, t, codes, N, GC, np.int32(K.bit_length() - 1)),
+    codes = torch.empty(
+        *(row_count(x, geometry), thresholds.shape[0]), dtype=torch.uint8, device=x.device
     )
+    kernel, grid, args = encoding(x, taps, thresholds, geometry, codes)
+    launch.launch("tree_encode", kernel, x.device, grid, *args)
     return codes
+
+
+def encoding(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    geometry: ConvGeometry | None,
+    codes: Tensor | None,
+) -> tuple[str, tuple[int, int], tuple[Any, ...]]:
+    """(kernel, grid, arguments) that fill codes [N, GC]; arguments 0 and 3 hold x and codes."""
+    (GC, nodes), N = thresholds.shape, row_count(x, geometry)
+    books = 32 if nodes < 64 else 2048 // (nodes + 1)
+    order = "rows" if rows_adjacent(x, geometry) else "books"
+    grid = -(-N // ROWS) * -(-GC // books), THREADS
+    taken = view(x, geometry), taps.contiguous(), thresholds.float().contiguous()
+    depth = np.int32((nodes + 1).bit_length() - 1)
+    return f"tree_encode_{NAMES[x.dtype]}_{order}", grid, (*taken, codes, N, GC, depth)
 
 
 def _supports_gradient(

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from halut.ops.cuda import launch
+from halut.ops.cuda import cubin, launch
+from halut.ops.cuda.arguments import Arguments
 
 HERE = Path(__file__).parent
 INCLUDE = f'#include "{HERE / "shim.h"}"'
@@ -33,7 +35,7 @@ def compiler() -> str | None:
 
 def barriers(name: str) -> list[int]:
     """The lines of the barriers of kernels/cuda/NAME.cu in what is built, in their order."""
-    lines = [INCLUDE, *launch.source(name).splitlines()]
+    lines = [INCLUDE, *cubin.source(name).splitlines()]
     return [n for n, line in enumerate(lines, 1) if "__syncthreads();" in line.split("//")[0]]
 
 
@@ -71,7 +73,7 @@ class Shim:
         if library.exists():
             return library
         file = self.folder / f"{name}.cpp"
-        file.write_text(f"{INCLUDE}\n{self.text(launch.source(name))}")
+        file.write_text(f"{INCLUDE}\n{self.text(cubin.source(name))}")
         expanded = subprocess.run(
             [str(compiler()), "-std=c++17", "-E", "-P", str(file)],
             check=True,
@@ -102,13 +104,12 @@ class Shim:
             return
         launch.check_blocks(blocks)
         self.launched.append(kernel)
-        library, values = self.library(name), launch.packed(args)
+        library, packed = self.library(name), Arguments(args)
         sizes = (ctypes.c_int * 64)()
         count = getattr(library, f"sizes_{kernel}")(sizes)
-        got = [value.nbytes for value in values]
-        assert got == list(sizes[:count]), f"{kernel} takes {list(sizes[:count])}, was given {got}"
-        buffers = [ctypes.create_string_buffer(value.tobytes(), value.nbytes) for value in values]
-        addresses = (ctypes.c_void_p * count)(*map(ctypes.addressof, buffers))
+        taken = list(sizes[:count])
+        assert packed.sizes == taken, f"{kernel} takes {taken}, was given {packed.sizes}"
+        addresses = (ctypes.c_void_p * count)(*packed.addresses)
         error = ctypes.create_string_buffer(512)
         some = self.blocks or range(blocks)
         failed = getattr(library, f"launch_{kernel}")(
@@ -116,3 +117,25 @@ class Shim:
         )
         if failed:
             raise KernelError(f"{kernel}: {error.value.decode()}")
+
+    def bind(
+        self,
+        name: str,
+        kernel: str,
+        device: torch.device,
+        grid: tuple[int, int],
+        args: tuple[Any, ...],
+        changing: tuple[int, ...],
+    ) -> Callable[..., None]:
+        """In place of halut.ops.cuda.launch.bind."""
+
+        def run(*values: Any) -> None:
+            changed = list(args)
+            for i, value in zip(changing, values, strict=True):
+                old = args[i]
+                changed[i] = (value, *old[1:]) if isinstance(old, tuple) else value
+                if isinstance(old, np.int32):
+                    changed[i] = np.int32(value)
+            self.launch(name, kernel, device, grid, *changed)
+
+        return run

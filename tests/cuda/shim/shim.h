@@ -283,6 +283,7 @@ struct alignas(16) float4 {
   float x, y, z, w;
 };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 
 template <class To, class From>
@@ -296,6 +297,8 @@ inline unsigned __float_as_uint(float value) { return bits_cast<unsigned>(value)
 inline float __uint_as_float(unsigned value) { return bits_cast<float>(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // built without contraction
 inline float __fadd_rn(float a, float b) { return a + b; }
+
+inline int opaque(int value) { return value; }
 
 inline int __popcll(unsigned long long value) { return __builtin_popcountll(value); }
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
