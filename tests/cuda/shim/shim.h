@@ -297,6 +297,7 @@ inline unsigned __float_as_uint(float value) { return bits_cast<unsigned>(value)
 inline float __uint_as_float(unsigned value) { return bits_cast<float>(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // built without contraction
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fdividef(float a, float b) { return a / b; }
 
 inline int opaque(int value) { return value; }
 
