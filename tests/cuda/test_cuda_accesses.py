@@ -22,7 +22,6 @@ from halut.ops.cuda import launch
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the launch shim needs g++ or clang++")
 
 HARMLESS = {
-    ("nearest_encode", 0): "the taps of the step before were read before that step's last barrier",
     ("tree_gradient", 4): "every block has rows, and the last barrier of their loop does as well",
 }
 """(source, order): barriers that could go, one at a time, and why."""
