@@ -1,114 +1,137 @@
-"""`halut bench --device cuda`: the same idea on a GPU, timed by CUDA events."""
+"""`halut bench --device cuda`: the same idea on a GPU, timed by CUDA events and graphs."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from halut.bench import cuda_methods, inputs, machine, report
+from halut.bench import cuda_methods, floors, inputs, machine, report
+from halut.bench.cuda_timing import (
+    Capture,
+    Clock,
+    bounded,
+    captured,
+    events,
+    interleaved,
+    replayed,
+)
+from halut.bench.floors import Ceilings
 from halut.bench.measure import Settings, result
-from halut.bench.method import Method, WrongAnswer
+from halut.bench.method import WrongAnswer
 from halut.bench.precision import use_tf32
 from halut.bench.suites import Case, chosen
-from halut.bench.timing import Timing, summarise
 from halut.checkout import commit
 from halut.errors import HalutError
 from halut.files import write_json
 
-MEASUREMENT = 5e-3
-"""Seconds one measurement lasts at least: the launch of the first call is then no matter."""
-
-Clock = Callable[[Callable[[], Any], int], float]
-"""clock(run, calls): seconds per call."""
-
-
-def events(run: Callable[[], Any], calls: int) -> float:
-    """Seconds per call between two CUDA events around `calls` calls, launches included."""
-    begin = torch.cuda.Event(enable_timing=True)
-    end = torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    begin.record()
-    for _ in range(calls):
-        run()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) * 1e-3 / calls
-
-
-def interleaved(
-    methods: Mapping[str, Callable[[], Any]], rounds: int, clock: Clock = events
-) -> dict[str, Timing]:
-    """Every method once per round, as halut.bench.timing does on a CPU."""
-    calls = {}
-    for name, run in methods.items():
-        clock(run, 3)  # compiles kernels, fills caches
-        calls[name] = max(1, min(1000, round(MEASUREMENT / max(clock(run, 1), 1e-7))))
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    names = list(methods)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds[name].append(clock(methods[name], calls[name]))
-    return {name: summarise(seconds[name], calls[name]) for name in names}
+CASE_SECONDS = 60.0
+"""Most seconds of one case, whatever it learns, checks and times."""
 
 
 def measure(
-    settings: Settings, device: str = "cuda", clock: Clock = events
+    settings: Settings,
+    ceilings: Ceilings,
+    device: str = "cuda",
+    clock: Clock = events,
+    capture: Capture | None = captured,
+    save: Callable[[list[dict[str, Any]], list[str]], None] = lambda results, failures: None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """(results, what failed): a case that fails does not take the others with it."""
+    """(results, what failed): a case that fails does not take the others with it.
+
+    `save` is called with both after every case. `capture` None: no graph is timed.
+    """
     use_tf32(False)
     results: list[dict[str, Any]] = []
     failures: list[str] = []
     for case in selected(settings):
         try:
-            found = cuda_methods.methods(case, device)
-            errors = {method.name: method.check(case.name) for method in found}
-            with torch.set_grad_enabled(case.op == "train_step"):
-                times = interleaved({m.name: m.run for m in found}, settings.rounds, clock)
-        except (HalutError, RuntimeError) as error:  # wrong answers; no memory, no kernel
+            with bounded(CASE_SECONDS):
+                entries = time_case(case, settings, ceilings, device, clock, capture)
+            results += entries
+            print(f"{case.name}: {_line(entries)}", file=sys.stderr, flush=True)
+        except (HalutError, RuntimeError) as error:  # wrong answers; no memory, no kernel, no time
             failures.append(_reason(case, error))
             print(f"failed: {failures[-1]}", file=sys.stderr, flush=True)
-            continue
         finally:
             cuda_methods.release(device)
-        results += [_entry(case, method, times, errors, device) for method in found]
-        line = ", ".join(f"{m.name} {times[m.name].median * 1e6:,.0f} us" for m in found)
-        print(f"{case.name}: {line}", file=sys.stderr, flush=True)
+        save(results, failures)
     return results, failures
 
 
+def time_case(
+    case: Case,
+    settings: Settings,
+    ceilings: Ceilings,
+    device: str,
+    clock: Clock,
+    capture: Capture | None,
+) -> list[dict[str, Any]]:
+    """Check all methods of a case, time them by events, and quick ones by their graphs' replay."""
+    found = cuda_methods.methods(case, device)
+    errors = {method.name: method.check(case.name) for method in found}
+    runs = {method.name: method.run for method in found}
+    again: dict[str, float] = {}
+    training = case.op == "train_step"
+    with torch.set_grad_enabled(training):
+        times = interleaved(runs, settings.rounds, clock)
+        if capture and not training:
+            again = replayed(runs, times, settings.rounds, clock, capture)
+    entries = []
+    for method in found:
+        floor, replay = ceilings.floor(method.notes), again.get(method.name)
+        more = {
+            "error": errors[method.name],
+            "replay_us": None if replay is None else replay * 1e6,
+            "floor_us": None if floor is None else floor * 1e6,
+        }
+        entry = result(case, method, times[method.name], more)
+        entries.append({**entry, "threads": 1, "isa": device})
+    return entries
+
+
 def selected(settings: Settings) -> list[Case]:
-    """The cases of these settings."""
+    """The cases of these settings. Raises HalutError on names nobody knows."""
     found = cuda_methods.cases(settings.models, settings.size, settings.quick)
-    return chosen(found, settings.only)
-
-
-def bandwidth(rounds: int, clock: Clock = events) -> float:
-    """Bytes per second, read and written, of a copy within the device."""
-    run = cuda_methods.copying("cuda")
-    timing = interleaved({"copy": run}, rounds, clock)["copy"]
-    return 2 * cuda_methods.COPY_BYTES / timing.median
+    return chosen(found, settings.only, cuda_methods.suites())
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Per suite and other method: the sum of its times over the sum of ours (same shapes)."""
+    """Per suite and other method: the sum of its times over that of ours, INT8 over ours in INT8.
+
+    Sums go over the shapes that have both, each as often as a network has it. At each shape both
+    times are those of a graph's replay, or both are by events.
+    """
     found: dict[str, dict[str, float]] = {}
     for suite in dict.fromkeys(r["suite"] for r in results):
-        rows = [r for r in results if r["suite"] == suite]
-        shapes: dict[str, dict[str, float]] = {}
-        for row in rows:
-            shapes.setdefault(str(row["shape"]), {})[row["method"]] = row["median_us"]
-        for name in dict.fromkeys(r["method"] for r in rows if r["method"] != "ours"):
-            both = [times for times in shapes.values() if name in times and "ours" in times]
-            ratio = sum(t[name] for t in both) / sum(t["ours"] for t in both) if both else None
-            if ratio is not None:
-                found.setdefault(suite, {})[f"{name}_over_ours"] = ratio
+        shapes: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in (r for r in results if r["suite"] == suite):
+            shapes.setdefault(str(row["shape"]), {})[row["method"]] = row
+        for name in dict.fromkeys(method for shape in shapes.values() for method in shape):
+            ours = "ours_int8" if name == "int8" and _has(shapes, "ours_int8") else "ours"
+            pairs = [
+                (shape[name].get("count", 1), *_times(shape[name], shape[ours]))
+                for shape in shapes.values()
+                if name in shape and ours in shape
+            ]
+            if pairs and name != ours:
+                theirs, own = (sum(p[0] * p[i] for p in pairs) for i in (1, 2))
+                found.setdefault(suite, {})[f"{name}_over_{ours}"] = theirs / own
     return found
+
+
+def _has(shapes: dict[str, dict[str, Any]], method: str) -> bool:
+    return any(method in shape for shape in shapes.values())
+
+
+def _times(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
+    both = one.get("replay_us"), other.get("replay_us")
+    return (one["median_us"], other["median_us"]) if None in both else both  # type: ignore[return-value]
 
 
 def main(settings: Settings, arguments: Sequence[str], path: str | None) -> int:
@@ -120,28 +143,41 @@ def main(settings: Settings, arguments: Sequence[str], path: str | None) -> int:
             file=sys.stderr,
         )
         return 2
-    results, failures = measure(settings)
     name = torch.cuda.get_device_name()
+    ceilings = floors.measured("cuda", settings.rounds, events)
+    part = "-quick" if settings.quick else "-part" if settings.only else ""
+    file = Path(path) if path else Path("benchmarks") / f"cuda-{machine.slug(name)}{part}.json"
     document: dict[str, Any] = {
         "schema": 1,
         "machine": {**machine.describe(), **_device()},
         "commit": commit(),
         "command": shlex.join(["python", "-m", "halut.bench", *arguments]),
-        "inputs": inputs.DESCRIPTION,
-        "copy_bytes_per_second": bandwidth(settings.rounds),
-        "summary": summary(results),
-        "failures": failures,
-        "results": results,
+        "inputs": f"{inputs.DESCRIPTION}; {inputs.DRAWN}",
+        "copy_bytes_per_second": ceilings.copy,
+        "ceilings": ceilings.as_dict(),
     }
+
+    def save(results: list[dict[str, Any]], failures: list[str]) -> None:
+        document.update(summary=summary(results), failures=failures, results=results)
+        write_json(file, document)
+
+    results, failures = measure(settings, ceilings, save=save)
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(report.results_table(results))
     console.print(report.summary_table(document["summary"]))
-    print(f"copy: {document['copy_bytes_per_second'] / 1e9:,.0f} GB/s read and written")
-    part = "-quick" if settings.quick else "-part" if settings.only else ""
-    file = Path(path) if path else Path("benchmarks") / f"cuda-{machine.slug(name)}{part}.json"
-    write_json(file, document)
+    for line in ceiling_lines(ceilings):
+        print(line)
     print(f"saved: {file}")
     return 1 if failures else 0
+
+
+def ceiling_lines(ceilings: Ceilings) -> list[str]:
+    """The ceilings, one a line."""
+    products = [
+        f"{name} product: {rate / 1e12:,.0f} tera-operations/s"
+        for name, rate in ceilings.products.items()
+    ]
+    return [f"copy: {ceilings.copy / 1e9:,.0f} GB/s read and written", *products]
 
 
 def _device() -> dict[str, Any]:
@@ -158,15 +194,18 @@ def _device() -> dict[str, Any]:
     }
 
 
-def _entry(
-    case: Case,
-    method: Method,
-    times: Mapping[str, Timing],
-    errors: Mapping[str, float | None],
-    device: str,
-) -> dict[str, Any]:
-    found = result(case, method, times[method.name], {"error": errors[method.name]})
-    return {**found, "threads": 1, "isa": device}
+def _line(entries: Sequence[dict[str, Any]]) -> str:
+    """Every method's time, that in a graph, and its floor."""
+    parts = []
+    for row in entries:
+        notes = [
+            f"{word} {row[key]:,.0f}"
+            for word, key in (("in a graph", "replay_us"), ("floor", "floor_us"))
+            if row[key] is not None
+        ]
+        time = f"{row['method']} {row['median_us']:,.0f} us"
+        parts.append(f"{time} ({', '.join(notes)})" if notes else time)
+    return ", ".join(parts)
 
 
 def _reason(case: Case, error: Exception) -> str:

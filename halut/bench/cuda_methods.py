@@ -6,50 +6,74 @@ The functions take the device, so that their answers can be checked without a GP
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from halut.bench import encode, inputs, network, train_step
-from halut.bench.inputs import generator
+from halut.bench import cuda_layer, encode, inputs, network, train_step
+from halut.bench.cuda_products import V, products
+from halut.bench.floors import work
 from halut.bench.layer import forced
 from halut.bench.method import Method
 from halut.bench.precision import in_tf32
-from halut.bench.products import one_hot_product
-from halut.bench.suites import Case, conv, linear, lookups
+from halut.bench.suites import RESNET18, Case, conv, linear, lookups
 from halut.inference import prepare
-from halut.ops import accumulate
-
-V = 9
-"""Inputs per codebook of the exact products beside a look-up product: D = V * C."""
-
-COPY_BYTES = 1 << 30
-"""Bytes copied within the device to measure its bandwidth."""
 
 
 def cases(models: list[str], size: list[int] | None, quick: bool) -> list[Case]:
-    """Shapes that fill a GPU; `quick`: tiny ones."""
-    n = 1 if quick else 64
-    found = [
-        Case("encode", "encode", conv(2 * n, 8 if quick else 64, 8 if quick else 32, 8), {"V": V}),
-        Case("encode", "encode", linear(256 * n, 64 if quick else 768, 8), {"V": 8}),
-    ]
-    shapes = [(1024, 64, 128), (256, 256, 512), (64, 512, 4096)]
-    found += [
-        Case("accumulate", "accumulate", lookups(32, 8, 16) if quick else lookups(N * n, C, M))
-        for N, C, M in shapes[: 1 if quick else 3]
-    ]
-    widths = [(4, 8)] if quick else [(64, 128), (128, 128), (256, 256)]
-    found += [
-        Case("train_step", "train_step", conv(2 * n, C, 8 if quick else 16, M), {"V": V})
-        for C, M in widths
-    ]
+    """Shapes that fill a GPU, and of few rows, for which launching counts; `quick`: tiny ones.
+
+    What learns on the CPU comes last, whole networks at the end.
+    """
+    found = _quick() if quick else _full()
     for name in models or ["resnet8" if quick else "resnet18"]:
         case = network.case_of(name, size, quick)
         batch = case.shape["B"] if size or quick else 128
         found.append(Case("network", name, {**case.shape, "B": batch}))
     return found
+
+
+def suites() -> list[str]:
+    """Names that `--only` takes on a GPU: operations and suites, networks by `network`."""
+    names = [(case.op, case.suite) for case in _full()]
+    return list(dict.fromkeys([*(op for op, _ in names), "network", *(s for _, s in names)]))
+
+
+def _full() -> list[Case]:
+    many = [(65536, 64, 128), (16384, 256, 512), (4096, 512, 4096)]
+    few = [(1, 96, 3072), (49, 512, 512), (197, 96, 3072), (1024, 64, 128)]
+    found = [Case("accumulate", "accumulate", lookups(*shape)) for shape in many]
+    found += [Case("accumulate", "accumulate_few", lookups(*shape)) for shape in few]
+    for B in (128, 1):
+        suite = f"resnet18_3x3_b{B}"
+        found += [Case("layer", suite, {**s, "B": B}, {"V": V}, n) for s, n in RESNET18]
+    for images in (64, 1):
+        for wide in (16, 8):
+            shapes = [linear(197 * images, 768, 3072), linear(197 * images, 3072, 768)]
+            suite = f"linear_v{wide}_b{images}"
+            found += [Case("layer", suite, s, {"V": wide}) for s in shapes]
+    found += [
+        Case("encode", "encode", conv(128, 64, 32, 8), {"V": V}),
+        Case("encode", "encode", linear(16384, 768, 8), {"V": 8}),
+    ]
+    widths = [(64, 128), (128, 128), (256, 256)]
+    found += [Case("train_step", "train_step", conv(128, C, 16, M), {"V": V}) for C, M in widths]
+    return found
+
+
+def _quick() -> list[Case]:
+    return [
+        Case("accumulate", "accumulate", lookups(32, 8, 16)),
+        Case("accumulate", "accumulate_few", lookups(1, 8, 16)),
+        Case("layer", "resnet18_3x3_b128", conv(2, 8, 6, 16), {"V": V}, 2),
+        Case("layer", "resnet18_3x3_b1", conv(1, 8, 6, 16, 2), {"V": V}),
+        Case("layer", "linear_v16_b64", linear(20, 64, 16), {"V": 16}),
+        Case("layer", "linear_v8_b1", linear(9, 64, 16), {"V": 8}),
+        Case("encode", "encode", conv(2, 8, 8, 8), {"V": V}),
+        Case("encode", "encode", linear(256, 64, 8), {"V": 8}),
+        Case("train_step", "train_step", conv(2, 4, 8, 8), {"V": V}),
+    ]
 
 
 def methods(case: Case, device: str) -> list[Method]:
@@ -58,48 +82,19 @@ def methods(case: Case, device: str) -> list[Method]:
         return training(case, device)
     with torch.no_grad():
         if case.op == "encode":
-            return encode.methods(case, device)
+            return encoding(case, device)
+        if case.op == "layer":
+            return cuda_layer.methods(case, device)
         return products(case, device) if case.op == "accumulate" else whole(case, device)
 
 
-def products(case: Case, device: str) -> list[Method]:
-    """The look-up product, and the exact products [N, V C] x [V C, M] it stands for."""
-    N, C, M, K = (case.shape[key] for key in ("N", "C", "M", "K"))
-    drawn = generator(case)
-    codes = torch.randint(K, (N, C), generator=drawn, dtype=torch.uint8).to(device)
-    integer = torch.randint(-127, 128, (1, C, K, M), generator=drawn, dtype=torch.int8).to(device)
-    entries = integer[0].float()
-    run = forced("torch", lambda: accumulate(codes, integer))
-    reference = run()
-    one_hot = lambda: one_hot_product(codes, entries)  # noqa: E731
-    found = [
-        Method("ours", lambda: accumulate(codes, integer), reference),
-        Method("ours_torch", run, reference),
-        Method("one_hot_einsum", one_hot, reference.float(), 1e-4),
-    ]
-    x = torch.randint(-127, 128, (N, V * C), generator=drawn, dtype=torch.int8).to(device)
-    w = torch.randint(-127, 128, (M, V * C), generator=drawn, dtype=torch.int8).to(device)
-    return found + exact_products(x, w)
-
-
-def exact_products(x: Tensor, w: Tensor) -> list[Method]:
-    """x [N, D] times w [M, D] transposed, both int8, in every precision there is."""
-    f, g = x.float() / 127, w.float() / 127
-    h, k = f.half(), g.half()
-    full = lambda: f @ g.t()  # noqa: E731
-    reference = full()
-    return [
-        Method("float32", full),
-        Method("tf32", in_tf32(full), reference, 1e-2),
-        Method("float16", lambda: h @ k.t(), reference, 1e-2),
-        # float32 sums round; the integer product does not.
-        _int8_product(x, w, reference),
-    ]
-
-
-def _int8_product(x: Tensor, w: Tensor, reference: Tensor) -> Method:
-    run: Callable[[], Tensor] = lambda: torch._int_mm(x, w.t())  # noqa: E731
-    return Method("int8", run, reference, 1e-4, lambda: run().float() / 127**2)
+def encoding(case: Case, device: str) -> list[Method]:
+    """The methods of encode.py: every input is read, every code written."""
+    found, x = encode.methods(case, device), inputs.activations(case)
+    for method in found:
+        assert method.reference is not None
+        method.notes.update(work(x, method.reference))
+    return found
 
 
 def training(case: Case, device: str) -> list[Method]:
@@ -117,7 +112,22 @@ def training(case: Case, device: str) -> list[Method]:
     for name, run in (("exact_tf32", in_tf32(plain)), ("exact_float16", half)):
         answer = lambda run=run: train_step.gradients(exact, x, run)  # noqa: E731
         found.append(Method(name, run, reference, 0.05, answer))
+    weights = [p for p in exact.parameters() if p.ndim > 1]
+    y = plain().detach()
+    # x, y, the weights and their gradients once each; y, dx and dw are products of one size.
+    moved, operations = [x, x, y, y, *exact.parameters(), *exact.parameters()], 6 * y.numel()
+    for method in found:
+        precision = _precision(method.name)
+        count = operations * weights[0][0].numel() if precision else 0
+        method.notes.update(work(*moved, operations=count, precision=precision))
     return found
+
+
+def _precision(method: str) -> str:
+    """In which precision a step or a network computes its exact products; "" for ours."""
+    if method.startswith("ours") or method == "one_hot_einsum":
+        return ""
+    return next(name for name in ("tf32", "float16", "float32") if name in method)
 
 
 def whole(case: Case, device: str) -> list[Method]:
@@ -134,7 +144,8 @@ def whole(case: Case, device: str) -> list[Method]:
     # float16 moves some inputs across thresholds: ours is held against itself in float16.
     rounded = forced("torch", lambda: half_tables(narrow))()
     full = lambda: exact(by_pixel)  # noqa: E731
-    return [
+    wide, few = layer_work(exact, by_pixel), layer_work(half, narrow_by_pixel)
+    found = [
         Method("ours", lambda: tables(x), wanted, network.OURS_ERROR),
         Method("ours_float16", lambda: half_tables(narrow), rounded, network.OURS_ERROR),
         Method("ours_torch", slow, wanted, network.OURS_ERROR),
@@ -142,13 +153,40 @@ def whole(case: Case, device: str) -> list[Method]:
         Method("tf32", in_tf32(full), reference, 0.02),
         Method("float16", lambda: half(narrow_by_pixel), reference, 0.05),
     ]
+    for method in found:
+        precision = _precision(method.name)
+        notes = dict(few if "float16" in method.name else wide, precision=precision)
+        if not precision:  # what is kept exact is less than all of it: none is counted
+            held = tables if method.name != "ours_float16" else half_tables
+            notes.update(operations=0, bytes=notes["values"] + _bytes(held))
+        del notes["values"]
+        method.notes.update(notes)
+    return found
 
 
-def copying(device: str, count: int = COPY_BYTES) -> Callable[[], object]:
-    """A copy of `count` bytes within the device: it reads and writes each once."""
-    source = torch.empty(count, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source)
+def layer_work(module: nn.Module, x: Tensor) -> dict[str, Any]:
+    """`work` of a network that is run layer by layer: every convolution and product reads its
+    input and writes its answer. `values`: those bytes without the weights."""
+    values = operations = 0
+
+    def count(layer: nn.Module, taken: tuple[Tensor, ...], y: Tensor) -> None:
+        nonlocal values, operations
+        assert isinstance(layer.weight, Tensor)
+        values += taken[0].nbytes + y.nbytes
+        operations += 2 * y.numel() * layer.weight[0].numel()
+
+    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {"bytes": values + _bytes(module), "values": values, "operations": operations}
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(value.nbytes for value in module.state_dict().values())
 
 
 def release(device: str) -> None:

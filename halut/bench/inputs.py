@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from halut.bench.suites import Case
 from halut.capture import patch_rows, row_count
 from halut.catalogue import operator_type
+from halut.encoders.tree import TreeEncoder
 from halut.layers import LUTLayer
 from halut.sites import site_of
 
@@ -24,6 +25,7 @@ DESCRIPTION = (
     "random weights; maps are smoothed noise after a ReLU; trees learned from 1024 of their rows, "
     "tables are bucket means times weights, 8 bits, one scale per output, no ridge"
 )
+DRAWN = "layers alone have trees and tables that are drawn, not learned"
 ROWS = 1024
 """Rows that trees are learned from."""
 
@@ -68,6 +70,23 @@ def learned_layer(case: Case) -> LUTLayer:
     assert isinstance(layer, LUTLayer)
     layer.observe(patch_rows(x, site, drawn))
     layer.fit()
+    return layer.eval()
+
+
+def drawn_layer(case: Case) -> LUTLayer:
+    """The same layer with nothing learned: trees and tables are drawn, which takes no time."""
+    exact = exact_layer(case)
+    options = {"V": case.options["V"], "K": case.options.get("K", 16), "ridge": None}
+    layer = operator_type("tree")(**options).build(site_of(case.name, exact, 1), exact)
+    assert isinstance(layer, LUTLayer)
+    assert isinstance(layer.encoder, TreeEncoder)
+    drawn, encoder = generator(case), layer.encoder
+    narrowest = layer.blocks.D // layer.blocks.C
+    with torch.no_grad():
+        size = encoder.split_dims.shape
+        encoder.split_dims.add_(torch.randint(narrowest, size, generator=drawn))
+        encoder.thresholds.copy_(torch.rand(encoder.thresholds.shape, generator=drawn))
+        layer.lut.copy_(torch.randn(layer.lut.shape, generator=drawn))
     return layer.eval()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from halut.bench import cuda, inputs, machine, report
+from halut.bench import cuda, cuda_methods, inputs, machine, report
 from halut.bench.measure import Settings, selected
 from halut.bench.suites import suites
 from halut.bench.summary import summarise
@@ -64,7 +64,13 @@ def parser() -> argparse.ArgumentParser:
         description="Time look-up tables against float32 and INT8 products: every answer is "
         "checked first, methods take turns, ratios are those of one run.",
     )
-    p.add_argument("--only", type=_names, default=[], metavar="NAMES", help=", ".join(suites()))
+    p.add_argument(
+        "--only",
+        type=_names,
+        default=[],
+        metavar="NAMES",
+        help=f"{', '.join(suites())}; with --device cuda {', '.join(cuda_methods.suites())}",
+    )
     p.add_argument(
         "--model",
         type=_names,

@@ -10,12 +10,17 @@ from rich.table import Table
 
 from halut.bench.suites import Case
 
+MORE = {"replay_us": "in a graph", "floor_us": "floor"}
+"""Columns of results on a GPU: times without launching, and the least there can be."""
+
 
 def results_table(results: Sequence[dict[str, Any]]) -> Table:
     """Every method's time, and how many times it takes ours of the same shape and process."""
     table = Table(title="times of one call, microseconds", title_justify="left")
     table.add_column("case", overflow="fold")
-    for column in ("threads", "isa", "method", "median", "spread", "over ours"):
+    more = [key for key in MORE if any(row.get(key) is not None for row in results)]
+    columns = ["threads", "isa", "method", "median", "spread", *(MORE[key] for key in more)]
+    for column in (*columns, "over ours"):
         table.add_column(column, justify="left" if column in ("isa", "method") else "right")
     for (name, threads, isa), rows in _grouped(results).items():
         ours = next((r["median_us"] for r in rows if r["method"] == "ours"), None)
@@ -25,7 +30,9 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
                 "" if ours is None or row["method"] == "ours" else f"{row['median_us'] / ours:.2f}"
             )
             times = f"{row['median_us']:,.1f}", f"{100 * row['spread']:.0f} %"
-            table.add_row(*head, row["method"], *times, over, end_section=i == len(rows) - 1)
+            others = ("" if row.get(key) is None else f"{row[key]:,.1f}" for key in more)
+            cells = (*head, row["method"], *times, *others, over)
+            table.add_row(*cells, end_section=i == len(rows) - 1)
     return table
 
 

@@ -140,9 +140,10 @@ def suites() -> list[str]:
     return list(dict.fromkeys([*OPERATIONS, *(case.suite for case in cases())]))
 
 
-def chosen(found: list[Case], only: list[str]) -> list[Case]:
-    """The cases whose operation or suite is named; all if none is. Raises HalutError."""
-    known = suites()
+def chosen(found: list[Case], only: list[str], known: list[str] | None = None) -> list[Case]:
+    """The cases whose operation or suite is named; all if none is. Raises HalutError for a name
+    that is not `known`, those of the CPU if None."""
+    known = suites() if known is None else known
     for name in only:
         if name not in known:
             raise HalutError(f"--only: unknown name {name!r}; choose from: {', '.join(known)}")

@@ -538,7 +538,7 @@ DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Sh
   const int at = threadIdx.x % LANES * 16, slot = threadIdx.x / LANES;
   const int row = slot % Tile::block_rows, slice = slot / Tile::block_rows;
   const int unit = unit_of(table, row_bytes);
-  const bool word = unit_of(codes, 2 * s.G * s.C) == 16;
+  const bool word = unit_of(codes, 2 * s.C) == 16;
   const i64 share = SLICES == 1 ? s.C : (s.C + 8 * SLICES - 1) / (8 * SLICES) * 8;
   const i64 from = slice * share, end = from + share < s.C ? from + share : s.C;
   codes += ((n0 + row) * s.G + g) * s.C;

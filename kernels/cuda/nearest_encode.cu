@@ -48,7 +48,6 @@ DEVICE void nearest_encode(const View& v, const float* prototypes, u8* codes, i6
       for (int j = 0; j < prototypes_at_once; j++) distance[j] = 0;
       for (i64 v0 = 0; v0 < V; v0 += max_inputs) {
         const int inputs = static_cast<int>(V - v0 < max_inputs ? V - v0 : max_inputs);
-        __syncthreads();
         if (tid < inputs) taps[tid] = tap_of(v, start + (v0 + tid < width ? v0 + tid : 0));
         __syncthreads();
         if (V > max_inputs || k0 == 0) {

@@ -13,6 +13,7 @@ constexpr int part_size = 8192;  // floats: books * K * outputs
 constexpr int outputs = 32;
 constexpr int block_rows = 32;
 constexpr int max_books = 32;
+constexpr int together = 4;  // codebooks, and rows, whose loads are in flight at once
 
 // out [G, C, K, M], zero before if atomic; else one such table per split, or the only one.
 template <class X>
@@ -20,7 +21,7 @@ DEVICE void scatter_add(const u8* codes, const typename X::Raw* grad, float* out
                         i64 C, int K, i64 M, i64 split_rows, int books, int atomic) {
   SHARED(float, part, part_size);
   SHARED(float, tile, block_rows * outputs);
-  SHARED(u8, code, block_rows * max_books);
+  SHARED(u32, code, block_rows * max_books / together);
   const i64 m_tiles = (M + outputs - 1) / outputs, book_tiles = (C + books - 1) / books;
   i64 at = blockIdx.x;
   const i64 m_tile = at - divided(at, m_tiles) * m_tiles;
@@ -29,43 +30,72 @@ DEVICE void scatter_add(const u8* codes, const typename X::Raw* grad, float* out
   at = divided(at, book_tiles);
   const i64 split = divided(at, G), g = at - split * G;
   const int count = static_cast<int>(C - c0 < books ? C - c0 : books);
-  const int tid = threadIdx.x, threads = blockDim.x, lane = tid % 32, warps = threads / 32;
+  const int tid = threadIdx.x, threads = blockDim.x, lane = tid % 32;
+  const int warp = tid / 32, warps = threads / 32;
   const i64 m0 = m_tile * outputs;
   const i64 end = (split + 1) * split_rows < N ? (split + 1) * split_rows : N;
 
   for (int i = tid; i < count * K * outputs; i += threads) part[i] = 0;
+  for (int i = tid; i < block_rows * max_books / together; i += threads) code[i] = 0;
+  // Warps take turns at codebooks; the codes of those a warp adds to together are one word.
+  const int turn = lane / warps;
+  u8* const own = reinterpret_cast<u8*>(code) +
+                  (turn / together * warps + lane % warps) * together + turn % together;
+  const bool has_book = lane < count, has_output = m0 + lane < M;
+  codes += g * C + c0 + (has_book ? lane : 0);
+  grad += g * M + m0 + (has_output ? lane : 0);
+
   for (i64 n0 = split * split_rows; n0 < end; n0 += block_rows) {
     const int rows = static_cast<int>(end - n0 < block_rows ? end - n0 : block_rows);
     __syncthreads();
-    for (int i = tid; i < rows * outputs; i += threads) {
-      const i64 m = m0 + i % outputs;
-      tile[i] = m < M ? X::value(grad[((n0 + i / outputs) * G + g) * M + m]) : 0.f;
-    }
-    for (int i = tid; i < rows * books; i += threads) {
-      const int r = i / books, c = i % books;
-      if (c < count) {
-        const int k = codes[((n0 + r) * G + g) * C + c0 + c];
-        code[r * max_books + c] = static_cast<u8>(k < K ? k : K - 1);
+#pragma unroll 1
+    for (int first = warp; first < rows; first += 2 * together * warps) {
+      typename X::Raw value[2 * together];
+      int k[2 * together];
+#pragma unroll
+      for (int j = 0; j < 2 * together; j++) {
+        const int r = first + j * warps < rows ? first + j * warps : first;
+        value[j] = grad[(n0 + r) * G * M];
+        k[j] = codes[(n0 + r) * G * C];
+      }
+#pragma unroll
+      for (int j = 0; j < 2 * together; j++) {
+        const int r = first + j * warps;
+        if (r >= rows) continue;
+        tile[r * outputs + lane] = has_output ? X::value(value[j]) : 0.f;
+        if (has_book) own[r * max_books] = static_cast<u8>(k[j] < K ? k[j] : K - 1);
       }
     }
     __syncthreads();
-    // Four codebooks at a time: their additions wait for each other's memory, not for their own.
-    for (int c = tid / 32; c < count; c += 4 * warps) {
-      for (int r = 0; r < rows; r++) {
-        const float value = tile[r * outputs + lane];
-        float* entry[4];
-        float sum[4];
+    for (int c = warp; c < count; c += together * warps) {
+      float* entries[together];
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          const int book = c + j * warps;
-          if (book < count) {
-            entry[j] = part + (book * K + code[r * max_books + book]) * outputs + lane;
-            sum[j] = *entry[j] + value;
-          }
+      for (int j = 0; j < together; j++) {  // past the last book nothing is stored
+        const int at = c + j * warps < count ? c + j * warps : c;
+        entries[j] = part + at * K * outputs + lane;
+      }
+      const u32* four = code + c / (together * warps) * warps + warp;
+#pragma unroll 1
+      for (int first = 0; first < rows; first += together) {
+        u32 word[together];
+        float value[together];
+#pragma unroll
+        for (int i = 0; i < together; i++) {
+          word[i] = four[(first + i) * (max_books / together)];
+          value[i] = tile[(first + i) * outputs + lane];
         }
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          if (c + j * warps < count) *entry[j] = sum[j];
+        for (int i = 0; i < together; i++) {
+          if (first + i >= rows) break;
+          float sum[together];
+#pragma unroll
+          for (int j = 0; j < together; j++) {
+            sum[j] = entries[j][(word[i] >> (8 * j) & 0xff) * outputs] + value[i];
+          }
+#pragma unroll
+          for (int j = 0; j < together; j++) {
+            if (c + j * warps < count) entries[j][(word[i] >> (8 * j) & 0xff) * outputs] = sum[j];
+          }
         }
       }
     }

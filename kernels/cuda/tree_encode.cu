@@ -4,6 +4,11 @@
 // A block takes 128 rows and as many codebooks as have their thresholds in 8 KiB of shared memory.
 // Lanes run along rows where neighbouring rows are neighbours in memory (NCHW maps), so that reads
 // coalesce and the walk reads one tree's thresholds; along codebooks otherwise (NHWC, matrices).
+// Which inputs a tree tests does not depend on its code: a thread reads those of some levels and
+// rows before it compares any.
+//
+// Most maps are near: elements have 32-bit numbers and windows at most 32 positions. Then a row is
+// its first element and the bits of the positions inside the map, a tap an offset and one bit.
 #include "device.cuh"
 
 namespace {
@@ -12,16 +17,163 @@ constexpr int threads = 256;
 constexpr int block_rows = 128;
 constexpr int max_thresholds = 2048;
 constexpr int max_taps = 192;
-constexpr int pitch = 33;  // of the tile of codes, odd against bank conflicts
+constexpr int pitch = 36;  // of the tile of codes: nine words, odd against bank conflicts
+
+struct NearRow {
+  u32 base, inside;
+};
+struct NearTap {
+  u32 offset, bit;
+};
+
+struct FarMap {
+  typedef Row Window;
+  typedef Tap Input;
+  template <class X>
+  static DEVICE float value(const View& v, const typename X::Raw* x, const Row& row,
+                            const Tap& tap) {
+    return inside(v, row, tap) ? X::value(x[row.base + tap.offset]) : 0.f;
+  }
+};
+
+struct NearMap {
+  typedef NearRow Window;
+  typedef NearTap Input;
+  static DEVICE bool fits(const View& v) {
+    const i64 last = (v.B - 1) * v.stride_b + (v.C - 1) * v.stride_c + (v.H - 1) * v.stride_h +
+                     (v.W - 1) * v.stride_w;
+    return v.kh * v.kw <= 32 && last < 1ll << 31;
+  }
+  static DEVICE NearRow row(const View& v, const Row& far) {
+    const int kw = static_cast<int>(v.kw);
+    u32 across = 0, all = 0;
+    for (int j = 0; j < kw; j++) {
+      const int x = far.x + j * static_cast<int>(v.dw);
+      across |= static_cast<u32>(static_cast<u32>(x) < static_cast<u32>(v.W)) << j;
+    }
+    for (int i = 0; i < static_cast<int>(v.kh); i++) {
+      const int y = far.y + i * static_cast<int>(v.dh);
+      if (static_cast<u32>(y) < static_cast<u32>(v.H)) all |= across << (i * kw);
+    }
+    return {static_cast<u32>(far.base), all};
+  }
+  static DEVICE NearTap tap(const View& v, i64 column, const Tap& far) {
+    const i64 area = v.kh * v.kw;
+    return {static_cast<u32>(far.offset), 1u << (column - divided(column, area) * area)};
+  }
+  template <class X>
+  static DEVICE float value(const View&, const typename X::Raw* x, const NearRow& row,
+                            const NearTap& tap) {
+    return row.inside & tap.bit ? X::value(x[row.base + tap.offset]) : 0.f;
+  }
+};
+
+// Walks ROWS rows down one tree at once and reads some levels' inputs before it compares. DEPTH 0:
+// `depth` levels, one by one.
+template <class X, class Map, int DEPTH, int ROWS>
+DEVICE void walk(const View& v, const typename Map::Window* row, const typename Map::Input* tap,
+                 const float* t, int depth, u32* code) {
+  constexpr int levels = DEPTH <= 4 ? 4 : 2;
+  const typename X::Raw* x = static_cast<const typename X::Raw*>(v.data);
+#pragma unroll
+  for (int i = 0; i < ROWS; i++) code[i] = 0;
+  if (DEPTH == 0) {
+    for (int level = 0; level < depth; level++) {
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) {
+        const float value = Map::template value<X>(v, x, row[i], tap[level]);
+        code[i] = 2 * code[i] + (value > t[(1 << level) - 1 + code[i]]);
+      }
+    }
+  }
+#pragma unroll
+  for (int first = 0; first < DEPTH; first += levels) {
+    float value[levels][ROWS];
+#pragma unroll
+    for (int l = 0; l < levels; l++) {
+#pragma unroll
+      for (int i = 0; i < ROWS && first + l < DEPTH; i++) {
+        value[l][i] = Map::template value<X>(v, x, row[i], tap[first + l]);
+      }
+    }
+#pragma unroll
+    for (int l = 0; l < levels; l++) {
+#pragma unroll
+      for (int i = 0; i < ROWS && first + l < DEPTH; i++) {
+        code[i] = 2 * code[i] + (value[l][i] > t[(1 << (first + l)) - 1 + code[i]]);
+      }
+    }
+  }
+}
+
+// What a block has in shared memory, and where its codes go.
+struct Block {
+  const float* t;
+  const void *taps, *window;
+  u8 *tile, *codes;
+  i64 GC;
+  int rows, count, books, depth;
+};
+
+// Lanes along rows.
+template <class X, class Map, int DEPTH>
+DEVICE void by_row(const View& v, const Block& b) {
+  const int lane = threadIdx.x % 32, depth = DEPTH ? DEPTH : b.depth, nodes = (1 << depth) - 1;
+  const typename Map::Window* window = static_cast<const typename Map::Window*>(b.window);
+  typename Map::Window row[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) row[i] = window[lane + 32 * i < b.rows ? lane + 32 * i : 0];
+#pragma unroll 1
+  for (int c = threadIdx.x / 32; c < b.count; c += threads / 32) {
+    const typename Map::Input* tap = static_cast<const typename Map::Input*>(b.taps) + c * depth;
+    u32 code[4];
+    walk<X, Map, DEPTH, 4>(v, row, tap, b.t + c * nodes, depth, code);
+#pragma unroll
+    for (int i = 0; i < 4; i++) b.tile[(lane + 32 * i) * pitch + c] = static_cast<u8>(code[i]);
+  }
+}
+
+// Lanes along codebooks: a thread keeps its tree's taps.
+template <class X, class Map, int DEPTH>
+DEVICE void by_book(const View& v, const Block& b) {
+  constexpr int at_once = DEPTH <= 4 ? 4 : 2;
+  const int depth = DEPTH ? DEPTH : b.depth, nodes = (1 << depth) - 1;
+  int span = b.books;  // lanes that a row takes, a power of two
+  while (span / 2 >= b.count) span /= 2;
+  const int c = threadIdx.x & (span - 1), step = threads / span;
+  if (c >= b.count) return;
+  const typename Map::Window* window = static_cast<const typename Map::Window*>(b.window);
+  const typename Map::Input* taps = static_cast<const typename Map::Input*>(b.taps) + c * depth;
+  typename Map::Input tap[DEPTH ? DEPTH : 1];
+#pragma unroll
+  for (int l = 0; l < DEPTH; l++) tap[l] = taps[l];
+#pragma unroll 1
+  for (int first = threadIdx.x / span; first < b.rows; first += at_once * step) {
+    typename Map::Window row[at_once];
+    u32 code[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      row[i] = window[first + i * step < b.rows ? first + i * step : first];
+    }
+    walk<X, Map, DEPTH, at_once>(v, row, DEPTH ? tap : taps, b.t + c * nodes, depth, code);
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      const int r = first + i * step;
+      if (r < b.rows) b.codes[r * b.GC + c] = static_cast<u8>(code[i]);
+    }
+  }
+}
 
 // columns [GC * depth]: which column of the row level l of codebook c tests; null: c * depth + l.
 template <class X, bool BY_ROW>
 DEVICE void tree_encode(const View& v, const i64* columns, const float* thresholds, u8* codes,
                         i64 N, i64 GC, int depth) {
   SHARED(float, t, max_thresholds);
-  SHARED(Tap, taps, max_taps);
-  SHARED(Row, window, block_rows);
-  SHARED(u8, tile, block_rows * pitch);
+  SHARED(Tap, far_taps, max_taps);
+  SHARED(Row, far_window, block_rows);
+  SHARED(u8, tile, BY_ROW ? block_rows * pitch : 16);
+  NearMap::Input* near_taps = reinterpret_cast<NearMap::Input*>(far_taps);
+  NearMap::Window* near_window = reinterpret_cast<NearMap::Window*>(far_window);
   const int nodes = (1 << depth) - 1;
   const int books = depth <= 6 ? 32 : max_thresholds >> depth;
   const i64 book_tiles = (GC + books - 1) / books;
@@ -31,51 +183,53 @@ DEVICE void tree_encode(const View& v, const i64* columns, const float* threshol
   const int rows = static_cast<int>(N - n0 < block_rows ? N - n0 : block_rows);
   const int count = static_cast<int>(GC - c0 < books ? GC - c0 : books);
   const int tid = threadIdx.x;
+  const bool near = NearMap::fits(v);
 
   for (int i = tid; i < count * nodes; i += threads) t[i] = thresholds[c0 * nodes + i];
-  for (int i = tid; i < count * depth; i += threads) {
-    const i64 column = c0 * depth + i;
-    taps[i] = tap_of(v, columns ? columns[column] : column);
+  if (tid < count * depth) {  // at most max_taps
+    const i64 at = c0 * depth + tid, column = columns ? columns[at] : at;
+    const Tap tap = tap_of(v, column);
+    if (near) {
+      near_taps[tid] = NearMap::tap(v, column, tap);
+    } else {
+      far_taps[tid] = tap;
+    }
   }
-  for (int r = tid; r < rows; r += threads) window[r] = row_of(v, n0 + r);
+  if (tid < rows) {
+    const Row row = row_of(v, n0 + tid);
+    if (near) {
+      near_window[tid] = NearMap::row(v, row);
+    } else {
+      far_window[tid] = row;
+    }
+  }
   __syncthreads();
 
-  const typename X::Raw* x = static_cast<const typename X::Raw*>(v.data);
-  if (BY_ROW) {
-    const int lane = tid % 32;
-    Row row[4];
-    for (int i = 0; i < 4; i++) row[i] = window[lane + 32 * i < rows ? lane + 32 * i : 0];
-    for (int c = tid / 32; c < count; c += threads / 32) {
-      u32 code[4] = {0, 0, 0, 0};
-      for (int level = 0; level < depth; level++) {
-        const Tap tap = taps[c * depth + level];
-        const float* nodes_at = t + c * nodes + (1 << level) - 1;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const float value = inside(v, row[i], tap) ? X::value(x[row[i].base + tap.offset]) : 0.f;
-          code[i] = 2 * code[i] + (value > nodes_at[code[i]]);
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < 4; i++) tile[(lane + 32 * i) * pitch + c] = static_cast<u8>(code[i]);
-    }
-    __syncthreads();
-    for (int i = tid; i < rows * books; i += threads) {
-      const int r = i / books, c = i % books;
-      if (c < count) codes[(n0 + r) * GC + c0 + c] = tile[r * pitch + c];
-    }
+  const Block b = {t, far_taps, far_window, tile, codes + n0 * GC + c0, GC, rows, count, books, depth};
+  if (!near) {
+    if (BY_ROW) by_row<X, FarMap, 0>(v, b);
+    if (!BY_ROW) by_book<X, FarMap, 0>(v, b);
   } else {
-    const int c = tid % books;
-    if (c >= count) return;
-    for (int r = tid / books; r < rows; r += threads / books) {
-      const Row row = window[r];
-      u32 code = 0;
-      for (int level = 0; level < depth; level++) {
-        const Tap tap = taps[c * depth + level];
-        const float value = inside(v, row, tap) ? X::value(x[row.base + tap.offset]) : 0.f;
-        code = 2 * code + (value > t[c * nodes + (1 << level) - 1 + code]);
-      }
-      codes[(n0 + r) * GC + c0 + c] = static_cast<u8>(code);
+    unrolled<1, 9>([&](auto level) {
+      constexpr int DEPTH = decltype(level)::value;
+      if (depth != DEPTH) return;
+      if (BY_ROW) by_row<X, NearMap, DEPTH>(v, b);
+      if (!BY_ROW) by_book<X, NearMap, DEPTH>(v, b);
+    });
+  }
+  if (!BY_ROW) return;
+  __syncthreads();
+  const bool words = (reinterpret_cast<u64>(b.codes) | static_cast<u64>(GC)) % 4 == 0;
+  const int unit = words ? 4 : 1, units = books / unit, step = threads / units;
+  const int c = tid % units * unit;
+  if (c >= count) return;
+  for (int r = tid / units; r < rows; r += step) {
+    u8* to = b.codes + r * GC + c;
+    const u8* from = tile + r * pitch + c;
+    if (words) {
+      *reinterpret_cast<u32*>(to) = *reinterpret_cast<const u32*>(from);
+    } else {
+      *to = *from;
     }
   }
 }

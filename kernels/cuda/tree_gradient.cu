@@ -18,6 +18,9 @@ constexpr int threads = 256;
 constexpr int block_rows = 32;
 constexpr int pitch = block_rows + 1;
 constexpr int books = 32;
+constexpr int warps = threads / 32;
+constexpr int level_pitch = books * pitch + 8;  // levels of eight trees lie in different banks
+constexpr int at_once = block_rows / warps;     // loads that a thread has in flight
 constexpr float gain = 0.76159415595576489f;  // tanh(1)
 
 struct Arguments {
@@ -38,7 +41,7 @@ struct Arguments {
 // ds/dx = sech^2(u) / tau, u = (x - t) / tau.
 DEVICE float slope_of(float u, float inverse) {
   const float e = expf(-2.f * fabsf(u)), one = 1.f + e;
-  return 4.f * e / (one * one) * inverse;
+  return __fdividef(4.f * e, one * one) * inverse;  // one is in 1 .. 2: no over- or underflow
 }
 
 // Adds `value` of every warp to red[index], in the order of the warps.
@@ -53,10 +56,80 @@ DEVICE void add_warps(float* red, const float* value, int at) {
   }
 }
 
+// Where a column of the row block lies in the tile.
+template <int DEPTH>
+DEVICE int column_at(int column) {
+  return column % DEPTH * level_pitch + column / DEPTH * pitch;
+}
+
+// Inputs of X that the trees test, into the tile.
+template <class X, int DEPTH>
+DEVICE void read_tile(const View& v, bool by_row, const Row* window, const Tap* taps, int rows,
+                      int columns, float* tile) {
+  const typename X::Raw* x = static_cast<const typename X::Raw*>(v.data);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float value[at_once];
+  if (by_row) {
+    if (lane >= rows) return;
+    const Row row = window[lane];
+#pragma unroll 1
+    for (int first = warp; first < columns; first += at_once * warps) {
+#pragma unroll
+      for (int j = 0; j < at_once; j++) {
+        const Tap tap = taps[first + j * warps < columns ? first + j * warps : first];
+        value[j] = inside(v, row, tap) ? X::value(x[row.base + tap.offset]) : 0.f;
+      }
+#pragma unroll
+      for (int j = 0; j < at_once; j++) {
+        const int column = first + j * warps;
+        if (column < columns) tile[column_at<DEPTH>(column) + lane] = value[j];
+      }
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int column = lane; column < columns && warp < rows; column += 32) {
+    const Tap tap = taps[column];
+    float* to = tile + column_at<DEPTH>(column);
+#pragma unroll
+    for (int j = 0; j < at_once; j++) {
+      const Row row = window[warp + j * warps < rows ? warp + j * warps : warp];
+      value[j] = inside(v, row, tap) ? X::value(x[row.base + tap.offset]) : 0.f;
+    }
+#pragma unroll
+    for (int j = 0; j < at_once; j++) {
+      if (warp + j * warps < rows) to[warp + j * warps] = value[j];
+    }
+  }
+}
+
+// The tile to dcolumns, whose rows and columns begin at `out`.
+template <int DEPTH>
+DEVICE void write_tile(const Arguments& a, int rows, int columns, const float* tile, float* out) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  if (a.by_row) {
+    if (lane >= rows) return;
+    float* to = out + lane * a.drow + warp * a.dcolumn;
+    for (int column = warp; column < columns; column += warps, to += warps * a.dcolumn) {
+      *to = tile[column_at<DEPTH>(column) + lane];
+    }
+    return;
+  }
+  float* to = out + warp * a.drow + lane * a.dcolumn;
+  for (int column = lane; column < columns; column += 32, to += 32 * a.dcolumn) {
+    const float* from = tile + column_at<DEPTH>(column);
+#pragma unroll
+    for (int j = 0; j < at_once; j++) {
+      const int r = warp + j * warps;
+      if (r < rows) to[j * warps * a.drow] = from[r];
+    }
+  }
+}
+
 template <int DEPTH>
 DEVICE void by_thread(const Arguments& a) {
   constexpr int K = 1 << DEPTH, nodes = K - 1;
-  SHARED(float, tile, DEPTH * books * pitch);  // taps, then their gradients
+  SHARED(float, tile, DEPTH * level_pitch);    // taps, then their gradients
   SHARED(float, t, books * nodes);             // thresholds, at the end their gradients
   SHARED(float, tau_sums, books);
   SHARED(Tap, taps, DEPTH * books);
@@ -76,23 +149,21 @@ DEVICE void by_thread(const Arguments& a) {
   for (int i = tid; i < count * DEPTH; i += threads) {
     taps[i] = tap_of(a.v, a.columns[c0 * DEPTH + i]);
   }
-  const int dtype = static_cast<int>(a.v.dtype);
+  const int dtype = static_cast<int>(a.v.dtype), columns = count * DEPTH;
   float dt[nodes], dtau[1] = {0.f};
 #pragma unroll
   for (int i = 0; i < nodes; i++) dt[i] = 0;
 
   for (i64 n0 = split * a.split_rows; n0 < end; n0 += block_rows) {
     const int rows = static_cast<int>(end - n0 < block_rows ? end - n0 : block_rows);
-    const int total = rows * count * DEPTH;
     if (tid < rows) window[tid] = row_of(a.v, a.first + n0 + tid);
     __syncthreads();  // and the last gradients have left the tile
-    for (int i = tid; i < total; i += threads) {
-      const int r = a.by_row ? i % rows : i / (count * DEPTH);
-      const int column = a.by_row ? i / rows : i % (count * DEPTH);
-      tile[(column % DEPTH * books + column / DEPTH) * pitch + r] =
-          inside(a.v, window[r], taps[column])
-              ? load_as(a.v.data, window[r].base + taps[column].offset, dtype)
-              : 0.f;
+    if (dtype == f32) {
+      read_tile<Float, DEPTH>(a.v, a.by_row, window, taps, rows, columns, tile);
+    } else if (dtype == f16) {
+      read_tile<Half, DEPTH>(a.v, a.by_row, window, taps, rows, columns, tile);
+    } else {
+      read_tile<Bfloat, DEPTH>(a.v, a.by_row, window, taps, rows, columns, tile);
     }
     __syncthreads();
     for (int r = warp; r < rows && lane < count; r += threads / 32) {
@@ -111,7 +182,7 @@ DEVICE void by_thread(const Arguments& a) {
         for (int k = 0; k < K; k++) mean[k] = from[k];
       }
 #pragma unroll
-      for (int level = 0; level < DEPTH; level++) x[level] = tile[(level * books + lane) * pitch + r];
+      for (int level = 0; level < DEPTH; level++) x[level] = tile[level * level_pitch + lane * pitch + r];
       unrolled<0, DEPTH>([&](auto step) {
         constexpr int level = DEPTH - 1 - decltype(step)::value;
 #pragma unroll
@@ -143,16 +214,12 @@ DEVICE void by_thread(const Arguments& a) {
           dt[node] -= slope;
           dtau[0] -= slope * u;
         }
-        tile[(level * books + lane) * pitch + r] = dx;
+        tile[level * level_pitch + lane * pitch + r] = dx;
       });
     }
     __syncthreads();
-    for (int i = tid; i < total; i += threads) {
-      const int r = a.by_row ? i % rows : i / (count * DEPTH);
-      const int column = a.by_row ? i / rows : i % (count * DEPTH);
-      a.dcolumns[(n0 + r) * a.drow + (c0 * DEPTH + column) * a.dcolumn] =
-          tile[(column % DEPTH * books + column / DEPTH) * pitch + r];
-    }
+    write_tile<DEPTH>(a, rows, columns, tile,
+                      a.dcolumns + (n0 * a.drow + c0 * DEPTH * a.dcolumn));
   }
   __syncthreads();
   add_warps<nodes>(t, dt, lane * nodes);

@@ -8,6 +8,8 @@ import torch
 from cuda_case import HALVES, WINDOW, case, image
 from torch import Tensor
 
+from halut.ops import ConvGeometry
+
 
 def add_trees() -> None:
     for K in (2, 16, 64, 256):
@@ -15,6 +17,16 @@ def add_trees() -> None:
             for turned in (False, True):
                 case("tree_encode", f"{K}-{dtype}-{turned}",
                      lambda k=K, d=dtype, t=turned: _tree(131, 37, k, d, t), True)  # fmt: skip
+    for K in (4, 8, 32, 128):
+        for turned in (False, True):
+            case("tree_encode", f"{K}-{turned}",
+                 lambda k=K, t=turned: _tree(67, 36, k, torch.float32, t), True)  # fmt: skip
+    for GC in (1, 3, 4, 40):  # lanes that a row takes; codes stored in words, or not
+        for turned in (False, True):
+            case("tree_encode", f"{GC} trees-{turned}",
+                 lambda c=GC, t=turned: _tree(150, c, 16, torch.float16, t), True)  # fmt: skip
+    for layout in ("contiguous_format", "channels_last"):
+        case("tree_encode", f"7 x 7-{layout}", lambda o=layout: _wide_window(o), True)
     case("tree_encode", "none", lambda: _tree(0, 3, 16, torch.float32, False), True)
     case("tree_encode", "NaN", _with_nan, True)
     for layout in ("contiguous_format", "channels_last", "sliced"):
@@ -41,6 +53,12 @@ def _with_nan() -> tuple[Any, ...]:
     x[::3] = float("nan")
     x[1::3] = float("inf")
     return x, *rest
+
+
+def _wide_window(layout: str) -> tuple[Any, ...]:
+    """More positions than a word has bits."""
+    geometry = ConvGeometry((7, 7), (2, 2), (3, 3, 3, 3))
+    return image(layout, torch.float32), torch.randint(0, 245, (48,)), torch.randn(12, 15), geometry
 
 
 def map_trees() -> tuple[Tensor, Tensor]:

@@ -1,15 +1,14 @@
 """The CUDA kernels on a GPU: parity, gradients, streams, graphs, autocast, layouts, memory."""
 
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+import sanitized_gpu
 import torch
 from cuda_cases import CASES, Case, assert_alike, expected, run
+from cuda_launches import launches
 from torch import Tensor
 
 from halut.ops import (
@@ -24,8 +23,6 @@ from halut.ops import (
     tree_matmul,
 )
 from halut.ops.cuda import launch
-
-HERE = Path(__file__).parent
 
 pytestmark = [
     pytest.mark.gpu,
@@ -306,15 +303,17 @@ def test_answers_beyond_2_to_the_31_elements():
     assert torch.equal(sums[-77:], wanted)
 
 
-@pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="needs compute-sanitizer")
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
-def test_clean_under_compute_sanitizer(tool):
-    program = HERE / "sanitized_gpu.py"
-    done = subprocess.run(
-        ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, program],
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])},
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+@pytest.fixture(scope="module")
+def sanitizer():
+    if shutil.which("compute-sanitizer") is None:
+        pytest.skip("needs compute-sanitizer")
+    if reason := sanitized_gpu.refusal():
+        pytest.skip(f"compute-sanitizer does not work here: {reason}")
+
+
+@pytest.mark.parametrize("tool", sanitized_gpu.TOOLS)
+def test_clean_under_compute_sanitizer(sanitizer, tool):
+    done = sanitized_gpu.watched(tool, str(Path(sanitized_gpu.__file__)))
+    assert done.returncode == 0, done.stdout[-6000:]
+    (ran,) = (line for line in done.stdout.splitlines() if line.startswith("ran: "))
+    assert set(ran.split()[1:]) == {kernel for each in CASES for _, kernel in launches(each)}

@@ -117,16 +117,20 @@ def test_a_column_that_is_none_stops_the_kernel(shim):
         tree.tree_encode(x, taps, thresholds, None)
 
 
-def test_inputs_beyond_2_to_the_31_elements(shim):
+@pytest.mark.parametrize("order", ["rows", "books"])
+def test_inputs_beyond_2_to_the_31_elements(shim, order):
     runner = shim()
-    x = torch.empty(2**32 + 40, dtype=torch.int8).as_strided((3, 20), (2**31, 1))
-    x[:] = torch.arange(60, dtype=torch.int8).view(3, 20)
-    taps, thresholds = torch.arange(8), torch.randint(0, 60, (2, 15)).float()
-    assert torch.equal(
-        tree.tree_encode(x, taps, thresholds, None),
-        tree.tree_encode(x.clone(), taps, thresholds, None),
+    size, strides = ((20, 3), (1, 2**31)) if order == "rows" else ((3, 20), (2**31, 1))
+    x = torch.empty(2**32 + 40, dtype=torch.int8).as_strided(size, strides)
+    x[:] = torch.arange(60, dtype=torch.int8).view(size)
+    taps, thresholds = torch.arange(8) % size[1], torch.randint(0, 60, (2, 15)).float()
+    near = torch.empty_strided(size, (1, 20) if order == "rows" else (20, 1), dtype=x.dtype).copy_(
+        x
     )
-    assert runner.launched == ["tree_encode_i8_books"] * 2
+    assert torch.equal(
+        tree.tree_encode(x, taps, thresholds, None), tree.tree_encode(near, taps, thresholds, None)
+    )
+    assert runner.launched == [f"tree_encode_i8_{order}"] * 2
 
 
 def test_answers_beyond_2_to_the_31_elements(shim):

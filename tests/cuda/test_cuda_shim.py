@@ -19,12 +19,18 @@ BUGS = {  # source: what is there, what is put in its place, and a case that rea
     ],
     "tree_encode": [
         (
-            "  __syncthreads();\n\n  const typename",
-            "  const typename",
+            "  __syncthreads();\n\n  const Block b",
+            "  const Block b",
             "tree_encode-16-torch.float32-True",
         ),
     ],
-    "scatter_add": [("    __syncthreads();\n    // Four", "    // Four", "scatter_add-splits")],
+    "scatter_add": [
+        (
+            "    __syncthreads();\n    for (int c = warp",
+            "    for (int c = warp",
+            "scatter_add-splits",
+        ),
+    ],
     "tree_gradient": [
         ("bit < level", "bit + 1 < level", "tree_gradient-64"),
         (

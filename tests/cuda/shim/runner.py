@@ -17,13 +17,15 @@ from halut.ops.cuda import cubin, launch
 from halut.ops.cuda.arguments import Arguments
 
 HERE = Path(__file__).parent
-FLAGS = "-std=c++17 -O1 -fPIC -shared -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas"
+INCLUDE = f'#include "{HERE / "shim.h"}"'
+FLAGS = "-std=c++17 -O1 -fPIC -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas"
+RACES = "-DHALUT_RACES -fsanitize=thread,alignment"
 SANITIZE = "-g1 -O0 -fsanitize=address,alignment -fno-sanitize-recover=all"
 SCHEDULES = {"forward": 0, "reverse": 1, "shuffled": 2}
 
 
 class KernelError(RuntimeError):
-    """What the shim found: threads that never meet, a trap, a misaligned copy."""
+    """What the shim found: threads that never meet, a trap, a race, a misaligned access."""
 
 
 def compiler() -> str | None:
@@ -31,10 +33,23 @@ def compiler() -> str | None:
     return shutil.which("g++") or shutil.which("clang++")
 
 
+def barriers(name: str) -> list[int]:
+    """The lines of the barriers of kernels/cuda/NAME.cu in what is built, in their order."""
+    lines = [INCLUDE, *cubin.source(name).splitlines()]
+    return [n for n, line in enumerate(lines, 1) if "__syncthreads();" in line.split("//")[0]]
+
+
+def _compile(*arguments: str | Path, to: Path) -> None:
+    command = [str(compiler()), *map(str, arguments), "-o", str(to)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+
+
 class Shim:
     """Launches kernels on the CPU, in one schedule; `text` may change a source before it is built.
 
-    `blocks` restricts a launch to some blocks of its grid.
+    `races` makes races in shared memory and misaligned accesses errors. `blocks` restricts a launch
+    to some blocks of its grid.
     """
 
     def __init__(
@@ -43,8 +58,10 @@ class Shim:
         schedule: str = "forward",
         text: Callable[[str], str] | None = None,
         sanitize: bool = False,
+        races: bool = False,
     ) -> None:
-        self.folder, self.schedule, self.sanitize = folder, schedule, sanitize
+        self.folder, self.schedule = folder, schedule
+        self.sanitize, self.races = sanitize, races
         self.text = text or (lambda source: source)
         self.libraries: dict[str, ctypes.CDLL] = {}
         self.launched: list[str] = []
@@ -56,7 +73,7 @@ class Shim:
         if library.exists():
             return library
         file = self.folder / f"{name}.cpp"
-        file.write_text(f'#include "{HERE / "shim.h"}"\n' + self.text(cubin.source(name)))
+        file.write_text(f"{INCLUDE}\n{self.text(cubin.source(name))}")
         expanded = subprocess.run(
             [str(compiler()), "-std=c++17", "-E", "-P", str(file)],
             check=True,
@@ -66,13 +83,10 @@ class Shim:
         kernels = re.findall(r'extern "C"\s+(?:HALUT_GLOBAL\s+)?void\s+(\w+)\(', expanded)
         file.write_text(file.read_text() + "".join(f"LAUNCHER({each})\n" for each in kernels))
         flags = FLAGS.split() + (SANITIZE.split() if self.sanitize else [])
-        partial = library.with_suffix(".part")
-        built = subprocess.run(
-            [str(compiler()), *flags, "-o", str(partial), str(file)],
-            capture_output=True,
-            text=True,
-        )
-        assert built.returncode == 0, built.stderr
+        partial, object_file = library.with_suffix(".part"), library.with_suffix(".o")
+        # Linked without RACES: what the sanitizers' own libraries define, races.h does.
+        _compile(*flags, *(RACES.split() if self.races else []), "-c", file, to=object_file)
+        _compile(*flags, "-shared", object_file, to=partial)
         return partial.rename(library)
 
     def library(self, name: str) -> ctypes.CDLL:

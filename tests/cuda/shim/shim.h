@@ -4,7 +4,8 @@
 // then the next one does, in forward, reverse or shuffled order. So a thread sees what others have
 // written exactly if something made it wait for them. Shared memory starts as garbage, has its exact
 // size (AddressSanitizer sees every step beyond), and asynchronous copies arrive when waited for,
-// no sooner. Barriers that threads reach in different places, or not at all, are errors.
+// no sooner. Barriers that threads reach in different places, or not at all, are errors. With
+// HALUT_RACES races in shared memory and misaligned accesses are errors too: races.h.
 #pragma once
 
 #include <ucontext.h>
@@ -25,8 +26,9 @@
 #define HALUT_GLOBAL
 #define INFINITE __builtin_inff()
 #define SHARED(type, name, count) \
-  type* const name = static_cast<type*>(shim::shared(sizeof(type) * (count)))
+  type* const name = static_cast<type*>(shim::shared(sizeof(type) * (count), sizeof(type), #name))
 #define __syncthreads() shim::wait_block(__LINE__)
+#define __syncwarp(...) shim::wait(shim::at_warp, __LINE__)
 #define __trap() shim::fail("a kernel trapped in line %d", __LINE__)
 
 namespace shim {
@@ -55,15 +57,22 @@ struct Fiber {
   std::vector<Copy> copies;
 };
 
+struct Allocation {  // shared memory
+  void* memory;
+  size_t size, unit;
+  const char* name;
+};
+
 inline std::vector<Fiber> fibers;
 inline Fiber* current = nullptr;
 inline ucontext_t scheduler;
-inline std::vector<std::pair<void*, size_t>> allocations;
+inline std::vector<Allocation> allocations;
 inline void (*kernel)(void**);  // and the addresses of its arguments
 inline void** arguments;
 inline Index block, block_size;
 inline char message[256];
 inline bool failed = false;
+inline int removed_line = 0;  // its barrier is passed as if it were not there
 
 inline void fail(const char* format, ...) {
   if (!failed) {
@@ -76,16 +85,40 @@ inline void fail(const char* format, ...) {
   if (current) swapcontext(&current->context, &scheduler);  // never to come back
 }
 
+}  // namespace shim
+
+#ifdef HALUT_RACES
+#include "races.h"
+#define RACES(call) shim::races::call
+#else
+#define RACES(call) static_cast<void>(0)
+#define UNWATCHED inline
+#endif
+
+namespace shim {
+
+#ifdef HALUT_RACES
+using races::give_back, races::take;
+constexpr int garbage = 0;  // so that what is read too early leads to no address beyond memory
+#else
+constexpr int garbage = 0xcd;
+inline void* take(size_t size) { return malloc(size); }
+inline void give_back() {
+  for (const Allocation& each : allocations) free(each.memory);
+}
+#endif
+
 // The k-th call of every thread of a block answers the same memory.
-inline void* shared(size_t size) {
+inline void* shared(size_t size, size_t unit, const char* name) {
   const size_t k = current->shared_calls++;
   if (k == allocations.size()) {
-    void* memory = malloc(size);
-    memset(memory, 0xcd, size);
-    allocations.emplace_back(memory, size);
+    void* memory = take(size);
+    if (!memory) fail("more shared memory than there is");
+    memset(memory, garbage, size);
+    allocations.push_back({memory, size, unit, name});
   }
-  if (allocations[k].second != size) fail("threads disagree about shared memory");
-  return allocations[k].first;
+  if (allocations[k].size != size) fail("threads disagree about shared memory");
+  return allocations[k].memory;
 }
 
 inline void wait(State state, int line) {
@@ -94,15 +127,17 @@ inline void wait(State state, int line) {
   swapcontext(&current->context, &scheduler);
 }
 
-inline void wait_block(int line) { wait(at_block, line); }
+inline void wait_block(int line) {
+  if (line != removed_line) wait(at_block, line);
+}
 
 // The value that lane `from` of this thread's warp offers.
 inline uint32_t of_lane(uint32_t mask, uint32_t value, unsigned from) {
   if (mask != 0xffffffffu) fail("shuffles of part of a warp are not modelled");
   current->value = value;
-  wait(at_warp, 0);
+  wait(at_warp, -1);
   const uint32_t other = fibers[current->index.x / 32 * 32 + from % 32].value;
-  wait(at_warp, 1);  // nobody offers the next value before all have read this one
+  wait(at_warp, -2);  // nobody offers the next value before all have read this one
   return other;
 }
 
@@ -116,6 +151,11 @@ inline bool release(size_t first, size_t last, State state) {
       fail("threads wait at barriers in lines %d and %d", fibers[t].line, fibers[first].line);
       return false;
     }
+  }
+  if (state == at_block) {
+    RACES(block_released());
+  } else if (fibers[first].line > 0) {  // __syncwarp
+    RACES(warp_released(first / 32));
   }
   for (size_t t = first; t < last; t++) fibers[t].state = ready;
   return true;
@@ -194,7 +234,7 @@ inline int run(void (*call)(void**), void** values, unsigned first, unsigned las
   for (unsigned b = first; b < last && !failed; b++) {
     block.x = b;
     run_block(order, random);
-    for (auto& memory : allocations) free(memory.first);
+    give_back();
     allocations.clear();
   }
   if (failed) snprintf(error, sizeof message, "block %u: %s", block.x, message);
@@ -218,6 +258,8 @@ int sizes(void (*)(A...), int* out) {
 }
 
 }  // namespace shim
+
+extern "C" void remove_barrier(int line) { shim::removed_line = line; }
 
 #define LAUNCHER(name)                                                                         \
   extern "C" int sizes_##name(int* out) { return shim::sizes(name, out); }                     \
@@ -257,6 +299,7 @@ inline unsigned __float_as_uint(float value) { return bits_cast<unsigned>(value)
 inline float __uint_as_float(unsigned value) { return bits_cast<float>(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // built without contraction
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fdividef(float a, float b) { return a / b; }
 
 inline int opaque(int value) { return value; }
 
@@ -283,8 +326,11 @@ inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
   for (int i = 0; i < 32; i += 8) sum += (a >> i & 0xff) * (b >> i & 0xff);
   return sum;
 }
-inline void atomicAdd(unsigned* to, unsigned value) { *to += value; }
-inline void atomicAdd(float* to, float value) { *to += value; }
+template <class T, class Value>
+UNWATCHED void atomicAdd(T* to, Value value) {
+  RACES(by_current(to, sizeof(T), shim::races::adds));
+  *to += value;
+}
 
 inline float float_of_half(unsigned short bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
@@ -317,6 +363,7 @@ inline void copy_async(void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % BYTES || reinterpret_cast<uintptr_t>(from) % BYTES) {
     shim::fail("an asynchronous copy of %d bytes is not aligned", BYTES);
   }
+  RACES(by_current(to, BYTES, shim::races::copies));
   shim::current->copies.push_back({to, from, bytes, BYTES, shim::current->group});
 }
 inline void copy_commit() { shim::current->group++; }
@@ -326,6 +373,7 @@ inline void copy_wait() {
   size_t kept = 0;
   for (const shim::Copy& copy : copies) {
     if (copy.group < shim::current->group - LEFT) {
+      RACES(by_current(copy.to, copy.size, shim::races::arrives));
       memset(copy.to, 0, copy.size);
       memcpy(copy.to, copy.from, copy.bytes);
     } else {
