@@ -13,26 +13,14 @@
 // A - (H << 8) holds the sums of the even bytes: four entries take three operations. Bytes being at
 // most 255, 257 codebooks fit before the halves overflow.
 #include "device.cuh"
+#include "answers.cuh"
 
 namespace {
 
-constexpr int threads = 256;
 constexpr int stage_bytes = 16384;
 constexpr int stage_books = 8;
 constexpr int code_pitch = stage_books + 4;  // three words: rows of a warp lie in different banks
 constexpr int exact_books = 256;
-
-struct Output {
-  void* y;
-  const float* scale;  // [G * M], or null: the sums themselves
-  const float* bias;
-  float low;
-  int dtype;
-  i64 plane;             // 0: y [N, G * M]; else y [N / plane, G * M, plane]
-  const void* residual;  // laid out like y, times residual_scale; or null
-  float residual_scale;
-  int residual_dtype;
-};
 
 struct Shape {
   i64 N, G, C, K, M;
@@ -134,172 +122,6 @@ struct FloatSums {
   }
   DEVICE float sum(int i, int) const { return total[i]; }
 };
-
-// ---- answers
-
-DEVICE u32 bits_of(int sum) { return static_cast<u32>(sum); }
-DEVICE u32 bits_of(float sum) { return __float_as_uint(sum); }
-
-// Stores V sums, given by their bits, at y[index] and on: y = max(sum * scale + bias + residual,
-// low). No contraction: the bits are those of the CPU's kernels.
-template <class Sums, int V>
-DEVICE void put(const Output& out, i64 index, const u32* sum, const float* scale,
-                const float* bias) {
-  float y[V];
-  if (Sums::size == 1 && out.dtype == int32) {
-#pragma unroll
-    for (int v = 0; v < V; v++) y[v] = __uint_as_float(sum[v]);
-    store_several<V>(out.y, index, f32, y);
-    return;
-  }
-#pragma unroll
-  for (int v = 0; v < V; v++) {
-    y[v] = Sums::size == 1 ? static_cast<float>(static_cast<int>(sum[v])) : __uint_as_float(sum[v]);
-  }
-  if (out.scale) {
-#pragma unroll
-    for (int v = 0; v < V; v++) y[v] = __fadd_rn(__fmul_rn(y[v], scale[v]), bias[v]);
-    if (out.residual) {
-      float r[V];
-      load_several<V>(out.residual, index, out.residual_dtype, r);
-#pragma unroll
-      for (int v = 0; v < V; v++) y[v] = __fadd_rn(y[v], __fmul_rn(r[v], out.residual_scale));
-    }
-#pragma unroll
-    for (int v = 0; v < V; v++) y[v] = fmaxf(y[v], out.low);
-  }
-  store_several<V>(out.y, index, out.dtype, y);
-}
-
-// Rows and outputs of a block, or of a part of its rows.
-struct Part {
-  i64 n0, o, outputs;  // its first row and output, outputs of a row of y
-  int rows, count;     // of its rows and outputs exist
-};
-
-// Sums of a part in shared memory: threads write four outputs of a row and read what lies side by
-// side in y, four outputs of a row or four rows of an output. Groups of four change places so that
-// neither meets a bank twice. SLICES tables of a sum each, one behind the other, are added.
-template <class Sums, int LANES, int SLICES>
-struct Turned {
-  static constexpr int slots = threads / LANES, block_rows = slots / SLICES;
-  static constexpr int width = LANES * Sums::entries;
-  u32* word;
-
-  static DEVICE int in_rows(int slot, int output) {
-    const int four = output / 4;
-    return slot * width + 4 * (four ^ (four / 8 % 4)) + output % 4;
-  }
-  static DEVICE int in_planes(int slot, int output) {
-    const int turn = output / Sums::entries * (8 / LANES);
-    return output * slots + 4 * (slot / 4 ^ turn) + slot % 4;
-  }
-
-  DEVICE void write(const Sums& sums, int added, bool planes) const {
-    const int thread = opaque(threadIdx.x);
-    const int slot = thread / LANES, first = thread % LANES * Sums::entries;
-#pragma unroll
-    for (int i = 0; i < Sums::entries; i += 4) {
-      u32 four[4];
-#pragma unroll
-      for (int j = 0; j < 4; j++) four[j] = bits_of(sums.sum(i + j, added));
-      if (planes) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) word[in_planes(slot, first + i + j)] = four[j];
-      } else {
-        *reinterpret_cast<uint4*>(word + in_rows(slot, first + i)) =
-            make_uint4(four[0], four[1], four[2], four[3]);
-      }
-    }
-  }
-
-  template <int V>
-  DEVICE void read(int slot, int output, bool planes, u32* sum) const {
-#pragma unroll
-    for (int v = 0; v < V; v++) sum[v] = 0;
-#pragma unroll 4
-    for (int slice = 0; slice < SLICES; slice++) {
-      const int at = slot + slice * block_rows;
-      const u32* from = word + (planes ? in_planes(at, output) : in_rows(at, output));
-      if (V == 4) {
-        const uint4 four = *reinterpret_cast<const uint4*>(from);
-        sum[0] += four.x, sum[1 % V] += four.y, sum[2 % V] += four.z, sum[3 % V] += four.w;
-      } else {
-        sum[0] += from[0];
-      }
-    }
-  }
-
-  // A thread keeps its outputs and takes rows in turn.
-  template <int V>
-  DEVICE void to_rows(const Output& out, const Part& part) const {
-    constexpr int units = width / V, step = threads / units;
-    const int thread = opaque(threadIdx.x), output = thread % units * V;
-    if (output >= part.count) return;
-    float scale[V] = {}, bias[V] = {};
-    if (out.scale) {
-#pragma unroll
-      for (int v = 0; v < V; v++) {
-        scale[v] = out.scale[part.o + output + v];
-        bias[v] = out.bias[part.o + output + v];
-      }
-    }
-    const int first = thread / units;
-    i64 index = (part.n0 + first) * part.outputs + part.o + output;
-#pragma unroll 1
-    for (int r = first; r < part.rows; r += step, index += step * part.outputs) {
-      u32 sum[V];
-      read<V>(r, output, false, sum);
-      put<Sums, V>(out, index, sum, scale, bias);
-    }
-  }
-
-  // A thread keeps its rows, which are of one image, and takes outputs in turn.
-  template <int V>
-  DEVICE void to_planes(const Output& out, const Part& part) const {
-    constexpr int units = block_rows / V, step = threads / units;
-    const int thread = opaque(threadIdx.x), r = thread % units * V, first = thread / units;
-    if (r >= part.rows) return;
-    const i64 n = part.n0 + r, b = divided(n, out.plane);
-    i64 index = (b * part.outputs + part.o + first) * out.plane + n - b * out.plane;
-#pragma unroll 1
-    for (int output = first; output < part.count; output += step, index += step * out.plane) {
-      float scale[V] = {}, bias[V] = {};
-      if (out.scale) {
-#pragma unroll
-        for (int v = 0; v < V; v++) {
-          scale[v] = out.scale[part.o + output];
-          bias[v] = out.bias[part.o + output];
-        }
-      }
-      u32 sum[V];
-      read<V>(r, output, true, sum);
-      put<Sums, V>(out, index, sum, scale, bias);
-    }
-  }
-
-  // `four`: groups of four answers, and of what is added to them, are whole and aligned.
-  DEVICE void leave(const Output& out, const Part& part, bool four) const {
-    constexpr int rows = block_rows < 4 ? 1 : 4;
-    if (!out.plane) {
-      if (four) {
-        to_rows<4>(out, part);
-      } else {
-        to_rows<1>(out, part);
-      }
-    } else if (four && rows == 4) {
-      to_planes<rows>(out, part);
-    } else {
-      to_planes<1>(out, part);
-    }
-  }
-};
-
-DEVICE bool in_fours(const Output& out, i64 M) {
-  const u64 y = reinterpret_cast<u64>(out.y), r = reinterpret_cast<u64>(out.residual);
-  return (out.plane ? out.plane : M) % 4 == 0 && y % (4 * bytes_of(out.dtype)) == 0 &&
-         r % (4 * bytes_of(out.residual_dtype)) == 0;
-}
 
 DEVICE void flush(WideSums& sums, int added) { sums.flush(added); }
 template <class Sums>
@@ -462,7 +284,7 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
 
   // Parts take turns in two tiles: who writes one has met all that read it before at the barrier of
   // the part between.
-  typedef Turned<Sums, LANES, 1> Tile;
+  typedef AnswerTile<Sums, LANES, 1> Tile;
   static_assert(Tile::slots * Tile::width * 4 <= stage_bytes, "shared memory of the turned sums");
   const bool four = in_fours(out, s.M);
   Part part = {n0, g * s.M + first / Sums::size, s.G * s.M, 0, valid / Sums::size};
@@ -482,51 +304,54 @@ DEVICE void staged(const u8* codes, const u8* table, const Output& out, const Sh
 
 // ---- direct: the table through the caches
 
-// Adds the entries of codebooks [c, end), as many at a time as their loads shall be in flight. `word`:
-// the codes of such a group are one aligned word.
+// Adds the entries of codebooks c .. c + SIZE, whose loads are in flight together. `word`: their
+// codes are one aligned word.
+template <int UNIT, int SIZE, class Sums>
+DEVICE void add_group(Sums& sums, int& added, const u8* codes, const u8* table, i64 c, i64 K,
+                      i64 row_bytes, int valid, bool word) {
+  const u32 last = static_cast<u32>(K - 1);
+  u32 code[SIZE];
+  Vector entry[SIZE];
+  if (SIZE == 8 && word) {
+    const uint2 eight = *reinterpret_cast<const uint2*>(codes + c);
+#pragma unroll
+    for (int j = 0; j < SIZE; j++) code[j] = (j < 4 ? eight.x : eight.y) >> (8 * (j % 4)) & 0xff;
+  } else {
+#pragma unroll
+    for (int j = 0; j < SIZE; j++) code[j] = codes[c + j];
+  }
+#pragma unroll
+  for (int j = 0; j < SIZE; j++) {
+    const u32 k = code[j] < last ? code[j] : last;
+    entry[j] = vector_of<UNIT>(table + ((c + j) * K + k) * row_bytes, valid);
+  }
+  if (added + SIZE > exact_books) {
+    flush(sums, added);
+    added = 0;
+  }
+#pragma unroll
+  for (int j = 0; j < SIZE; j++) sums.add(entry[j]);
+  added += SIZE;
+}
+
+// The entries of codebooks [c, end).
 template <int UNIT, class Sums>
 DEVICE void add_books(Sums& sums, int& added, const u8* codes, const u8* table, i64 c, i64 end,
                       i64 K, i64 row_bytes, int valid, bool word) {
   constexpr int group = UNIT == 16 ? 8 : UNIT == 4 ? 4 : 1;
-  const u32 last = static_cast<u32>(K - 1);
-  auto several = [&](auto count) {
-    constexpr int size = decltype(count)::value;
-    u32 code[size];
-    Vector entry[size];
-    if (size == 8 && word) {
-      const uint2 eight = *reinterpret_cast<const uint2*>(codes + c);
-#pragma unroll
-      for (int j = 0; j < size; j++) code[j] = (j < 4 ? eight.x : eight.y) >> (8 * (j % 4)) & 0xff;
-    } else {
-#pragma unroll
-      for (int j = 0; j < size; j++) code[j] = codes[c + j];
-    }
-#pragma unroll
-    for (int j = 0; j < size; j++) {
-      const u32 k = code[j] < last ? code[j] : last;
-      entry[j] = vector_of<UNIT>(table + ((c + j) * K + k) * row_bytes, valid);
-    }
-#pragma unroll
-    for (int j = 0; j < size; j++) sums.add(entry[j]);
-    added += size;
-    if (added + size > exact_books) {
-      flush(sums, added);
-      added = 0;
-    }
-  };
-  for (; c + group <= end; c += group) several(Int<group>());
-  if (added + group > exact_books) {
-    flush(sums, added);
-    added = 0;
+  for (; c + group <= end; c += group) {
+    add_group<UNIT, group>(sums, added, codes, table, c, K, row_bytes, valid, word);
   }
-  for (; c < end; c++) several(Int<1>());
+  for (; c < end; c++) {
+    add_group<UNIT, 1>(sums, added, codes, table, c, K, row_bytes, valid, false);
+  }
 }
 
 // SLICES: parts of the codebooks, added at the end in int32: exact in whichever order.
 template <class Sums, int SLICES>
 DEVICE void direct(const u8* codes, const u8* table, const Output& out, const Shape& s) {
   constexpr int LANES = 8, width = LANES * 16;
-  typedef Turned<Sums, LANES, SLICES> Tile;
+  typedef AnswerTile<Sums, LANES, SLICES> Tile;
   SHARED(u32, turned, Tile::slots * Tile::width);
   const i64 row_bytes = s.M * Sums::size;
   const i64 m_tiles = (row_bytes + width - 1) / width;

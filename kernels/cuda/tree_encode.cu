@@ -164,6 +164,18 @@ DEVICE void by_book(const View& v, const Block& b) {
   }
 }
 
+// The walk of the block's depth, DEPTH or more.
+template <class X, bool BY_ROW, int DEPTH>
+DEVICE void near(const View& v, const Block& b) {
+  if (b.depth != DEPTH) {
+    if constexpr (DEPTH < 8) near<X, BY_ROW, DEPTH + 1>(v, b);
+  } else if (BY_ROW) {
+    by_row<X, NearMap, DEPTH>(v, b);
+  } else {
+    by_book<X, NearMap, DEPTH>(v, b);
+  }
+}
+
 // columns [GC * depth]: which column of the row level l of codebook c tests; null: c * depth + l.
 template <class X, bool BY_ROW>
 DEVICE void tree_encode(const View& v, const i64* columns, const float* thresholds, u8* codes,
@@ -183,13 +195,13 @@ DEVICE void tree_encode(const View& v, const i64* columns, const float* threshol
   const int rows = static_cast<int>(N - n0 < block_rows ? N - n0 : block_rows);
   const int count = static_cast<int>(GC - c0 < books ? GC - c0 : books);
   const int tid = threadIdx.x;
-  const bool near = NearMap::fits(v);
+  const bool is_near = NearMap::fits(v);
 
   for (int i = tid; i < count * nodes; i += threads) t[i] = thresholds[c0 * nodes + i];
   if (tid < count * depth) {  // at most max_taps
     const i64 at = c0 * depth + tid, column = columns ? columns[at] : at;
     const Tap tap = tap_of(v, column);
-    if (near) {
+    if (is_near) {
       near_taps[tid] = NearMap::tap(v, column, tap);
     } else {
       far_taps[tid] = tap;
@@ -197,7 +209,7 @@ DEVICE void tree_encode(const View& v, const i64* columns, const float* threshol
   }
   if (tid < rows) {
     const Row row = row_of(v, n0 + tid);
-    if (near) {
+    if (is_near) {
       near_window[tid] = NearMap::row(v, row);
     } else {
       far_window[tid] = row;
@@ -205,17 +217,13 @@ DEVICE void tree_encode(const View& v, const i64* columns, const float* threshol
   }
   __syncthreads();
 
-  const Block b = {t, far_taps, far_window, tile, codes + n0 * GC + c0, GC, rows, count, books, depth};
-  if (!near) {
+  const Block b = {t, far_taps, far_window, tile, codes + n0 * GC + c0,
+                   GC, rows, count, books, depth};
+  if (!is_near) {
     if (BY_ROW) by_row<X, FarMap, 0>(v, b);
     if (!BY_ROW) by_book<X, FarMap, 0>(v, b);
   } else {
-    unrolled<1, 9>([&](auto level) {
-      constexpr int DEPTH = decltype(level)::value;
-      if (depth != DEPTH) return;
-      if (BY_ROW) by_row<X, NearMap, DEPTH>(v, b);
-      if (!BY_ROW) by_book<X, NearMap, DEPTH>(v, b);
-    });
+    near<X, BY_ROW, 1>(v, b);
   }
   if (!BY_ROW) return;
   __syncthreads();
