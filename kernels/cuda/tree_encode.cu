@@ -244,18 +244,18 @@ DEVICE void tree_encode(const View& v, const i64* columns, const float* threshol
 
 }  // namespace
 
-#define ENTRY(name, X, BY_ROW)                                                                \
-  extern "C" __global__ void __launch_bounds__(threads, 4)                                    \
+#define ENTRY(name, X, BY_ROW, BLOCKS)                                                        \
+  extern "C" __global__ void __launch_bounds__(threads, BLOCKS)                               \
       name(const View v, const i64* columns, const float* thresholds, u8* codes, i64 N, i64 GC, \
            int depth) {                                                                       \
     tree_encode<X, BY_ROW>(v, columns, thresholds, codes, N, GC, depth);                      \
   }
 
-ENTRY(tree_encode_f32_rows, Float, true)
-ENTRY(tree_encode_f16_rows, Half, true)
-ENTRY(tree_encode_bf16_rows, Bfloat, true)
-ENTRY(tree_encode_i8_rows, Int8, true)
-ENTRY(tree_encode_f32_books, Float, false)
-ENTRY(tree_encode_f16_books, Half, false)
-ENTRY(tree_encode_bf16_books, Bfloat, false)
-ENTRY(tree_encode_i8_books, Int8, false)
+ENTRY(tree_encode_f32_rows, Float, true, 4)
+ENTRY(tree_encode_f16_rows, Half, true, 4)
+ENTRY(tree_encode_bf16_rows, Bfloat, true, 4)
+ENTRY(tree_encode_i8_rows, Int8, true, 3)
+ENTRY(tree_encode_f32_books, Float, false, 4)
+ENTRY(tree_encode_f16_books, Half, false, 4)
+ENTRY(tree_encode_bf16_books, Bfloat, false, 4)
+ENTRY(tree_encode_i8_books, Int8, false, 4)
