@@ -49,8 +49,15 @@ def arguments(each: Case, shift: int = 0) -> tuple:
     return tuple(on_gpu(value, shift) for value in each.make())
 
 
+@pytest.fixture(params=[4, None], ids=["few", "all"])
+def processors(request, monkeypatch):
+    """A GPU of four multiprocessors: small grids fill it, and take the kernels of large ones."""
+    if request.param:
+        monkeypatch.setattr(launch, "processors", lambda device: request.param)
+
+
 @pytest.mark.parametrize("each", CASES, ids=str)
-def test_equal_to_torch(each):
+def test_equal_to_torch(each, processors):
     given = arguments(each)
     for ours, theirs in zip(given, each.make(), strict=True):
         assert not isinstance(ours, Tensor) or ours.stride() == theirs.stride()
@@ -58,7 +65,7 @@ def test_equal_to_torch(each):
 
 
 @pytest.mark.parametrize("each", CASES[::2], ids=str)
-def test_addresses_need_not_be_aligned(each):
+def test_addresses_need_not_be_aligned(each, processors):
     wanted = expected(each)
     for shift in (1, 3):
         assert_alike(each, run(each, "cuda", arguments(each, shift)), wanted)
