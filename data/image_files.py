@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from data.config import DataConfig
-from data.image_reading import inspect, read_image
+from data.image_reading import read_image
 from data.randomness import isolated
 from data.samples import Request, Samples
 from halut.errors import HalutError
 
-_INSPECTED = 20_000
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "random")
 Transforms = dict[bool, Callable[[Any], Tensor]]
 """By whether it is for training: a PIL image -> a normalised tensor [C, S, S]."""
@@ -101,7 +100,7 @@ class ImageFiles(Samples):
     def identity(self, index: int) -> str:
         return str(self.path(index))
 
-    def name(self, index: int) -> str:
+    def portable_name(self, index: int) -> str:
         return self.path(index).relative_to(self.root).as_posix()
 
     def size(self, index: int) -> int:
@@ -121,17 +120,7 @@ class ImageFiles(Samples):
         return torch.stack(images)
 
     def _read(self, index: int, training: bool) -> Tensor:
-        return self.transforms[training](
-            read_image(self.place, self.path(index), **self.reading)
-        )
-
-    def inspect(self) -> None:
-        """Look at the files' headers, so that a run does not fail hours later.
-
-        Of very many an even choice, the same always. HalutError naming a damaged one.
-        """
-        step = max(1, -(-len(self) // _INSPECTED))
-        inspect(self.place, self.folder, [os.fsdecode(file) for file in self._files[::step]])
+        return self.transforms[training](read_image(self.place, self.path(index), **self.reading))
 
 
 def transforms(config: ImageFilesConfig, mean: Sequence[float], std: Sequence[float]) -> Transforms:

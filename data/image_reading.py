@@ -30,16 +30,17 @@ WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 GREY = ("1", "L", "LA", "La", *WIDE)
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _THREADS = 8
+MANY = 20_000
+"""Training files that are looked at before training: bad ones among more turn up in an epoch."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its picture: PIL's mode, the sides in pixels, the bytes of the file."""
+    """What a file says of its picture: PIL's mode and the sides in pixels."""
 
     mode: str
     width: int
     height: int
-    size: int
 
 
 def read_image(
@@ -60,7 +61,7 @@ def read_image(
     try:
         with Image.open(path) as image:
             if least is not None:
-                image.draft(None, (least, least))  # type: ignore[arg-type]  # None keeps the mode
+                image.draft(None, (least, least))  # None keeps the mode
             picture: Any = ImageOps.exif_transpose(image) if upright else image
             if picture.mode in WIDE:
                 picture = Image.fromarray(_eight_bits(np.asarray(picture), white))
@@ -71,10 +72,14 @@ def read_image(
         raise _unreadable(place, path, error) from error
 
 
-def inspect(place: str, folder: Path, files: Sequence[str]) -> list[Header]:
-    """Headers of `files` below `folder`. Files that do not end as they should are decoded whole.
+def inspect(
+    place: str, folder: Path, files: Sequence[str], most: int | None = None
+) -> list[Header]:
+    """Headers of `files` below `folder`, so that a run does not meet a bad one hours later.
 
-    HalutError naming the first file that is damaged or no image, and how many more there are.
+    Files that do not end as their format does are decoded whole. Of more than `most` files an even
+    choice is looked at, the same always. HalutError naming the first file that is damaged or no
+    image, and how many more there are.
     """
 
     def look(file: str) -> Header | HalutError:
@@ -83,27 +88,34 @@ def inspect(place: str, folder: Path, files: Sequence[str]) -> list[Header]:
         except Exception as error:  # as in read_image
             return _unreadable(place, folder / file, error)
 
+    step = 1 if most is None else max(1, -(-len(files) // most))
     with ThreadPoolExecutor(_THREADS) as pool:
-        headers = list(pool.map(look, files))
+        headers = list(pool.map(look, files[::step]))
     if failed := [header for header in headers if isinstance(header, HalutError)]:
         more = f" (and {len(failed) - 1} more like it)" if len(failed) > 1 else ""
         raise HalutError(f"{failed[0]}{more}")
     return [header for header in headers if isinstance(header, Header)]
 
 
-def largest(path: Path) -> float:
-    """The largest value of a picture, as the file has it."""
+def largest(place: str, path: Path) -> float:
+    """The largest value of a picture, as the file has it; HalutError as read_image."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        return float(np.asarray(image).max())
+    try:
+        with Image.open(path) as image:
+            high = float(np.asarray(image).max())
+            if not np.isfinite(high):
+                raise ValueError("it holds NaN or infinity")
+            return high
+    except Exception as error:  # as in read_image
+        raise _unreadable(place, path, error) from error
 
 
 def _header(path: Path) -> Header:
     from PIL import Image
 
     with path.open("rb") as file, Image.open(file) as image:
-        header = Header(image.mode, *image.size, os.fstat(file.fileno()).st_size)
+        header = Header(image.mode, *image.size)
         end = _ENDS.get(image.format or "")
         place = file.tell()
         file.seek(-len(end or b"."), os.SEEK_END)
@@ -115,7 +127,7 @@ def _header(path: Path) -> Header:
 
 
 def _eight_bits(values: np.ndarray, white: float | None) -> np.ndarray:
-    """Grey values of any type -> uint8: 0..white to 0..255, rounded; clipped only if white is given.
+    """Grey values of any type -> uint8: 0..white to 0..255, clipped only if white is given.
 
     Raises ValueError for values that are not finite or, without `white`, out of range.
     """

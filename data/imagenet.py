@@ -14,6 +14,7 @@ from data import imagenet_files, roots
 from data.base import DataModule, Pools, image_statistics
 from data.files import printable
 from data.image_files import ImageFiles, ImageFilesConfig, transforms
+from data.image_reading import MANY, inspect
 from data.registry import datasets
 from data.samples import Split
 from halut.errors import HalutError
@@ -55,12 +56,12 @@ class ImageNet(DataModule):
         self.mean, self.std = (values.tolist() for values in statistics)
         both = transforms(self.config, self.mean, self.std)
         place, white = imagenet_files.PLACE, self.config.white
+        for name, (files, _) in (("val", test), ("train", train)):
+            inspect(place, folder / name, files, MANY if name == "train" else None)
         sources = [
             ImageFiles(place, folder / name, *listing, both, root=folder, white=white)
             for name, listing in (("train", train), ("val", test))
         ]
-        for source in sources:
-            source.inspect()
         return Pools(Split(sources[0]), Split(sources[1]), [printable(name) for name in classes])
 
     def download(self) -> None:

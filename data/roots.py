@@ -29,7 +29,9 @@ def download_root(place: str, root: str | None) -> Path:
 
 def listed(places: Sequence[Path]) -> str:
     """The places looked in, for a message."""
-    return ", ".join(map(printable, places)) or "no folder (neither data.root nor HALUT_DATA is set)"
+    return (
+        ", ".join(map(printable, places)) or "no folder (neither data.root nor HALUT_DATA is set)"
+    )
 
 
 def check_readable(place: str, path: Path) -> None:

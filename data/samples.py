@@ -40,7 +40,7 @@ class Samples:
         """A name that no other sample of the data set has."""
         raise NotImplementedError
 
-    def name(self, index: int) -> str:
+    def portable_name(self, index: int) -> str:
         """The identity as it is on every machine: of a file, its path below the root."""
         return self.identity(index)
 
@@ -102,7 +102,7 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         """SHA-256 of the samples' names, labels and files' sizes, whatever their order."""
         source, labels = self.source, self.labels.tolist()
         lines = sorted(
-            os.fsencode(f"{source.name(index)}\t{label}\t{source.size(index)}\n")
+            os.fsencode(f"{source.portable_name(index)}\t{label}\t{source.size(index)}\n")
             for index, label in zip(self.indices.tolist(), labels, strict=True)
         )
         return hashlib.sha256(b"".join(lines)).hexdigest()
