@@ -2,13 +2,13 @@
 
 What is not said is chosen from the training pictures, logged, and recorded in the run's report:
 
-- `image_size` S: the pretrained network's; else the median shorter side, at most 64, to the nearest
-  multiple of 4 (8 at least). Evaluation resizes the shorter side to S / crop_pct and cuts S x S from
-  the middle; training takes a random part of the picture, and its mirror image half of the time.
+- `image_size` S: the pretrained network's; else the median shorter side, at most 64, to the
+  nearest multiple of 4 (8 at least). Evaluation resizes the shorter side to S / crop_pct and cuts
+  S x S from the middle; training takes a random part of the picture, mirrored half of the time.
 - `channels`: 1 if every picture is grey and no pretrained network asks for three, else 3. A network
   is built with as many input channels; grey pictures are repeated in all three.
-- `white`: the least of 8, 10, 12, 14 or 16 bits (or 1, of floats alone) that holds the values of grey
-  pictures of more than 8 bits.
+- `white`: the least of 8, 10, 12, 14 or 16 bits (or 1, of floats alone) that holds the values of
+  grey pictures of more than 8 bits.
 - mean and std: the pretrained network's; else measured.
 
 Pictures stand upright, as EXIF says (torchvision and timm leave them lying).
@@ -192,9 +192,7 @@ class ImageFolder(DataModule):
         moments = torch.zeros(2, self.channels, dtype=torch.float64)
         for indices in chosen.split(64):
             images = train.source.fetch(Request(indices)).double()
-            moments += torch.stack(
-                [images.mean((2, 3)).sum(0), images.square().mean((2, 3)).sum(0)]
-            )
+            moments += torch.stack([images, images.square()]).mean((3, 4)).sum(1)
         mean, square = moments / len(chosen)
         std = (square - mean.square()).clamp_min(1e-6).sqrt()
         return mean.float(), std.float()

@@ -1,10 +1,10 @@
 """A folder of pictures: its layout, its classes, and which picture is trained on.
 
 Either class folders, ROOT/CLASS/**, or parts that hold them, ROOT/PART/CLASS/**, named as in PARTS.
-It is parts if a folder named as a training part holds folders and no pictures of its own, and either
-stands alone or beside another part; so a class may be called "train". Which parts are missing is drawn, class by class: validation from training,
-test from training as well, and first. A picture's place in the draw is the SHA-256 of the seed and
-its name: the same on every machine, and hardly another when pictures are added.
+It is parts if a folder named as a training part holds folders and no pictures of its own, and
+stands alone or beside another part; so a class may be called "train". What is missing is drawn from
+the training pictures, class by class, test first. A picture's place in the draw is the SHA-256 of
+the seed and its name: the same on every machine, and hardly another when pictures are added.
 """
 
 from __future__ import annotations

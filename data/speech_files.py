@@ -118,7 +118,8 @@ def noises(folder: Path) -> dict[str, Noise]:
             part = wave[int(low * len(wave)) : int(high * len(wave))]
             if len(part) < CLIP:
                 raise HalutError(
-                    f"{PLACE}: {printable(path)} lasts {len(wave) / RATE:.1f} s; its tenth must last 1 s"
+                    f"{PLACE}: {printable(path)} lasts {len(wave) / RATE:.1f} s; its tenth must "
+                    "last 1 s"
                 )
             parts[split].append(part)
     return {split: Noise(waves) for split, waves in parts.items()}
