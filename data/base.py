@@ -126,6 +126,13 @@ class DataModule(LightningDataModule):
         """Test samples in order; each on exactly one process."""
         return self._eval_loader("test")
 
+    def read_test(self, batches: int | None = None) -> None:
+        """Read the test samples of this process, at most `batches`; HalutError naming a bad one."""
+        test = self.splits["test"]
+        requests = list(OrderedBatches(test.indices, self.config.eval_batch_size))[:batches]
+        for _ in BatchLoader(test, requests, self.config.workers, persistent=False):
+            pass
+
     def calibration_batches(
         self, samples: int, seed: int, shard: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:

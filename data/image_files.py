@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class ImageFilesConfig(DataConfig):
     in grey files of more than 8 bits: see data/image_reading.py.
     """
 
-    DEFAULTS: ClassVar[dict[str, Any]] = {}
+    DEFAULTS = dict[str, Any]()  # not annotated, and so no field
 
     eval_batch_size: int = 256
     image_size: int | None = None

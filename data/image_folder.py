@@ -21,7 +21,6 @@ import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,7 +51,7 @@ class ImageFolderConfig(ImageFilesConfig):
     the folder has no such parts; `split_seed` alone decides which. `channels` is 1 or 3.
     """
 
-    DEFAULTS: ClassVar[dict[str, Any]] = {"interpolation": "bicubic", "crop_pct": 1.0}
+    DEFAULTS = {"interpolation": "bicubic", "crop_pct": 1.0}
 
     name: str = "image_folder"
     batch_size: int = 32

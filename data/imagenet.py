@@ -8,7 +8,6 @@ in EXIF is ignored, as timm ignores it where it evaluates its weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from data import imagenet_files, roots
 from data.base import DataModule, Pools, image_statistics
@@ -24,7 +23,7 @@ from halut.errors import HalutError
 class ImageNetConfig(ImageFilesConfig):
     """`val_fraction` 0.02 of the training images is 20 or so of each class."""
 
-    DEFAULTS: ClassVar[dict[str, Any]] = {
+    DEFAULTS = {
         "image_size": 224,
         "interpolation": "bicubic",
         "crop_pct": 0.875,

@@ -36,6 +36,13 @@ def completed(fields: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
     return {k: asked.get(k) if value is None else value for k, value in fields.items()}
 
 
+def new_classifier(model: ModelConfig, num_classes: int) -> bool:
+    """True if `model` starts from published weights of another number of classes, less theirs."""
+    if not model.pretrained or model.weights is not None:
+        return False
+    return bool(_published(model).get("num_classes", 1000) != num_classes)
+
+
 def _published(model: ModelConfig) -> Mapping[str, Any]:
     """timm's description of the weights, torchvision's in the same words, or {}."""
     source = find_source(model.name, model.source)
