@@ -56,7 +56,7 @@ def obtain_base(
     base/weights.safetensors holds them afterwards. Trained ones are kept in `base.cache` under
     the hash of all that decides them, and taken from there by the next run that asks for the same.
     A network built from a file or pretrained weights has them already; where the pretrained
-    classifier has another number of classes, and so started anew, the network is trained from there.
+    classifier has another number of classes, and so started anew, training goes on from there.
     """
     stored = folder.path / "base" / "weights.safetensors"
     note = on_main(lambda: folder.read("base/base.json"))
