@@ -54,7 +54,7 @@ class ImageFolderConfig(ImageFilesConfig):
     DEFAULTS = {"interpolation": "bicubic", "crop_pct": 1.0}
 
     name: str = "image_folder"
-    batch_size: int = 32
+    batch_size: int = 16
     val_fraction: float = 0.2
     test_fraction: float = 0.2
     channels: int | None = None

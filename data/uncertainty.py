@@ -7,17 +7,20 @@ import math
 import torch
 from torch import Tensor
 
+Z = 1.96
 FEW = 100
-"""Below so many samples an accuracy is uncertain by ten points and more."""
+"""Below so many samples an accuracy is uncertain by about ten points and more."""
 
 
 def margin(samples: int, accuracy: float = 50.0) -> float:
     """Points by which an accuracy in percent is uncertain: half of its 95 % interval.
 
-    By the normal approximation of the binomial, sqrt(p (1 - p) / n); 50 % is the worst case.
+    Wilson's interval of a binomial share p, z sqrt(p (1 - p) / n + (z / 2n)^2) / (1 + z^2 / n) with
+    z = 1.96; 50 % is the worst case.
     """
     share = min(max(accuracy / 100, 0.0), 1.0)
-    return 196 * math.sqrt(share * (1 - share) / samples)
+    spread = math.sqrt(share * (1 - share) / samples + (Z / (2 * samples)) ** 2)
+    return 100 * Z * spread / (1 + Z**2 / samples)
 
 
 def chance(labels: Tensor) -> float:
