@@ -56,6 +56,7 @@ class DataModule(LightningDataModule):
         self.config = self.Config.of(options)
         self.stream = 0
         self.splits: dict[str, Split] = {}
+        self._digests: dict[str, str] = {}
         self._train_loader: TrainLoader | None = None
 
     def load(self) -> Pools:
@@ -96,7 +97,9 @@ class DataModule(LightningDataModule):
 
     def digests(self) -> dict[str, str]:
         """What identifies the samples of every split; equal for the same files and split."""
-        return {name: split.digest() for name, split in self.splits.items()}
+        if not self._digests:
+            self._digests = {name: split.digest() for name, split in self.splits.items()}
+        return self._digests
 
     def split_files(self) -> dict[str, list[str]] | None:
         """Where the split is drawn from a folder of files: those of each part, by name."""

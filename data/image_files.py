@@ -92,7 +92,8 @@ class ImageFiles(Samples):
         **reading: Any,
     ) -> None:
         self.place, self.folder, self.transforms = place, folder, transforms
-        self.root, self.sizes, self.reading = root or folder, sizes, reading
+        self.sizes, self.reading = sizes, reading
+        self._prefix = "" if root is None else f"{folder.relative_to(root).as_posix()}/"
         # An array, not a list: workers would copy a list's pages by counting references.
         self._files = np.array([os.fsencode(file) for file in files], dtype=np.bytes_)
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -101,7 +102,7 @@ class ImageFiles(Samples):
         return str(self.path(index))
 
     def portable_name(self, index: int) -> str:
-        return self.path(index).relative_to(self.root).as_posix()
+        return self._prefix + os.fsdecode(self._files[index])
 
     def size(self, index: int) -> int:
         return 0 if self.sizes is None else self.sizes[index]

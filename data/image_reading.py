@@ -56,13 +56,14 @@ def read_image(
     A JPEG of which `least` pixels a side are enough is decoded at a fraction of its size.
     HalutError naming the file if it is damaged, no image, or holds what has no place in 0..white.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             if least is not None:
                 image.draft(None, (least, least))  # None keeps the mode
-            picture: Any = ImageOps.exif_transpose(image) if upright else image
+            image.load()
+            picture: Any = _upright(image) if upright else image
             if picture.mode in WIDE:
                 picture = Image.fromarray(_eight_bits(np.asarray(picture), white))
             elif picture.mode in ("P", "PA"):
@@ -124,6 +125,15 @@ def _header(path: Path) -> Header:
         if not whole:
             image.load()
         return header
+
+
+def _upright(image: Any) -> Any:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF says nothing, but the picture is whole
+        return image
 
 
 def _eight_bits(values: np.ndarray, white: float | None) -> np.ndarray:

@@ -77,7 +77,8 @@ def validation_files(folder: Path, classes: list[str]) -> Listing:
     if found and not _images(val):
         if unknown := sorted(set(found) - set(classes)):
             raise HalutError(
-                f"{PLACE}: {printable(val / unknown[0])} is no class of {folder / 'train'}"
+                f"{PLACE}: {printable(val / unknown[0])} is no class of "
+                f"{printable(folder / 'train')}"
             )
         if missing := sorted(set(classes) - set(found)):
             raise HalutError(f"{PLACE}: {printable(val / missing[0])} is missing")
@@ -105,15 +106,15 @@ def _labels(folder: Path, files: list[str], classes: list[str]) -> list[int]:
         ids = _ids(source)
         if len(ids) != len(files):
             raise HalutError(
-                f"{PLACE}: {source} has {len(ids)} lines for {len(files)} images in "
-                f"{folder / 'val'}"
+                f"{PLACE}: {printable(source)} has {len(ids)} lines for {len(files)} images in "
+                f"{printable(folder / 'val')}"
             )
         listed = [synsets.get(identity) for identity in ids]
     for name, wnid in zip(files, listed, strict=True):
         if wnid not in number:
             raise HalutError(
-                f"{PLACE}: {source} gives {printable(folder / 'val' / name)} no class of train/ "
-                f"({wnid})"
+                f"{PLACE}: {printable(source)} gives {printable(folder / 'val' / name)} no class "
+                f"of train/ ({wnid})"
             )
     return [number[str(wnid)] for wnid in listed]
 
@@ -122,7 +123,9 @@ def _rows(source: Path, rows: list[list[str]]) -> list[list[str]]:
     """Rows of a list, each at least a file and a class."""
     for row in rows:
         if len(row) < 2 or not row[1].split():
-            raise HalutError(f"{PLACE}: {source} has no class in the line {','.join(row)!r}")
+            raise HalutError(
+                f"{PLACE}: {printable(source)} has no class in the line {','.join(row)!r}"
+            )
     return rows
 
 
@@ -135,7 +138,8 @@ def _listed(
         wnid = text.split()[0]
         if name is not None and table.setdefault(name, wnid) != wnid:
             raise HalutError(
-                f"{PLACE}: {source} lists {printable(name)} as {table[name]} and as {wnid}"
+                f"{PLACE}: {printable(source)} lists {printable(name)} as {table[name]} and as "
+                f"{wnid}"
             )
     return [table.get(name) for name in files]
 
@@ -145,7 +149,7 @@ def _ids(source: Path) -> list[int]:
     lines = read_lines(PLACE, source)
     for line in lines:
         if not line.isdecimal():
-            raise HalutError(f"{PLACE}: {source} holds {line!r} where a number belongs")
+            raise HalutError(f"{PLACE}: {printable(source)} holds {line!r} where a number belongs")
     return [int(line) for line in lines]
 
 
@@ -154,21 +158,23 @@ def _synsets(folder: Path) -> dict[int, str]:
     if (text := _beside(folder, "synsets.txt")) is not None:
         names = [line.split()[0] for line in read_lines(PLACE, text)]
         if twice := [name for row, name in enumerate(names) if name in names[:row]]:
-            raise HalutError(f"{PLACE}: {text} lists {twice[0]} twice: what is the ID of the next?")
+            raise HalutError(
+                f"{PLACE}: {printable(text)} lists {twice[0]} twice: what is the ID of the next?"
+            )
         return dict(enumerate(names, 1))
     path = _need(folder, "meta.mat")
     try:
         from scipy.io import loadmat
     except ImportError as error:
         raise HalutError(
-            f"{PLACE}: reading {path} needs SciPy: pip install scipy, or put synsets.txt (one WNID "
-            "a line, in the order of the ILSVRC2012_IDs) beside it"
+            f"{PLACE}: reading {printable(path)} needs SciPy: pip install scipy, or put "
+            "synsets.txt (one WNID a line, in the order of the ILSVRC2012_IDs) beside it"
         ) from error
     try:
         synsets = loadmat(path, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     except Exception as error:  # SciPy raises errors of many kinds for a damaged file
-        raise HalutError(f"{PLACE}: {path} is corrupt: {error}") from error
+        raise HalutError(f"{PLACE}: {printable(path)} is corrupt: {error}") from error
 
 
 def _beside(folder: Path, name: str) -> Path | None:
@@ -187,7 +193,7 @@ def _need(folder: Path, name: str) -> Path:
     path = _beside(folder, name)
     if path is None:
         raise HalutError(
-            f"{PLACE}: {folder / 'val'} is flat and {name} is not beside it; expected "
+            f"{PLACE}: {printable(folder / 'val')} is flat and {name} is not beside it; expected "
             f"{folder / name} or {folder / 'ILSVRC2012_devkit_t12/data' / name} "
             "(or LOC_val_solution.csv, or val_annotations.txt), or class folders val/WNID/"
         )

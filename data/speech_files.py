@@ -64,7 +64,7 @@ def find(root: str | None) -> Path:
             return place
         if present:
             missing = next(n for n in (*LISTS.values(), NOISE) if n not in present)
-            raise HalutError(f"{PLACE}: {place / missing} is missing")
+            raise HalutError(f"{PLACE}: {printable(place / missing)} is missing")
     raise HalutError(
         f"{PLACE}: {LISTS['val']} not found; looked in {roots.listed(places)}. Unpack "
         "speech_commands_v0.02.tar.gz (word folders with WAV files, validation_list.txt, "
@@ -84,10 +84,12 @@ def recordings(
     spoken = _words(folder)
     if classes == 35:
         if len(spoken) != 35:
-            raise HalutError(f"{PLACE}: {folder} has {len(spoken)} word folders instead of 35")
+            raise HalutError(
+                f"{PLACE}: {printable(folder)} has {len(spoken)} word folders instead of 35"
+            )
         return spoken, {name: _labelled(folder, files[name], spoken) for name in SPLITS}
     if absent := [word for word in WORDS if word not in spoken]:
-        raise HalutError(f"{PLACE}: {folder / absent[0]} is missing")
+        raise HalutError(f"{PLACE}: {printable(folder / absent[0])} is missing")
     names = [*WORDS, "silence", "unknown"]
     chosen = {}
     for split, listed in files.items():
@@ -97,7 +99,9 @@ def recordings(
         rng = np.random.default_rng([seed, SPLITS.index(split)])
         unknown = sorted(others[i] for i in rng.permutation(len(others))[:count])
         if not wanted:
-            raise HalutError(f"{PLACE}: {folder} has no {split} recordings of {', '.join(WORDS)}")
+            raise HalutError(
+                f"{PLACE}: {printable(folder)} has no {split} recordings of {', '.join(WORDS)}"
+            )
         chosen[split] = [
             *_labelled(folder, wanted, names),
             *(Recording(f"silence/{split}/{i}", 10, None) for i in range(count)),
@@ -110,7 +114,7 @@ def noises(folder: Path) -> dict[str, Noise]:
     """The background noise of every split: its own part of every file, so that none is shared."""
     paths = [folder / NOISE / name for name in files_in(PLACE, folder / NOISE, SUFFIXES)]
     if not paths:
-        raise HalutError(f"{PLACE}: {folder / NOISE} holds no WAV files")
+        raise HalutError(f"{PLACE}: {printable(folder / NOISE)} holds no WAV files")
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for path in paths:
         wave = _decode(path)
@@ -162,13 +166,14 @@ def _files_by_split(folder: Path) -> dict[str, list[str]]:
         found = {line: find(line) for line in lines}
         if absent := [line for line, file in found.items() if file is None]:
             raise HalutError(
-                f"{PLACE}: {folder / name} lists {printable(absent[0])}, which is missing"
+                f"{PLACE}: {printable(folder / name)} lists {printable(absent[0])}, which is "
+                "missing"
             )
         if not lines:
-            raise HalutError(f"{PLACE}: {folder / name} lists no files")
+            raise HalutError(f"{PLACE}: {printable(folder / name)} lists no files")
         listed[split] = sorted({file for file in found.values() if file is not None})
     if both := set(listed["val"]) & set(listed["test"]):
-        raise HalutError(f"{PLACE}: {printable(min(both))} is in both lists of {folder}")
+        raise HalutError(f"{PLACE}: {printable(min(both))} is in both lists of {printable(folder)}")
     held = {*listed["val"], *listed["test"]}
     return {"train": [file for file in every if file not in held], **listed}
 

@@ -75,12 +75,12 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
     plan = make_plan(config, options, network, data)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
-    if is_main() and not resuming:
-        folder.start(plain, yaml)
-    on_main(lambda: _record(folder, data))
     if not resuming:
         log.info("reading the test samples once, so that a bad file shows now")
         together(lambda: data.read_test(config.trainer.limit_test_batches))
+    if is_main() and not resuming:
+        folder.start(plain, yaml)
+    on_main(lambda: _record(folder, data))
     logger = RunLogger(make_sinks(config, plain, folder))
     try:
         return _run(config, plain, folder, data, network, plan, logger)

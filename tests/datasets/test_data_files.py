@@ -167,6 +167,16 @@ def test_exif_orientation_counts_where_it_is_asked_for(tmp_path):
     assert read_image("place", tmp_path / "a.jpg", upright=True).size == (4, 8)
 
 
+def test_damaged_exif_does_not_cost_the_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
+    raw = (tmp_path / "a.jpg").read_bytes()
+    at = raw.index(b"Exif") + 14
+    (tmp_path / "a.jpg").write_bytes(raw[:at] + b"\xff" * 12 + raw[at + 12 :])
+    assert read_image("place", tmp_path / "a.jpg", upright=True).size == (8, 4)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tif", "ppm", "webp"])
 def test_a_truncated_file_is_named_without_decoding_the_others(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
