@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,10 +14,13 @@ from torch import Tensor
 from data.config import DataConfig
 from data.loader import Batch, BatchLoader, TrainLoader
 from data.mixing import Mixing
-from data.sampler import OrderedBatches, TrainBatches
+from data.sampler import OrderedBatches, TrainBatches, rank_and_world
 from data.samples import Split
 from data.splits import balanced_subset, stratified_split
+from data.uncertainty import FEW, margin
 from halut.errors import HalutError
+
+log = logging.getLogger("halut")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class DataModule(LightningDataModule):
         self.config = self.Config.of(options)
         self.stream = 0
         self.splits: dict[str, Split] = {}
+        self._digests: dict[str, str] = {}
         self._train_loader: TrainLoader | None = None
 
     def load(self) -> Pools:
@@ -72,8 +77,10 @@ class DataModule(LightningDataModule):
         if self.splits:
             return
         pools = self.load()
-        for name, split in (("training", pools.train), ("test", pools.test)):
-            self._check_classes(name, split, pools.class_names)
+        given = {"training": pools.train, "validation": pools.val, "test": pools.test}
+        for name, split in given.items():
+            if split is not None:
+                self._check_classes(name, split, pools.class_names)
         train, val = pools.train, pools.val
         if val is None:
             kept, held = stratified_split(
@@ -86,6 +93,17 @@ class DataModule(LightningDataModule):
         self._check_mixing()
         self.input_shape = tuple(train[0][0].shape)  # type: ignore[assignment]  # always three
         self.splits = {"train": train, "val": val, "test": pools.test}
+        self._warn_of_few()
+
+    def digests(self) -> dict[str, str]:
+        """What identifies the samples of every split; equal for the same files and split."""
+        if not self._digests:
+            self._digests = {name: split.digest() for name, split in self.splits.items()}
+        return self._digests
+
+    def split_files(self) -> dict[str, list[str]] | None:
+        """Where the split is drawn from a folder of files: those of each part, by name."""
+        return None
 
     def train_dataloader(self) -> TrainLoader:
         """Shuffled, augmented batches of this process' share, from the trainer's place on."""
@@ -110,6 +128,13 @@ class DataModule(LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         """Test samples in order; each on exactly one process."""
         return self._eval_loader("test")
+
+    def read_test(self, batches: int | None = None) -> None:
+        """Read the test samples of this process, at most `batches`; HalutError naming a bad one."""
+        test = self.splits["test"]
+        requests = list(OrderedBatches(test.indices, self.config.eval_batch_size))[:batches]
+        for _ in BatchLoader(test, requests, self.config.workers, persistent=False):
+            pass
 
     def calibration_batches(
         self, samples: int, seed: int, shard: tuple[int, int] = (0, 1)
@@ -170,6 +195,20 @@ class DataModule(LightningDataModule):
             raise HalutError(f"data.{option} must be in 1..{len(split)}, got {samples}")
         chosen = balanced_subset(split.labels, samples, self.config.split_seed)
         return split.take(chosen.sort().values)
+
+    def _warn_of_few(self) -> None:
+        few = {name: len(self.splits[name]) for name in ("val", "test")}
+        told = [
+            f"{samples} {name} samples: +-{margin(samples):.0f} points"
+            for name, samples in few.items()
+            if samples < FEW
+        ]
+        if told and rank_and_world()[0] == 0:
+            log.warning(
+                "data.%s: few samples, so accuracies are uncertain (95 %%, worst case): %s",
+                self.config.name,
+                "; ".join(told),
+            )
 
     def _check_classes(self, name: str, split: Split, class_names: list[str]) -> None:
         counts = torch.bincount(split.labels, minlength=len(class_names))

@@ -17,6 +17,7 @@ from torch import Tensor
 from data import roots
 from data.arrays import ArraySamples, ImageConfig
 from data.base import DataModule, Pools, image_statistics
+from data.files import read_lines
 from data.registry import datasets
 from data.samples import Split
 from halut.errors import HalutError
@@ -122,7 +123,11 @@ class CIFAR10(DataModule):
         return None
 
     def _class_names(self, folder: Path) -> list[str]:
-        return (folder / self.archive.names).read_text().split()
+        path = folder / self.archive.names
+        names = list(dict.fromkeys(read_lines(self._place, path)))
+        if not names:
+            raise HalutError(f"{self._place}: {path} lists no classes")
+        return names
 
     def _read(self, path: Path, classes: int) -> tuple[Tensor, Tensor]:
         """images [n, 3, 32, 32] uint8 and labels [n] int64 of one file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -49,7 +50,10 @@ class DataConfig:
             raise HalutError(f"data.val_fraction must be within (0, 1), got {self.val_fraction}")
         if not 0 <= self.mixup_prob <= 1:
             raise HalutError(f"data.mixup_prob must be within 0..1, got {self.mixup_prob}")
-        if self.std is not None and min(self.std) <= 0:
+        for field in ("mean", "std"):
+            if not all(math.isfinite(value) for value in getattr(self, field) or ()):
+                raise HalutError(f"data.{field} must be finite, got {getattr(self, field)}")
+        if self.std is not None and min(self.std, default=1) <= 0:
             raise HalutError(f"data.std must be positive, got {self.std}")
 
     @classmethod

@@ -1,127 +1,42 @@
 """ImageNet (ILSVRC 2012) and any folder in its layout; timm's transforms.
 
 The official validation folder is the *test* split. Validation, which selects, is split off from
-the training images. Layouts of the validation folder are in data/imagenet_files.py.
+the training images. Layouts of the validation folder are in data/imagenet_files.py. The orientation
+in EXIF is ignored, as timm ignores it where it evaluates its weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from data import imagenet_files, roots
 from data.base import DataModule, Pools, image_statistics
-from data.config import DataConfig
-from data.randomness import isolated
+from data.files import printable
+from data.image_files import ImageFiles, ImageFilesConfig, transforms
+from data.image_reading import MANY, inspect
 from data.registry import datasets
-from data.samples import Request, Samples, Split
+from data.samples import Split
 from halut.errors import HalutError
-
-DEFAULTS: dict[str, Any] = {
-    "image_size": 224,
-    "interpolation": "bicubic",
-    "crop_pct": 0.875,
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-}
 
 
 @dataclass
-class ImageNetConfig(DataConfig):
-    """`image_size`, `interpolation`, `crop_pct`, mean and std: None takes the pretrained network's
-    where a run has one, else those of DEFAULTS.
+class ImageNetConfig(ImageFilesConfig):
+    """`val_fraction` 0.02 of the training images is 20 or so of each class."""
 
-    `auto_augment` is timm's text, for example rand-m9-mstd0.5-inc1; `crop_scale` the least area of
-    a random crop. `val_fraction` 0.02 of the training images is 20 or so of each class.
-    """
+    DEFAULTS = {
+        "image_size": 224,
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
 
     name: str = "imagenet"
     val_fraction: float = 0.02
-    eval_batch_size: int = 256
-    image_size: int | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_scale: float = 0.08
-    flip: float = 0.5
-    color_jitter: float = 0.4
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     random_erasing: float = 0.25
     mixup: float = 0.8
     cutmix: float = 1.0
-
-    @classmethod
-    def of(cls, options: dict[str, Any]) -> DataConfig:
-        given = {name: value for name, value in options.items() if value is not None}
-        kept = {name: value for name, value in options.items() if name not in DEFAULTS}
-        return super().of({**DEFAULTS, **given, **kept})
-
-    def check(self) -> None:
-        super().check()
-        assert self.image_size is not None  # `of` has put the defaults in
-        if self.image_size < 1:
-            raise HalutError(f"data.image_size must be at least 1, got {self.image_size}")
-        for name in ("crop_pct", "crop_scale"):
-            if not 0 < getattr(self, name) <= 1:
-                raise HalutError(f"data.{name} must be within (0, 1], got {getattr(self, name)}")
-        for name in ("flip", "random_erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise HalutError(f"data.{name} must be within 0..1, got {getattr(self, name)}")
-        choices = ("bilinear", "bicubic", "nearest", "lanczos", "random")
-        if self.interpolation not in choices:
-            raise HalutError(
-                f"data.interpolation must be one of {', '.join(choices)}, "
-                f"got {self.interpolation!r}"
-            )
-
-
-class ImageFiles(Samples):
-    """Image files of one folder; `files` are paths below it, labels [n]."""
-
-    def __init__(
-        self,
-        folder: Path,
-        files: list[str],
-        labels: list[int],
-        transforms: dict[bool, Callable[[Any], Tensor]],
-    ) -> None:
-        self.folder, self.transforms = folder, transforms
-        # An array, not a list: workers would copy a list's pages by counting references.
-        self._files = np.array([file.encode() for file in files], dtype=np.bytes_)
-        self.labels = torch.tensor(labels, dtype=torch.int64)
-
-    def identity(self, index: int) -> str:
-        return str(self.path(index))
-
-    def path(self, index: int) -> Path:
-        """The file of one sample."""
-        return self.folder / self._files[index].decode()
-
-    def fetch(self, request: Request) -> Tensor:
-        if request.keys is None:
-            return torch.stack([self._read(int(index), False) for index in request.indices])
-        images = []
-        for index, key in zip(request.indices, request.keys, strict=True):
-            with isolated(int(key)):
-                images.append(self._read(int(index), True))
-        return torch.stack(images)
-
-    def _read(self, index: int, training: bool) -> Tensor:
-        from PIL import Image
-
-        path = self.path(index)
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = "is not an image" if isinstance(error, Image.UnidentifiedImageError) else error
-            raise HalutError(f"{imagenet_files.PLACE}: cannot read {path}: {reason}") from error
-        return self.transforms[training](image)
 
 
 @datasets.register("imagenet")
@@ -138,40 +53,18 @@ class ImageNet(DataModule):
         test = imagenet_files.validation_files(folder, classes)
         statistics = image_statistics(self.config, channels=3)
         self.mean, self.std = (values.tolist() for values in statistics)
-        transforms = {training: self._transform(training) for training in (True, False)}
-        splits = [
-            Split(ImageFiles(folder / name, *listing, transforms))
+        both = transforms(self.config, self.mean, self.std)
+        place, white = imagenet_files.PLACE, self.config.white
+        for name, (files, _) in (("val", test), ("train", train)):
+            inspect(place, folder / name, files, MANY if name == "train" else None)
+        sources = [
+            ImageFiles(place, folder / name, *listing, both, root=folder, white=white)
             for name, listing in (("train", train), ("val", test))
         ]
-        return Pools(splits[0], splits[1], classes)
+        return Pools(Split(sources[0]), Split(sources[1]), [printable(name) for name in classes])
 
     def download(self) -> None:
         raise HalutError(
             f"{imagenet_files.PLACE}: ImageNet must be fetched by hand from image-net.org; "
             f"set data.download=false and {roots.ELSEWHERE}"
-        )
-
-    def _transform(self, training: bool) -> Callable[[Any], Tensor]:
-        from timm.data import create_transform
-
-        config = self.config
-        common: dict[str, Any] = {
-            "input_size": config.image_size,
-            "is_training": training,
-            "mean": tuple(self.mean),
-            "std": tuple(self.std),
-            "interpolation": config.interpolation,
-        }
-        if not training:
-            if config.interpolation == "random":
-                common["interpolation"] = "bicubic"
-            return create_transform(**common, crop_pct=config.crop_pct)
-        return create_transform(
-            **common,
-            scale=(config.crop_scale, 1.0),
-            hflip=config.flip,
-            color_jitter=config.color_jitter,
-            auto_augment=config.auto_augment or None,
-            re_prob=config.random_erasing,
-            re_mode="pixel",
         )

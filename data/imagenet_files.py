@@ -17,15 +17,17 @@ in Kaggle's top folder above it.
 from __future__ import annotations
 
 import csv
-import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from data import roots
+from data.files import files as files_in
+from data.files import finder, folders, printable, read_lines
+from data.image_reading import SUFFIXES
 from halut.errors import HalutError
 
 PLACE = "data.imagenet"
 FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 Listing = tuple[list[str], list[int]]
 
@@ -42,15 +44,16 @@ def find(root: str | None) -> Path:
         f"{PLACE}: no folder with train/ and val/ found; looked in {roots.listed(places)}. "
         "Expected: train/WNID/*.JPEG (WNID as n01440764) and val/WNID/*.JPEG, or val/*.JPEG flat "
         f"beside the devkit's {GROUND_TRUTH} and meta.mat. "
-        f"ImageNet must be fetched from image-net.org; {roots.ELSEWHERE}"
+        f"ImageNet must be fetched from image-net.org; {roots.ELSEWHERE}. "
+        "A folder of class folders of your own is data=image_folder"
     )
 
 
 def class_folders(train: Path) -> list[str]:
     """Names of the class folders, sorted; HalutError if there are none."""
-    classes = sorted(entry.name for entry in os.scandir(train) if entry.is_dir())
+    classes = folders(train)
     if not classes:
-        raise HalutError(f"{PLACE}: {train} holds no class folders")
+        raise HalutError(f"{PLACE}: {printable(train)} holds no class folders")
     return classes
 
 
@@ -61,7 +64,7 @@ def training_files(folder: Path, classes: list[str]) -> Listing:
     for label, name in enumerate(classes):
         images = _images(folder / name)
         if not images:
-            raise HalutError(f"{PLACE}: {folder / name} holds no images")
+            raise HalutError(f"{PLACE}: {printable(folder / name)} holds no images")
         files += [f"{name}/{image}" for image in images]
         labels += [label] * len(images)
     return files, labels
@@ -70,12 +73,15 @@ def training_files(folder: Path, classes: list[str]) -> Listing:
 def validation_files(folder: Path, classes: list[str]) -> Listing:
     """Files below `folder`/val and labels, by whichever layout is there."""
     val = folder / "val"
-    found = sorted(entry.name for entry in os.scandir(val) if entry.is_dir())
+    found = folders(val)
     if found and not _images(val):
         if unknown := sorted(set(found) - set(classes)):
-            raise HalutError(f"{PLACE}: {val / unknown[0]} is no class of {folder / 'train'}")
+            raise HalutError(
+                f"{PLACE}: {printable(val / unknown[0])} is no class of "
+                f"{printable(folder / 'train')}"
+            )
         if missing := sorted(set(classes) - set(found)):
-            raise HalutError(f"{PLACE}: {val / missing[0]} is missing")
+            raise HalutError(f"{PLACE}: {printable(val / missing[0])} is missing")
         return training_files(val, classes)
     files = _images(val)
     if not files:
@@ -86,49 +92,89 @@ def validation_files(folder: Path, classes: list[str]) -> Listing:
 def _labels(folder: Path, files: list[str], classes: list[str]) -> list[int]:
     """Labels of flat validation files, from the first list that is there."""
     number = {name: label for label, name in enumerate(classes)}
-    if (kaggle := _beside(folder, "LOC_val_solution.csv")) is not None:
-        with kaggle.open(newline="") as file:
-            rows = {row[0]: row[1].split()[0] for row in list(csv.reader(file))[1:]}
-        listed, source = [rows.get(Path(name).stem) for name in files], kaggle
-    elif (annotations := _beside(folder, "val_annotations.txt")) is not None:
-        lines = (line.split("\t") for line in annotations.read_text().splitlines() if line)
-        table = {line[0]: line[1] for line in lines}
-        listed, source = [table.get(name) for name in files], annotations
+    if (source := _beside(folder, "LOC_val_solution.csv")) is not None:
+        rows = _rows(source, list(csv.reader(read_lines(PLACE, source)))[1:])
+        stems = {Path(name).stem: name for name in files}
+        listed = _listed(source, ((stems.get(row[0]), row[1]) for row in rows), files)
+    elif (source := _beside(folder, "val_annotations.txt")) is not None:
+        find = finder(files)
+        rows = _rows(source, [line.split("\t") for line in read_lines(PLACE, source)])
+        listed = _listed(source, ((find(row[0]), row[1]) for row in rows), files)
     else:
         source = _need(folder, GROUND_TRUTH)
         synsets = _synsets(folder)
-        ids = [int(line) for line in source.read_text().split()]
+        ids = _ids(source)
         if len(ids) != len(files):
             raise HalutError(
-                f"{PLACE}: {source} has {len(ids)} lines for {len(files)} images in "
-                f"{folder / 'val'}"
+                f"{PLACE}: {printable(source)} has {len(ids)} lines for {len(files)} images in "
+                f"{printable(folder / 'val')}"
             )
         listed = [synsets.get(identity) for identity in ids]
     for name, wnid in zip(files, listed, strict=True):
         if wnid not in number:
             raise HalutError(
-                f"{PLACE}: {source} gives {folder / 'val' / name} no class of train/ ({wnid})"
+                f"{PLACE}: {printable(source)} gives {printable(folder / 'val' / name)} no class "
+                f"of train/ ({wnid})"
             )
     return [number[str(wnid)] for wnid in listed]
+
+
+def _rows(source: Path, rows: list[list[str]]) -> list[list[str]]:
+    """Rows of a list, each at least a file and a class."""
+    for row in rows:
+        if len(row) < 2 or not row[1].split():
+            raise HalutError(
+                f"{PLACE}: {printable(source)} has no class in the line {','.join(row)!r}"
+            )
+    return rows
+
+
+def _listed(
+    source: Path, rows: Iterable[tuple[str | None, str]], files: list[str]
+) -> list[str | None]:
+    """The WNID of every file; lines may come twice, but not with two classes."""
+    table: dict[str, str] = {}
+    for name, text in rows:
+        wnid = text.split()[0]
+        if name is not None and table.setdefault(name, wnid) != wnid:
+            raise HalutError(
+                f"{PLACE}: {printable(source)} lists {printable(name)} as {table[name]} and as "
+                f"{wnid}"
+            )
+    return [table.get(name) for name in files]
+
+
+def _ids(source: Path) -> list[int]:
+    """The ILSVRC2012_IDs of a ground truth, one a line."""
+    lines = read_lines(PLACE, source)
+    for line in lines:
+        if not line.isdecimal():
+            raise HalutError(f"{PLACE}: {printable(source)} holds {line!r} where a number belongs")
+    return [int(line) for line in lines]
 
 
 def _synsets(folder: Path) -> dict[int, str]:
     """ILSVRC2012_ID -> WNID."""
     if (text := _beside(folder, "synsets.txt")) is not None:
-        return {row: line.split()[0] for row, line in enumerate(text.read_text().splitlines(), 1)}
+        names = [line.split()[0] for line in read_lines(PLACE, text)]
+        if twice := [name for row, name in enumerate(names) if name in names[:row]]:
+            raise HalutError(
+                f"{PLACE}: {printable(text)} lists {twice[0]} twice: what is the ID of the next?"
+            )
+        return dict(enumerate(names, 1))
     path = _need(folder, "meta.mat")
     try:
         from scipy.io import loadmat
     except ImportError as error:
         raise HalutError(
-            f"{PLACE}: reading {path} needs SciPy: pip install scipy, or put synsets.txt (one WNID "
-            "a line, in the order of the ILSVRC2012_IDs) beside it"
+            f"{PLACE}: reading {printable(path)} needs SciPy: pip install scipy, or put "
+            "synsets.txt (one WNID a line, in the order of the ILSVRC2012_IDs) beside it"
         ) from error
     try:
         synsets = loadmat(path, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     except Exception as error:  # SciPy raises errors of many kinds for a damaged file
-        raise HalutError(f"{PLACE}: {path} is corrupt: {error}") from error
+        raise HalutError(f"{PLACE}: {printable(path)} is corrupt: {error}") from error
 
 
 def _beside(folder: Path, name: str) -> Path | None:
@@ -147,7 +193,7 @@ def _need(folder: Path, name: str) -> Path:
     path = _beside(folder, name)
     if path is None:
         raise HalutError(
-            f"{PLACE}: {folder / 'val'} is flat and {name} is not beside it; expected "
+            f"{PLACE}: {printable(folder / 'val')} is flat and {name} is not beside it; expected "
             f"{folder / name} or {folder / 'ILSVRC2012_devkit_t12/data' / name} "
             "(or LOC_val_solution.csv, or val_annotations.txt), or class folders val/WNID/"
         )
@@ -156,4 +202,4 @@ def _need(folder: Path, name: str) -> Path:
 
 def _images(folder: Path) -> list[str]:
     roots.check_readable(PLACE, folder)
-    return sorted(e.name for e in os.scandir(folder) if e.name.lower().endswith(SUFFIXES))
+    return files_in(PLACE, folder, SUFFIXES)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from data.files import printable
 from halut.errors import HalutError
 
 ELSEWHERE = "give data.root=PATH or set HALUT_DATA"
@@ -28,11 +29,13 @@ def download_root(place: str, root: str | None) -> Path:
 
 def listed(places: Sequence[Path]) -> str:
     """The places looked in, for a message."""
-    return ", ".join(map(str, places)) or "no folder (neither data.root nor HALUT_DATA is set)"
+    return (
+        ", ".join(map(printable, places)) or "no folder (neither data.root nor HALUT_DATA is set)"
+    )
 
 
 def check_readable(place: str, path: Path) -> None:
     """HalutError naming `path` if it exists and this process may not read it."""
     need = os.R_OK | os.X_OK if path.is_dir() else os.R_OK
     if path.exists() and not os.access(path, need):
-        raise HalutError(f"{place}: no permission to read {path}")
+        raise HalutError(f"{place}: no permission to read {printable(path)}")

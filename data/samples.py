@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.files import printable
 from data.randomness import Keys
 from halut.errors import HalutError
 
@@ -36,6 +40,14 @@ class Samples:
         """A name that no other sample of the data set has."""
         raise NotImplementedError
 
+    def portable_name(self, index: int) -> str:
+        """The identity as it is on every machine: of a file, its path below the root."""
+        return self.identity(index)
+
+    def size(self, index: int) -> int:
+        """Bytes of a sample's file where they are known, else 0."""
+        return 0
+
     def fetch(self, request: Request) -> Tensor:
         """Normalised images [B, C, H, W] float32; HalutError naming a file that is corrupt."""
         raise NotImplementedError
@@ -54,7 +66,7 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """One sample without augmentation: image [C, H, W] and its label []."""
         index = self.indices[position]
-        return self.source.fetch(Request(index[None]))[0], self.source.labels[index]
+        return self._fetch(Request(index[None]))[0], self.source.labels[index]
 
     def __getitems__(self, request: Request) -> tuple[Tensor, Tensor] | HalutError:
         """One batch: images [B, C, H, W] and labels [B].
@@ -63,9 +75,20 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         in a traceback of its own, and bury the message.
         """
         try:
-            return self.source.fetch(request), self.source.labels[request.indices]
+            return self._fetch(request), self.source.labels[request.indices]
         except HalutError as error:
             return error
+
+    def _fetch(self, request: Request) -> Tensor:
+        """The images [B, ...]; HalutError naming the first sample that is not finite."""
+        images = self.source.fetch(request)
+        if not np.isfinite(images.numpy().sum()):  # in numpy: see data/arrays.py
+            finite = torch.isfinite(images).flatten(1).all(1)
+            if not bool(finite.all()):
+                index = int(request.indices[int(finite.logical_not().nonzero()[0])])
+                name = printable(self.source.identity(index))
+                raise HalutError(f"{name} holds NaN or infinity")
+        return images
 
     @property
     def labels(self) -> Tensor:
@@ -74,6 +97,15 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
     def identities(self) -> list[str]:
         """The identity of every sample, in order."""
         return [self.source.identity(int(index)) for index in self.indices]
+
+    def digest(self) -> str:
+        """SHA-256 of the samples' names, labels and files' sizes, whatever their order."""
+        source, labels = self.source, self.labels.tolist()
+        lines = sorted(
+            os.fsencode(f"{source.portable_name(index)}\t{label}\t{source.size(index)}\n")
+            for index, label in zip(self.indices.tolist(), labels, strict=True)
+        )
+        return hashlib.sha256(b"".join(lines)).hexdigest()
 
     def take(self, positions: Tensor) -> Split:
         """The part of this split at `positions`."""

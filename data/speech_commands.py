@@ -15,6 +15,7 @@ from data import roots, speech_files
 from data.audio import Features, Frontend
 from data.base import DataModule, Pools
 from data.config import DataConfig
+from data.files import printable
 from data.randomness import Keys, fold, integers, uniforms
 from data.registry import datasets
 from data.samples import Request, Samples, Split
@@ -145,7 +146,7 @@ class SpeechCommands(DataModule):
             source.mean, source.std = statistics
         self.mean, self.std = (values.tolist() for values in statistics)
         train, val, test = (Split(splits[name]) for name in SPLITS)
-        return Pools(train, test, class_names, val)
+        return Pools(train, test, [printable(name) for name in class_names], val)
 
     def _statistics(self, train: SpeechSamples) -> tuple[Tensor, Tensor]:
         """mean and std per coefficient: those given, or measured on balanced training clips."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data import roots
+from data.files import files as files_in
+from data.files import finder, folders, printable, read_lines
 from data.randomness import Keys, integers
 from halut.errors import HalutError
 
@@ -20,6 +24,7 @@ SPLITS = ("train", "val", "test")
 FOLDERS = ("speech_commands", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02")
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 NOISE = "_background_noise_"
+SUFFIXES = (".wav",)
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 _PARTS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
@@ -59,7 +64,7 @@ def find(root: str | None) -> Path:
             return place
         if present:
             missing = next(n for n in (*LISTS.values(), NOISE) if n not in present)
-            raise HalutError(f"{PLACE}: {place / missing} is missing")
+            raise HalutError(f"{PLACE}: {printable(place / missing)} is missing")
     raise HalutError(
         f"{PLACE}: {LISTS['val']} not found; looked in {roots.listed(places)}. Unpack "
         "speech_commands_v0.02.tar.gz (word folders with WAV files, validation_list.txt, "
@@ -76,13 +81,15 @@ def recordings(
     noise, as a wanted word has on average; the same for every `seed`.
     """
     files = _files_by_split(folder)
-    spoken = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != NOISE)
+    spoken = _words(folder)
     if classes == 35:
         if len(spoken) != 35:
-            raise HalutError(f"{PLACE}: {folder} has {len(spoken)} word folders instead of 35")
+            raise HalutError(
+                f"{PLACE}: {printable(folder)} has {len(spoken)} word folders instead of 35"
+            )
         return spoken, {name: _labelled(folder, files[name], spoken) for name in SPLITS}
     if absent := [word for word in WORDS if word not in spoken]:
-        raise HalutError(f"{PLACE}: {folder / absent[0]} is missing")
+        raise HalutError(f"{PLACE}: {printable(folder / absent[0])} is missing")
     names = [*WORDS, "silence", "unknown"]
     chosen = {}
     for split, listed in files.items():
@@ -91,6 +98,10 @@ def recordings(
         count = max(1, round(len(wanted) / len(WORDS)))
         rng = np.random.default_rng([seed, SPLITS.index(split)])
         unknown = sorted(others[i] for i in rng.permutation(len(others))[:count])
+        if not wanted:
+            raise HalutError(
+                f"{PLACE}: {printable(folder)} has no {split} recordings of {', '.join(WORDS)}"
+            )
         chosen[split] = [
             *_labelled(folder, wanted, names),
             *(Recording(f"silence/{split}/{i}", 10, None) for i in range(count)),
@@ -101,9 +112,9 @@ def recordings(
 
 def noises(folder: Path) -> dict[str, Noise]:
     """The background noise of every split: its own part of every file, so that none is shared."""
-    paths = sorted((folder / NOISE).glob("*.wav"))
+    paths = [folder / NOISE / name for name in files_in(PLACE, folder / NOISE, SUFFIXES)]
     if not paths:
-        raise HalutError(f"{PLACE}: {folder / NOISE} holds no WAV files")
+        raise HalutError(f"{PLACE}: {printable(folder / NOISE)} holds no WAV files")
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for path in paths:
         wave = _decode(path)
@@ -111,7 +122,8 @@ def noises(folder: Path) -> dict[str, Noise]:
             part = wave[int(low * len(wave)) : int(high * len(wave))]
             if len(part) < CLIP:
                 raise HalutError(
-                    f"{PLACE}: {path} lasts {len(wave) / RATE:.1f} s; its tenth must last 1 s"
+                    f"{PLACE}: {printable(path)} lasts {len(wave) / RATE:.1f} s; its tenth must "
+                    "last 1 s"
                 )
             parts[split].append(part)
     return {split: Noise(waves) for split, waves in parts.items()}
@@ -124,54 +136,80 @@ def read(path: Path) -> Tensor:
 
 
 def _decode(path: Path) -> Tensor:
+    soundfile = _soundfile()
     try:
-        import soundfile
-    except ImportError as error:
-        raise HalutError(f"{PLACE} needs soundfile: pip install 'halut[speech]'") from error
-    try:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise HalutError(f"{PLACE}: cannot read {path}: {error}") from error
-    if rate != RATE:
-        raise HalutError(f"{PLACE}: {path} has {rate} Hz instead of {RATE} Hz")
+        # Bytes: soundfile cannot encode names that are no UTF-8.
+        wave, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(path, error) from error
+    _check(path, rate, len(wave))
+    if not np.isfinite(wave).all():
+        raise HalutError(f"{PLACE}: {printable(path)} holds NaN or infinity")
     return torch.from_numpy(wave.mean(1) if wave.shape[1] > 1 else wave[:, 0])
 
 
 def _files_by_split(folder: Path) -> dict[str, list[str]]:
     """WAV files as WORD/NAME.wav, sorted; what is in neither list is for training."""
-    listed = {split: (folder / name).read_text().split() for split, name in LISTS.items()}
     every = []
-    for word in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != NOISE):
-        roots.check_readable(PLACE, word)
-        names = sorted(path.name for path in word.glob("*.wav"))
+    for word in _words(folder):
+        roots.check_readable(PLACE, folder / word)
+        names = files_in(PLACE, folder / word, SUFFIXES)
         if not names:
-            raise HalutError(f"{PLACE}: {word} holds no WAV files")
-        _check_rate(word / names[0])
-        every += [f"{word.name}/{name}" for name in names]
-    there = set(every)
-    for split, files in listed.items():
-        for file in files:
-            if file not in there:
-                raise HalutError(f"{PLACE}: {folder / LISTS[split]} lists {file}, which is missing")
+            raise HalutError(f"{PLACE}: {printable(folder / word)} holds no WAV files")
+        for name in names:
+            _check_header(folder / word / name)
+        every += [f"{word}/{name}" for name in names]
+    find = finder(every)
+    listed: dict[str, list[str]] = {}
+    for split, name in LISTS.items():
+        lines = read_lines(PLACE, folder / name)
+        found = {line: find(line) for line in lines}
+        if absent := [line for line, file in found.items() if file is None]:
+            raise HalutError(
+                f"{PLACE}: {printable(folder / name)} lists {printable(absent[0])}, which is "
+                "missing"
+            )
+        if not lines:
+            raise HalutError(f"{PLACE}: {printable(folder / name)} lists no files")
+        listed[split] = sorted({file for file in found.values() if file is not None})
     if both := set(listed["val"]) & set(listed["test"]):
-        raise HalutError(f"{PLACE}: {min(both)} is in both lists of {folder}")
-    held = set(listed["val"]) | set(listed["test"])
-    train = [file for file in every if file not in held]
-    return {"train": train, "val": sorted(listed["val"]), "test": sorted(listed["test"])}
+        raise HalutError(f"{PLACE}: {printable(min(both))} is in both lists of {printable(folder)}")
+    held = {*listed["val"], *listed["test"]}
+    return {"train": [file for file in every if file not in held], **listed}
 
 
-def _check_rate(path: Path) -> None:
-    """A cheap look at one file of every folder, before training starts."""
+def _words(folder: Path) -> list[str]:
+    return [name for name in folders(folder) if name != NOISE]
+
+
+def _check_header(path: Path) -> None:
+    """A cheap look at a file, before training starts."""
+    soundfile = _soundfile()
+    try:
+        info = soundfile.info(os.fsencode(path))
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(path, error) from error
+    _check(path, info.samplerate, info.frames)
+
+
+def _check(path: Path, rate: int, samples: int) -> None:
+    if rate != RATE:
+        raise HalutError(f"{PLACE}: {printable(path)} has {rate} Hz instead of {RATE} Hz")
+    if samples == 0:
+        raise HalutError(f"{PLACE}: {printable(path)} holds no samples: remove it")
+
+
+def _unreadable(path: Path, error: Exception) -> HalutError:
+    reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+    return HalutError(f"{PLACE}: cannot read {printable(path)}: {reason}")
+
+
+def _soundfile() -> Any:
     try:
         import soundfile
-
-        rate = soundfile.info(path).samplerate
     except ImportError as error:
         raise HalutError(f"{PLACE} needs soundfile: pip install 'halut[speech]'") from error
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise HalutError(f"{PLACE}: cannot read {path}: {error}") from error
-    if rate != RATE:
-        raise HalutError(f"{PLACE}: {path} has {rate} Hz instead of {RATE} Hz")
+    return soundfile
 
 
 def _labelled(folder: Path, files: list[str], names: list[str]) -> list[Recording]:

@@ -28,7 +28,7 @@ def build_torchvision(
     if in_channels != 3:
         raise HalutError(
             f"torchvision model {name!r} takes 3 input channels, got {in_channels}; choose a timm "
-            "or local model, or make the data set's images RGB"
+            "or local model, or make the data set's images RGB (data.channels=3 of image_folder)"
         )
     model = get_model(name, weights=None, num_classes=num_classes, **options)
     drop_auxiliary(model)

@@ -15,6 +15,7 @@ from halut.training.distributed import barrier, is_main, on_main
 from halut.training.fit import fit
 from halut.training.metrics import RunLogger
 from halut.training.module import Recipe
+from halut.training.pretrained import new_classifier
 from halut.training.progress import log
 from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
 
@@ -31,12 +32,13 @@ def base_recipe(base: BaseConfig, seed: int) -> Recipe:
     )
 
 
-def cache_key(config: dict[str, Any]) -> str:
-    """Hash of all that decides the base weights."""
+def cache_key(config: dict[str, Any], samples: dict[str, str]) -> str:
+    """Hash of all that decides the base weights; `samples` are the digests of the data's splits."""
     data = {k: v for k, v in config["data"].items() if k not in ("root", "workers", "download")}
     base = {k: v for k, v in config["base"].items() if k != "cache"}
     used = ("precision", "accumulate", "clip", "limit_train_batches", "channels_last")
     trainer = {k: config["trainer"][k] for k in used}
+    data["samples"] = samples  # another folder of the same options is other data
     chosen = {"data": data, "model": config["model"], "base": base, "trainer": trainer}
     return config_hash({**chosen, "seed": config["seed"]})
 
@@ -53,7 +55,8 @@ def obtain_base(
 
     base/weights.safetensors holds them afterwards. Trained ones are kept in `base.cache` under
     the hash of all that decides them, and taken from there by the next run that asks for the same.
-    A network built from a file or pretrained weights has them already.
+    A network built from a file or pretrained weights has them already; where the pretrained
+    classifier has another number of classes, and so started anew, training goes on from there.
     """
     stored = folder.path / "base" / "weights.safetensors"
     note = on_main(lambda: folder.read("base/base.json"))
@@ -61,10 +64,13 @@ def obtain_base(
         load_network(stored, network)
         logger.offset += note["steps"]
         return str(note["origin"])
-    cached = Path(config.base.cache) / cache_key(plain) if config.base.cache else None
+    cached = (
+        Path(config.base.cache) / cache_key(plain, data.digests()) if config.base.cache else None
+    )
     cached_weights = cached / "weights.safetensors" if cached else None
     steps = 0
-    if config.model.weights or config.model.pretrained:
+    anew = new_classifier(config.model, data.num_classes) and config.base.epochs > 0
+    if (config.model.weights or config.model.pretrained) and not anew:
         origin = f"file {config.model.weights}" if config.model.weights else "pretrained"
     elif cached_weights is not None and on_main(cached_weights.exists):
         load_network(cached_weights, network)
@@ -73,7 +79,8 @@ def obtain_base(
         origin = "random"
     else:
         steps = _train(network, data, folder, config, logger)
-        origin = f"trained for {config.base.epochs} epochs"
+        start = "pretrained, " if anew else ""
+        origin = f"{start}trained for {config.base.epochs} epochs"
     if is_main():
         save_network(stored, network)
         if cached_weights is not None and steps:

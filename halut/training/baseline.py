@@ -75,6 +75,7 @@ def key(context: Context, epochs: int, recipe: Recipe) -> str:
         "start": digest(context.exact),
         "teacher": digest(context.teacher) if context.teacher is not None else None,
         "data": data,
+        "samples": context.data.digests(),
         "recipe": asdict(recipe),
         "epochs": epochs,
         "train_batches": config.schedule.train_batches,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +15,8 @@ from data import datasets
 from data.base import DataModule
 from halut.errors import HalutError
 from halut.plan import Plan
+
+log = logging.getLogger("halut")
 
 OF_THE_MACHINE = ("root", "workers", "download")
 """Fields that say where and how data is read, not what it is."""
@@ -48,7 +51,26 @@ def data_of(report: Mapping[str, Any], chosen: Mapping[str, Any], given: Collect
     data = build_data(**{**_typed(name, settings), "name": name})
     data.prepare_data()
     data.setup()
+    _compare(data, recorded if name == recorded.get("name") else {})
     return data
+
+
+def _compare(data: DataModule, recorded: Mapping[str, Any]) -> None:
+    """HalutError if the classes are not those the network learned; a warning for other samples."""
+    classes = recorded.get("classes") or data.class_names  # earlier reports have none
+    for label, (known, name) in enumerate(zip(classes, data.class_names, strict=False)):
+        if known != name:
+            raise HalutError(
+                f"data={data.config.name}: class {label} is {name!r}; the bundle's network learned "
+                f"{known!r} there"
+            )
+    digests = recorded.get("digests")
+    if digests and digests.get("test") != data.digests()["test"]:
+        log.warning(
+            "data.%s: the test split is not the one held out when the network was trained: it may "
+            "hold samples that were trained on",
+            data.config.name,
+        )
 
 
 def _typed(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,14 @@ from halut.models.config import ModelConfig
 def preprocessing(model: ModelConfig) -> dict[str, Any]:
     """image_size, interpolation, crop_pct, mean and std of the weights `model` starts from.
 
-    {} unless model.pretrained, and for networks without published weights. Nothing is fetched and
-    no network is built. Raises HalutError for an unknown model.
+    Without model.pretrained, image_size alone of a network that takes no other; {} for networks
+    without published weights. Nothing is fetched and no network is built. Raises HalutError for an
+    unknown model.
     """
-    published = _published(model) if model.pretrained else {}
+    published = _published(model)
+    if published and not model.pretrained:
+        size = model.options.get("img_size", published["input_size"][-1])
+        return {"image_size": int(size)} if published.get("fixed_input_size") else {}
     if not published:
         return {}
     return {
@@ -28,12 +32,19 @@ def preprocessing(model: ModelConfig) -> dict[str, Any]:
 
 
 def completed(fields: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
-    """The data options `fields`, each that is null given as the pretrained network asks for it.
+    """The data options `fields`, each that is null given as the network asks for it.
 
     Options that the data set does not have stay away, those with a value keep it.
     """
     asked = preprocessing(model)
     return {k: asked.get(k) if value is None else value for k, value in fields.items()}
+
+
+def new_classifier(model: ModelConfig, num_classes: int) -> bool:
+    """True if `model` starts from published weights of another number of classes, less theirs."""
+    if not model.pretrained or model.weights is not None:
+        return False
+    return bool(_published(model).get("num_classes", 1000) != num_classes)
 
 
 def _published(model: ModelConfig) -> Mapping[str, Any]:

@@ -81,6 +81,8 @@ def final_report(
             "name": config.data.name,
             "samples": {split: len(part) for split, part in data.splits.items()},
             "settings": settings_of(data),
+            "classes": data.class_names,
+            "digests": data.digests(),
         },
         "environment": environment(context),
         "seed": config.seed,

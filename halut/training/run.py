@@ -16,9 +16,11 @@ from torch import nn
 from data import build as build_data
 from data.loader import BatchLoader
 from data.sampler import OrderedBatches
+from data.uncertainty import chance, near_chance
 from halut import schedule
 from halut.analysis.sensitivity import accuracy, sensitivity
 from halut.bundle import save_bundle
+from halut.errors import HalutError
 from halut.global_pruning import with_global_pruning
 from halut.models.build import build_from
 from halut.plan import Plan
@@ -26,7 +28,14 @@ from halut.schedule import Stage
 from halut.training.base import obtain_base
 from halut.training.baseline import tuned_baseline
 from halut.training.config import TrainConfig
-from halut.training.distributed import barrier, device_of, is_main, on_main, share_state
+from halut.training.distributed import (
+    barrier,
+    device_of,
+    is_main,
+    on_main,
+    share_state,
+    together,
+)
 from halut.training.fit import evaluate
 from halut.training.learning import Context, captured
 from halut.training.losses import block_names
@@ -70,9 +79,12 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
     plan = make_plan(config, options, network, data)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
+    if not resuming:
+        log.info("reading the test samples once, so that a bad file shows now")
+        together(lambda: data.read_test(config.trainer.limit_test_batches))
     if is_main() and not resuming:
         folder.start(plain, yaml)
-    barrier()
+    on_main(lambda: _record(folder, data))
     logger = RunLogger(make_sinks(config, plain, folder))
     try:
         return _run(config, plain, folder, data, network, plan, logger)
@@ -91,6 +103,34 @@ def _data(config: TrainConfig) -> Any:
     data.prepare_data()
     data.setup()
     return data
+
+
+def _record(folder: RunFolder, data: Any) -> None:
+    """Keep which samples each split has; HalutError if the run began with others."""
+    digests, begun = data.digests(), folder.read("data.json")
+    if begun is None:
+        files = data.split_files()
+        folder.write("data.json", {"digests": digests, **({"files": files} if files else {})})
+    elif begun["digests"] != digests:
+        raise HalutError(
+            f"run_dir={folder.path} was begun with other samples: data.root, or what is in it, has "
+            "changed. Give another run_dir, or the same data to resume"
+        )
+
+
+def _warn_near_chance(config: TrainConfig, data: Any, accuracy: float) -> None:
+    """Say so if weights that were given do no better than guessing."""
+    if not (config.model.weights or config.model.pretrained):
+        return
+    labels, batches = data.splits["val"].labels, config.trainer.limit_val_batches
+    if batches is not None:
+        labels = labels[: batches * data.config.eval_batch_size]
+    if len(labels) and near_chance(accuracy, labels):
+        log.warning(
+            "the given weights score %.2f %% on %d validation samples, and guessing %.2f %%: are "
+            "they of these classes, in this order, and of images prepared like these?",
+            *(accuracy, len(labels), chance(labels)),
+        )
 
 
 def _stages(
@@ -116,6 +156,7 @@ def _run(
     exact = copy.deepcopy(network).eval().requires_grad_(False)
     base_accuracy = evaluate(network, data, "val", config.trainer)
     log.info("base (%s): validation accuracy %.2f", origin, base_accuracy)
+    _warn_near_chance(config, data, base_accuracy)
     plan = with_global_pruning(plan, exact, config.seed)
     check_finite(network, plan, data)
     teacher = make_teacher(network, data, config.loss)

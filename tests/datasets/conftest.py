@@ -7,6 +7,7 @@ from generate import (
     write_cifar10,
     write_cifar100,
     write_fashion_mnist,
+    write_image_folder,
     write_imagenet,
     write_speech_commands,
 )
@@ -17,6 +18,7 @@ WRITERS = {
     "cifar10": write_cifar10,
     "cifar100": write_cifar100,
     "fashion_mnist": write_fashion_mnist,
+    "image_folder": write_image_folder,
     "imagenet": write_imagenet,
     "speech_commands": write_speech_commands,
 }

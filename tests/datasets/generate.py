@@ -50,6 +50,31 @@ def write_imagenet(root: Path, train: int = 12, val: int = 4, layout: str = "fol
     return root
 
 
+def write_image_folder(
+    root: Path,
+    per_class: int = 20,
+    classes: tuple[str, ...] = ("disc", "cross", "stripes"),
+    part: str = "",
+) -> Path:
+    """Coloured shapes on noise, of 20 to 40 pixels a side: JPEG, PNG and WebP, in class folders."""
+    rng = np.random.default_rng(len(part))
+    for name in classes:
+        (root / part / name).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            height, width = (int(side) for side in rng.integers(20, 41, 2))
+            y, x = np.mgrid[:height, :width]
+            inside = {
+                "disc": (y - height / 2) ** 2 + (x - width / 2) ** 2 < 49,
+                "cross": (abs(y - height / 2) < 3) | (abs(x - width / 2) < 3),
+                "stripes": y // 4 % 2 == 0,
+            }[name]
+            pixels = rng.integers(0, 90, (height, width, 3))
+            pixels[inside] = rng.integers(150, 256, 3)
+            suffix = (".jpg", ".png", ".webp")[i % 3]
+            Image.fromarray(pixels.astype(np.uint8)).save(root / part / name / f"{i}{suffix}")
+    return root
+
+
 def write_cifar10(root: Path, per_file: int = 40) -> Path:
     """The binary version: five training files and a test file."""
     folder = root / "cifar-10-batches-bin"

@@ -14,6 +14,7 @@ from generate import write_cifar10, write_cifar100, write_fashion_mnist
 import data
 from data.arrays import ImageConfig, crop_flip
 from data.randomness import fold, integers, uniforms
+from data.samples import Request, Samples, Split
 from halut.errors import HalutError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -61,6 +62,41 @@ def test_cifar_records_are_read_as_the_format_says(tmp_path, write):
     file.write_bytes(bytes([255, 255]) + raw[2:])
     with pytest.raises(HalutError, match=f"{file} is corrupt: label 255"):
         module_of(name, tmp_path)
+
+
+def test_class_names_of_any_encoding_and_blank_lines(tmp_path):
+    write_cifar10(tmp_path)
+    file = tmp_path / "cifar-10-batches-bin/batches.meta.txt"
+    names = file.read_text().split()
+    file.write_bytes("\r\n\r\n".join([*names, ""]).encode("utf-8-sig"))
+    assert module_of("cifar10", tmp_path).class_names == names
+    file.write_text("\n\n")
+    with pytest.raises(HalutError, match=r"batches\.meta\.txt lists no classes"):
+        module_of("cifar10", tmp_path)
+
+
+class OneNaN(Samples):
+    """A data set of one's own with a value that is no number in sample 3."""
+
+    labels = torch.arange(8)
+
+    def identity(self, index):
+        return f"array/{index}"
+
+    def fetch(self, request):
+        images = torch.ones(len(request.indices), 1, 2, 2)
+        images[request.indices == 3, 0, 1, 1] = float("nan")
+        return images
+
+
+def test_a_sample_that_is_not_finite_is_named():
+    split = Split(OneNaN())
+    assert torch.isfinite(split.__getitems__(Request(torch.tensor([1, 2])))[0]).all()
+    error = split.__getitems__(Request(torch.tensor([1, 3, 2])))
+    assert isinstance(error, HalutError)
+    assert str(error) == "array/3 holds NaN or infinity"
+    with pytest.raises(HalutError, match="array/3 holds NaN"):
+        split[3]
 
 
 def test_cifar_missing_training_file_is_named(tmp_path):

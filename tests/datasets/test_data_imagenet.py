@@ -87,3 +87,63 @@ def test_flat_val_without_labels_says_what_is_expected(tmp_path):
     (truth.parent / "meta.mat").write_bytes(b"not a mat file")
     with pytest.raises(HalutError, match=r"meta\.mat is corrupt"):
         module_of(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["folders", "devkit", "synsets", "kaggle"])
+def test_files_of_the_wild_change_no_label(tmp_path, layout):
+    expected = answers(module_of(write_imagenet(tmp_path / "plain", layout=layout)))
+    root = write_imagenet(tmp_path / "wild", layout=layout)
+    for folder in (root, root / "train", root / "val", root / "train" / WNIDS[0]):
+        (folder / "._ILSVRC2012.JPEG").write_bytes(b"Mac OS X")
+        (folder / ".cache").mkdir()
+    (root / "train" / WNIDS[0] / "folder.jpg").mkdir()
+    for listing in (*root.glob("*.csv"), *root.rglob("*truth.txt"), *root.rglob("synsets.txt")):
+        lines = listing.read_text().splitlines()
+        lines = [lines[0], "", *lines[1:], "  "]
+        if layout == "kaggle":
+            lines.append(lines[-2])
+        listing.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert answers(module_of(root)) == expected
+
+
+def test_list_of_tiny_imagenet(tmp_path):
+    root = write_imagenet(tmp_path, layout="kaggle")
+    rows = [r.split(",") for r in (root / "LOC_val_solution.csv").read_text().splitlines()[1:]]
+    expected = answers(module_of(root))
+    (root / "LOC_val_solution.csv").unlink()
+    lines = [f"{name}.JPEG\t{label.split()[0]}\t0\t0\t9\t9" for name, label in rows]
+    listing = root / "val" / "val_annotations.txt"
+    listing.write_bytes("\r\n".join([*lines, lines[0], ""]).encode("utf-16"))
+    assert answers(module_of(root)) == expected
+    listing.write_text("\n".join([*lines, lines[0].replace(rows[0][1].split()[0], "n00000000")]))
+    with pytest.raises(HalutError, match=r"val_annotations\.txt lists .* as n\d+ and as n00000000"):
+        module_of(root)
+    listing.write_text("\n".join([*lines, "alone"]))
+    with pytest.raises(HalutError, match=r"val_annotations\.txt has no class in the line 'alone'"):
+        module_of(root)
+
+
+def test_lists_that_cannot_be_are_refused(tmp_path):
+    root = write_imagenet(tmp_path, layout="synsets")
+    devkit = root / "ILSVRC2012_devkit_t12/data"
+    synsets, truth = devkit / "synsets.txt", devkit / "ILSVRC2012_validation_ground_truth.txt"
+    synsets.write_text("\n".join([WNIDS[2], WNIDS[2], WNIDS[0]]))
+    with pytest.raises(HalutError, match=f"synsets.txt lists {WNIDS[2]} twice"):
+        module_of(root)
+    synsets.write_text("\n".join(WNIDS))
+    truth.write_text("one\n" * 12)
+    with pytest.raises(HalutError, match=r"ground_truth\.txt holds 'one' where a number belongs"):
+        module_of(root)
+
+
+def test_a_truncated_test_image_is_named_at_the_start(tmp_path):
+    root = write_imagenet(tmp_path)
+    path = sorted((root / "val" / WNIDS[1]).iterdir())[-1]
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(HalutError, match=f"data.imagenet: cannot read {path}"):
+        module_of(root)
+
+
+def test_own_pictures_are_shown_the_way(tmp_path):
+    with pytest.raises(HalutError, match=r"data=image_folder"):
+        module_of(tmp_path)

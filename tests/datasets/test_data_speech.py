@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import chain
+import os
+import shutil
 
 import librosa
 import numpy as np
@@ -143,16 +144,80 @@ def test_wrong_rate_and_missing_files_are_named(tmp_path):
         module_of(root)
 
 
-def test_wrong_rate_found_while_loading_is_named(tmp_path):
-    root = write_speech_commands(tmp_path, per_word=3)
-    file = sorted((root / "cat").iterdir())[-1]
+MEASURED = {"mean": [0.0] * 10, "std": [1.0] * 10}
+
+
+def first_file(root, listing):
+    """The file of the first line of a list."""
+    return root / (root / listing).read_text().split()[0]
+
+
+@pytest.fixture
+def speech(folders, tmp_path):
+    """A copy of the generated recordings, to be damaged."""
+    return shutil.copytree(folders("speech_commands"), tmp_path / "speech")
+
+
+def test_every_header_is_looked_at_before_training(speech):
+    file = first_file(speech, "testing_list.txt")
     sound, _ = soundfile.read(file)
     soundfile.write(file, sound, 44100)
-    mean = {"mean": [0.0] * 10, "std": [1.0] * 10}
-    module = module_of(root, classes=35, **mean)
-    loaders = (module.train_dataloader(), module.val_dataloader(), module.test_dataloader())
     with pytest.raises(HalutError, match=f"{file} has 44100 Hz"):
-        list(chain.from_iterable(loaders))
+        module_of(speech, classes=35)
+    soundfile.write(file, sound[:0], RATE)
+    with pytest.raises(HalutError, match=f"{file} holds no samples: remove it"):
+        module_of(speech, classes=35)
+    file.write_bytes(b"")
+    with pytest.raises(HalutError, match=f"cannot read {file}: "):
+        module_of(speech, classes=35)
+
+
+def test_one_sample_that_is_nan_names_its_file_before_training(speech):
+    file = first_file(speech, "testing_list.txt")
+    sound, _ = soundfile.read(file)
+    sound[777] = np.nan
+    soundfile.write(file, sound, RATE, subtype="FLOAT")
+    module = module_of(speech, classes=35, **MEASURED)
+    with pytest.raises(HalutError, match=f"{file} holds NaN or infinity"):
+        module.read_test()
+
+
+def test_files_of_the_wild_change_nothing(folders, speech):
+    plain = module_of(folders("speech_commands"), classes=35, **MEASURED)
+    for word in ("cat", "_background_noise_"):
+        (speech / word / "._a.wav").write_bytes(b"Mac OS X")
+        (speech / word / "folder.wav").mkdir()
+    (speech / ".git").mkdir()
+    moved = first_file(speech, "validation_list.txt")
+    moved.rename(moved.with_suffix(".WAV"))
+    for listing in ("validation_list.txt", "testing_list.txt"):
+        lines = (speech / listing).read_text().split()
+        text = "\r\n".join(["", *lines, lines[0], "  ", ""])
+        (speech / listing).write_bytes(text.encode("utf-16"))
+    module = module_of(speech, classes=35, **MEASURED)
+    for split, part in plain.splits.items():
+        here = [name.replace(".WAV", ".wav") for name in module.splits[split].identities()]
+        assert here == part.identities()
+
+
+def test_names_that_are_no_utf_8_are_read(speech):
+    file = first_file(speech, "testing_list.txt")
+    name = os.fsdecode(b"\xe9t\xe9.wav")
+    file.rename(file.with_name(name))
+    lines = (speech / "testing_list.txt").read_text().split()
+    lines[0] = f"{file.parent.name}/été.wav"
+    (speech / "testing_list.txt").write_bytes("\n".join(lines).encode("latin-1"))
+    module = module_of(speech, classes=35, **MEASURED)
+    assert f"{file.parent.name}/{name}" in module.splits["test"].identities()
+    module.read_test()
+    module.digests()
+
+
+@pytest.mark.parametrize("listing", ["validation_list.txt", "testing_list.txt"])
+def test_an_empty_list_is_refused(speech, listing):
+    (speech / listing).write_text("\n \n")
+    with pytest.raises(HalutError, match=f"{listing} lists no files"):
+        module_of(speech)
 
 
 def test_empty_word_folder_is_named(tmp_path):

@@ -1,0 +1,197 @@
+"""Pictures of one's own: any folder of class folders. Layouts: data/image_folder_files.py.
+
+What is not said is chosen from the training pictures, logged, and recorded in the run's report:
+
+- `image_size` S: the pretrained network's; else the median shorter side, at most 64, to the
+  nearest multiple of 4 (8 at least). Evaluation resizes the shorter side to S / crop_pct and cuts
+  S x S from the middle; training takes a random part of the picture, mirrored half of the time.
+- `channels`: 1 if every picture is grey and no pretrained network asks for three, else 3. A network
+  is built with as many input channels; grey pictures are repeated in all three.
+- `white`: the least of 8, 10, 12, 14 or 16 bits (or 1, of floats alone) that holds the values of
+  grey pictures of more than 8 bits.
+- mean and std: the pretrained network's; else measured.
+
+Pictures stand upright, as EXIF says (torchvision and timm leave them lying).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data import image_folder_files, roots
+from data.base import DataModule, Pools, image_statistics
+from data.files import printable
+from data.image_files import ImageFiles, ImageFilesConfig, transforms
+from data.image_folder_files import PLACE, Listing
+from data.image_reading import GREY, MANY, WIDE, Header, inspect, largest
+from data.registry import datasets
+from data.sampler import rank_and_world
+from data.samples import Request, Split
+from data.splits import balanced_subset
+from halut.errors import HalutError
+
+log = logging.getLogger("halut")
+
+LARGEST = 64
+"""Side of pictures where no pretrained network asks for another: small networks train on a CPU."""
+LEVELS = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+_MEASURED = 512  # pictures that mean, std and white are measured on
+
+
+@dataclass
+class ImageFolderConfig(ImageFilesConfig):
+    """`test_fraction` of every class is the test split, `val_fraction` of the rest validates, where
+    the folder has no such parts; `split_seed` alone decides which. `channels` is 1 or 3.
+    """
+
+    DEFAULTS = {"interpolation": "bicubic", "crop_pct": 1.0}
+
+    name: str = "image_folder"
+    batch_size: int = 16
+    val_fraction: float = 0.2
+    test_fraction: float = 0.2
+    channels: int | None = None
+    crop_scale: float = 0.5
+    color_jitter: float = 0.2
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.test_fraction < 1:
+            raise HalutError(f"data.test_fraction must be within (0, 1), got {self.test_fraction}")
+        if self.channels not in (None, 1, 3):
+            raise HalutError(f"data.channels must be 1 or 3, got {self.channels}")
+        if (self.mean is None) != (self.std is None):
+            raise HalutError("give both data.mean and data.std, or neither")
+
+
+@datasets.register("image_folder")
+class ImageFolder(DataModule):
+    """Images [1 or 3, S, S]; a class for every folder, sorted by name."""
+
+    Config = ImageFolderConfig
+    config: ImageFolderConfig
+
+    def load(self) -> Pools:
+        config = self.config
+        root = self._root()
+        pictures = image_folder_files.listing(
+            root, config.val_fraction, config.test_fraction, config.split_seed
+        )
+        self._files = pictures.files
+        held = [*pictures.files["val"], *pictures.files["test"]]
+        inspect(PLACE, root, held)
+        self._choose(root, pictures, inspect(PLACE, root, pictures.files["train"], MANY))
+        sources = self._sources(root, pictures)
+        if config.mean is None:
+            values = self._measured(Split(sources["train"]))
+        else:
+            values = image_statistics(config, self.channels)
+        self.mean, self.std = (value.tolist() for value in values)
+        for source in sources.values():
+            source.transforms = transforms(config, self.mean, self.std)
+        parts = {part: Split(source) for part, source in sources.items()}
+        classes = [printable(name) for name in pictures.classes]
+        return Pools(parts["train"], parts["test"], classes, parts["val"])
+
+    def download(self) -> None:
+        raise HalutError(f"{PLACE}: there is nothing to download; set data.download=false")
+
+    def split_files(self) -> dict[str, list[str]]:
+        return self._files
+
+    @property
+    def channels(self) -> int:
+        """Of the images, once they are chosen."""
+        assert self.config.channels is not None
+        return self.config.channels
+
+    def _root(self) -> Path:
+        given = self.config.root
+        places = roots.candidates(None, ("image_folder",))[1:]  # HALUT_DATA holds other sets too
+        places = [Path(given).expanduser(), *places] if given else places
+        for place in places[:1]:
+            roots.check_readable(PLACE, place)
+            if place.is_dir():
+                return place
+        raise HalutError(
+            f"{PLACE}: no folder of class folders found; looked in {roots.listed(places[:1])}"
+            f"{f' (not in {roots.listed(places[1:])})' if places[1:] else ''}. Expected: "
+            "CLASS/*.jpg, or train/, val/ and test/ with class folders in each; "
+            f"{roots.ELSEWHERE} (HALUT_DATA/image_folder)"
+        )
+
+    def _choose(self, root: Path, pictures: Listing, headers: list[Header]) -> None:
+        """Fill in the options that were left open, and say so."""
+        config, told = self.config, []
+        sides = [min(header.width, header.height) for header in headers]
+        if config.image_size is None:
+            middle = min(statistics.median_low(sides), LARGEST)
+            config.image_size = max(4 * round(middle / 4), 8)
+            told.append(f"(their median shorter side, at most {LARGEST}; data.image_size=N)")
+        if config.channels is None:
+            grey = all(header.mode in GREY for header in headers)
+            config.channels = 1 if grey and len(config.mean or [0]) == 1 else 3
+        if config.white is None:
+            config.white = self._white(root, pictures, headers)
+        if rank_and_world()[0] != 0:
+            return
+        counts = ", ".join(f"{len(names)} {part}" for part, names in pictures.files.items())
+        log.info("%s: %d classes in %s; %s", PLACE, len(pictures.classes), printable(root), counts)
+        size = f"{config.image_size} x {config.image_size}"
+        shortest, longest = min(sides), max(sides)
+        log.info(
+            "%s: shorter sides of %d to %d pixels, resized to %s, %s %s",
+            *(PLACE, shortest, longest, size),
+            *("grey" if config.channels == 1 else "RGB", " ".join(told)),
+        )
+
+    def _white(self, root: Path, pictures: Listing, headers: list[Header]) -> float | None:
+        """The level that holds the values of pictures of more than 8 bits; None without any."""
+        names = pictures.files["train"][:: max(1, -(-len(pictures.files["train"]) // MANY))]
+        wide = [name for name, h in zip(names, headers, strict=True) if h.mode in WIDE]
+        if not wide:
+            return None
+        step = max(1, -(-len(wide) // _MEASURED))
+        high = max(largest(PLACE, root / name) for name in wide[::step])
+        floats = all(h.mode == "F" for h in headers if h.mode in WIDE)
+        level = next((x for x in LEVELS if high <= x and (floats or x > 1)), high)
+        log.info(
+            "%s: pictures of more than 8 bits hold values up to %g: white is %g (data.white=N)",
+            *(PLACE, high, level),
+        )
+        return level
+
+    def _sources(self, root: Path, pictures: Listing) -> dict[str, ImageFiles]:
+        """The pictures of each part, in 0..1 as yet."""
+        config = self.config
+        assert config.image_size is not None
+        plain = transforms(config, [0.0] * self.channels, [1.0] * self.channels)
+        return {
+            part: ImageFiles(
+                *(PLACE, root, names, pictures.labels[part], plain),
+                sizes=[os.path.getsize(root / name) for name in names],
+                channels=self.channels,
+                white=config.white,
+                upright=True,
+                least=2 * config.image_size,
+            )
+            for part, names in pictures.files.items()
+        }
+
+    def _measured(self, train: Split) -> tuple[Tensor, Tensor]:
+        """mean and std of each channel over training pictures, balanced by class."""
+        chosen = balanced_subset(train.labels, _MEASURED, self.config.split_seed).sort().values
+        moments = torch.zeros(2, self.channels, dtype=torch.float64)
+        for indices in chosen.split(64):
+            images = train.source.fetch(Request(indices)).double()
+            moments += torch.stack([images, images.square()]).mean((3, 4)).sum(1)
+        mean, square = moments / len(chosen)
+        std = (square - mean.square()).clamp_min(1e-6).sqrt()
+        return mean.float(), std.float()

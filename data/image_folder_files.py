@@ -1,0 +1,182 @@
+"""A folder of pictures: its layout, its classes, and which picture is trained on.
+
+Either class folders, ROOT/CLASS/**, or parts that hold them, ROOT/PART/CLASS/**, named as in PARTS.
+It is parts if a folder named as a training part holds folders and no pictures of its own, and
+stands alone or beside another part; so a class may be called "train". What is missing is drawn from
+the training pictures, class by class, test first. A picture's place in the draw is the SHA-256 of
+the seed and its name: the same on every machine, and hardly another when pictures are added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.files import canonical, files, folders, printable, walk
+from data.image_reading import SUFFIXES
+from halut.errors import HalutError
+
+log = logging.getLogger("halut")
+
+PLACE = "data.image_folder"
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+FOREIGN = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".arw",
+    ".psd",
+    ".svg",
+)
+"""Pictures that are not read: they must not go missing without a word."""
+
+
+@dataclass
+class Listing:
+    """Files below the root and their labels, for each of train, val and test."""
+
+    classes: list[str]
+    files: dict[str, list[str]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    labels: dict[str, list[int]] = field(default_factory=lambda: {part: [] for part in PARTS})
+
+    def add(self, part: str, names: list[str], label: int) -> None:
+        """File the pictures of one class under `part`."""
+        self.files[part] += names
+        self.labels[part] += [label] * len(names)
+
+
+def listing(root: Path, val_fraction: float, test_fraction: float, seed: int) -> Listing:
+    """Every picture below `root` in its part; HalutError if no such split can be made."""
+    parts = _parts(root)
+    train = parts.get("train", "")
+    by_class = _pictures(root, train)
+    pictures = Listing([name.rpartition("/")[2] for name in by_class])
+    for part in ("val", "test"):
+        if part in parts:
+            _add_given(pictures, part, root, parts[part])
+    small = []
+    for label, names in enumerate(by_class.values()):
+        order = sorted(names, key=lambda name: _draw(seed, name, train))
+        drawn = [
+            (part, fraction)
+            for part, fraction in (("test", test_fraction), ("val", val_fraction))
+            if part not in parts
+        ]
+        if len(order) <= len(drawn):
+            small.append(label)
+            drawn = []
+        for place, (part, fraction) in enumerate(drawn):
+            most = len(order) - (len(drawn) - place)
+            count = min(max(round(fraction * len(order)), 1), most)
+            pictures.add(part, sorted(order[:count], key=canonical), label)
+            order = order[count:]
+        pictures.add("train", sorted(order, key=canonical), label)
+    _check(root, pictures, small)
+    return pictures
+
+
+def _parts(root: Path) -> dict[str, str]:
+    """The folders of the parts, by part; {} if `root` holds class folders."""
+    there = folders(root)
+    named: dict[str, list[str]] = {
+        part: [name for name in there if name.lower() in names] for part, names in PARTS.items()
+    }
+    if not any(_holds_classes(root / name) for name in named["train"]):
+        return {}
+    if len(there) > len(named["train"]) and not named["val"] and not named["test"]:
+        return {}
+    parts = {}
+    for part, names in named.items():
+        names = [name for name in names if _holds_classes(root / name)]
+        if len(names) > 1:
+            raise HalutError(
+                f"{PLACE}: {printable(root)} has {' and '.join(map(printable, names))}: which one "
+                f"is the {part} part?"
+            )
+        if names:
+            parts[part] = names[0]
+    if unused := [name for name in there if name not in parts.values()]:
+        log.warning(
+            "%s: %s of %s not read: only parts that hold class folders are",
+            PLACE,
+            ", ".join(map(printable, unused)),
+            printable(root),
+        )
+    return parts
+
+
+def _holds_classes(folder: Path) -> bool:
+    return bool(folders(folder)) and not files(PLACE, folder, SUFFIXES)
+
+
+def _pictures(root: Path, part: str) -> dict[str, list[str]]:
+    """Pictures by class folder, both as paths below `root`; HalutError naming an empty class."""
+    folder = root / part
+    names = folders(folder)
+    if len(names) < 2:
+        loose = len(files(PLACE, folder, SUFFIXES))
+        raise HalutError(
+            f"{PLACE}: {printable(folder)} holds {len(names)} class folders and {loose} pictures; "
+            "wanted are two or more folders of pictures, one for each class"
+        )
+    pictures, foreign = {}, 0
+    for name in names:
+        below = f"{part}/{name}" if part else name
+        paths = walk(PLACE, root / below, (*SUFFIXES, *FOREIGN))
+        pictures[below] = [f"{below}/{p}" for p in paths if p.lower().endswith(SUFFIXES)]
+        foreign += len(paths) - len(pictures[below])
+        if not pictures[below]:
+            raise HalutError(
+                f"{PLACE}: {printable(root / below)} holds no pictures ({', '.join(SUFFIXES)}): "
+                "fill it or take it away"
+            )
+    if foreign:
+        told = f"{foreign} pictures of formats that are not read ({', '.join(FOREIGN)})"
+        log.warning("%s: %s leaves out %s", PLACE, printable(folder), told)
+    return pictures
+
+
+def _add_given(pictures: Listing, part: str, root: Path, name: str) -> None:
+    """A part that has a folder of its own."""
+    number = {canonical(known): label for label, known in enumerate(pictures.classes)}
+    for below, names in _pictures(root, name).items():
+        label = number.get(canonical(below.rpartition("/")[2]))
+        if label is None:
+            raise HalutError(f"{PLACE}: {printable(root / below)} is no class of the training part")
+        pictures.add(part, names, label)
+
+
+def _draw(seed: int, name: str, part: str) -> bytes:
+    own = canonical(name).removeprefix(f"{canonical(part)}/")
+    return hashlib.sha256(f"{seed}/{own}".encode()).digest()
+
+
+def _check(root: Path, pictures: Listing, small: list[int]) -> None:
+    """Warn of classes that are not measured; HalutError if none is."""
+    names = [printable(name) for name in pictures.classes]
+    if len(small) == len(names):
+        raise HalutError(
+            f"{PLACE}: no class of {printable(root)} has enough pictures to be split into "
+            f"training, validation and test; three of each are the least"
+        )
+    counts = Counter(pictures.labels["train"])
+    if small:
+        told = ", ".join(f"{names[label]} ({counts[label]})" for label in small)
+        log.warning("%s: too few pictures to split, all trained on, none tested: %s", PLACE, told)
+    for part in ("val", "test"):
+        missing = set(range(len(names))) - {*pictures.labels[part], *small}
+        if missing:
+            told = ", ".join(names[label] for label in sorted(missing))
+            log.warning("%s: the %s part has no pictures of %s", PLACE, part, told)
