@@ -56,7 +56,7 @@ def obtain_base(
     A network built from a file or pretrained weights has them already.
     """
     stored = folder.path / "base" / "weights.safetensors"
-    note = on_main(lambda: folder.read("base/base.json"))
+    note = on_main(lambda: folder.read("base/base.json", {"origin": str, "steps": int}))
     if note is not None:
         load_network(stored, network)
         logger.offset += note["steps"]

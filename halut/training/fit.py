@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,14 @@ def fit(
     kind = ShardedModule if sharded else StageModule
     module = kind(network.train(), data.num_classes, recipe, teacher)
     step = 0
-    if last.exists():
-        step = AtomicCheckpointIO().load_checkpoint(last)["global_step"]
-        log.info("%s: continuing after step %d", folder.name, step)
-    logger.rewind(step)
-    with watch.fit():
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+    resumes = last.exists()
+    with checkpoint.resuming() if resumes else nullcontext():
+        if resumes:
+            step = int(AtomicCheckpointIO().load_checkpoint(last)["global_step"])
+            log.info("%s: continuing after step %d", folder.name, step)
+        logger.rewind(step)
+        with watch.fit():
+            trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if select == "best" and best.path.exists() and is_main():

@@ -18,6 +18,7 @@ from data.sampler import OrderedBatches
 from halut import schedule
 from halut.analysis.sensitivity import accuracy, sensitivity
 from halut.bundle import save_bundle
+from halut.files import reading
 from halut.global_pruning import with_global_pruning
 from halut.models.build import build_from
 from halut.plan import Plan
@@ -28,6 +29,7 @@ from halut.training.config import TrainConfig
 from halut.training.distributed import barrier, device_of, is_main, on_main, share_state
 from halut.training.fit import evaluate
 from halut.training.learning import Context, captured
+from halut.training.lock import locked
 from halut.training.losses import block_names
 from halut.training.metrics import RunLogger
 from halut.training.planning import make_plan, make_stages
@@ -50,13 +52,30 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     folder = RunFolder(Path(on_main(lambda: str(config.run_dir or default_path(plain)))))
+    finished = _finished(folder, plain)  # of a folder that may not be written as well
+    if finished is not None:
+        return finished
+    with locked(folder.path):
+        return _finished(folder, plain) or _unfinished(config, plain, yaml, folder)
+
+
+def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of a run that is finished already, shown again; None if it is not."""
+    on_main(lambda: folder.check(plain))
+    finished = on_main(lambda: folder.read("report.json", {}))
+    if finished is not None:
+        on_main(folder.begin)
+        log.info("%s is finished already", folder.path)
+        with reading(folder.path / "report.json"):
+            _show(finished)
+    return finished
+
+
+def _unfinished(
+    config: TrainConfig, plain: dict[str, Any], yaml: str, folder: RunFolder
+) -> dict[str, Any]:
     resuming = on_main(lambda: folder.check(plain))
     on_main(folder.begin)
-    finished = on_main(lambda: folder.read("report.json"))
-    if finished is not None:
-        log.info("%s is finished already", folder.path)
-        _show(finished)
-        return dict(finished)
     data = _data(config)
     L.seed_everything(config.seed, verbose=False)
     network = build_from(config.model, data.num_classes, data.input_shape[0])
@@ -66,7 +85,7 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
     plan = make_plan(config, options, network, data)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
-    if is_main() and not resuming:
+    if is_main() and not (resuming and (folder.path / "config.yaml").exists()):
         folder.start(plain, yaml)
     barrier()
     logger = RunLogger(make_sinks(config, plain, folder))
@@ -132,13 +151,15 @@ def _run(
     report = final_report(context, network, results, baseline, at_bits, origin, base_accuracy)
     report["seconds"] = time.monotonic() - begun
     if is_main():
-        save_bundle(folder.path / "bundle", network, plan, report)
-        for sink in logger.sinks:
-            if hasattr(sink, "log_bundle"):
-                sink.log_bundle(folder.path / "bundle", report)
-        folder.write("report.json", report)
-        folder.next_action("nothing: finished")
-        _show(report)
+        try:
+            save_bundle(folder.path / "bundle", network, plan, report)
+            for sink in logger.sinks:
+                if hasattr(sink, "log_bundle"):
+                    sink.log_bundle(folder.path / "bundle", report)
+            folder.write("report.json", report)
+            folder.next_action("nothing: finished")
+        finally:
+            _show(report)  # also where the disk is full
         log.info("everything is in %s", folder.path)
     barrier()
     return report
@@ -154,7 +175,9 @@ def _sensitivity(context: Context) -> dict[str, float] | None:
     settings = context.config.schedule
     if settings.order != "by_sensitivity" or settings.stages:
         return None
-    return on_main(lambda: context.folder.read("sensitivity.json") or _measured(context))
+    wanted = dict.fromkeys((e.site.name for e in context.plan.replaced), (int, float))
+    folder = context.folder
+    return on_main(lambda: folder.read("sensitivity.json", wanted) or _measured(context))
 
 
 def _measured(context: Context) -> dict[str, float]:

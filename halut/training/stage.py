@@ -12,6 +12,7 @@ from torch import nn
 
 from halut import surgery
 from halut.capture import capture
+from halut.files import Kind
 from halut.plan import Plan
 from halut.schedule import Stage
 from halut.training.config import Rates, TrainConfig
@@ -23,6 +24,22 @@ from halut.training.module import Recipe
 from halut.training.progress import log
 from halut.training.recalibrate import recalibrate
 from halut.training.run_folder import RunFolder, load_network, save_network
+
+NUMBER = (int, float)
+SWAPPED: dict[str, Kind] = {
+    "sites": list,
+    "val_accuracy_before": NUMBER,
+    "val_accuracy_after_swap": NUMBER,
+    "seconds": NUMBER,
+}
+"""What swap.json holds."""
+DONE: dict[str, Kind] = {
+    **SWAPPED,
+    "val_accuracy_after_training": NUMBER,
+    "epochs": int,
+    "steps": int,
+}
+"""What stage.json holds, beside the ranks' digests."""
 
 
 def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[str]) -> Recipe:
@@ -78,7 +95,7 @@ def run_stage(
     """
     folder, config = context.folder, context.config
     path = folder.stage(index)
-    done = on_main(lambda: folder.read(path.relative_to(folder.path) / "stage.json"))
+    done = on_main(lambda: folder.read(path.relative_to(folder.path) / "stage.json", DONE))
     if done is not None:
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "weights.safetensors", network)
@@ -135,7 +152,7 @@ def _swapped(
 ) -> dict[str, Any]:
     """The network with the stage's sites swapped and learned, and the figures of the swap."""
     folder, path = context.folder, context.folder.stage(index)
-    note = on_main(lambda: folder.read(path.relative_to(folder.path) / "swap.json"))
+    note = on_main(lambda: folder.read(path.relative_to(folder.path) / "swap.json", SWAPPED))
     if note is not None:
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "swapped.safetensors", network)
