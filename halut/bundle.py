@@ -62,6 +62,9 @@ def _report(path: Path) -> dict[str, Any]:
         if not isinstance(data.get("name"), str | None):
             raise TypeError("data.name is no text")
         _object("data.settings", data.get("settings"))
+        for split, count in _object("data.evaluated", data.get("evaluated")).items():
+            if not isinstance(count, int):
+                raise TypeError(f"data.evaluated.{split} is no number")
     return report
 
 

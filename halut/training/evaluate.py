@@ -32,7 +32,7 @@ from halut.plan import Plan
 from halut.training.bundle_data import check_fits, data_of
 from halut.training.evaluate_config import EvaluateConfig, check, register
 from halut.training.evaluate_show import show
-from halut.training.fit import evaluate
+from halut.training.fit import evaluate, evaluated
 from halut.training.progress import bar, complain, log, set_up_logging
 from halut.training.report import environment
 from halut.training.store import conf_dir
@@ -110,6 +110,7 @@ def evaluate_bundle(
         "split": config.split,
         "accuracy": evaluate(network, data, config.split, config.trainer),
         "recorded": {
+            "samples": ((report.get("data") or {}).get("evaluated") or {}).get(config.split),
             "accuracy": recorded,
             "base": (report.get("base") or {}).get(f"{config.split}_accuracy"),
             "baseline": (report.get("baseline") or {}).get(f"{config.split}_accuracy"),
@@ -118,7 +119,7 @@ def evaluate_bundle(
                 for name, entry in (report.get("ptq") or {}).items()
             },
         },
-        "samples": len(data.splits[config.split]),
+        "samples": evaluated(data, config.split, config.trainer),
         "layers": _layers(network, plan, data, config),
         "cost": {
             "exact": exact_cost(plan, exact_network(plan)),

@@ -151,6 +151,16 @@ def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
     return -(-batches // settings.accumulate)
 
 
+def evaluated(data: Any, split: str, settings: TrainerConfig) -> int:
+    """On how many samples of "val" or "test", over all ranks, `evaluate` measures."""
+    samples, ranks = len(data.splits[split]), world_size()
+    limit = {"val": settings.limit_val_batches, "test": settings.limit_test_batches}[split]
+    if limit is None:
+        return samples
+    most = limit * data.config.eval_batch_size
+    return sum(min(most, len(range(rank, samples, ranks))) for rank in range(ranks))
+
+
 def evaluate(network: nn.Module, data: Any, split: str, settings: TrainerConfig) -> float:
     """Accuracy in percent on "val" or "test", every sample counted once over all ranks."""
     recipe = Recipe("adamw", {}, {}, loss=LossConfig())

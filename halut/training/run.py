@@ -14,7 +14,7 @@ from torch import nn
 
 from data import build as build_data
 from data.loader import BatchLoader
-from data.sampler import OrderedBatches
+from data.sampler import OrderedBatches, TrainBatches
 from halut import schedule
 from halut.analysis.sensitivity import accuracy, sensitivity
 from halut.bundle import save_bundle
@@ -26,7 +26,14 @@ from halut.schedule import Stage
 from halut.training.base import obtain_base
 from halut.training.baseline import tuned_baseline
 from halut.training.config import TrainConfig
-from halut.training.distributed import barrier, device_of, is_main, on_main, share_state
+from halut.training.distributed import (
+    barrier,
+    device_of,
+    is_main,
+    on_main,
+    share_state,
+    world_size,
+)
 from halut.training.fit import evaluate
 from halut.training.learning import Context, captured
 from halut.training.lock import locked
@@ -36,6 +43,7 @@ from halut.training.planning import make_plan, make_stages
 from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
 from halut.training.ptq import quantised_baselines
+from halut.training.recalibrate import check_norms
 from halut.training.report import final_report, plan_table, report_table
 from halut.training.run_folder import RunFolder, default_path
 from halut.training.sinks import make_sinks
@@ -83,6 +91,10 @@ def _unfinished(
         network.to(memory_format=torch.channels_last)
     options = {k: v for k, v in plain["halut"].items() if k != "name"}
     plan = make_plan(config, options, network, data)
+    if _trains(config):
+        batches = TrainBatches(data.splits["train"].indices, data.config.batch_size, config.seed)
+        share = batches.batch_size // world_size()
+        check_norms(network, torch.zeros(1, *data.input_shape), share)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
     if is_main() and not (resuming and (folder.path / "config.yaml").exists()):
@@ -97,6 +109,12 @@ def _unfinished(
         raise
     finally:
         logger.finish()
+
+
+def _trains(config: TrainConfig) -> bool:
+    schedule, untrained = config.schedule, not (config.model.weights or config.model.pretrained)
+    stages = schedule.epochs or schedule.final_epochs or schedule.stages
+    return bool(stages or (untrained and config.base.epochs))
 
 
 def _data(config: TrainConfig) -> Any:
