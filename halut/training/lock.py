@@ -53,7 +53,7 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / LOCK
+        self.path = self.folder.absolute() / LOCK
         self.content = json.dumps({**me(), "token": secrets.token_hex(8)}).encode()
         self._made: list[Path] = []
         self._stop = threading.Event()
@@ -61,25 +61,26 @@ class Lock:
 
     def acquire(self) -> None:
         """Take the lock, over from an owner that is dead if need be; InUse if it lives."""
-        self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = self.path.parent
+        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             if not _create(self.path, self.content):
                 self._take_over()
-                if (earlier := _held.pop(self.path.absolute(), None)) is not None:
+                if (earlier := _held.pop(self.path, None)) is not None:
                     earlier.stop()  # left behind in this very process
         except BaseException:
             self._remove_folders()
             raise
-        _held[self.path.absolute()] = self
+        _held[self.path] = self
         self._beating = threading.Thread(target=self._beat, name=LOCK, daemon=True)
         self._beating.start()
 
     def release(self) -> None:
         """Give the lock back; nothing if it was taken over."""
         self.stop()
-        if _held.get(self.path.absolute()) is self:
-            del _held[self.path.absolute()]
+        if _held.get(self.path) is self:
+            del _held[self.path]
         with contextlib.suppress(OSError):
             if self._is_mine():
                 self.path.unlink()
@@ -93,7 +94,7 @@ class Lock:
 
     def _take_over(self) -> None:
         starting = InUse(f"{self.folder}: another run is just starting in it")
-        taking = self.folder / TAKING
+        taking = self.path.with_name(TAKING)
         if not _create(taking, self.content):
             if _age(taking) < STALE:
                 raise starting
@@ -138,6 +139,13 @@ class Lock:
 
 
 _held: dict[Path, Lock] = {}
+
+
+def release(folder: Path) -> None:
+    """Give back the lock of `folder`, if this process holds it."""
+    lock = _held.get(Path(folder).absolute() / LOCK)
+    if lock is not None:
+        lock.release()
 
 
 def me() -> dict[str, Any]:

@@ -32,7 +32,7 @@ from halut.analysis.sweep import gather, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError, reason, tell
 from halut.training.distributed import is_main
-from halut.training.lock import InUse, Lock
+from halut.training.lock import InUse, Lock, release
 from halut.training.progress import complain, console, log, set_up_logging
 from halut.training.run_folder import RunFolder
 
@@ -78,22 +78,21 @@ class Gather(Callback):
 
 
 class Locking(Callback):
-    """Holds the sweep's folder while its values run: a second sweep, or a run, in it is refused."""
+    """Holds the sweep's folder while its values run: a second sweep, or a run, in it is refused.
 
-    def __init__(self) -> None:
-        self.lock: Lock | None = None
+    Jobs get a copy of every callback: a lock and its thread are no part of this one.
+    """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not is_main():
             return
         with _loud():
-            self.lock = Lock(Path(config.hydra.sweep.dir))
-            self.lock.acquire()
-            atexit.register(self.lock.release)  # a sweep that is interrupted has no end
+            folder = Path(config.hydra.sweep.dir)
+            Lock(folder).acquire()
+            atexit.register(release, folder)  # a sweep that is interrupted has no end
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if self.lock is not None:
-            self.lock.release()
+        release(Path(config.hydra.sweep.dir))
 
 
 def show(folder: Path) -> int:
