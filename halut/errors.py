@@ -28,12 +28,17 @@ def reason(error: BaseException) -> str | None:
     Told are HalutErrors, what the operating system refuses, exhausted memory, and the refusals of
     libraries such as torch and Lightning; no refusal is a TypeError and the like raised here.
     """
+    line = _reason(error)
+    return line if line is None else line.encode(errors="backslashreplace").decode()
+
+
+def _reason(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, HalutError):
         return text
     if isinstance(error, OSError):
         places = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return ": ".join([" -> ".join(places), error.strerror or text]) if places else text
+        return ": ".join([*([" -> ".join(places)] if places else []), error.strerror or text])
     if isinstance(error, UnicodeError):
         return f"text that cannot be read or written: {text}"
     if len(text) > LONGEST:

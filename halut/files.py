@@ -72,6 +72,8 @@ def read_json(path: Path, wanted: Mapping[str, Kind] | None = None) -> Any:
             value = content.get(key)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 raise TypeError(f"{key!r} is {_kind(value) if key in content else 'missing'}")
+            if isinstance(value, int):
+                float(value)  # OverflowError: no number that a run could have written
         return content
 
 

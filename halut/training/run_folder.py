@@ -71,6 +71,10 @@ class RunFolder:
 
         Raises HalutError, leaving everything as it is, if the folder holds something else.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:  # the libraries that read weights refuse it later
+            raise HalutError(f"run_dir={self.path}: the name is no UTF-8") from error
         if self.path.exists() and not self.path.is_dir():
             raise HalutError(f"run_dir={self.path} is a file")
         if not self.path.exists() or all(map(_of_no_run, self.path.iterdir())):

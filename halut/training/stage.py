@@ -12,6 +12,7 @@ from torch import nn
 
 from halut import surgery
 from halut.capture import capture
+from halut.errors import HalutError
 from halut.files import Kind
 from halut.plan import Plan
 from halut.schedule import Stage
@@ -95,7 +96,7 @@ def run_stage(
     """
     folder, config = context.folder, context.config
     path = folder.stage(index)
-    done = on_main(lambda: folder.read(path.relative_to(folder.path) / "stage.json", DONE))
+    done = on_main(lambda: _note_of(stage, folder, path / "stage.json", DONE))
     if done is not None:
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "weights.safetensors", network)
@@ -127,6 +128,14 @@ def run_stage(
     return result
 
 
+def _note_of(stage: Stage, folder: RunFolder, path: Path, wanted: dict[str, Kind]) -> Any:
+    """What an earlier attempt noted of this stage; HalutError if it is damaged or of another."""
+    note = folder.read(path.relative_to(folder.path), wanted)
+    if note is not None and note["sites"] != list(stage.sites):
+        raise HalutError(f"{path}: damaged: its sites are not those of the stage")
+    return note
+
+
 def check_finite(network: nn.Module, plan: Plan, data: Any) -> None:
     """Raise HalutError naming the first site that sees NaN or infinity, before anything trains."""
     batch = next(iter(data.calibration_batches(64, seed=0)))
@@ -152,7 +161,7 @@ def _swapped(
 ) -> dict[str, Any]:
     """The network with the stage's sites swapped and learned, and the figures of the swap."""
     folder, path = context.folder, context.folder.stage(index)
-    note = on_main(lambda: folder.read(path.relative_to(folder.path) / "swap.json", SWAPPED))
+    note = on_main(lambda: _note_of(stage, folder, path / "swap.json", SWAPPED))
     if note is not None:
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "swapped.safetensors", network)
