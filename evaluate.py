@@ -5,6 +5,11 @@ python evaluate.py run=bundle data.root=PATH json=FILE    data elsewhere, figure
 python evaluate.py --help                                 every option
 """
 
+from halut import announced
+
+if __name__ == "__main__":
+    announced.listen()
+
 from halut.training.evaluate import main
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from data.loader import Batch, BatchLoader, TrainLoader
 from data.mixing import Mixing
 from data.sampler import OrderedBatches, TrainBatches, rank_and_world
 from data.samples import Split
+from data.shared_memory import check_shared_memory
 from data.splits import balanced_subset, stratified_split
 from data.uncertainty import FEW, margin
 from halut.errors import HalutError
@@ -92,6 +93,7 @@ class DataModule(LightningDataModule):
         self.class_names, self.num_classes = pools.class_names, len(pools.class_names)
         self._check_mixing()
         self.input_shape = tuple(train[0][0].shape)  # type: ignore[assignment]  # always three
+        check_shared_memory(self.config, self.input_shape)
         self.splits = {"train": train, "val": val, "test": pools.test}
         self._warn_of_few()
 

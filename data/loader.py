@@ -14,6 +14,8 @@ from data.samples import Request, Split, as_fetched
 from halut.errors import HalutError
 
 Batch = tuple[Tensor, Tensor]
+PATIENCE = 600
+"""Seconds to wait for a batch from worker processes: those that run out of memory may hang."""
 
 
 class BatchLoader(DataLoader[Batch]):
@@ -32,6 +34,7 @@ class BatchLoader(DataLoader[Batch]):
             num_workers=workers,
             persistent_workers=persistent and workers > 0,
             collate_fn=as_fetched,
+            timeout=PATIENCE if workers else 0,
             pin_memory=torch.cuda.is_available(),
             # Own generator: without one, making an iterator draws from torch's global generator,
             # and a resumed run would make another number of iterators than the uninterrupted one.
@@ -41,9 +44,20 @@ class BatchLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # less than torch's iterator
         return self._raise_errors(super().__iter__())
 
-    @staticmethod
-    def _raise_errors(batches: Iterator[Any]) -> Iterator[Batch]:
-        for batch in batches:
+    def _raise_errors(self, batches: Iterator[Any]) -> Iterator[Batch]:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                raise HalutError(
+                    f"data.workers={self.num_workers}: no batch came within {PATIENCE} seconds; "
+                    "the drive may stand still, or shared memory (/dev/shm) be full: "
+                    "data.workers=0 needs none"
+                ) from error
             if isinstance(batch, HalutError):
                 raise batch
             yield batch

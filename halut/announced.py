@@ -1,8 +1,14 @@
-"""Signals that come while the program is still being imported: noted, and answered by the run."""
+"""Signals that come while the program is still being imported: noted, and answered by the run.
+
+Ctrl-C ends it there, and wherever nobody else answers it, in one line.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from types import TracebackType
 
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 received: list[int] = []
@@ -12,3 +18,13 @@ def listen() -> None:
     """Note SIGUSR1 and SIGUSR2 from now on; nobody's handler would be there yet to save a job."""
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: received.append(number))
+    sys.excepthook = told
+
+
+def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python does with an error that nobody caught; of Ctrl-C one line and exit code 130."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print("error: interrupted", file=sys.stderr, flush=True)
+    os._exit(130)

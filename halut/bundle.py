@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import nn
 
 from halut import surgery
 from halut.errors import HalutError
-from halut.files import write_bytes, write_json
+from halut.files import read_json, reading, write_bytes, write_json
 from halut.models.build import build_model
 from halut.models.weights import load_weights, save_weights
 from halut.plan import Plan
@@ -39,22 +38,40 @@ def load_bundle(path: Path) -> tuple[nn.Module, Plan, dict[str, Any]]:
         if not (path / name).exists():
             raise HalutError(f"{path} is neither a bundle nor a finished run: it has no {name}")
     plan = Plan.load(path / "plan.json")
-    network = exact_network(plan)
-    surgery.apply(network, plan)
+    with reading(path / "plan.json"):
+        network = exact_network(plan)
+        surgery.apply(network, plan)
     load_weights(network, path / "model.safetensors")
     return network.eval(), plan, _report(path / "report.json")
 
 
 def _report(path: Path) -> dict[str, Any]:
+    """A bundle's report, {} if it has none; what others read of it has the type it should."""
     if not path.exists():
         return {}
-    try:
-        report = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HalutError(f"{path}: damaged report: {error}") from error
-    if not isinstance(report, dict):
-        raise HalutError(f"{path}: damaged report: it is no JSON object")
+    report: dict[str, Any] = read_json(path, {})
+    with reading(path):
+        for part in ("data", "final", "base", "baseline", "ptq"):
+            known = _object(part, report.get(part))
+            entries = known.values() if part == "ptq" else [known]
+            for entry in entries if part != "data" else []:
+                for key, value in _object(part, entry).items():
+                    if key.endswith("_accuracy") and not isinstance(value, int | float | None):
+                        raise TypeError(f"{part}.{key} is no number")
+        data = _object("data", report.get("data"))
+        if not isinstance(data.get("name"), str | None):
+            raise TypeError("data.name is no text")
+        _object("data.settings", data.get("settings"))
+        for split, count in _object("data.evaluated", data.get("evaluated")).items():
+            if not isinstance(count, int):
+                raise TypeError(f"data.evaluated.{split} is no number")
     return report
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict | None):
+        raise TypeError(f"{name} is no object")
+    return value or {}
 
 
 def exact_network(plan: Plan) -> nn.Module:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from halut.errors import HalutError
+from halut.errors import flush, tell
 
 USAGE = """\
 usage: halut VERB [ARGUMENTS]
@@ -51,11 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"halut: unknown verb {given[0]!r}; choose one of: {', '.join(verbs)}", file=sys.stderr
         )
         return 2
+    shown = "debug=traceback" in given
+    if given[0] not in ("train", "evaluate"):  # those have an option of that name
+        given = [argument for argument in given if argument != "debug=traceback"]
     try:
-        return verbs[given[0]](given[1:])
-    except HalutError as error:
-        print(f"error: {error}", file=sys.stderr)
+        code = verbs[given[0]](given[1:])
+        flush()
+        return code
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except Exception as error:
+        tell(error, complain, shown)
         return 1
+
+
+def complain(message: str) -> None:
+    """One line on the standard error."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def train(arguments: list[str]) -> int:

@@ -1,4 +1,18 @@
-"""The one exception that means: the user asked for something that cannot be done."""
+"""Errors that a user can cause, and the one line that tells them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+OURS = tuple(str(Path(__file__).resolve().parents[1] / name) + os.sep for name in ("halut", "data"))
+FAULTS = (TypeError, AssertionError, AttributeError, NameError, LookupError, ArithmeticError)
+"""What a mistake in a program raises; a refusal only where a library's own code raises it."""
+LONGEST = 600
+"""Characters of a library's message; some list every tensor of a network."""
 
 
 class HalutError(ValueError):
@@ -6,3 +20,67 @@ class HalutError(ValueError):
 
     The command line prints it without a traceback and exits with a non-zero code.
     """
+
+
+def reason(error: BaseException) -> str | None:
+    """One line that tells a user what went wrong; None if this program itself is at fault.
+
+    Told are HalutErrors, what the operating system refuses, exhausted memory, and the refusals of
+    libraries such as torch and Lightning; no refusal is a TypeError and the like raised here.
+    """
+    line = _reason(error)
+    return line if line is None else line.encode(errors="backslashreplace").decode()
+
+
+def _reason(error: BaseException) -> str | None:
+    text = " ".join(str(error).split())
+    if isinstance(error, HalutError):
+        return text
+    if isinstance(error, OSError):
+        places = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ": ".join([*([" -> ".join(places)] if places else []), error.strerror or text])
+    if isinstance(error, UnicodeError):
+        return f"text that cannot be read or written: {text}"
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]} ..."
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return f"out of memory; smaller batches need less ({text or 'MemoryError'})"
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+        return text
+    if isinstance(error, FAULTS) and _raised_here(error):
+        return None
+    return f"{type(error).__name__}: {text} (debug=traceback shows where)"
+
+
+def tell(error: Exception, complain: Callable[[str], None], shown: bool = False) -> None:
+    """Give `complain` the line of an error that ends a command.
+
+    The traceback goes before it where it is asked for (`shown`), or where this program is at fault.
+    """
+    line = reason(error)
+    if shown or line is None:
+        traceback.print_exception(error)
+    complain(line or " ".join(f"{type(error).__name__}: {error}".split()))
+    keep_quiet()
+
+
+def flush() -> None:
+    """Write out what was printed; OSError, naming the standard output, if that cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
+def keep_quiet() -> None:
+    """Where the standard output takes no more, spare the user what Python says of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _raised_here(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames or frames[-1].filename.startswith(OURS)

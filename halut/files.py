@@ -1,29 +1,52 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and state files read with a word on what is damaged."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from halut.errors import HalutError
+
+TEMPORARY = ".halut-"
+"""How the name of a file begins while it is written; a kill may leave it behind."""
+Kind = type | tuple[type, ...]
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary file beside `path`, flush it to disk, and rename it."""
+    """Write `content` to a temporary file beside `path`, flush it to disk, and rename it.
+
+    Its mode is what the umask leaves of 0666. An OSError names `path`.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Short and of its own, not made of path.name, which may be as long as a name can be.
+        temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError raised in here names `path`: those of a write name no file."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -31,6 +54,46 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; values that are not finite become null, since JSON has none."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path, wanted: Mapping[str, Kind] | None = None) -> Any:
+    """What a JSON file holds. HalutError naming the file if it is damaged.
+
+    `wanted`: it must be an object with these keys, of these types (`bool` counts as no `int`).
+    """
+    with reading(path):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if wanted is None:
+            return content
+        if not isinstance(content, dict):
+            raise TypeError(f"an object is wanted, not {_kind(content)}")
+        for key, kind in wanted.items():
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            value = content.get(key)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise TypeError(f"{key!r} is {_kind(value) if key in content else 'missing'}")
+            if isinstance(value, int):
+                float(value)  # OverflowError: no number that a run could have written
+        return content
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What fails in here fails because of what the file `path` holds: a HalutError that says so."""
+    try:
+        yield
+    except HalutError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        told = " ".join(str(error).split())[:200]
+        missing = "no " if isinstance(error, KeyError) else ""
+        raise HalutError(f"{path}: damaged: {missing}{told}") from error
+    except RecursionError as error:
+        raise HalutError(f"{path}: damaged: nested too deep") from error
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
 
 
 def _finite(value: Any) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from halut.errors import HalutError
-from halut.files import write_json
+from halut.files import read_json, write_json
 from halut.sites import Site
 
 VERSION = 1
@@ -119,13 +118,11 @@ class Plan:
     def load(cls, path: Path) -> Plan:
         """Read a plan.json. Raises HalutError if it is missing, damaged or of another version."""
         try:
-            fields = json.loads(Path(path).read_text())
+            fields = read_json(Path(path))
         except FileNotFoundError as error:
             raise HalutError(f"{path}: no such plan") from error
         except OSError as error:
             raise HalutError(f"{path}: the plan cannot be read: {error.strerror}") from error
-        except ValueError as error:  # neither JSON nor text
-            raise HalutError(f"{path}: damaged plan: {error}") from error
         return cls.from_dict(fields, str(path))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halut.errors import HalutError
+from halut.errors import HalutError, reason
+from halut.files import Kind, read_json, reading
 
 ERROR = "error.json"
 """Why the last attempt at a run failed; removed when another gets under way."""
@@ -59,18 +59,44 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of one run folder; HalutError if a file of it is damaged."""
-    failure, report = _read(path / ERROR), _read(path / "report.json")
-    config = _read(path / "config.json") or (failure or {}).get("config") or {}
-    shown = config.pop("sweep", None) or {}
-    plain = dict(flat(config))
+    """The record of one run folder; one with damaged files has failed, as its error says."""
+    try:
+        return _record(path)
+    except (HalutError, OSError) as error:
+        return RunRecord(path, FAILED, {}, {}, {}, error=reason(error))
+
+
+def _record(path: Path) -> RunRecord:
+    failure = _read(path / ERROR, {"error": str})
+    report = _read(path / "report.json", {})
+    config = _read(path / "config.json", {}) or (failure or {}).get("config") or {}
+    with reading(path / "config.json"):
+        shown = _shown(config.pop("sweep", None) or {})
+        plain = dict(flat(config))
     if failure is not None:
         return RunRecord(path, FAILED, plain, shown, {}, error=failure["error"])
     if report is None:
-        action = (_read(path / "state.json") or {}).get("next", "not begun")
+        action = (_read(path / "state.json", {}) or {}).get("next", "not begun")
         return RunRecord(path, UNFINISHED, plain, shown, {}, error=f"next: {action}")
-    subject = f"{report['model']['name']} on {report['data']['name']}"
-    return RunRecord(path, FINISHED, plain, shown, figures_of(report), subject)
+    with reading(path / "report.json"):
+        subject = f"{report['model']['name']} on {report['data']['name']}"
+        figures = {key: _figure(key, value) for key, value in figures_of(report).items()}
+    return RunRecord(path, FINISHED, plain, shown, figures, subject)
+
+
+def _shown(section: dict[str, Any]) -> dict[str, Any]:
+    """The section `sweep` of a configuration, if its values can be what they should."""
+    words = section.get("words") or {}
+    texts = [section.get("x"), section.get("y"), *words, *words.values()]
+    if not all(isinstance(text, str | None) for text in texts):
+        raise TypeError("sweep must hold texts")
+    return section
+
+
+def _figure(name: str, value: Any) -> float | None:
+    if value is None or isinstance(value, int | float):
+        return None if value is None else float(value)
+    raise TypeError(f"{name} is no number but {value!r}")
 
 
 def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
@@ -106,10 +132,5 @@ def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _read(path: Path) -> Any:
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HalutError(f"{path}: damaged: {error}") from error
+def _read(path: Path, wanted: Mapping[str, Kind]) -> Any:
+    return read_json(path, wanted) if path.exists() else None

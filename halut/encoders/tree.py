@@ -129,10 +129,11 @@ class TreeEncoder(Encoder):
         tau: Tensor,
         relax: float = 1.0,
     ) -> Tensor:
-        """One operator from x to the answer; float64 goes by the parts."""
+        """One operator from x to the answer; layers that are not float32 go by the parts."""
         from halut import ops
 
-        if torch.float64 in (x.dtype, lut.dtype, self.thresholds.dtype):
+        own = {lut.dtype, self.thresholds.dtype}
+        if own != {torch.float32} or x.dtype == torch.float64:
             return super().answer(x, geometry, lut, table, bias, tau, relax)
         q, scale, offset = table
         encoder = (x, self.taps, self.thresholds)

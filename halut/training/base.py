@@ -59,7 +59,7 @@ def obtain_base(
     classifier has another number of classes, and so started anew, training goes on from there.
     """
     stored = folder.path / "base" / "weights.safetensors"
-    note = on_main(lambda: folder.read("base/base.json"))
+    note = on_main(lambda: folder.read("base/base.json", {"origin": str, "steps": int}))
     if note is not None:
         load_network(stored, network)
         logger.offset += note["steps"]

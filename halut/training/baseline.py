@@ -32,7 +32,7 @@ def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
     if not config.baseline or epochs == 0:
         return None
     network = copy.deepcopy(context.exact).requires_grad_(True)
-    done = on_main(lambda: folder.read("baseline/stage.json"))
+    done = on_main(lambda: folder.read("baseline/stage.json", {"steps": int}))
     path = folder.path / "baseline"
     if done is not None:
         load_network(path / "weights.safetensors", network)
@@ -41,7 +41,7 @@ def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
     recipe = replace(recipe, freeze=[])  # what freezes beside tables is all the exact network has
     cache = config.base.cache
     cached = Path(cache) / f"baseline-{key(context, epochs, recipe)}" if cache else None
-    note = on_main(lambda: RunFolder(cached).read("stage.json")) if cached is not None else None
+    note = on_main(lambda: RunFolder(cached).read("stage.json", {})) if cached else None
     steps = 0
     if note is not None and cached is not None:
         log.info("baseline: the exact network, tuned earlier (%s)", cached)

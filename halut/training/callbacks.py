@@ -37,8 +37,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:  # torch raises several unrelated types on damaged files
-            size = Path(path).stat().st_size
-            raise HalutError(f"checkpoint {path} ({size} bytes) cannot be read: {error}") from error
+            size, told = Path(path).stat().st_size, " ".join(str(error).split())[:200]
+            raise HalutError(f"checkpoint {path} ({size} bytes) cannot be read: {told}") from error
 
 
 class BestWeights(Callback):

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from halut.errors import HalutError
+from halut.errors import HalutError, reason
 from halut.surgery import digest
 
 Value = TypeVar("Value")
@@ -88,7 +88,7 @@ def maximum(*values: int) -> list[int]:
 def on_main(function: Callable[[], Value]) -> Value:
     """What `function` returns on rank 0, on every rank; there alone it runs.
 
-    A HalutError it raises is raised on every rank.
+    What it raises for want of better input is raised there, and elsewhere as a HalutError.
     """
     if not dist.is_initialized():
         return function()
@@ -96,8 +96,11 @@ def on_main(function: Callable[[], Value]) -> Value:
     if is_main():
         try:
             box[0] = function()
-        except HalutError as error:
-            box[1] = str(error)
+        except Exception as error:
+            box[1] = reason(error)
+            if box[1] is not None:
+                dist.broadcast_object_list(box, src=0)
+            raise
     dist.broadcast_object_list(box, src=0)
     if box[1] is not None:
         raise HalutError(box[1])
@@ -105,14 +108,16 @@ def on_main(function: Callable[[], Value]) -> Value:
 
 
 def together(function: Callable[[], Value]) -> Value:
-    """What `function` returns here; all ranks run it. A HalutError of one is raised on all."""
+    """What `function` returns here; all ranks run it. An error that has a reason is all ranks'."""
     if world_size() == 1:
         return function()
     error, result = None, None
     try:
         result = function()
-    except HalutError as refusal:
-        error = str(refusal)
+    except Exception as refusal:
+        error = reason(refusal)
+        if error is None:
+            raise
     said = everyones(error)
     if any(said):
         raise HalutError(next(filter(None, said)))
@@ -160,9 +165,9 @@ def check_equal(network: nn.Module) -> list[str]:
     return digests
 
 
-def lost(error: RuntimeError) -> str | None:
+def lost(error: Exception) -> str | None:
     """What the error says of another rank that has gone; None if this one did wrong."""
-    if not dist.is_initialized():
+    if not dist.is_initialized() or not isinstance(error, RuntimeError):
         return None
     for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"):
         if words in str(error):
@@ -175,6 +180,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 
     If one process fails the others are stopped; what failed has said so itself.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -191,6 +197,8 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     )
     try:
         elastic_launch(settings, sys.executable)("-m", "halut.cli", "train", *arguments)
+    except SignalException as stop:  # the ranks had it, too, and said what happens next
+        return 128 + int(stop.sigval)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -26,14 +25,14 @@ from halut.analysis.latency import latency
 from halut.analysis.memory import memory_figures, state_bytes
 from halut.analysis.runtime import check_difference, compare, ways
 from halut.bundle import exact_network, load_bundle
-from halut.errors import HalutError
+from halut.errors import HalutError, flush, tell
 from halut.files import write_json
 from halut.inference import prepare
 from halut.plan import Plan
 from halut.training.bundle_data import check_fits, data_of
 from halut.training.evaluate_config import EvaluateConfig, check, register
 from halut.training.evaluate_show import show
-from halut.training.fit import evaluate
+from halut.training.fit import evaluate, evaluated
 from halut.training.progress import bar, complain, log, set_up_logging
 from halut.training.report import environment
 from halut.training.store import conf_dir
@@ -46,8 +45,8 @@ register()
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
 def main(config: DictConfig) -> None:
     """One evaluation; exits with 1 and one message if it cannot be done."""
-    set_up_logging()
     try:
+        set_up_logging()
         settings = _typed(config)
         chosen = cast(dict[str, Any], OmegaConf.to_container(config.data, resolve=True))
         figures, plan = evaluate_bundle(settings, chosen, _given())
@@ -56,10 +55,11 @@ def main(config: DictConfig) -> None:
             _write(Path(settings.json), figures)
         if figures["runtime"] is not None:
             check_difference(figures["runtime"], settings.runtime.tolerance)
-    except HalutError as error:
-        if config.debug.traceback:
-            traceback.print_exc()
-        complain(str(error))
+        flush()
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        tell(error, complain, config.debug.traceback)
         sys.exit(1)
     except KeyboardInterrupt:
         complain("interrupted")
@@ -110,6 +110,7 @@ def evaluate_bundle(
         "split": config.split,
         "accuracy": evaluate(network, data, config.split, config.trainer),
         "recorded": {
+            "samples": ((report.get("data") or {}).get("evaluated") or {}).get(config.split),
             "accuracy": recorded,
             "base": (report.get("base") or {}).get(f"{config.split}_accuracy"),
             "baseline": (report.get("baseline") or {}).get(f"{config.split}_accuracy"),
@@ -118,7 +119,7 @@ def evaluate_bundle(
                 for name, entry in (report.get("ptq") or {}).items()
             },
         },
-        "samples": len(data.splits[config.split]),
+        "samples": evaluated(data, config.split, config.trainer),
         "layers": _layers(network, plan, data, config),
         "cost": {
             "exact": exact_cost(plan, exact_network(plan)),

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from halut.analysis.runtime import ATTENTION, MODES
 from halut.errors import HalutError
 from halut.training import store
-from halut.training.config import DebugConfig, TrainerConfig, between, choice
+from halut.training.config import DebugConfig, TrainerConfig, between, check_trainer, choice
 
 SPLITS = ("test", "val")
 
@@ -59,6 +59,7 @@ def check(config: EvaluateConfig) -> None:
     between("samples", config.samples, 0)
     between("latency", config.latency, 0)
     check_runtime(config.runtime)
+    check_trainer(config.trainer)
     if config.trainer.devices > 1 or config.trainer.num_nodes > 1:
         raise HalutError("an evaluation runs on one device; set trainer.devices=1")
 

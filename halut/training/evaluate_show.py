@@ -29,11 +29,14 @@ def show(figures: Mapping[str, Any], plan: Plan) -> None:
         )
     if (runtime := figures["runtime"]) is not None:
         lines += runtime_lines(runtime, runtime["tolerance"])
-    recorded = figures["recorded"]
+    recorded = dict(figures["recorded"])
+    samples = recorded.pop("samples")
     told = ", ".join(f"{k} {v:.2f} %" for k, v in recorded.items() if v is not None)
+    told += f" of {samples:,} samples" if samples is not None else " of samples not counted then"
     accuracy = f"{figures['split']} accuracy: {figures['accuracy']:.2f} %"
     count = f"of {figures['samples']:,} samples of {figures['data']}"
-    lines.append(f"{accuracy} {count}" + (f" (recorded: {told})" if told else ""))
+    known = any(value is not None for value in recorded.values())
+    lines.append(f"{accuracy} {count}" + (f" (recorded: {told})" if known else ""))
     for line in lines:
         console.print(line, highlight=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,12 +128,14 @@ def fit(
     kind = ShardedModule if sharded else StageModule
     module = kind(network.train(), data.num_classes, recipe, teacher)
     step = 0
-    if last.exists():
-        step = AtomicCheckpointIO().load_checkpoint(last)["global_step"]
-        log.info("%s: continuing after step %d", folder.name, step)
-    logger.rewind(step)
-    with watch.fit():
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+    resumes = last.exists()
+    with checkpoint.resuming() if resumes else nullcontext():
+        if resumes:
+            step = int(AtomicCheckpointIO().load_checkpoint(last)["global_step"])
+            log.info("%s: continuing after step %d", folder.name, step)
+        logger.rewind(step)
+        with watch.fit():
+            trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if select == "best" and best.path.exists() and is_main():
@@ -147,6 +150,16 @@ def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
     if settings.limit_train_batches is not None:
         batches = min(batches, settings.limit_train_batches)
     return -(-batches // settings.accumulate)
+
+
+def evaluated(data: Any, split: str, settings: TrainerConfig) -> int:
+    """On how many samples of "val" or "test", over all ranks, `evaluate` measures."""
+    samples, ranks = len(data.splits[split]), world_size()
+    limit = {"val": settings.limit_val_batches, "test": settings.limit_test_batches}[split]
+    if limit is None:
+        return samples
+    most = limit * data.config.eval_batch_size
+    return sum(min(most, len(range(rank, samples, ranks))) for rank in range(ranks))
 
 
 def evaluate(network: nn.Module, data: Any, split: str, settings: TrainerConfig) -> float:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from halut.errors import HalutError
 from halut.training.distributed import maximum
 from halut.training.interruption import Interrupted, watch
 
@@ -32,10 +35,27 @@ class LastCheckpoint(Checkpoint):
         self.saved_at = time.monotonic()
         self.due = False
         self.ending = 0
+        self.started = False
+
+    @contextmanager
+    def resuming(self) -> Iterator[None]:
+        """What fails in here before training starts fails because of what `path` holds."""
+        try:
+            yield
+        except Exception as error:
+            memory = "memory" in str(error)
+            if self.started or memory or isinstance(error, HalutError | OSError):
+                raise
+            told = " ".join(str(error).split())[:200]
+            raise HalutError(
+                f"{self.path}: damaged, or the checkpoint of another run "
+                f"({type(error).__name__}: {told}); delete it to train this stage again"
+            ) from error
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         watch.install()  # Lightning has put its own handlers in front
         self.saved_at = time.monotonic()
+        self.started = True
 
     def on_train_batch_end(
         self,

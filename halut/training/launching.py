@@ -10,18 +10,16 @@ import importlib.util
 import math
 import shlex
 import sys
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from hydra.errors import HydraException
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from halut.errors import HalutError
+from halut.errors import HalutError, tell
 from halut.training import sweep
 from halut.training.distributed import started_from_outside
 from halut.training.progress import complain
@@ -74,11 +72,8 @@ class Launching(Callback):
             swept = sweep.swept(config)
             by_slurm = config.hydra.launcher.get("_target_") == LAUNCHER
             (_prepare if by_slurm else _refuse_ranks)(config, swept)
-        except (HalutError, HydraException, OmegaConfBaseException) as error:
-            complain(str(error))
-            sys.exit(1)
-        except Exception:  # Hydra would turn it into a warning
-            traceback.print_exc()
+        except Exception as error:  # Hydra would turn it into a warning
+            tell(error, complain)
             sys.exit(1)
 
 
@@ -98,6 +93,9 @@ def _prepare(config: DictConfig, swept: dict[str, int]) -> None:
     settings = config.hydra.launcher
     if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
         raise HalutError("hydra/launcher=slurm needs submitit: pip install 'halut[slurm]'")
+    from halut.training.submitting import Launcher
+
+    Plugins.instance().class_name_to_class[LAUNCHER] = Launcher  # Hydra knows plugins by this name
     for key in swept:
         if key in PLACES:
             raise HalutError(

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import shlex
 import sys
-import traceback
 from typing import Any, cast
 
 import hydra
@@ -15,12 +14,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from halut.errors import HalutError
+from halut.errors import HalutError, flush, tell
 from halut.training import distributed, interruption, slurm, sweep
 from halut.training.config import TrainConfig, check
 from halut.training.progress import complain, set_up_logging
 from halut.training.run import run
 from halut.training.store import conf_dir, register
+from halut.training.trainer_config import check_devices
 
 register()
 
@@ -50,8 +50,6 @@ def refuse_added_keys(node: DictConfig, path: str = "") -> None:
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
 def main(config: DictConfig) -> Any:
     """One run, or one value of a sweep; exits with 1 and one message if the run cannot be done."""
-    slurm.adopt()
-    set_up_logging()
     code, outcome = attempt(config)
     if code and "SUBMITIT_EXECUTOR" in os.environ:
         raise RuntimeError(f"exit code {code}")  # a result that whoever submitted the job waits for
@@ -63,27 +61,28 @@ def main(config: DictConfig) -> Any:
 def attempt(config: DictConfig) -> tuple[int, Any]:
     """Do what the configuration says; returns the exit code, all errors told, and the outcome."""
     try:
+        slurm.adopt()
+        set_up_logging()
         with interruption.watch.run():
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return 0, sweep.attempt(start, config, lambda given: typed(given)[1])
             start(config)
+        flush()
         return 0, None
-    except HalutError as error:
-        if config.debug.traceback:
-            traceback.print_exc()
-        complain(str(error))
-        return 1, None
     except interruption.Interrupted as stop:
         settings = config.trainer
         return interruption.leave(stop, settings.requeue, settings.max_requeues), None
     except KeyboardInterrupt:
         complain(f"interrupted; {interruption.CONTINUES}")
         return 130, None
-    except RuntimeError as error:
-        reason = distributed.lost(error)
-        if reason is None:
-            raise
-        complain(f"another rank is gone ({reason}); {interruption.CONTINUES}")
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        gone = distributed.lost(error)
+        if gone is None:
+            tell(error, complain, config.debug.traceback)
+        else:
+            complain(f"another rank is gone ({gone}); {interruption.CONTINUES}")
         return 1, None
     finally:
         distributed.stop()
@@ -96,6 +95,7 @@ def start(config: DictConfig) -> None:
     slurm.check_step(settings.trainer, command())
     outside = distributed.started_from_outside()
     if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
+        check_devices(settings.trainer)
         sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))
     distributed.start(settings.trainer.accelerator)
     run(settings, plain, yaml)

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
-from halut.files import write_bytes
+from halut.files import naming, write_bytes
 from halut.training.distributed import is_main
 
 FIELDS = ("step", "stage", "key", "value")
+HEADER = (",".join(FIELDS) + "\n").encode()
 
 
 class Sink(Protocol):
@@ -38,7 +39,7 @@ class CsvSink:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.exists():
-            write_bytes(path, (",".join(FIELDS) + "\n").encode())
+            write_bytes(path, HEADER)
         elif not path.read_bytes().endswith(b"\n"):  # torn by a kill; nothing may be glued to it
             self.rewind(sys.maxsize)
 
@@ -47,27 +48,26 @@ class CsvSink:
         writer = csv.writer(text, lineterminator="\n")
         for key, value in figures.items():
             writer.writerow((step, stage, key, repr(float(value))))
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(text.getvalue())
 
     def close(self) -> None:
         """Nothing is held open."""
 
     def rewind(self, step: int) -> None:
-        """Drop figures from `step` on, and a torn last line: a resumed fit writes them again.
+        """Drop figures from `step` on, and damaged lines: a resumed fit writes them again.
 
         Figures of a stage as a whole (stage/...) are written once, before its fit, and stay.
         """
-        lines = self.path.read_text().splitlines(keepends=True)
-        kept = [lines[0]] + [
-            line for line in lines[1:] if line.endswith("\n") and _kept(line, step)
-        ]
-        write_bytes(self.path, "".join(kept).encode())
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and _kept(line, step)]
+        write_bytes(self.path, b"".join([HEADER, *kept]))
 
 
-def _kept(line: str, step: int) -> bool:
-    first, _, key, *_ = [*line.split(","), "", "", ""]
-    return first.isdigit() and (int(first) < step or key.startswith("stage/"))
+def _kept(line: bytes, step: int) -> bool:
+    first, _, key, *_ = [*line.split(b","), b"", b"", b""]
+    digits = first.isdigit() and len(first) < 19
+    return digits and (int(first) < step or key.startswith(b"stage/"))
 
 
 class RunLogger(Logger):

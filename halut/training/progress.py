@@ -54,6 +54,7 @@ def complain(message: str) -> None:
 
     The other ranks give the first time to say the same and to end them all.
     """
+    message = " ".join(message.split("\n"))
     if is_main():
         print(f"error: {message}", file=sys.stderr, flush=True)
     else:

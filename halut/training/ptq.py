@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from halut.files import reading
 from halut.ptq import (
     AUTO,
     INPUT_BITS,
@@ -64,11 +65,12 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
         return {}
     import torchao
 
-    known = on_main(lambda: context.folder.read(FILE)) or {"val_accuracy": {}}
-    ranges = (
-        known["ranges"] if "ranges" in known else _ranges(context, [e.site.name for e in entries])
-    )
-    ranges = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+    known = on_main(lambda: context.folder.read(FILE, {"val_accuracy": dict, "ranges": dict}))
+    names = [entry.site.name for entry in entries]
+    ranges = known["ranges"] if known else _ranges(context, names)
+    with reading(context.folder.path / FILE):
+        ranges = {name: (float(ranges[name][0]), float(ranges[name][1])) for name in names}
+    known = known or {"val_accuracy": {}}
     found = {}
     for width in widths:
         name = f"int{width}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.hooks import RemovableHandle
 
+from halut.errors import HalutError
 from halut.modes import evaluating
 
 
@@ -16,7 +20,8 @@ def recalibrate(network: nn.Module, batches: Iterable[Any]) -> int:
 
     A swap shifts the distributions behind it; the statistics of the exact network then fit badly.
     Only batch norms run in training mode, everything else in evaluation mode; momentum and modes
-    are put back. Returns the number of batches used; 0 (nothing changed) without batch norms.
+    are put back. Returns the number of batches used; 0 (nothing changed) without batch norms, or
+    if there is but one sample: a single sample has no variance, and joins the next batch.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
@@ -28,13 +33,56 @@ def recalibrate(network: nn.Module, batches: Iterable[Any]) -> int:
             for norm in norms:
                 norm.train()
                 norm.momentum = None  # cumulative average
-            for batch in batches:
+            for x in _no_lone(batches):
                 if used == 0:
                     for norm in norms:
                         norm.reset_running_stats()
-                network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
+                network(x.to(device))
                 used += 1
     finally:
         for norm in norms:
             norm.momentum = momenta[norm]
     return used
+
+
+def _no_lone(batches: Iterable[Any]) -> Iterator[Tensor]:
+    """The batches' inputs; a single sample goes with the next batch, or not at all."""
+    held = None
+    for batch in batches:
+        x = batch[0] if isinstance(batch, tuple | list) else batch
+        if held is not None and len(held) == 1:
+            held = torch.cat([held, x])
+            continue
+        if held is not None:
+            yield held
+        held = x
+    if held is not None and len(held) > 1:
+        yield held
+
+
+def check_norms(network: nn.Module, example: Tensor, share: int) -> None:
+    """Raise HalutError, naming the layer, for norms that would have one value per channel.
+
+    `example`: one sample [1, ...]; `share`: samples of a training batch on each process. Torch
+    refuses to train with them, as a value alone has no variance.
+    """
+    lone: list[str] = []
+
+    def look(name: str, module: nn.Module) -> RemovableHandle:
+        per_sample = isinstance(module, _InstanceNorm)
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if (per_sample or share == 1) and inputs[0][0].numel() == inputs[0].shape[1]:
+                lone.append(name)
+
+        return module.register_forward_pre_hook(note)
+
+    kinds = (_BatchNorm, _InstanceNorm)
+    hooks = [look(name, m) for name, m in network.named_modules() if isinstance(m, kinds)]
+    with evaluating(network, hooks) as device:
+        network(example.to(device))
+    if lone:
+        raise HalutError(
+            f"{lone[0]}: a norm sees one value per channel where a training batch has {share} "
+            "sample(s) on each process; give data.batch_size=2 or more for each, or larger inputs"
+        )

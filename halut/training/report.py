@@ -22,7 +22,7 @@ from halut.ptq import told
 from halut.training.bundle_data import settings_of
 from halut.training.callbacks import layer_figures
 from halut.training.distributed import world_size
-from halut.training.fit import evaluate
+from halut.training.fit import evaluate, evaluated
 from halut.training.learning import Context
 from halut.training.ptq import Quantised
 
@@ -80,6 +80,7 @@ def final_report(
         "data": {
             "name": config.data.name,
             "samples": {split: len(part) for split, part in data.splits.items()},
+            "evaluated": {s: evaluated(data, s, config.trainer) for s in ("val", "test")},
             "settings": settings_of(data),
             "classes": data.class_names,
             "digests": data.digests(),

@@ -15,12 +15,13 @@ from torch import nn
 
 from data import build as build_data
 from data.loader import BatchLoader
-from data.sampler import OrderedBatches
+from data.sampler import OrderedBatches, TrainBatches
 from data.uncertainty import chance, near_chance
 from halut import schedule
 from halut.analysis.sensitivity import accuracy, sensitivity
 from halut.bundle import save_bundle
 from halut.errors import HalutError
+from halut.files import reading
 from halut.global_pruning import with_global_pruning
 from halut.models.build import build_from
 from halut.plan import Plan
@@ -35,15 +36,18 @@ from halut.training.distributed import (
     on_main,
     share_state,
     together,
+    world_size,
 )
 from halut.training.fit import evaluate
 from halut.training.learning import Context, captured
+from halut.training.lock import locked
 from halut.training.losses import block_names
 from halut.training.metrics import RunLogger
 from halut.training.planning import make_plan, make_stages
 from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
 from halut.training.ptq import quantised_baselines
+from halut.training.recalibrate import check_norms
 from halut.training.report import final_report, plan_table, report_table
 from halut.training.run_folder import RunFolder, default_path
 from halut.training.sinks import make_sinks
@@ -63,13 +67,30 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS' own sums
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     folder = RunFolder(Path(on_main(lambda: str(config.run_dir or default_path(plain)))))
+    finished = _finished(folder, plain)  # of a folder that may not be written as well
+    if finished is not None:
+        return finished
+    with locked(folder.path):
+        return _finished(folder, plain) or _unfinished(config, plain, yaml, folder)
+
+
+def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of a run that is finished already, shown again; None if it is not."""
+    on_main(lambda: folder.check(plain))
+    finished = on_main(lambda: folder.read("report.json", {}))
+    if finished is not None:
+        on_main(folder.begin)
+        log.info("%s is finished already", folder.path)
+        with reading(folder.path / "report.json"):
+            _show(finished)
+    return finished
+
+
+def _unfinished(
+    config: TrainConfig, plain: dict[str, Any], yaml: str, folder: RunFolder
+) -> dict[str, Any]:
     resuming = on_main(lambda: folder.check(plain))
     on_main(folder.begin)
-    finished = on_main(lambda: folder.read("report.json"))
-    if finished is not None:
-        log.info("%s is finished already", folder.path)
-        _show(finished)
-        return dict(finished)
     data = _data(config)
     L.seed_everything(config.seed, verbose=False)
     network = build_from(config.model, data.num_classes, data.input_shape[0])
@@ -77,12 +98,16 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
         network.to(memory_format=torch.channels_last)
     options = {k: v for k, v in plain["halut"].items() if k != "name"}
     plan = make_plan(config, options, network, data)
+    if _trains(config):
+        batches = TrainBatches(data.splits["train"].indices, data.config.batch_size, config.seed)
+        share = batches.batch_size // world_size()
+        check_norms(network, torch.zeros(1, *data.input_shape), share)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
     if not resuming:
         log.info("reading the test samples once, so that a bad file shows now")
         together(lambda: data.read_test(config.trainer.limit_test_batches))
-    if is_main() and not resuming:
+    if is_main() and not (resuming and (folder.path / "config.yaml").exists()):
         folder.start(plain, yaml)
     on_main(lambda: _record(folder, data))
     logger = RunLogger(make_sinks(config, plain, folder))
@@ -94,6 +119,12 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
         raise
     finally:
         logger.finish()
+
+
+def _trains(config: TrainConfig) -> bool:
+    schedule, untrained = config.schedule, not (config.model.weights or config.model.pretrained)
+    stages = schedule.epochs or schedule.final_epochs or schedule.stages
+    return bool(stages or (untrained and config.base.epochs))
 
 
 def _data(config: TrainConfig) -> Any:
@@ -177,13 +208,15 @@ def _run(
     report = final_report(context, network, results, baseline, at_bits, origin, base_accuracy)
     report["seconds"] = time.monotonic() - begun
     if is_main():
-        save_bundle(folder.path / "bundle", network, plan, report)
-        for sink in logger.sinks:
-            if hasattr(sink, "log_bundle"):
-                sink.log_bundle(folder.path / "bundle", report)
-        folder.write("report.json", report)
-        folder.next_action("nothing: finished")
-        _show(report)
+        try:
+            save_bundle(folder.path / "bundle", network, plan, report)
+            for sink in logger.sinks:
+                if hasattr(sink, "log_bundle"):
+                    sink.log_bundle(folder.path / "bundle", report)
+            folder.write("report.json", report)
+            folder.next_action("nothing: finished")
+        finally:
+            _show(report)  # also where the disk is full
         log.info("everything is in %s", folder.path)
     barrier()
     return report
@@ -199,7 +232,9 @@ def _sensitivity(context: Context) -> dict[str, float] | None:
     settings = context.config.schedule
     if settings.order != "by_sensitivity" or settings.stages:
         return None
-    return on_main(lambda: context.folder.read("sensitivity.json") or _measured(context))
+    wanted = dict.fromkeys((e.site.name for e in context.plan.replaced), (int, float))
+    folder = context.folder
+    return on_main(lambda: folder.read("sensitivity.json", wanted) or _measured(context))
 
 
 def _measured(context: Context) -> dict[str, float]:

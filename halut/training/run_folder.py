@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import torch
 from torch import nn
 
 from halut.analysis.run_figures import ERROR
-from halut.errors import HalutError
-from halut.files import write_bytes, write_json
+from halut.errors import HalutError, reason
+from halut.files import TEMPORARY, Kind, read_json, write_bytes, write_json
 from halut.models.weights import load_weights, save_weights
 from halut.training import slurm
+from halut.training.lock import LOCK, TAKING
 
 PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "progress")
 SAVING = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")
@@ -68,11 +71,15 @@ class RunFolder:
 
         Raises HalutError, leaving everything as it is, if the folder holds something else.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:  # the libraries that read weights refuse it later
+            raise HalutError(f"run_dir={self.path}: the name is no UTF-8") from error
         if self.path.exists() and not self.path.is_dir():
             raise HalutError(f"run_dir={self.path} is a file")
-        if not self.path.exists() or all(path.name == ERROR for path in self.path.iterdir()):
+        if not self.path.exists() or all(map(_of_no_run, self.path.iterdir())):
             return False
-        saved = self.read("config.json")
+        saved = self.read("config.json", {})
         if saved is None:
             raise HalutError(
                 f"run_dir={self.path} is not empty and holds no run; give another folder"
@@ -87,41 +94,46 @@ class RunFolder:
 
     def start(self, config: dict[str, Any], yaml: str) -> None:
         """Write the configuration of a new run."""
-        write_bytes(self.path / "config.yaml", yaml.encode())
         write_json(self.path / "config.json", config)
+        write_bytes(self.path / "config.yaml", yaml.encode())
 
     def stage(self, index: int) -> Path:
         """stage_NN."""
         return self.path / f"stage_{index:02d}"
 
-    def read(self, name: str | Path) -> Any:
-        """A JSON file of the folder, or None if it is not there."""
+    def read(self, name: str | Path, wanted: Mapping[str, Kind] | None = None) -> Any:
+        """A JSON file of the folder, or None if it is not there.
+
+        HalutError if it is damaged, or not an object with the keys of `wanted`, of those types.
+        """
         path = self.path / name
-        if not path.exists():
-            return None
-        try:
-            return json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise HalutError(f"{path}: damaged: {error}") from error
+        return read_json(path, wanted) if path.exists() else None
 
     def write(self, name: str | Path, content: Any) -> None:
         """A JSON file of the folder."""
         write_json(self.path / name, content)
 
     def fail(self, error: BaseException, config: dict[str, Any] | None) -> None:
-        """Note in error.json why this attempt ended, for the tables that list it."""
-        told = str(error) if isinstance(error, HalutError) else f"{type(error).__name__}: {error}"
+        """Note in error.json, where that can be written, why this attempt ended, for tables."""
         details = traceback.format_exception(type(error), error, error.__traceback__)
-        line = " ".join(told.split())
-        self.write(ERROR, {"error": line, "traceback": "".join(details), "config": config})
+        line = reason(error) or " ".join(f"{type(error).__name__}: {error}".split())
+        with contextlib.suppress(OSError, UnicodeError):  # the disk may be full
+            self.write(ERROR, {"error": line, "traceback": "".join(details), "config": config})
 
     def begin(self) -> None:
         """Forget why an earlier attempt ended."""
-        (self.path / ERROR).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (self.path / ERROR).unlink()
 
     def next_action(self, action: str, **details: Any) -> None:
         """Note in state.json what the run does next, for people and for the resume."""
-        self.write("state.json", {**(self.read("state.json") or {}), "next": action, **details})
+        known = self.read("state.json", {}) or {}
+        self.write("state.json", {**known, "next": action, **details})
+
+
+def _of_no_run(path: Path) -> bool:
+    """True for what a run leaves that has not begun: an error, or what a kill left behind."""
+    return path.name in (ERROR, LOCK, TAKING) or path.name.startswith(TEMPORARY)
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:

@@ -50,6 +50,12 @@ def job() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
+def restarts() -> int:
+    """How often the job was put back into the queue."""
+    count = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return int(count) if count.isdecimal() else 0
+
+
 def adopt() -> None:
     """Give a process that srun started beside others the variables torchrun would have set."""
     found = step()
@@ -108,9 +114,8 @@ def why_not_requeue(limit: int) -> str | None:
     name = job()
     if name is None:
         return "this is no SLURM job"
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    if restarts >= limit:
-        return f"job {name} was requeued {restarts} times already (trainer.max_requeues={limit})"
+    if restarts() >= limit:
+        return f"job {name} was requeued {restarts()} times already (trainer.max_requeues={limit})"
     return None
 
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from halut import surgery
 from halut.capture import capture
+from halut.errors import HalutError
+from halut.files import Kind
 from halut.plan import Plan
 from halut.schedule import Stage
 from halut.training.config import Rates, TrainConfig
@@ -23,6 +25,22 @@ from halut.training.module import Recipe
 from halut.training.progress import log
 from halut.training.recalibrate import recalibrate
 from halut.training.run_folder import RunFolder, load_network, save_network
+
+NUMBER = (int, float)
+SWAPPED: dict[str, Kind] = {
+    "sites": list,
+    "val_accuracy_before": NUMBER,
+    "val_accuracy_after_swap": NUMBER,
+    "seconds": NUMBER,
+}
+"""What swap.json holds."""
+DONE: dict[str, Kind] = {
+    **SWAPPED,
+    "val_accuracy_after_training": NUMBER,
+    "epochs": int,
+    "steps": int,
+}
+"""What stage.json holds, beside the ranks' digests."""
 
 
 def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[str]) -> Recipe:
@@ -78,7 +96,7 @@ def run_stage(
     """
     folder, config = context.folder, context.config
     path = folder.stage(index)
-    done = on_main(lambda: folder.read(path.relative_to(folder.path) / "stage.json"))
+    done = on_main(lambda: _note_of(stage, folder, path / "stage.json", DONE))
     if done is not None:
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "weights.safetensors", network)
@@ -110,6 +128,14 @@ def run_stage(
     return result
 
 
+def _note_of(stage: Stage, folder: RunFolder, path: Path, wanted: dict[str, Kind]) -> Any:
+    """What an earlier attempt noted of this stage; HalutError if it is damaged or of another."""
+    note = folder.read(path.relative_to(folder.path), wanted)
+    if note is not None and note["sites"] != list(stage.sites):
+        raise HalutError(f"{path}: damaged: its sites are not those of the stage")
+    return note
+
+
 def check_finite(network: nn.Module, plan: Plan, data: Any) -> None:
     """Raise HalutError naming the first site that sees NaN or infinity, before anything trains."""
     batch = next(iter(data.calibration_batches(64, seed=0)))
@@ -135,7 +161,7 @@ def _swapped(
 ) -> dict[str, Any]:
     """The network with the stage's sites swapped and learned, and the figures of the swap."""
     folder, path = context.folder, context.folder.stage(index)
-    note = on_main(lambda: folder.read(path.relative_to(folder.path) / "swap.json"))
+    note = on_main(lambda: _note_of(stage, folder, path / "swap.json", SWAPPED))
     if note is not None:
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "swapped.safetensors", network)

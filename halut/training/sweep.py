@@ -7,12 +7,12 @@ launchers which submit jobs work too.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import hashlib
 import math
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -31,8 +30,9 @@ from halut.analysis.curve import draw
 from halut.analysis.run_figures import FAILED
 from halut.analysis.sweep import gather, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
-from halut.errors import HalutError
+from halut.errors import HalutError, reason, tell
 from halut.training.distributed import is_main
+from halut.training.lock import InUse, Lock, release
 from halut.training.progress import complain, console, log, set_up_logging
 from halut.training.run_folder import RunFolder
 
@@ -77,16 +77,31 @@ class Gather(Callback):
                 sys.exit(1)
 
 
+class Locking(Callback):
+    """Holds the sweep's folder while its values run: a second sweep, or a run, in it is refused.
+
+    Jobs get a copy of every callback: a lock and its thread are no part of this one.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not is_main():
+            return
+        with _loud():
+            folder = Path(config.hydra.sweep.dir)
+            Lock(folder).acquire()
+            atexit.register(release, folder)  # a sweep that is interrupted has no end
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        release(Path(config.hydra.sweep.dir))
+
+
 def show(folder: Path) -> int:
     """Gather the runs of a folder, print their table, write it and the picture; the failed ones."""
     sweep = gather(folder)
-    try:
-        write(sweep)
-    except OSError as error:
-        raise HalutError(f"{folder} cannot be written: {error.strerror}") from error
     console.print(sweep_table(sweep))
     for line in missing_lines(sweep):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    write(sweep)
     picture = ""
     try:
         draw(sweep, folder / "curve.png")
@@ -164,12 +179,10 @@ def attempt(
             run(config)
         return {"run": str(folder.path), "error": None}
     except Exception as error:
-        if is_main():
+        if is_main() and not isinstance(error, InUse):
             folder.fail(error, _told(plain, config))
-        if config.debug.traceback or not isinstance(error, HalutError):
-            traceback.print_exc()
-        complain(f"{folder.path.name}: {error}")
-        return {"run": str(folder.path), "error": str(error)}
+        tell(error, lambda line: complain(f"{folder.path.name}: {line}"), config.debug.traceback)
+        return {"run": str(folder.path), "error": reason(error) or str(error)}
     finally:
         gc.collect()  # the networks of one value; Lightning's loops hold each other
 
@@ -203,11 +216,10 @@ def _loud() -> Iterator[None]:
     """Hydra turns a callback's exceptions into warnings; here they end the sweep."""
     try:
         yield
-    except (HalutError, HydraException) as error:
-        complain(str(error))
-        sys.exit(1)
-    except Exception:
-        traceback.print_exc()
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        tell(error, complain)
         sys.exit(1)
 
 

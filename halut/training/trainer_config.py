@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+
+import torch
 
 from halut.errors import HalutError
 from halut.training.ranges import between, choice
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""What layers train in: Lightning's "true" half and double convert the weights for good, and with
+them the tables, and the images that calibrate them stay float32."""
+ALIASES = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 FSDP_PRECISIONS = ("32-true", "bf16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 @dataclass
@@ -43,10 +51,15 @@ class TrainerConfig:
     limit_test_batches: int | None = None
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        self.precision = ALIASES.get(self.precision, self.precision)
+
 
 def check_trainer(settings: TrainerConfig) -> None:
     """Raise HalutError on values that no schema can refuse."""
     choice("trainer.strategy", settings.strategy, ("auto", "ddp", "fsdp"))
+    choice("trainer.precision", settings.precision, PRECISIONS)
+    check_accelerator(settings)
     if settings.strategy == "fsdp" and settings.precision not in FSDP_PRECISIONS:
         raise HalutError(
             f"trainer.strategy=fsdp trains in one of {', '.join(FSDP_PRECISIONS)}, got trainer."
@@ -59,7 +72,35 @@ def check_trainer(settings: TrainerConfig) -> None:
     between("trainer.accumulate", settings.accumulate, 1)
     between("trainer.checkpoint_every", settings.checkpoint_every, 1)
     between("trainer.max_requeues", settings.max_requeues, 0)
-    if settings.checkpoint_minutes is not None:
-        between("trainer.checkpoint_minutes", settings.checkpoint_minutes, 0)
-    if settings.ema is not None:
-        between("trainer.ema", settings.ema, 0, 1)
+    for name, low, high in (
+        ("checkpoint_minutes", 0, inf),
+        ("ema", 0, 1),
+        ("clip", 0, inf),
+        ("threads", 1, inf),
+        ("limit_train_batches", 1, inf),
+        ("limit_val_batches", 1, inf),
+        ("limit_test_batches", 1, inf),
+    ):
+        if (value := getattr(settings, name)) is not None:
+            between(f"trainer.{name}", value, low, high)
+
+
+def check_accelerator(settings: TrainerConfig) -> None:
+    """Raise HalutError for devices that torch does not find here, or that lack the precision."""
+    name = settings.accelerator
+    choice("trainer.accelerator", name, ACCELERATORS)
+    cuda = torch.cuda.is_available()
+    mps = torch.backends.mps.is_available()
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(name, True):
+        raise HalutError(f"trainer.accelerator={name}: torch finds none here; use cpu, or auto")
+    if settings.precision == "16-mixed" and (name == "cpu" or not (cuda or name == "mps")):
+        raise HalutError(
+            "trainer.precision=16-mixed needs a GPU: a CPU trains in one of 32-true, bf16-mixed"
+        )
+
+
+def check_devices(settings: TrainerConfig) -> None:
+    """Raise HalutError if this machine has fewer GPUs than the ranks that are to be started."""
+    found = torch.cuda.device_count() if settings.accelerator != "cpu" else 0
+    if 0 < found < settings.devices:
+        raise HalutError(f"trainer.devices={settings.devices}, but torch finds {found} GPUs here")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from halut.errors import HalutError
+from halut.files import reading
 from halut.training.config import LoggerConfig
 from halut.training.progress import console
 from halut.training.run_folder import RunFolder
@@ -40,11 +41,12 @@ class WandbSink:
     def __init__(self, settings: LoggerConfig, plain: Mapping[str, Any], folder: RunFolder) -> None:
         self.folder = folder
         self.wandb = _import()
-        state = folder.read("state.json") or {}
+        state = folder.read("state.json", {}) or {}
         known = state.get("wandb_id")
-        self.id = known or secrets.token_hex(6)
-        self.stages: list[str] = list(state.get("wandb_stages", []))
-        self.first = int(state.get("wandb_row", 0))
+        with reading(folder.path / "state.json"):
+            self.id = str(known or secrets.token_hex(6))
+            self.stages: list[str] = list(map(str, state.get("wandb_stages", [])))
+            self.first = int(state.get("wandb_row", 0))
         self.row = self.step = 0
         self.complete = False
         self.run = self._start(settings, plain)

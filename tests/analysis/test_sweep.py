@@ -12,7 +12,7 @@ from rich.console import Console
 from written_runs import write_failure, write_run
 
 from halut.analysis.run_figures import FAILED, FINISHED, UNFINISHED
-from halut.analysis.sweep import gather, write
+from halut.analysis.sweep import as_json, gather, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError
 
@@ -128,12 +128,14 @@ def test_a_run_that_failed_again_after_a_report_counts_as_failed(folder):
     assert gather(folder).count(FAILED) == 2
 
 
-def test_folders_without_runs_and_damaged_ones_are_refused(tmp_path):
+def test_folders_without_runs_are_refused_and_damaged_runs_listed(tmp_path):
     with pytest.raises(HalutError, match="no such folder"):
         gather(tmp_path / "none")
     with pytest.raises(HalutError, match="holds no run folder"):
         gather(tmp_path)
     write_run(tmp_path / "a", 90)
     (tmp_path / "a" / "report.json").write_text("{")
-    with pytest.raises(HalutError, match=r"report\.json: damaged"):
-        gather(tmp_path)
+    write_run(tmp_path / "b", 91)
+    sweep = gather(tmp_path)
+    assert (sweep.count(FAILED), sweep.count(FINISHED)) == (1, 1)
+    assert "report.json: damaged" in as_json(sweep)["runs"][0]["error"]

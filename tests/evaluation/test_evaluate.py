@@ -30,7 +30,12 @@ def test_the_figures_of_a_bundle(run_folder, digits, evaluate, tmp_path, where):
     images, labels = part.__getitems__(_request(part.indices))
     assert figures["accuracy"] == pytest.approx(accuracy(network, [(images, labels)]))
     assert figures["samples"] == len(labels) == 539  # 30 % of every class
-    assert figures["recorded"] == {"accuracy": 12.5, "base": 98.25, "baseline": None}
+    assert figures["recorded"] == {
+        "samples": None,
+        "accuracy": 12.5,
+        "base": 98.25,
+        "baseline": None,
+    }
     assert (figures["split"], figures["data"]) == ("test", "digits")
     assert Plan.from_dict(figures["plan"]) == plan
     assert figures["cost"]["replaced"] == replaced_cost(plan, network)
@@ -38,6 +43,21 @@ def test_the_figures_of_a_bundle(run_folder, digits, evaluate, tmp_path, where):
     assert [layer["name"] for layer in figures["layers"]] == ["stack1.conv1", "stack3.shortcut"]
     for text in ("stack1.conv1", "98.25", f"{figures['accuracy']:.2f} %", "look-ups", "cosine"):
         assert text in out
+
+
+def test_each_accuracy_says_on_how_many_samples_it_was_measured(run_folder, evaluate):
+    path = run_folder / "bundle" / "report.json"
+    report = json.loads(path.read_text())
+    options = (f"run={run_folder}", "samples=0", "latency=0", "data.eval_batch_size=16")
+    code, out, _ = evaluate(*options)
+    assert code == 0
+    assert "of 539 samples of digits (recorded: accuracy 12.50 %, base 98.25 % of samples not" in (
+        " ".join(out.split())
+    )
+    report["data"]["evaluated"] = {"val": 30, "test": 32}
+    path.write_text(json.dumps(report))
+    out = " ".join(evaluate(*options, "trainer.limit_test_batches=3")[1].split())
+    assert "% of 48 samples of digits (recorded: accuracy 12.50 %, base 98.25 % of 32 sam" in out
 
 
 def test_the_prepared_network_is_timed_beside_the_exact_one(run_folder, evaluate, tmp_path):

@@ -31,7 +31,7 @@ def other(**fields):
     ("name", "content", "message"),
     [
         ("plan.json", None, "has no plan.json"),
-        ("plan.json", b"{", "damaged plan"),
+        ("plan.json", b"{", "plan.json: damaged"),
         ("plan.json", other(version=99), "plan version 99 cannot be read"),
         ("plan.json", other(model={}), "does not say how to build its network"),
         ("plan.json", other(model={**MODEL, "name": "resnet88"}), "unknown model 'resnet88'"),
@@ -40,8 +40,8 @@ def other(**fields):
         ("model.safetensors", None, "has no model.safetensors"),
         ("model.safetensors", b"", "truncated or corrupt"),
         ("report.json", None, "does not name its data set; give data=NAME"),
-        ("report.json", b"[", "damaged report"),
-        ("report.json", b"[]", "damaged report"),
+        ("report.json", b"[", "report.json: damaged"),
+        ("report.json", b"[]", "report.json: damaged"),
         ("report.json", other(data={"name": "numbers"}), "unknown data set 'numbers'"),
         (
             "report.json",

@@ -64,11 +64,58 @@ def refused(outcome, *words: str) -> None:
         ("model.name=resnet0", ("resnet0", "resnet8")),
         ("data.batch_size=0", ("data.batch_size must be at least 1",)),
         ("trainer.devices=0", ("trainer.devices must be at least 1",)),
+        (
+            "trainer.precision=64-true",
+            ("'64-true'", "choose one of: 32-true, bf16-mixed, 16-mixed"),
+        ),
+        ("trainer.precision=bf16-true", ("'bf16-true'", "32-true, bf16-mixed, 16-mixed")),
+        ("trainer.precision=transformer-engine", ("32-true, bf16-mixed, 16-mixed",)),
+        ("trainer.precision=64", ("'64'", "32-true, bf16-mixed, 16-mixed")),
+        ("trainer.precision=16-mixed", ("needs a GPU", "32-true, bf16-mixed")),
+        ("trainer.precision=16", ("needs a GPU", "32-true, bf16-mixed")),
+        ("trainer.accelerator=tpu", ("unknown trainer.accelerator 'tpu'", "auto, cpu, gpu")),
+        ("trainer.limit_test_batches=0", ("trainer.limit_test_batches must be at least 1",)),
+        ("trainer.clip=-1", ("trainer.clip must be at least 0",)),
+        ("trainer.threads=0", ("trainer.threads must be at least 1",)),
     ],
 )
 def test_refused_before_anything_is_written(train, tmp_path, override, words):
     outcome = train(*QUICK, f"run_dir={tmp_path / 'run'}", override)
     refused(outcome, *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16", "32"])
+def test_precisions_that_work(train, tmp_path, precision):
+    options = ("policy.only=[stack3.conv2]", "baseline=false", f"trainer.precision={precision}")
+    outcome = train(*QUICK, "trainer.accelerator=cpu", *options, f"run_dir={tmp_path / 'run'}")
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_a_gpu_that_is_not_there(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    outcome = train(*QUICK, "trainer=gpu", f"run_dir={tmp_path / 'run'}")
+    refused(outcome, "trainer.accelerator=gpu: torch finds none here; use cpu, or auto")
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_without_shared_memory(train, tmp_path, monkeypatch):
+    import os
+    from types import SimpleNamespace
+
+    small = SimpleNamespace(f_bavail=64, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: small)
+    options = ("data.workers=2", "data.eval_batch_size=512", f"run_dir={tmp_path / 'run'}")
+    outcome = train(*QUICK, *options)
+    refused(outcome, "data.workers=2 need 1 MiB of shared memory", "--shm-size", "data.workers=0")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_one_that_a_norm_cannot_train_on(train, tmp_path):
+    model = ("model=any", "model.name=mobilenetv3_small_050", "data=digits")
+    options = (*model, "data.batch_size=1", f"run_dir={tmp_path / 'run'}")
+    outcome = train(*QUICK[:2], *options)
+    refused(outcome, "blocks.1.0.bn2: a norm sees one value per channel", "data.batch_size=2")
     assert not (tmp_path / "run").exists()
 
 

@@ -68,6 +68,36 @@ def test_what_cannot_fit_is_refused_before_anything_is_submitted(train, options,
     assert says in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("srun", "sbatch", "says"),
+    [
+        (None, None, 'Could not detect "srun"'),
+        ("exit 0", None, "sbatch: not found"),
+        (
+            "exit 0",
+            "echo 'sbatch: error: invalid partition' >&2\necho 'sbatch: error: failed' >&2\nexit 1",
+            "sbatch: error: invalid partition",
+        ),
+        ("exit 0", "echo hello", 'Could not make sense of sbatch output "hello"'),
+    ],
+)
+def test_what_sbatch_and_submitit_refuse_is_one_line(
+    train, monkeypatch, tmp_path, srun, sbatch, says
+):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, script in (("srun", srun), ("sbatch", sbatch)):
+        if script is not None:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+    outcome = train(*SWEEP, "run_dir=sweep")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: hydra/launcher=slurm: ")
+    assert says in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not (tmp_path / "sweep" / "run.lock").exists()
+
+
 def test_without_submitit_it_says_what_to_install(train, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     outcome = train(*SWEEP)

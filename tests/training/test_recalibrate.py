@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from halut.errors import HalutError
 from halut.models.build import build_model
-from halut.training.recalibrate import recalibrate
+from halut.training.recalibrate import check_norms, recalibrate
 
 
 class Two(nn.Module):
@@ -111,3 +112,38 @@ def test_it_repairs_a_network_whose_activations_were_scaled():
     recalibrate(network, [x])
     # A batch norm's epsilon is all that still tells the scales apart.
     assert (network(x) - wanted).abs().mean() < 0.01 * wrong
+
+
+def test_a_single_sample_joins_the_next_batch_or_is_left_out():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3))
+    x = torch.randn(7, 3)
+    parts = [x[:1], x[1:3], x[3:6], x[6:]]
+    assert recalibrate(network, parts) == 2
+    wanted = torch.stack([x[:3].mean(0), x[3:6].mean(0)]).mean(0)
+    assert torch.allclose(network[1].running_mean, wanted, atol=1e-6)
+    assert recalibrate(network, [x[:1]]) == 0
+    assert torch.allclose(network[1].running_mean, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "size", "share", "name"),
+    [
+        (nn.BatchNorm2d, 1, 1, "1"),
+        (nn.BatchNorm2d, 1, 2, None),
+        (nn.BatchNorm2d, 2, 1, None),
+        (lambda n: nn.InstanceNorm2d(n, track_running_stats=True), 1, 8, "1"),
+    ],
+)
+def test_norms_with_one_value_per_channel_are_named(norm, size, share, name):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), norm(4))
+    example = torch.zeros(1, 3, size, size)
+    network.train()
+    if name is None:
+        check_norms(network, example, share)
+        network(example.expand(share, -1, -1, -1))
+        return
+    with pytest.raises(HalutError, match=f"^{name}: a norm sees one value per channel"):
+        check_norms(network, example, share)
+    with pytest.raises(ValueError, match="more than 1"):
+        network(example.expand(share, -1, -1, -1))
