@@ -1,4 +1,4 @@
-"""What a run says at its end: report.json and the table on the terminal."""
+"""What a run says at its end: report.json; and the table of its plan."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from halut.analysis.bits import bit_figures, bits_line
+from halut.analysis.bits import bit_figures
 from halut.analysis.cost import exact_cost, replaced_cost
-from halut.analysis.memory import memory_figures, memory_lines, site_bytes
+from halut.analysis.memory import memory_figures, site_bytes
 from halut.catalogue import operator_type
 from halut.checkout import commit
 from halut.plan import Entry, Plan
-from halut.ptq import told
 from halut.training.bundle_data import settings_of
 from halut.training.callbacks import layer_figures
 from halut.training.distributed import world_size
@@ -54,6 +53,7 @@ def final_report(
         },
         "baseline": {
             "epochs": sum(stage["epochs"] for stage in stages) if baseline is not None else 0,
+            "val_accuracy": _validation(baseline, context),
             "test_accuracy": test(baseline) if baseline is not None else None,
         },
         "ptq": {
@@ -87,6 +87,12 @@ def final_report(
         "command": command(),
         "configuration": {"loss": asdict(config.loss), "optim": asdict(config.optim)},
     }
+
+
+def _validation(baseline: nn.Module | None, context: Context) -> float | None:
+    if baseline is None:
+        return None
+    return evaluate(baseline, context.data, "val", context.config.trainer)
 
 
 def _pretrained(context: Context) -> dict[str, Any] | None:
@@ -179,63 +185,3 @@ def _options(entry: Entry) -> str:
     if entry.shares is not None:
         shown["shares"] = entry.shares
     return " ".join(f"{key}={value}" for key, value in shown.items())
-
-
-def report_table(report: dict[str, Any]) -> Table:
-    """Stages, accuracies and cost of a report."""
-    table = Table(title="accuracy in percent", title_justify="left")
-    for column in ("stage", "replaced", "before", "after swap", "after training", "test"):
-        table.add_column(
-            column, overflow="fold", justify="left" if column == "replaced" else "right"
-        )
-    base, baseline = report["base"], report["baseline"]
-    table.add_row(
-        "base",
-        "exact network",
-        "",
-        "",
-        _percent(base["val_accuracy"]),
-        _percent(base["test_accuracy"]),
-    )
-    for index, stage in enumerate(report["stages"]):
-        table.add_row(
-            f"{index:02d}",
-            ", ".join(stage["sites"]),
-            _percent(stage["val_accuracy_before"]),
-            _percent(stage["val_accuracy_after_swap"]),
-            _percent(stage["val_accuracy_after_training"]),
-            "",
-        )
-    final = report["final"]
-    table.add_row(
-        "final", "", "", "", _percent(final["val_accuracy"]), _percent(final["test_accuracy"])
-    )
-    table.add_row(
-        "baseline", "exact, fine-tuned as long", "", "", "", _percent(baseline["test_accuracy"])
-    )
-    for name, entry in report.get("ptq", {}).items():
-        accuracies = _percent(entry["val_accuracy"]), "", _percent(entry["test_accuracy"])
-        table.add_row(name, told(entry), "", *accuracies)
-    memory = memory_lines(report["memory"]) if "memory" in report else []  # earlier ones have none
-    table.caption = "\n".join([cost_line(report["cost"]), *memory])
-    table.caption_justify = "left"
-    return table
-
-
-def cost_line(cost: dict[str, dict[str, Any]]) -> str:
-    """Cost per sample, exact and replaced, and the average widths."""
-    lines = []
-    for name in ("exact", "replaced"):
-        c = cost[name]
-        lines.append(
-            f"{name}: {c['macs']:,} multiply-adds, {c['encode_ops']:,} encode operations, "
-            f"{c['lookups']:,} look-ups and adds; {c['weight_bytes']:,} bytes of weights, "
-            f"{c['table_bytes']:,} of tables"
-        )
-    if "bits" in cost:  # reports of earlier versions have none
-        lines.append(bits_line(cost["bits"]))
-    return "\n".join(lines)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

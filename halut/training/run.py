@@ -34,7 +34,8 @@ from halut.training.planning import make_plan, make_stages
 from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
 from halut.training.ptq import quantised_baselines
-from halut.training.report import final_report, plan_table, report_table
+from halut.training.report import final_report, plan_table
+from halut.training.report_tables import show_report
 from halut.training.run_folder import RunFolder, default_path
 from halut.training.sinks import make_sinks
 from halut.training.stage import check_finite, run_stage
@@ -146,7 +147,7 @@ def _run(
 
 def _show(report: dict[str, Any]) -> None:
     if is_main():
-        console.print(report_table(report))
+        show_report(report)
 
 
 def _sensitivity(context: Context) -> dict[str, float] | None:
