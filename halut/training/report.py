@@ -13,8 +13,15 @@ from rich.table import Table
 from torch import nn
 
 from halut.analysis.bits import bit_figures
-from halut.analysis.cost import exact_cost, replaced_cost
+from halut.analysis.cost import exact_cost, layer_costs, replaced_cost
 from halut.analysis.memory import memory_figures, site_bytes
+from halut.analysis.site_bytes import (
+    SiteBytes,
+    bytes_of_site,
+    bytes_words,
+    plan_bytes,
+    warning_lines,
+)
 from halut.catalogue import operator_type
 from halut.checkout import commit
 from halut.plan import Entry, Plan
@@ -102,9 +109,13 @@ def _pretrained(context: Context) -> dict[str, Any] | None:
 
 
 def site_figures(context: Context, network: nn.Module) -> list[dict[str, Any]]:
-    """Name, operator, options, and the errors and code usage of every replaced site."""
+    """Name, operator, options, errors, code usage and bytes of every replaced site.
+
+    bytes: of the operator; exact_bytes: of the floats in its place; int8_bytes: of INT8 weights.
+    """
     batch = next(iter(context.data.calibration_batches(64, seed=context.config.seed)))[0]
     figures = layer_figures(network, batch.to(next(network.parameters()).device))
+    costs = dict(layer_costs(network))
     return [
         {
             "name": entry.site.name,
@@ -115,9 +126,14 @@ def site_figures(context: Context, network: nn.Module) -> list[dict[str, Any]]:
                 key: figures.get(entry.site.name, {}).get(key)
                 for key in ("normalised_mse", "code_perplexity", "dead_prototypes")
             },
+            **_bytes(bytes_of_site(entry.site, costs.get(entry.site.name))),
         }
         for entry in context.plan.replaced
     ]
+
+
+def _bytes(held: SiteBytes) -> dict[str, int]:
+    return {"bytes": held.planned, "exact_bytes": held.exact, "int8_bytes": held.int8}
 
 
 def environment(context: Context | None = None) -> dict[str, Any]:
@@ -155,16 +171,20 @@ def command() -> str:
 
 
 def plan_table(plan: Plan) -> Table:
-    """Every site: what it becomes and when, or why it stays exact."""
-    table = Table(title="plan", title_justify="left")
+    """Every site: what it becomes and when, or why it stays exact, and its bytes.
+
+    Sites whose tables exceed their INT8 weights are marked, and the caption says what that means.
+    """
+    found = plan_bytes(plan)
+    table = Table(title="plan", title_justify="left", caption_justify="left")
+    table.caption = "\n".join(warning_lines(plan, found)) or None
     for column in (
         "site",
         "kind",
-        "rows",
-        "D",
-        "M",
+        "rows x D x M",
         "operator",
         "options, or why it stays",
+        "bytes",
         "stage",
     ):
         table.add_column(column, overflow="fold")
@@ -172,10 +192,11 @@ def plan_table(plan: Plan) -> Table:
         site = entry.site
         what = _options(entry) if entry.replaced else entry.reason
         stage = "" if entry.stage is None else f"{entry.stage:02d}"
-        shapes = (str(site.rows), str(site.D), str(site.M))
-        table.add_row(site.name, site.describe(), *shapes, entry.operator, what, stage)
+        shape = f"{site.rows} x {site.D} x {site.M}"
+        sizes = bytes_words(found[site.name], entry.replaced)
+        table.add_row(site.name, site.describe(), shape, entry.operator, what, sizes, stage)
     for name, reason in plan.unsupported.items():
-        table.add_row(name, "", "", "", "", "keep", reason, "")
+        table.add_row(name, "", "", "keep", reason, "", "")
     return table
 
 
