@@ -24,8 +24,8 @@ MISSING = "no picture without matplotlib: pip install 'halut[plot]'; the table i
 
 
 FORMATS = ("png", "svg", "pdf")
-WIDEST = 60
-"""Characters of a label from which the legend has one column."""
+WIDEST = 42
+"""Characters of a label that a legend of two columns has room for."""
 
 
 def check_picture(option: str, name: Path | str) -> None:

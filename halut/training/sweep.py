@@ -97,14 +97,15 @@ def show(
     for line in missing_lines(sweep):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     path, written = picture or folder / shown_picture(sweep), ["sweep.json", "sweep.csv"]
+    target = folder
     try:
         write(sweep)
+        target = path
         draw(sweep, path, y)
         written.append(str(path if picture else path.name))
     except OSError as error:
-        raise HalutError(
-            f"{error.filename or folder} cannot be written: {error.strerror}"
-        ) from error
+        named = error.filename2 or target  # the file, not the temporary one beside it
+        raise HalutError(f"{named} cannot be written: {error.strerror}") from error
     except HalutError as error:
         if any(each is not None for each in (x, y, picture)):
             raise
