@@ -112,7 +112,7 @@ def gather(folder: Path | str, x: str | None = None) -> Sweep:
     axes = ordered + [axis for axis in (over, SEED) if axis in axes]
     runs = sorted(runs, key=lambda run: [_order(run.config.get(axis)) for axis in axes])
     shown = telling(configs, [axis for axis in axes if axis != SEED], over)
-    lines = [a for a in shown if a != over and (over is None or not decides(configs, over, a))]
+    lines = [a for a in shown if a != over and (_group(a) or not decides(configs, over or "", a))]
     return Sweep(folder, axes, runs, points_of(runs, axes), x or over, lines, shown)
 
 
@@ -258,6 +258,11 @@ def _cell(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value)
+
+
+def _group(axis: str) -> bool:
+    """True for the name of a group (model.name): no curve joins what differs in it."""
+    return axis.endswith(".name") and axis.count(".") == 1
 
 
 def _order(value: Any) -> tuple[int, float, str]:

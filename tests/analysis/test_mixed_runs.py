@@ -60,6 +60,15 @@ def test_few_axes_are_all_shown_and_runs_not_named(tmp_path):
     assert "run0" not in printed(sweep, 140)
 
 
+def test_no_curve_joins_two_models(tmp_path):
+    """Also where another option, which every run has of its own, tells them apart."""
+    for epochs in range(4):
+        model = ("resnet8", "tiny_vit")[epochs % 2]
+        write_run(tmp_path / str(epochs), 90, model__name=model, schedule__epochs=epochs)
+    sweep = gather(tmp_path)
+    assert (sweep.x, sweep.lines) == ("schedule.epochs", ["model.name"])
+
+
 def test_where_and_how_a_run_was_kept_is_no_axis(tmp_path):
     for index in range(2):
         kept = {"trainer__threads": index, "trainer__progress": bool(index)}
