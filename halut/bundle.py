@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from halut import surgery
+from halut.analysis.variants import COLUMNS, variant_cells, variants
 from halut.errors import HalutError
 from halut.files import read_json, reading, write_bytes, write_json
 from halut.models.build import build_model
@@ -88,18 +89,14 @@ def exact_network(plan: Plan) -> nn.Module:
 def card(plan: Plan, report: dict[str, Any]) -> str:
     """A model card in Markdown."""
     model = plan.model
-    final = report.get("final", {})
-    base = report.get("base", {})
     lines = [
         f"# {model['name']}, {len(plan.replaced)} of {len(plan.entries)} layers replaced",
         "",
-        f"- test accuracy: {final.get('test_accuracy')} % (exact network: "
-        f"{base.get('test_accuracy')} %, fine-tuned exact baseline: "
-        f"{report.get('baseline', {}).get('test_accuracy')} %)",
-        *(
-            f"- {name}: test accuracy {entry['test_accuracy']} %, {told(entry)}"
-            for name, entry in report.get("ptq", {}).items()
-        ),
+        f"| variant | {' | '.join(COLUMNS)} |",
+        f"|---|{'---:|' * len(COLUMNS)}",
+        *(f"| {row['variant']} | {' | '.join(variant_cells(row))} |" for row in variants(report)),
+        "",
+        *(f"- {name.upper()}: {told(entry)}" for name, entry in report.get("ptq", {}).items()),
         f"- data: {report.get('data', {}).get('name')}",
         f"- made by: `{report.get('command')}`",
         "",

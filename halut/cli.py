@@ -101,12 +101,15 @@ def table(arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="halut table", description=table.__doc__)
     parser.add_argument("folder", type=Path, help="a folder of run folders")
+    parser.add_argument("--x", help="what the picture is over: an option, or a figure as for --y")
+    parser.add_argument("--y", help="a figure (bytes, operations, ...), or a number of the reports")
+    parser.add_argument("--picture", type=Path, help="its file, .png, .svg or .pdf")
     options = parser.parse_args(arguments)
     from halut.training.progress import set_up_logging
     from halut.training.sweep import show
 
     set_up_logging()
-    return 1 if show(options.folder) else 0
+    return 1 if show(options.folder, options.x, options.y, options.picture) else 0
 
 
 def bench(arguments: list[str]) -> int:

@@ -85,7 +85,7 @@ class ReplacedLayer(nn.Module):
         return {"normalised_mse": float(error / exact.square().sum().clamp_min(1e-30))}
 
     def cost(self) -> dict[str, int]:
-        """Per sample: macs, encode_ops, lookups, adds; and weight_bytes, table_bytes, ..."""
+        """Per sample: macs, encode_macs, lookups, bops, ...; and weight_bytes, table_bytes, ..."""
         raise NotImplementedError
 
     def export(self) -> dict[str, Tensor]:

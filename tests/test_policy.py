@@ -195,7 +195,7 @@ def test_options_are_laid_over_those_of_the_default_operator(sites):
     found = {
         e.site.name: (e.options["C"], e.options["K"], e.options["bits"]) for e in plan.replaced
     }
-    assert found == {"mid": (2, 4, 8), "fc": (2, 32, 4), "block.point": (2, 16, 8)}
+    assert found == {"mid": (2, 4, 8), "fc": (2, 32, 4), "block.point": (1, 16, 8)}
 
 
 def test_a_plan_holds_every_option_and_c_as_it_is(sites):
@@ -203,7 +203,7 @@ def test_a_plan_holds_every_option_and_c_as_it_is(sites):
 
     plan = resolve(sites, simple_rules(sites, keep_first=False), "tree", {})
     assert {e.site.name: e.options["C"] for e in plan.replaced} == {
-        "stem": 3, "block.group": 4, "block.point": 2, "mid": 4,
+        "stem": 3, "block.group": 4, "block.point": 1, "mid": 2,
     }  # fmt: skip
     for entry in plan.replaced:
         again = operator_type(entry.operator)(**entry.options)

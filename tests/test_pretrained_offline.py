@@ -118,7 +118,8 @@ def test_prototypes_at_the_last_blocks_pointwise_layers_keep_most_answers(
     norms stay as they are: the statistics of 15 photos are no substitute for ImageNet's (with
     them, the two layers keep 6).
     """
-    plan = planned(network, Rule(name="blocks.6.*.conv_pw*", kind="pointwise", operator="pq"))
+    rule = Rule(name="blocks.6.*.conv_pw*", kind="pointwise", operator="pq", options={"V": 4})
+    plan = planned(network, rule)
     assert [e.site.name for e in plan.replaced] == ["blocks.6.0.conv_pw", "blocks.6.0.conv_pwl"]
     rows = capture(network, [e.site for e in plan.replaced], crops.split(24))
     replaced = copy.deepcopy(network)

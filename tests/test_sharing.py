@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from halut import surgery
+from halut.analysis.bits import bit_figures
 from halut.analysis.cost import replaced_cost
 from halut.capture import capture
 from halut.errors import HalutError
@@ -149,7 +150,9 @@ def test_the_encoder_is_counted_once(x):
         alone.get_submodule(name).encoder = copy.deepcopy(alone.q.encoder)
     shared, separate = replaced_cost(plan, network), replaced_cost(apart, alone)
     encoder = network.q.encoder.cost(10)
-    assert separate["encode_ops"] - shared["encode_ops"] == 3 * encoder["encode_ops"]
+    assert separate["encode_compares"] - shared["encode_compares"] == 3 * encoder["compares"] > 0
+    bops = bit_figures(apart, alone)["bops"] - bit_figures(plan, network)["bops"]
+    assert bops == 32 * 3 * encoder["compares"]
     assert separate["weight_bytes"] - shared["weight_bytes"] == 3 * encoder["state_bytes"]
     assert shared["lookups"] == separate["lookups"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from halut.analysis.cost import layer_costs
 from halut.plan import Plan
-from halut.surgery import replaced_layers
 
 FLOAT = 32
 
@@ -17,15 +18,14 @@ def bit_figures(plan: Plan, network: nn.Module) -> dict[str, float]:
 
     weight_bits: bits of all codes, shared scales and tables, over all weights of the exact
     network's sites. activation_bits: over the values that every site reads for one sample;
-    encoders of tables read floats. bops = sum of (bits of a weight's code) * (bits of an
-    activation's) * multiply-adds; look-ups and encoders, which `cost` counts, have none.
+    encoders of tables read floats. bops: bit operations by the rule of halut.layers.cost, those of
+    multiply-adds, look-ups, adds and compares alike; layers that share an encoder encode once.
     """
-    layers = dict(replaced_layers(network))
+    costs = dict(layer_costs(network))
     weights = weight_bits = inputs = input_bits = bops = 0
     for entry in plan:
         site = entry.site
-        layer = layers.get(site.name)
-        figures = layer.cost() if layer is not None else {"macs": site.macs}
+        figures = costs.get(site.name, {"macs": site.macs})
         tables = 8 * figures.get("table_bytes", 0)
         count = site.inputs
         weights += site.weights
@@ -40,7 +40,7 @@ def bit_figures(plan: Plan, network: nn.Module) -> dict[str, float]:
     }
 
 
-def bits_line(figures: dict[str, Any]) -> str:
+def bits_line(figures: Mapping[str, Any]) -> str:
     """The figures in words."""
     return (
         f"average width over all layers: {figures['weight_bits']:.3g} bits a weight, "

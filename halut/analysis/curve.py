@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halut.analysis.run_figures import FIGURES, FINISHED
-from halut.analysis.sweep import SEED, Point, Sweep
+from halut.analysis.run_figures import FIGURES, FINISHED, choices, is_number
+from halut.analysis.sweep import SEED, Point, Sweep, tells
 from halut.errors import HalutError
 from halut.files import write_bytes
 
@@ -22,12 +23,33 @@ EXACT = {
 MISSING = "no picture without matplotlib: pip install 'halut[plot]'; the table is complete without"
 
 
-def draw(sweep: Sweep, path: Path) -> None:
-    """Write the sweep's picture, a PNG of 1200 x 750, to `path`.
+FORMATS = ("png", "svg", "pdf")
+WIDEST = 42
+"""Characters of a label that a legend of two columns has room for."""
 
-    Test accuracy (or the figure the configuration's sweep.y names) over the axis x, means with
-    standard deviations over seeds. Raises HalutError without matplotlib, or without an axis.
+
+def check_picture(option: str, name: Path | str) -> None:
+    """Raise HalutError unless the file's suffix is that of a format."""
+    if Path(name).suffix.lower().lstrip(".") not in FORMATS:
+        known = ", ".join(f".{suffix}" for suffix in FORMATS)
+        raise HalutError(f"{option}={name}: a picture's name ends in one of: {known}")
+
+
+def draw(sweep: Sweep, path: Path, y: str | None = None) -> None:
+    """Write the sweep's picture to `path`, in the format of its suffix: PNG, SVG or PDF.
+
+    `y` (None: the configuration's sweep.y, or test accuracy) over the sweep's x, means with
+    standard deviations over seeds; the legend lies below. Raises HalutError without matplotlib,
+    for another suffix, or where no run tells x and y.
     """
+    check_picture("picture", path)
+    content = io.BytesIO()
+    figure(sweep, y).savefig(content, format=path.suffix.lower().lstrip("."))
+    write_bytes(path, content.getvalue())
+
+
+def figure(sweep: Sweep, y: str | None = None) -> Any:
+    """The picture as a matplotlib figure."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -35,26 +57,53 @@ def draw(sweep: Sweep, path: Path) -> None:
         raise HalutError(MISSING) from error
     if sweep.x is None or not sweep.points:
         raise HalutError(f"{sweep.folder}: no picture of runs that differ in nothing but the seed")
-    y = next((run.shown["y"] for run in sweep.runs if run.shown.get("y")), "test_accuracy")
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    y = y or shown_y(sweep)
+    for option, name in (("x", sweep.x), ("y", y)):
+        if not tells(sweep, name, option == "x"):
+            options = ", ".join(sweep.shown)
+            raise HalutError(f"no picture: no run tells {option}={name}; choose {choices(options)}")
+    found = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(found)
+    axes = found.add_subplot()
     places, numbers = positions(sweep)
     _curves(axes, sweep, y, places, joined=numbers)
     if y == "test_accuracy":
         _exact(axes, sweep)
-    axes.set_xticks(list(places.values()), [sweep.word(sweep.x, value) for value in places])
+    if sweep.x in sweep.axes:
+        axes.set_xticks(list(places.values()), [sweep.word(sweep.x, value) for value in places])
     if not numbers:
         axes.tick_params(axis="x", labelrotation=30)
-    axes.set_xlabel(sweep.words.get(sweep.x, sweep.x))
-    axes.set_ylabel(FIGURES[y])
-    axes.set_title(", ".join(sorted({run.subject for run in sweep.runs if run.subject})))
+    axes.set_xlabel(sweep.words.get(sweep.x, FIGURES.get(sweep.x, sweep.x)))
+    axes.set_ylabel(FIGURES.get(y, y))
+    subjects = sorted({run.subject for run in sweep.runs if run.subject})
+    axes.set_title(textwrap.fill(", ".join(subjects), 80))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_bytes(path, content.getvalue())
+    _legend(found, axes)
+    return found
+
+
+def shown_y(sweep: Sweep) -> str:
+    """The configurations' sweep.y, test accuracy where they have none."""
+    every = (run.shown.get("y") for run in sweep.runs)
+    return next((y for y in every if isinstance(y, str)), "test_accuracy")
+
+
+def shown_picture(sweep: Sweep) -> str:
+    """The configurations' sweep.picture, curve.png where they have none."""
+    every = (run.shown.get("picture") for run in sweep.runs)
+    return next((name for name in every if isinstance(name, str)), "curve.png")
+
+
+def _legend(found: Any, axes: Any) -> None:
+    """Below the plot, which keeps its height."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 1 if max(map(len, labels)) > WIDEST else 2
+    labels = [textwrap.fill(label, 2 * WIDEST // columns) for label in labels]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    width, height = found.get_size_inches()
+    found.set_size_inches(width, height + 0.22 * -(-lines // columns))
+    found.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def positions(sweep: Sweep) -> tuple[dict[Any, float], bool]:
@@ -62,8 +111,8 @@ def positions(sweep: Sweep) -> tuple[dict[Any, float], bool]:
 
     What is not a number lies where it comes in order.
     """
-    values = list(dict.fromkeys(_x(sweep, point) for point in sweep.points))
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    values = list(dict.fromkeys(_x(sweep, point) for point in sweep.points if _has_x(sweep, point)))
+    if all(is_number(value) for value in values):
         return {value: float(value) for value in values}, True
     return {value: float(index) for index, value in enumerate(values)}, False
 
@@ -83,11 +132,15 @@ def curves(sweep: Sweep) -> dict[str, list[Point]]:
 
 def _curves(axes: Any, sweep: Sweep, y: str, places: dict[Any, float], joined: bool) -> None:
     for index, (label, points) in enumerate(curves(sweep).items()):
-        drawn = [point for point in points if y in point.mean]
+        drawn = [point for point in points if y in point.mean and _has_x(sweep, point)]
+        drawn.sort(key=lambda point: places[_x(sweep, point)])
+        if not drawn:
+            continue
         axes.errorbar(
             [places[_x(sweep, point)] for point in drawn],
             [point.mean[y] for point in drawn],
-            yerr=[point.std.get(y, 0.0) for point in drawn] if any(p.std for p in drawn) else None,
+            yerr=_spread(drawn, y),
+            xerr=_spread(drawn, sweep.x or ""),
             label=label or "replaced",
             color=COLOURS[index % len(COLOURS)],
             marker=MARKERS[index % len(MARKERS)],
@@ -122,6 +175,19 @@ def one_per_seed(sweep: Sweep, figure: str) -> Sequence[float]:
     return [value for values in found.values() for value in values]
 
 
+def _spread(points: Sequence[Point], figure: str) -> list[float] | None:
+    """Deviations of a figure; None where there are none."""
+    found = [point.std.get(figure, 0.0) for point in points]
+    return found if any(found) else None
+
+
+def _has_x(sweep: Sweep, point: Point) -> bool:
+    return sweep.x in sweep.axes or sweep.x in point.mean
+
+
 def _x(sweep: Sweep, point: Point) -> Any:
-    value = point.values[sweep.x or ""]
+    assert sweep.x is not None
+    if sweep.x not in sweep.axes:
+        return point.mean[sweep.x]
+    value = point.values[sweep.x]
     return value if isinstance(value, int | float | str | None) else str(value)

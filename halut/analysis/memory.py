@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -106,9 +107,31 @@ def _formula(layers: list[ReplacedLayer]) -> float | None:
 
 
 def state_bytes(network: nn.Module) -> int:
-    """Bytes of every parameter and buffer, each once."""
-    every = {id(t): t for t in (*network.parameters(), *network.buffers())}
-    return sum(t.numel() * t.element_size() for t in every.values())
+    """Bytes of the storages that parameters and buffers lie in, each once."""
+    return _storage_bytes((*network.parameters(), *network.buffers()))
+
+
+def prepared_figures(network: nn.Module) -> dict[str, int]:
+    """Bytes that a network prepared for inference holds, every storage once.
+
+    prepared_bytes: parameters and persistent buffers, so every table once. prepared_layout_bytes:
+    buffers made of those again, which is how a kernel wants tables to lie.
+    """
+    state = _storage_bytes(network.state_dict(keep_vars=True).values())
+    return {"prepared_bytes": state, "prepared_layout_bytes": state_bytes(network) - state}
+
+
+def _storage_bytes(tensors: Iterable[Tensor]) -> int:
+    storages = {s.data_ptr(): s.nbytes() for t in tensors if (s := t.untyped_storage()).nbytes()}
+    return sum(storages.values())
+
+
+def times(ratio: float, more: str = "smaller", less: str = "larger") -> str:
+    """A ratio in words, never below one: "1.84 times smaller", "1.05 times larger"."""
+    told, inverse = f"{ratio:.3g}", f"{1 / ratio:.3g}" if ratio > 0 else "inf"
+    if told == inverse == "1":
+        return f"1 times, neither {more} nor {less}"
+    return f"{told} times {more}" if ratio > 1 else f"{inverse} times {less}"
 
 
 def memory_lines(figures: dict[str, Any]) -> list[str]:
@@ -118,8 +141,7 @@ def memory_lines(figures: dict[str, Any]) -> list[str]:
     lines = [
         f"memory before: {before['total']:,} bytes ({before['replaced_weights']:,} replaced "
         f"weights, {before['replaced_biases']:,} their biases, {before['untouched']:,} untouched)",
-        f"memory after: {after['total']:,} bytes ({', '.join(parts)}), "
-        f"{figures['saving']:.3g} times smaller",
+        f"memory after: {after['total']:,} bytes ({', '.join(parts)}), {times(figures['saving'])}",
     ]
     return [*lines, *_reasons(figures)]
 
@@ -130,9 +152,9 @@ def _reasons(figures: dict[str, Any]) -> list[str]:
     ratio = before["replaced_weights"] / max(held, 1)
     found = []
     if figures["formula"] is not None:
-        found.append(f"the formats say {figures['formula']:.3g} times")
+        found.append(f"the formats say {times(figures['formula'])}")
     found.append(
-        f"the replaced weights are {ratio:.3g} times smaller: {8 * held / weights:.4g} bits each, "
+        f"the replaced weights are {times(ratio)}: {8 * held / weights:.4g} bits each, "
         f"{8 * after['scales'] / weights:.3g} of them scales, which short blocks and small layers "
         "have more of"
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from halut.analysis.cost import operations
 from halut.errors import HalutError, reason
-from halut.files import Kind, read_json, reading
+from halut.files import read_json
 
 ERROR = "error.json"
 """Why the last attempt at a run failed; removed when another gets under way."""
@@ -28,10 +31,20 @@ FIGURES = {
     "weight_bits": "bits a weight",
     "activation_bits": "bits an activation",
     "bops": "bit operations",
+    "operations": "operations: multiply-adds, compares, look-ups with their adds",
+    "macs": "multiply-adds",
+    "encode_compares": "compares of encoders",
+    "encode_macs": "multiply-adds of encoders",
+    "lookups": "look-ups and adds",
+    "bytes": "bytes of the network",
+    "table_bytes": "bytes of tables",
     "weight_bytes": "bytes of weights and tables",
     "seconds": "seconds",
 }
 """The figures of a finished run, and what their axis says."""
+
+SECTIONS = ("base", "baseline", "ptq", "final", "cost", "memory")
+"""Sections of a report whose numbers are figures as well, by their dotted path."""
 
 
 @dataclass(frozen=True)
@@ -49,78 +62,122 @@ class RunRecord:
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """Run folders at and below `folder`, in order of their names; none lies within another."""
-    if (folder / "config.json").exists() or (folder / ERROR).exists():
-        yield folder
-        return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from run_folders(path)
+    """Run folders at and below `folder`, in order of their names; none lies within another.
+
+    What is no run, such as a model with a config.json of its own, is looked into; folders that
+    cannot be read, and those seen before by another name, are passed over.
+    """
+    seen: set[str] = set()
+
+    def below(path: Path) -> Iterator[Path]:
+        real = os.path.realpath(path)
+        if real in seen:
+            return
+        seen.add(real)
+        if is_run(path):
+            yield path
+            return
+        try:
+            inner = sorted(path.iterdir())
+        except OSError:
+            return
+        for each in inner:
+            if os.path.isdir(each):
+                yield from below(each)
+
+    yield from below(folder)
+
+
+def is_run(path: Path) -> bool:
+    """True if a run was begun in the folder, or refused before that."""
+
+    def has(name: str) -> bool:
+        return os.path.isfile(path / name)
+
+    begun = has("config.json") and any(map(has, ("config.yaml", "state.json", "report.json")))
+    return begun or has(ERROR)
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of one run folder; one with damaged files has failed, as its error says."""
+    """The record of one run folder; failed, with the file and the reason, if it is damaged."""
+    plain: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     try:
-        return _record(path)
-    except (HalutError, OSError) as error:
-        return RunRecord(path, FAILED, {}, {}, {}, error=reason(error))
-
-
-def _record(path: Path) -> RunRecord:
-    failure = _read(path / ERROR, {"error": str})
-    report = _read(path / "report.json", {})
-    config = _read(path / "config.json", {}) or (failure or {}).get("config") or {}
-    with reading(path / "config.json"):
-        shown = _shown(config.pop("sweep", None) or {})
+        failure, config = _read(path / ERROR), _read(path / "config.json")
+        config = config or _mapping((failure or {}).get("config"))
+        shown = _mapping(config.pop("sweep", None))
         plain = dict(flat(config))
-    if failure is not None:
-        return RunRecord(path, FAILED, plain, shown, {}, error=failure["error"])
-    if report is None:
-        action = (_read(path / "state.json", {}) or {}).get("next", "not begun")
-        return RunRecord(path, UNFINISHED, plain, shown, {}, error=f"next: {action}")
-    with reading(path / "report.json"):
-        subject = f"{report['model']['name']} on {report['data']['name']}"
-        figures = {key: _figure(key, value) for key, value in figures_of(report).items()}
+        if failure is not None:
+            told = " ".join(str(failure.get("error", "it is not said why")).split())
+            return RunRecord(path, FAILED, plain, shown, {}, error=told)
+        report = _read(path / "report.json")
+        if report is None:
+            action = (_read(path / "state.json") or {}).get("next", "not begun")
+            return RunRecord(path, UNFINISHED, plain, shown, {}, error=f"next: {action}")
+        figures = figures_of(report)
+        if figures["test_accuracy"] is None:
+            raise HalutError("report.json: damaged, or of another version: no final.test_accuracy")
+    except HalutError as error:
+        return RunRecord(path, FAILED, plain, shown, {}, error=str(error))
+    names = (_mapping(report.get(key)).get("name") for key in ("model", "data"))
+    subject = " on ".join(str(name) for name in names if name)
     return RunRecord(path, FINISHED, plain, shown, figures, subject)
 
 
-def _shown(section: dict[str, Any]) -> dict[str, Any]:
-    """The section `sweep` of a configuration, if its values can be what they should."""
-    words = section.get("words") or {}
-    texts = [section.get("x"), section.get("y"), *words, *words.values()]
-    if not all(isinstance(text, str | None) for text in texts):
-        raise TypeError("sweep must hold texts")
-    return section
-
-
-def _figure(name: str, value: Any) -> float | None:
-    if value is None or isinstance(value, int | float):
-        return None if value is None else float(value)
-    raise TypeError(f"{name} is no number but {value!r}")
-
-
 def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
-    """FIGURES of a report; None where it does not tell."""
-    final, cost, stages = report["final"], report["cost"], report["stages"]
-    exact, bits = report["base"]["test_accuracy"], cost.get("bits", {})
-    errors = [s["normalised_mse"] for s in report["sites"] if s["normalised_mse"] is not None]
-    replaced, ptq = cost["replaced"], report.get("ptq", {})  # earlier reports have no ptq
-    return {
-        "test_accuracy": final["test_accuracy"],
-        "val_accuracy": final["val_accuracy"],
-        "exact_accuracy": exact,
-        "baseline_accuracy": report["baseline"]["test_accuracy"],
-        "int8_accuracy": ptq.get("int8", {}).get("test_accuracy"),
-        "int4_accuracy": ptq.get("int4", {}).get("test_accuracy"),
-        "swapped_accuracy": stages[-1]["val_accuracy_after_swap"],
-        "lost": exact - final["test_accuracy"],
-        "normalised_mse": sum(errors) / len(errors) if errors else None,
-        "weight_bits": bits.get("weight_bits"),
-        "activation_bits": bits.get("activation_bits"),
-        "bops": bits.get("bops"),
-        "weight_bytes": replaced["weight_bytes"] + replaced["table_bytes"],
-        "seconds": report.get("seconds"),
+    """FIGURES of a report, None where it does not tell; and the numbers of its SECTIONS."""
+    numbers = {
+        key: float(value)
+        for key, value in flat({name: report.get(name) for name in SECTIONS})
+        if is_number(value)
     }
+    sites, stages = _mappings(report.get("sites")), _mappings(report.get("stages"))
+    errors = [s["normalised_mse"] for s in sites if is_number(s.get("normalised_mse"))]
+    swapped = stages[-1].get("val_accuracy_after_swap") if stages else None
+    exact, test = numbers.get("base.test_accuracy"), numbers.get("final.test_accuracy")
+    counts = {k: v for k, v in numbers.items() if k.startswith("cost.replaced.")}
+    replaced = {key.rpartition(".")[2]: value for key, value in counts.items()}
+    weights = [replaced.get(key) for key in ("weight_bytes", "table_bytes")]
+    seconds = report.get("seconds")
+    return {
+        **numbers,
+        "test_accuracy": test,
+        "val_accuracy": numbers.get("final.val_accuracy"),
+        "exact_accuracy": exact,
+        "baseline_accuracy": numbers.get("baseline.test_accuracy"),
+        "int8_accuracy": numbers.get("ptq.int8.test_accuracy"),
+        "int4_accuracy": numbers.get("ptq.int4.test_accuracy"),
+        "swapped_accuracy": float(swapped) if is_number(swapped) else None,
+        "lost": None if exact is None or test is None else exact - test,
+        "normalised_mse": sum(errors) / len(errors) if errors else None,
+        **{k: numbers.get(f"cost.bits.{k}") for k in ("weight_bits", "activation_bits", "bops")},
+        "operations": operations(replaced) if "lookups" in replaced else None,
+        **{k: replaced.get(k) for k in ("macs", "encode_compares", "encode_macs", "lookups")},
+        "bytes": numbers.get("memory.after.total"),
+        "table_bytes": replaced.get("table_bytes"),
+        "weight_bytes": None if None in weights else sum(w for w in weights if w is not None),
+        "seconds": float(seconds) if is_number(seconds) else None,
+    }
+
+
+def check_figure(option: str, name: str, keys: Collection[str] = (), told: str = "") -> None:
+    """Raise HalutError unless `name` is a figure, may be a number of a report, or is among `keys`.
+
+    Which numbers a report has, it alone tells: of those the section is checked here. `told` are the
+    keys in words.
+    """
+    section, _, rest = name.partition(".")
+    if name not in FIGURES and name not in keys and not (rest and section in SECTIONS):
+        raise HalutError(f"{option}={name} is unknown; choose from: {choices(told)}")
+
+
+def choices(told: str = "") -> str:
+    """What an axis of a picture can be, in words: options as `told`, then figures."""
+    options = f"{told}; " if told else ""
+    return (
+        f"{options}{', '.join(FIGURES)}; or a number of report.json by its path, such as "
+        "memory.after.tables"
+    )
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -132,5 +189,24 @@ def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _read(path: Path, wanted: Mapping[str, Kind]) -> Any:
-    return read_json(path, wanted) if path.exists() else None
+def is_number(value: Any) -> TypeGuard[float]:
+    """True for finite numbers, which True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None if there is no such file."""
+    try:
+        return read_json(path, {})
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HalutError(f"{path.name}: cannot be read: {reason(error)}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +23,7 @@ COLUMNS = {
     "seconds": ("s", "{:.0f}"),
 }
 LONGEST = 30
+LEAST = 8
 MEANING = {
     "baseline_accuracy": "tuned: the exact network, fine-tuned as long",
     "int8_accuracy": "int8: its replaced layers in 8 bits instead, post-training",
@@ -36,27 +39,54 @@ SPREAD = (
 )
 
 
-def sweep_table(sweep: Sweep) -> Table:
-    """One line for every point: mean and standard deviation over seeds."""
-    axes = [axis for axis in sweep.axes if axis != SEED]
+def sweep_table(sweep: Sweep, width: int | None = None) -> Table:
+    """One line for every point: mean and standard deviation over seeds.
+
+    Figures that do not fit `width` columns are left out, the last ones first; runs that differ in
+    more axes than the table has are named by their folder.
+    """
+    known = [c for c in COLUMNS if any(c in point.mean for point in sweep.points)]
+    table = _table(sweep, known)
+    while width is not None and len(known) > 1 and _narrowest(table) > width:
+        known = known[:-1]
+        table = _table(sweep, known)
+    return table
+
+
+def _narrowest(table: Table) -> int:
+    """Columns that figures take beside at least LEAST of every axis."""
+    fixed = [column for column in table.columns if column.justify == "right"]
+    texts = ([str(column.header), *map(str, column.cells)] for column in fixed)
+    free = len(table.columns) - len(fixed)
+    return sum(max(map(len, t)) + 3 for t in texts) + free * (LEAST + 3) + 1
+
+
+def _table(sweep: Sweep, known: Sequence[str]) -> Table:
     subjects = sorted({run.subject for run in sweep.runs if run.subject})
     seeds = max((point.runs for point in sweep.points), default=0)
     over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
-    title = f"{', '.join(subjects) or sweep.folder}: accuracy in percent{over}"
+    title = Text(f"{', '.join(subjects) or sweep.folder}: accuracy in percent{over}")
     table = Table(title=title, title_justify="left")
-    shown = {figure for point in sweep.points for figure in point.mean}
-    table.caption = "; ".join(text for figure, text in MEANING.items() if figure in shown) or None
-    table.caption_justify = "left"
-    for axis in axes:
+    figures = {figure for point in sweep.points for figure in point.mean}
+    words = [text for figure, text in MEANING.items() if figure in known]
+    hidden = [axis for axis in sweep.axes if axis not in (*sweep.shown, SEED)]
+    left = [COLUMNS[c][0] for c in COLUMNS if c in figures and c not in known]
+    words += [f"also different, see sweep.csv: {', '.join(hidden)}"] if hidden else []
+    words += [f"left out, see sweep.csv: {', '.join(left)}"] if left else []
+    table.caption, table.caption_justify = Text("; ".join(words)) if words else None, "left"
+    if hidden:
+        table.add_column("run", overflow="fold")
+    for axis in sweep.shown:
         longest = max((len(sweep.word(axis, p.values[axis])) for p in sweep.points), default=0)
-        table.add_column(sweep.words.get(axis, axis), overflow="fold", no_wrap=longest <= LONGEST)
+        header = Text(sweep.words.get(axis, axis))
+        table.add_column(header, overflow="fold", no_wrap=longest <= LONGEST and not hidden)
     if seeds > 1:
         table.add_column("runs", justify="right")
-    known = [c for c in COLUMNS if any(c in point.mean for point in sweep.points)]
     for column in known:
         table.add_column(COLUMNS[column][0], justify="right", no_wrap=True)
     for point in sweep.points:
-        head = [Text(sweep.word(axis, point.values[axis])) for axis in axes]
+        head = [Text(sweep.name(point.first))] if hidden else []
+        head += [Text(sweep.word(axis, point.values[axis])) for axis in sweep.shown]
         head += [Text(str(point.runs))] if seeds > 1 else []
         table.add_row(*head, *(cell(point, column) for column in known))
     return table
@@ -81,5 +111,5 @@ def missing_lines(sweep: Sweep) -> list[str]:
     lines = [f"{len(sweep.runs)} runs: {', '.join(counts)}"]
     for run in sweep.runs:
         if run.status != FINISHED:
-            lines.append(f"{run.status}: {run.path.relative_to(sweep.folder)}: {run.error}")
+            lines.append(f"{run.status}: {sweep.name(run.path)}: {run.error}")
     return lines

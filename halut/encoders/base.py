@@ -180,7 +180,10 @@ class Encoder(nn.Module):
         return {}
 
     def cost(self, rows: int) -> dict[str, int]:
-        """encode_ops (compares or multiply-adds) for `rows` rows, and state_bytes it needs."""
+        """For `rows` rows: compares, macs (multiply-adds) and, where there are any, adds.
+
+        And state_bytes: what it must hold.
+        """
         raise NotImplementedError
 
 

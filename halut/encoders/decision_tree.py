@@ -119,4 +119,8 @@ class DecisionTreeEncoder(Encoder):
     def cost(self, rows: int) -> dict[str, int]:
         """log2 K compares per code; 8 bytes per node: its threshold and its column."""
         GC = self.blocks.total
-        return {"encode_ops": rows * GC * self.depth, "state_bytes": 8 * GC * (self.K - 1)}
+        return {
+            "compares": rows * GC * self.depth,
+            "macs": 0,
+            "state_bytes": 8 * GC * (self.K - 1),
+        }

@@ -230,8 +230,23 @@ class PQEncoder(Encoder):
         return {"prototypes": [self.prototypes]}
 
     def cost(self, rows: int) -> dict[str, int]:
-        """D K multiply-adds per row and group; 4 bytes per entry of a prototype or root."""
+        """K - 1 compares per code for the least distance; 4 bytes per entry of a prototype or root.
+
+        Distances take, per row and group, D K multiply-adds (l2), D K subtractions and as many adds
+        (l1) or compares (chebyshev).
+        """
         squares = sum(width**2 for width in self.blocks.widths)
         extra = squares if self.options.output_metric else 0
         inputs = self.blocks.inputs * self.K
-        return {"encode_ops": rows * (inputs + extra), "state_bytes": 4 * (inputs + extra)}
+        least = self.blocks.total * (self.K - 1)
+        compares, macs, adds = {
+            "l2": (least, inputs + extra, 0),
+            "l1": (least, 0, 2 * inputs),
+            "chebyshev": (least + inputs, 0, inputs),
+        }[self.options.metric]
+        return {
+            "compares": rows * compares,
+            "macs": rows * macs,
+            "adds": rows * adds,
+            "state_bytes": 4 * (inputs + extra),
+        }

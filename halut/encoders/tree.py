@@ -177,7 +177,8 @@ class TreeEncoder(Encoder):
         """log2 K compares per code; 4 bytes per threshold and per tested column."""
         GC = self.blocks.total
         return {
-            "encode_ops": rows * GC * self.depth,
+            "compares": rows * GC * self.depth,
+            "macs": 0,
             "state_bytes": 4 * GC * (self.K - 1 + self.depth),
         }
 

@@ -1,4 +1,4 @@
-"""What a codec layer costs at inference, per sample."""
+"""What a codec layer costs at inference, per sample; bit operations by the rule of layers.cost."""
 
 from __future__ import annotations
 

@@ -11,13 +11,17 @@ from halut.tables import check_options
 ESTIMATORS = ("auto", "tree", "soft", "identity", "blend")
 PARAMETERISATIONS = ("free", "derived")
 
+DEFAULT_V = 8
+"""Inputs per codebook where a kernel's taps give none."""
+
 
 @dataclass
 class TableOptions:
     """Codebooks, prototypes, table format and how they learn.
 
     Give C (codebooks per group) or V (inputs per codebook), or neither: then V = kh * kw for a
-    convolution, i.e. one codebook per input channel, and V = 4 for a 1x1 or a Linear.
+    convolution, i.e. one codebook per input channel, and V = 8 for a 1x1 or a Linear: 2 bytes of
+    table for a weight (K = 16, 8 bits), half of a float. V = 4 takes as much as floats do.
     """
 
     C: int | None = None
@@ -73,7 +77,7 @@ class TableOptions:
                     f"{site.name} has {site.D} inputs{each}: C must be in 1..{site.D}, got {self.C}"
                 )
             return self.C
-        V = self.V if self.V is not None else site.taps if site.taps > 1 else 4
+        V = self.V if self.V is not None else site.taps if site.taps > 1 else DEFAULT_V
         return max(1, -(-site.D // V))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from halut.analysis.run_figures import FIGURES
+from halut.analysis.curve import check_picture
+from halut.analysis.run_figures import check_figure, flat
 from halut.catalogue import operator_type
 from halut.plan import KEEP
 from halut.policy import laid_over
@@ -197,7 +198,11 @@ def check(config: TrainConfig) -> None:
     choice("base.optimizer", config.base.optimizer, ("adamw", "sgd"))
     choice("optim.schedule", config.optim.schedule, ("cosine", "constant"))
     choice("schedule.select", config.schedule.select, ("best", "last"))
-    choice("sweep.y", config.sweep.y, tuple(FIGURES))
+    check_figure("sweep.y", config.sweep.y)
+    if config.sweep.x is not None and not config.sweep.x.startswith("halut."):
+        keys = {key for key, _ in flat(asdict(config))}
+        check_figure("sweep.x", config.sweep.x, keys, "any option, such as halut.C")
+    check_picture("sweep.picture", config.sweep.picture)
     choice("logger.name", config.logger.name, ("csv", "wandb", "wandb_offline"))
     between("loss.distill", config.loss.distill, 0, 1)
     between("loss.temperature", config.loss.temperature, 1e-6)

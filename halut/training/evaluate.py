@@ -22,7 +22,7 @@ from halut.analysis.bits import bit_figures
 from halut.analysis.cost import exact_cost, replaced_cost
 from halut.analysis.errors import layer_errors
 from halut.analysis.latency import latency
-from halut.analysis.memory import memory_figures, state_bytes
+from halut.analysis.memory import memory_figures, prepared_figures
 from halut.analysis.runtime import check_difference, compare, ways
 from halut.bundle import exact_network, load_bundle
 from halut.errors import HalutError, flush, tell
@@ -143,12 +143,16 @@ def _channels_last(network: nn.Module) -> None:
 
 
 def _prepared(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str, Any]:
-    """latency: the prepared network's beside the exact one's; prepared_bytes: of its tensors.
+    """latency: the prepared network's beside the exact one's; and prepared_figures.
 
     None where they are not asked for, or the network has no such form. The exact network's weights
     are random: its time does not depend on them.
     """
-    found: dict[str, Any] = {"latency": None, "prepared_bytes": None}
+    found: dict[str, Any] = {
+        "latency": None,
+        "prepared_bytes": None,
+        "prepared_layout_bytes": None,
+    }
     if not config.latency:
         return found
     exact = exact_network(plan)
@@ -162,7 +166,7 @@ def _prepared(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[st
         log.warning("no latency: %s", error)
         return found
     times = latency({"exact": exact, "prepared": prepared}, x)
-    return {"latency": times, "prepared_bytes": state_bytes(prepared)}
+    return {"latency": times, **prepared_figures(prepared)}
 
 
 def _runtime(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str, Any] | None:

@@ -7,25 +7,29 @@ from typing import Any
 
 from rich.table import Table
 
-from halut.analysis.memory import memory_lines
+from halut.analysis.memory import memory_lines, times
 from halut.analysis.runtime import runtime_lines
 from halut.plan import Plan
 from halut.training.progress import console
-from halut.training.report import cost_line, plan_table
+from halut.training.report import plan_table
+from halut.training.report_tables import cost_lines
 
 
 def show(figures: Mapping[str, Any], plan: Plan) -> None:
     """Print the plan, the layers' errors, the accuracy, the cost, the memory and the times."""
     console.print(plan_table(plan))
     console.print(_errors(figures))
-    lines = [cost_line(figures["cost"]), *memory_lines(figures["memory"])]
+    lines = [*cost_lines(figures["cost"]), *memory_lines(figures["memory"])]
     if figures["prepared_bytes"] is not None:
-        lines.append(f"memory prepared: {figures['prepared_bytes']:,} bytes of tensors")
+        layout = figures["prepared_layout_bytes"]
+        again = f"; {layout:,} more for tables laid out for the kernels" if layout else ""
+        lines.append(f"memory prepared: {figures['prepared_bytes']:,} bytes{again}")
     if (found := figures["latency"]) is not None:
         exact, prepared = found["ms"]["exact"], found["ms"]["prepared"]
         lines.append(
             f"latency of {found['batch']} on the CPU, {found['threads']} threads: exact "
-            f"{exact:.3g} ms, prepared {prepared:.3g} ms, {exact / prepared:.3g} times as fast"
+            f"{exact:.3g} ms, prepared {prepared:.3g} ms, "
+            f"{times(exact / prepared, 'faster', 'slower')}"
         )
     if (runtime := figures["runtime"]) is not None:
         lines += runtime_lines(runtime, runtime["tolerance"])

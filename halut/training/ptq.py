@@ -88,6 +88,7 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
             "weight_bits": width,
             "activation_bits": INPUT_BITS,
             "sites": len(entries),
+            "macs": sum(entry.site.macs for entry in entries),
             "left_exact": [entry.site.name for entry in replaced if entry not in entries],
             "bytes": quantised_bytes((entry.site for entry in entries), width),
             "val_accuracy": accuracy,

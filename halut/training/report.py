@@ -1,4 +1,4 @@
-"""What a run says at its end: report.json and the table on the terminal."""
+"""What a run says at its end: report.json; and the table of its plan."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from halut.analysis.bits import bit_figures, bits_line
-from halut.analysis.cost import exact_cost, replaced_cost
-from halut.analysis.memory import memory_figures, memory_lines, site_bytes
+from halut.analysis.bits import bit_figures
+from halut.analysis.cost import exact_cost, layer_costs, replaced_cost
+from halut.analysis.memory import memory_figures, site_bytes
+from halut.analysis.site_bytes import (
+    SiteBytes,
+    bytes_of_site,
+    bytes_words,
+    plan_bytes,
+    warning_lines,
+)
 from halut.catalogue import operator_type
 from halut.checkout import commit
 from halut.plan import Entry, Plan
-from halut.ptq import told
 from halut.training.bundle_data import settings_of
 from halut.training.callbacks import layer_figures
 from halut.training.distributed import world_size
@@ -54,6 +60,7 @@ def final_report(
         },
         "baseline": {
             "epochs": sum(stage["epochs"] for stage in stages) if baseline is not None else 0,
+            "val_accuracy": _validation(baseline, context),
             "test_accuracy": test(baseline) if baseline is not None else None,
         },
         "ptq": {
@@ -92,6 +99,12 @@ def final_report(
     }
 
 
+def _validation(baseline: nn.Module | None, context: Context) -> float | None:
+    if baseline is None:
+        return None
+    return evaluate(baseline, context.data, "val", context.config.trainer)
+
+
 def _pretrained(context: Context) -> dict[str, Any] | None:
     from halut.models.build import pretrained_info
 
@@ -99,9 +112,13 @@ def _pretrained(context: Context) -> dict[str, Any] | None:
 
 
 def site_figures(context: Context, network: nn.Module) -> list[dict[str, Any]]:
-    """Name, operator, options, and the errors and code usage of every replaced site."""
+    """Name, operator, options, errors, code usage and bytes of every replaced site.
+
+    bytes: of the operator; exact_bytes: of the floats in its place; int8_bytes: of INT8 weights.
+    """
     batch = next(iter(context.data.calibration_batches(64, seed=context.config.seed)))[0]
     figures = layer_figures(network, batch.to(next(network.parameters()).device))
+    costs = dict(layer_costs(network))
     return [
         {
             "name": entry.site.name,
@@ -112,9 +129,14 @@ def site_figures(context: Context, network: nn.Module) -> list[dict[str, Any]]:
                 key: figures.get(entry.site.name, {}).get(key)
                 for key in ("normalised_mse", "code_perplexity", "dead_prototypes")
             },
+            **_bytes(bytes_of_site(entry.site, costs.get(entry.site.name))),
         }
         for entry in context.plan.replaced
     ]
+
+
+def _bytes(held: SiteBytes) -> dict[str, int]:
+    return {"bytes": held.planned, "exact_bytes": held.exact, "int8_bytes": held.int8}
 
 
 def environment(context: Context | None = None) -> dict[str, Any]:
@@ -152,16 +174,20 @@ def command() -> str:
 
 
 def plan_table(plan: Plan) -> Table:
-    """Every site: what it becomes and when, or why it stays exact."""
-    table = Table(title="plan", title_justify="left")
+    """Every site: what it becomes and when, or why it stays exact, and its bytes.
+
+    Sites whose tables exceed their INT8 weights are marked, and the caption says what that means.
+    """
+    found = plan_bytes(plan)
+    table = Table(title="plan", title_justify="left", caption_justify="left")
+    table.caption = "\n".join(warning_lines(plan, found)) or None
     for column in (
         "site",
         "kind",
-        "rows",
-        "D",
-        "M",
+        "rows x D x M",
         "operator",
         "options, or why it stays",
+        "bytes",
         "stage",
     ):
         table.add_column(column, overflow="fold")
@@ -169,10 +195,11 @@ def plan_table(plan: Plan) -> Table:
         site = entry.site
         what = _options(entry) if entry.replaced else entry.reason
         stage = "" if entry.stage is None else f"{entry.stage:02d}"
-        shapes = (str(site.rows), str(site.D), str(site.M))
-        table.add_row(site.name, site.describe(), *shapes, entry.operator, what, stage)
+        shape = f"{site.rows} x {site.D} x {site.M}"
+        sizes = bytes_words(found[site.name], entry.replaced)
+        table.add_row(site.name, site.describe(), shape, entry.operator, what, sizes, stage)
     for name, reason in plan.unsupported.items():
-        table.add_row(name, "", "", "", "", "keep", reason, "")
+        table.add_row(name, "", "", "keep", reason, "", "")
     return table
 
 
@@ -182,63 +209,3 @@ def _options(entry: Entry) -> str:
     if entry.shares is not None:
         shown["shares"] = entry.shares
     return " ".join(f"{key}={value}" for key, value in shown.items())
-
-
-def report_table(report: dict[str, Any]) -> Table:
-    """Stages, accuracies and cost of a report."""
-    table = Table(title="accuracy in percent", title_justify="left")
-    for column in ("stage", "replaced", "before", "after swap", "after training", "test"):
-        table.add_column(
-            column, overflow="fold", justify="left" if column == "replaced" else "right"
-        )
-    base, baseline = report["base"], report["baseline"]
-    table.add_row(
-        "base",
-        "exact network",
-        "",
-        "",
-        _percent(base["val_accuracy"]),
-        _percent(base["test_accuracy"]),
-    )
-    for index, stage in enumerate(report["stages"]):
-        table.add_row(
-            f"{index:02d}",
-            ", ".join(stage["sites"]),
-            _percent(stage["val_accuracy_before"]),
-            _percent(stage["val_accuracy_after_swap"]),
-            _percent(stage["val_accuracy_after_training"]),
-            "",
-        )
-    final = report["final"]
-    table.add_row(
-        "final", "", "", "", _percent(final["val_accuracy"]), _percent(final["test_accuracy"])
-    )
-    table.add_row(
-        "baseline", "exact, fine-tuned as long", "", "", "", _percent(baseline["test_accuracy"])
-    )
-    for name, entry in report.get("ptq", {}).items():
-        accuracies = _percent(entry["val_accuracy"]), "", _percent(entry["test_accuracy"])
-        table.add_row(name, told(entry), "", *accuracies)
-    memory = memory_lines(report["memory"]) if "memory" in report else []  # earlier ones have none
-    table.caption = "\n".join([cost_line(report["cost"]), *memory])
-    table.caption_justify = "left"
-    return table
-
-
-def cost_line(cost: dict[str, dict[str, Any]]) -> str:
-    """Cost per sample, exact and replaced, and the average widths."""
-    lines = []
-    for name in ("exact", "replaced"):
-        c = cost[name]
-        lines.append(
-            f"{name}: {c['macs']:,} multiply-adds, {c['encode_ops']:,} encode operations, "
-            f"{c['lookups']:,} look-ups and adds; {c['weight_bytes']:,} bytes of weights, "
-            f"{c['table_bytes']:,} of tables"
-        )
-    if "bits" in cost:  # reports of earlier versions have none
-        lines.append(bits_line(cost["bits"]))
-    return "\n".join(lines)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

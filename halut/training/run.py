@@ -48,7 +48,8 @@ from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
 from halut.training.ptq import quantised_baselines
 from halut.training.recalibrate import check_norms
-from halut.training.report import final_report, plan_table, report_table
+from halut.training.report import final_report, plan_table
+from halut.training.report_tables import show_report
 from halut.training.run_folder import RunFolder, default_path
 from halut.training.sinks import make_sinks
 from halut.training.stage import check_finite, run_stage
@@ -224,7 +225,7 @@ def _run(
 
 def _show(report: dict[str, Any]) -> None:
     if is_main():
-        console.print(report_table(report))
+        show_report(report)
 
 
 def _sensitivity(context: Context) -> dict[str, float] | None:

@@ -13,10 +13,11 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -26,9 +27,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from halut.analysis.curve import draw
-from halut.analysis.run_figures import FAILED
-from halut.analysis.sweep import gather, write
+from halut.analysis.curve import check_picture, draw, shown_picture
+from halut.analysis.run_figures import FAILED, check_figure, choices, flat
+from halut.analysis.sweep import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError, reason, tell
 from halut.training.distributed import is_main
@@ -55,6 +56,7 @@ class Gather(Callback):
             self.folder = sweep_folder(config, overrides)
             if (self.folder / "config.json").exists():
                 raise HalutError(f"run_dir={self.folder} holds a run; give a sweep another folder")
+            check_shown(config, values)
             fixed = ",".join(f"'{key}'" for key in overrides if key not in values)
             config.hydra.overrides.hydra.extend(
                 [
@@ -95,21 +97,55 @@ class Locking(Callback):
         release(Path(config.hydra.sweep.dir))
 
 
-def show(folder: Path) -> int:
-    """Gather the runs of a folder, print their table, write it and the picture; the failed ones."""
-    sweep = gather(folder)
-    console.print(sweep_table(sweep))
+def show(
+    folder: Path, x: str | None = None, y: str | None = None, picture: Path | None = None
+) -> int:
+    """Gather the runs of a folder, print their table, write it and the picture; the failed ones.
+
+    `x`, `y` and `picture` win over the configurations' sweep.x, sweep.y and sweep.picture. Raises
+    HalutError where they cannot be had, and where the folder cannot be written.
+    """
+    if picture is not None:
+        check_picture("picture", picture)
+    sweep = gather(folder, x)
+    for option, name in (("x", x), ("y", y)):
+        if name is not None and not tells(sweep, name, option == "x"):
+            axes = ", ".join(sweep.shown) if option == "x" else ""
+            raise HalutError(f"{option}={name}: no run tells it; choose from: {choices(axes)}")
+    console.print(sweep_table(sweep, console.width))
     for line in missing_lines(sweep):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    write(sweep)
-    picture = ""
+    path, written = picture or folder / shown_picture(sweep), ["sweep.json", "sweep.csv"]
+    target = folder
     try:
-        draw(sweep, folder / "curve.png")
-        picture = ", curve.png"
+        write(sweep)
+        target = path
+        draw(sweep, path, y)
+        written.append(str(path if picture else path.name))
+    except OSError as error:
+        named = error.filename2 or target  # the file, not the temporary one beside it
+        raise HalutError(f"{named} cannot be written: {error.strerror}") from error
     except HalutError as error:
+        if any(each is not None for each in (x, y, picture)):
+            raise
         log.info("%s", error)
-    log.info("%s: sweep.json, sweep.csv%s", folder, picture)
+    log.info("%s: %s", folder, ", ".join(written))
     return sweep.count(FAILED)
+
+
+def check_shown(config: DictConfig, values: Collection[str]) -> None:
+    """Raise HalutError, before anything runs, for a sweep.x, sweep.y or sweep.picture nobody knows.
+
+    Options of a group that is swept are not all in `config`: of those any can be x.
+    """
+    shown = config.sweep
+    check_picture("sweep.picture", shown.picture)
+    check_figure("sweep.y", shown.y)
+    if shown.x is None or shown.x.partition(".")[0] in values:
+        return
+    plain = OmegaConf.to_container(config, resolve=False)
+    keys = {str(key) for key, _ in flat(cast(dict[str, Any], plain))}
+    check_figure("sweep.x", shown.x, {*keys, *values}, ", ".join(values))
 
 
 def given(config: DictConfig) -> dict[str, Override]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 from written_runs import write_run
 
-from halut.analysis.curve import curves, draw, one_per_seed, positions
+from halut.analysis.curve import curves, draw, figure, one_per_seed, positions
 from halut.analysis.sweep import gather
+from halut.cli import main
 from halut.errors import HalutError
 
 pytest.importorskip("matplotlib")
@@ -46,7 +48,9 @@ def colours(path) -> set[tuple[int, ...]]:
     from PIL import Image
 
     with Image.open(path) as image:
-        assert image.size == (1200, 750)
+        width, height = image.size
+        assert width == 1200
+        assert 750 < height < 900  # the legend's lines come on top
         return {colour for _, colour in image.convert("RGB").getcolors(2**20)}
 
 
@@ -68,3 +72,91 @@ def test_runs_that_differ_in_nothing_have_no_picture(tmp_path):
     write_run(tmp_path / "b", 91, seed=1)
     with pytest.raises(HalutError, match="no picture"):
         draw(gather(tmp_path), tmp_path / "curve.png")
+
+
+@pytest.fixture
+def sized(tmp_path):
+    """Two operators with 1 to 4 codebooks; bytes grow with them, and compares."""
+    for operator in ("tree", "pq"):
+        for C in (4, 1, 2):
+            run = tmp_path / f"{operator}{C}"
+            write_run(run, 80 + C, halut__name=operator, halut__C=C)
+            found = json.loads((run / "report.json").read_text())
+            found["memory"] = {"after": {"total": 1000 * C + len(operator), "tables": 100 * C}}
+            (run / "report.json").write_text(json.dumps(found))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("x", "first"), [("bytes", 1004), ("memory.after.tables", 100)])
+def test_any_figure_can_be_the_axis(sized, x, first):
+    sweep = gather(sized, x)
+    assert (sweep.x, sweep.lines) == (x, ["halut.name"])
+    drawn = figure(sweep).axes[0]
+    lines = [bar.lines[0] for bar in drawn.containers]
+    assert len(lines) == 2
+    for line in lines:
+        assert list(line.get_xdata()) == sorted(line.get_xdata())  # joined in the figure's order
+        assert list(line.get_ydata()) == [81, 82, 84]
+    assert min(min(line.get_xdata()) for line in lines) in (first, 1002)
+    assert drawn.get_xlabel() == ("bytes of the network" if x == "bytes" else x)
+
+
+def test_the_configuration_s_x_can_be_a_figure(sized):
+    for path in sized.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "sweep": {**config["sweep"], "x": "bops"}}))
+    assert gather(sized).x == "bops"
+
+
+@pytest.mark.parametrize("name", ["bites", "memory.after.tabels", "halut.Q", "ptq.int3.bytes"])
+def test_what_no_run_tells_is_refused_with_the_choices(sized, capsys, name):
+    assert main(["table", str(sized), "--x", name]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for part in (f"x={name}", "halut.name", "halut.C", "bytes", "operations", "report.json"):
+        assert part in error
+    assert not (sized / "sweep.json").exists()
+    assert main(["table", str(sized), "--y", name]) == 1
+    assert "normalised_mse" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.svg", b"<?xml"), ("b.pdf", b"%PDF"), ("c.PNG", b"\x89PNG")]
+)
+def test_the_suffix_is_the_format(sized, tmp_path, name, start):
+    assert main(["table", str(sized), "--x", "bytes", "--picture", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("name", ["curve.gif", "curve", ".png", "curve.svg.gz"])
+def test_other_suffixes_are_refused(sized, capsys, name):
+    assert main(["table", str(sized), "--picture", name]) == 1
+    assert "ends in one of: .png, .svg, .pdf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("taken", ["curve.png", "sweep.json"])
+def test_what_cannot_be_written_is_one_line_after_the_table(sized, capsys, taken):
+    (sized / taken).mkdir()
+    assert main(["table", str(sized)]) == 1
+    said = capsys.readouterr()
+    assert f"{taken} cannot be written" in said.err
+    assert said.err.count("\n") == 1
+    assert "84.00" in said.out
+
+
+@pytest.mark.parametrize("curves", [2, 14])
+@pytest.mark.parametrize("long", [False, True])
+def test_the_legend_lies_outside_the_plot(tmp_path, curves, long):
+    for index in range(curves):
+        for C in (1, 2):
+            name = f"operator{index}" + "-and-its-very-long-name" * 4 * long
+            write_run(tmp_path / f"{index}-{C}", 80 + index, halut__name=name, halut__C=C)
+    found = figure(gather(tmp_path))
+    found.canvas.draw()
+    plot, (legend,) = found.axes[0].get_tightbbox(), found.legends
+    box = legend.get_window_extent()
+    assert not box.overlaps(plot)
+    assert found.bbox.x0 <= box.x0 < box.x1 <= found.bbox.x1
+    assert found.bbox.y0 <= box.y0
+    assert found.axes[0].get_window_extent().height > 300  # of 750 points: the plot is no strip
+    assert len(legend.get_texts()) == curves + 1  # the exact network

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from halut import surgery
-from halut.analysis.memory import memory_figures, memory_lines, state_bytes
+from halut.analysis.memory import (
+    memory_figures,
+    memory_lines,
+    prepared_figures,
+    state_bytes,
+    times,
+)
 from halut.codecs import codecs
 from halut.inference import prepare
 from halut.policy import Rule, resolve
@@ -66,6 +72,43 @@ def test_tables_and_kept_layers():
     assert "the formats say" not in memory_lines(figures)[-1]
     exact = replaced(Rule("0", operator="exact"))[1]
     assert exact["saving"] == exact["formula"] == 1
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(1.84, "1.84 times smaller"), (0.952, "1.05 times larger"), (0.5, "2 times larger")],
+)
+def test_a_ratio_is_said_from_its_larger_side(ratio, words):
+    assert times(ratio) == words
+    assert times(1.0001) == times(0.9999) == "1 times, neither smaller nor larger"
+    assert times(0.25, "faster", "slower") == "4 times slower"
+
+
+def test_what_grew_is_called_larger():
+    """K = 256 tables of 4 inputs take 64 bytes a weight."""
+    figures = replaced(Rule("0", operator="tree", options={"V": 4, "K": 256}))[1]
+    assert figures["saving"] < 1
+    text = "\n".join(memory_lines(figures))
+    assert f"{1 / figures['saving']:.3g} times larger" in text
+    assert "the replaced weights are 16 times larger" in text
+    assert "smaller" not in text
+
+
+def test_prepared_tables_count_once():
+    """Whatever views or layers share a storage; a layout made of the tables is told apart."""
+    network = replaced(Rule("0", operator="tree", options={"C": 4, "K": 16}))[0]
+    prepared = prepare(network, torch.randn(2, 64))
+    layer = prepared.get_submodule("0")
+    found = prepared_figures(prepared)
+    parts = (layer.table, layer.scale, layer.bias, layer.taps, layer.thresholds)
+    assert layer.table.nbytes == 4 * 16 * 10
+    exact = 4 * (40 + 4) + 4 * 4 * 10 + 8  # the other layer, the norm and its counter
+    assert found["prepared_bytes"] == sum(part.nbytes for part in parts) + exact
+    assert found["prepared_layout_bytes"] == layer.packed.nbytes
+    prepared.add_module("again", layer)
+    prepared.register_buffer("view", layer.table.view(-1)[3:])
+    prepared.register_buffer("second", layer.table.detach())
+    assert prepared_figures(prepared) == found
 
 
 @pytest.mark.parametrize("name", list(codecs))

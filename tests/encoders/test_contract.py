@@ -206,5 +206,7 @@ def test_progress_counts_codebooks(name):
 def test_cost_grows_with_the_rows_and_the_state_does_not(name):
     encoder, _, _ = build(name)
     one, ten = encoder.cost(1), encoder.cost(10)
-    assert ten["encode_ops"] == 10 * one["encode_ops"] > 0
+    for key in ("compares", "macs"):
+        assert ten[key] == 10 * one[key] >= 0
+    assert one["compares"] + one["macs"] > 0
     assert ten["state_bytes"] == one["state_bytes"] > 0

@@ -135,7 +135,8 @@ def test_beside_a_trained_network(train, tmp_path, monkeypatch):
     card = (run.path / "bundle" / "README.md").read_text()
     for name in entries:
         assert f"{entries[name]['bytes']:,}" in text
-        assert f"- {name}: test accuracy {entries[name]['test_accuracy']} %" in card
+        accuracies = (f"{entries[name][f'{split}_accuracy']:.2f}" for split in ("val", "test"))
+        assert f"| {name.upper()} | {' | '.join(accuracies)} |" in card
     assert load_bundle(run.path)[2]["ptq"] == entries
 
     # Cut off before the report: nothing is measured again but the test split.

@@ -139,3 +139,37 @@ def test_what_cannot_be_a_sweep_is_refused(train, folder, tmp_path):
     assert outcome.code == 1
     assert "python train.py hydra/launcher=slurm -m" in outcome.err
     assert "torchrun --nproc-per-node=2 train.py -m" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("sweep.x=halut.Q", "sweep.x=halut.Q is unknown; choose from: halut.width; test_"),
+        ("sweep.x=bites", "bytes, table_bytes"),
+        ("sweep.y=halut.width", "sweep.y=halut.width is unknown"),
+        ("sweep.picture=curve.gif", "sweep.picture=curve.gif: a picture's name ends in one of"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_before_anything_runs(train, folder, option, said):
+    outcome = train("-m", *QUICK, *VALUES, option, f"run_dir={folder}")
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert said in outcome.err
+    assert not folder.exists()
+    alone = train(*QUICK, *VALUES[1:], option, f"run_dir={folder}")
+    if option != "sweep.x=halut.Q":  # an option of the operator, for all that a single run knows
+        assert alone.code == 1
+        assert said in alone.err
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize("x", ["bytes", "memory.after.codes", "halut.width", "seed"])
+def test_a_sweep_over_an_option_is_drawn_over_it_or_a_figure(train, folder, x):
+    pytest.importorskip("matplotlib")
+    few = ("halut.width=4,8", *VALUES[1:], f"sweep.x={x}", "sweep.picture=sizes.svg")
+    outcome = train("-m", *QUICK, *few, f"run_dir={folder}")
+    assert outcome.code == 0, outcome.err
+    assert "sweep.csv, sizes.svg" in outcome.out
+    assert (folder / "sizes.svg").read_bytes().startswith(b"<?xml")
+    drawn_over = "halut.width" if x == "seed" else x  # all runs have one seed: no axis
+    assert json.loads((folder / "sweep.json").read_text())["x"] == drawn_over

@@ -1,0 +1,94 @@
+"""Bytes of a plan's sites: as floats, as INT8 weights, and as what the plan makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from halut.catalogue import operator_type
+from halut.plan import Entry, Plan
+from halut.sites import Site
+
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class SiteBytes:
+    """`exact`: weights and biases as floats; `planned`: all that inference holds of the operator.
+
+    `int8` is a byte for every weight, to hold `tables` against, without scales and biases.
+    """
+
+    exact: int
+    planned: int
+    int8: int
+    tables: int = 0
+
+    @property
+    def exceeds_int8(self) -> bool:
+        """True if the site's tables take more than its INT8 weights would."""
+        return self.tables > self.int8
+
+
+def plan_bytes(plan: Plan) -> dict[str, SiteBytes]:
+    """The bytes of every site by name; a shared encoder counts at the first site that has it.
+
+    Operators are built one after the other, and dropped.
+    """
+    found, shared = {}, set()
+    for entry in plan:
+        found[entry.site.name] = bytes_of_site(entry.site, _cost(entry), entry.shares in shared)
+        shared |= {entry.shares} - {None}
+    return found
+
+
+def bytes_of_site(site: Site, cost: Mapping[str, int] | None, shares: bool = False) -> SiteBytes:
+    """Bytes by the operator's cost (None: the site is kept), less an encoder it shares."""
+    exact = FLOAT * (site.weights + site.M * site.bias)
+    if cost is None:
+        return SiteBytes(exact, exact, site.weights)
+    tables = cost.get("table_bytes", 0)
+    encoder = 0 if shares else cost.get("encoder_bytes", 0)
+    return SiteBytes(exact, cost["weight_bytes"] + tables + encoder, site.weights, tables)
+
+
+def warning_lines(plan: Plan, found: Mapping[str, SiteBytes]) -> list[str]:
+    """What there is to say of tables that are larger than INT8 weights, and than floats."""
+    large = [found[e.site.name] for e in plan.replaced if found[e.site.name].exceeds_int8]
+    if not large:
+        return []
+    tables, int8 = sum(b.tables for b in large), sum(b.int8 for b in large)
+    lines = [
+        f"! the tables of {len(large)} of {len(plan.replaced)} sites take more than their INT8 "
+        f"weights: {tables:,} bytes, not {int8:,}; larger halut.V (smaller halut.C), smaller "
+        "halut.K and fewer halut.bits take less, and cost accuracy"
+    ]
+    larger = [e.site.name for e in plan.replaced if _grows(found[e.site.name])]
+    if larger:
+        lines.append(f"!! more than their float weights, even: {', '.join(larger)}")
+    return lines
+
+
+def bytes_words(found: SiteBytes, replaced: bool = True) -> str:
+    """A site's bytes before and after; with a mark and how many times INT8 if tables exceed it."""
+    if not replaced:
+        return f"{found.exact:,}"
+    words = f"{found.exact:,} -> {found.planned:,}"
+    if not found.exceeds_int8:
+        return words
+    return f"{words} {'!!' if _grows(found) else '!'} {found.tables / found.int8:.3g}x INT8"
+
+
+def _grows(found: SiteBytes) -> bool:
+    return found.exceeds_int8 and found.planned > found.exact
+
+
+def _cost(entry: Entry) -> Mapping[str, int] | None:
+    if not entry.replaced:
+        return None
+    with torch.random.fork_rng(devices=[]):  # an operator may draw what it starts from
+        layer = operator_type(entry.operator)(**entry.options).build(entry.site)
+    cost: Mapping[str, int] = layer.cost()  # type: ignore[operator]
+    return cost

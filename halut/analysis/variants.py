@@ -1,0 +1,71 @@
+"""The networks a run compares, one row each: accuracies, bytes and operations of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from halut.analysis.cost import operations
+
+FLOAT = 32
+COLUMNS = ("validation", "test", "bytes", "operations", "bit ops")
+
+
+def variants(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The exact network, the fine-tuned one, INT8, INT4, ... and the run's own, as far as they are.
+
+    Each {"variant", "val_accuracy", "test_accuracy", "bytes", "operations", "bops"}: accuracies in
+    percent, bytes of all parameters and buffers, operations and bit operations of one sample.
+    None where a report, of an earlier version perhaps, does not tell.
+    """
+    cost, memory = report.get("cost", {}), report.get("memory", {})
+    before = memory.get("before", {}).get("total")
+    macs = cost.get("exact", {}).get("macs")
+    bops = None if macs is None else FLOAT * FLOAT * macs
+    base, baseline = report.get("base", {}), report.get("baseline", {})
+    rows = [_row("exact", base, before, macs, bops)]
+    if baseline.get("test_accuracy") is not None:
+        rows.append(_row("exact, fine-tuned", baseline, before, macs, bops))
+    for name, entry in report.get("ptq", {}).items():
+        held = narrow = None
+        if before is not None:
+            held = before - entry["exact_bytes"] + entry["bytes"]
+        if bops is not None and "macs" in entry:
+            width = entry["weight_bits"] * entry["activation_bits"]
+            narrow = bops + (width - FLOAT * FLOAT) * entry["macs"]
+        rows.append(_row(name.upper(), entry, held, macs, narrow))
+    names = list(dict.fromkeys(site["operator"] for site in report.get("sites", [])))
+    ours = f"ours ({', '.join(names)})" if names else "ours"
+    total = operations(cost["replaced"]) if "replaced" in cost else None
+    after, bits = memory.get("after", {}).get("total"), cost.get("bits", {}).get("bops")
+    return [*rows, _row(ours, report.get("final", {}), after, total, bits)]
+
+
+def variant_cells(row: Mapping[str, Any]) -> list[str]:
+    """A row's COLUMNS as text; operations with three digits and a prefix: "4.09 G"."""
+    accuracies = (row["val_accuracy"], row["test_accuracy"])
+    held = row["bytes"]
+    return [
+        *("" if value is None else f"{value:.2f}" for value in accuracies),
+        "" if held is None else f"{held:,}",
+        *("" if row[key] is None else prefixed(row[key]) for key in ("operations", "bops")),
+    ]
+
+
+def prefixed(count: float) -> str:
+    """Three digits and a metric prefix: 999, 1.23 k, 45.6 M."""
+    prefixes = ["", " k", " M", " G", " T", " P"]
+    while count >= 999.5 and len(prefixes) > 1:
+        count, prefixes = count / 1000, prefixes[1:]
+    return f"{count:.3g}{prefixes[0]}"
+
+
+def _row(
+    name: str,
+    accuracies: Mapping[str, Any],
+    held: int | None,
+    operations: int | None,
+    bops: float | None,
+) -> dict[str, Any]:
+    found = {key: accuracies.get(key) for key in ("val_accuracy", "test_accuracy")}
+    return {"variant": name, **found, "bytes": held, "operations": operations, "bops": bops}
