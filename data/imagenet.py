@@ -22,6 +22,7 @@ from data.randomness import isolated
 from data.registry import datasets
 from data.samples import Request, Samples, Split
 from halut.errors import HalutError
+from halut.option import every, option, redefined, where, while_training
 
 DEFAULTS: dict[str, Any] = {
     "image_size": 224,
@@ -30,30 +31,48 @@ DEFAULTS: dict[str, Any] = {
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "random")
 
 
 @dataclass
 class ImageNetConfig(DataConfig):
-    """`image_size`, `interpolation`, `crop_pct`, mean and std: None takes the pretrained network's
-    where a run has one, else those of DEFAULTS.
+    """ImageNet: folders train/ and val/ of class folders.
 
-    `auto_augment` is timm's text, for example rand-m9-mstd0.5-inc1; `crop_scale` the least area of
-    a random crop. `val_fraction` 0.02 of the training images is 20 or so of each class.
+    `image_size`, `interpolation`, `crop_pct`, mean and std: None takes the pretrained network's
+    where a run has one, else those of DEFAULTS. `val_fraction` 0.02 is 20 or so of each class.
     """
 
-    name: str = "imagenet"
-    val_fraction: float = 0.02
-    eval_batch_size: int = 256
-    image_size: int | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_scale: float = 0.08
-    flip: float = 0.5
-    color_jitter: float = 0.4
-    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    random_erasing: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
+    name: str = option("imagenet", "the data set")
+    val_fraction: float = redefined(DataConfig, "val_fraction", 0.02)
+    eval_batch_size: int = redefined(DataConfig, "eval_batch_size", 256)
+    image_size: int | None = option(None, "side in pixels; null: the pretrained network's, or 224")
+    interpolation: str | None = option(
+        None, "of resizing; null: the pretrained network's, or bicubic", choices=INTERPOLATIONS
+    )
+    crop_pct: float | None = option(
+        None, "share of the side that evaluation crops; null: the pretrained network's, or 0.875"
+    )
+    crop_scale: float = option(0.08, "least area of a random crop", needs=while_training)
+    flip: float = option(0.5, "share of training images that are mirrored", needs=while_training)
+    color_jitter: float = option(
+        0.4,
+        "strength of changes in color",
+        needs=every(
+            while_training,
+            where(
+                lambda own: not own.auto_augment or "3a" in own.auto_augment,
+                "data.auto_augment takes its place; it needs data.auto_augment=null",
+            ),
+        ),
+    )
+    auto_augment: str | None = option(
+        "rand-m9-mstd0.5-inc1", "timm's text of an augmentation; null: none", needs=while_training
+    )
+    random_erasing: float = option(
+        0.25, "share of training images a rectangle is erased of", needs=while_training
+    )
+    mixup: float = redefined(DataConfig, "mixup", 0.8)
+    cutmix: float = redefined(DataConfig, "cutmix", 1.0)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> DataConfig:
@@ -72,10 +91,9 @@ class ImageNetConfig(DataConfig):
         for name in ("flip", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise HalutError(f"data.{name} must be within 0..1, got {getattr(self, name)}")
-        choices = ("bilinear", "bicubic", "nearest", "lanczos", "random")
-        if self.interpolation not in choices:
+        if self.interpolation not in INTERPOLATIONS:
             raise HalutError(
-                f"data.interpolation must be one of {', '.join(choices)}, "
+                f"data.interpolation must be one of {', '.join(INTERPOLATIONS)}, "
                 f"got {self.interpolation!r}"
             )
 

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from halut.errors import HalutError
 from halut.training import distributed, interruption, slurm, sweep
 from halut.training.config import TrainConfig, check
+from halut.training.effect import check_effect
 from halut.training.progress import complain, set_up_logging
 from halut.training.run import run
 from halut.training.store import conf_dir, register
@@ -93,6 +94,7 @@ def start(config: DictConfig) -> None:
     """Check the configuration and run it, in as many processes as it asks for."""
     settings, plain, yaml = typed(config)
     check(settings)
+    check_effect(settings)
     slurm.check_step(settings.trainer, command())
     outside = distributed.started_from_outside()
     if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:

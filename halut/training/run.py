@@ -26,6 +26,7 @@ from halut.training.base import obtain_base
 from halut.training.baseline import tuned_baseline
 from halut.training.config import TrainConfig
 from halut.training.distributed import barrier, device_of, is_main, on_main, share_state
+from halut.training.effect import check_default_operator
 from halut.training.fit import evaluate
 from halut.training.learning import Context, captured
 from halut.training.losses import block_names
@@ -64,6 +65,7 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
         network.to(memory_format=torch.channels_last)
     options = {k: v for k, v in plain["halut"].items() if k != "name"}
     plan = make_plan(config, options, network, data)
+    check_default_operator(config, plan)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
     if is_main() and not resuming:
