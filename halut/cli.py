@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from halut.errors import HalutError
+from halut.option import unknown
+from halut.pipes import quiet_pipes
 
 USAGE = """\
 usage: halut VERB [ARGUMENTS]
@@ -47,12 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "env": env,
     }
     if given[0] not in verbs:
-        print(
-            f"halut: unknown verb {given[0]!r}; choose one of: {', '.join(verbs)}", file=sys.stderr
-        )
+        print(f"halut: {unknown('verb', given[0], list(verbs))}", file=sys.stderr)
         return 2
     try:
-        return verbs[given[0]](given[1:])
+        with quiet_pipes():
+            return verbs[given[0]](given[1:])
     except HalutError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -34,6 +34,11 @@ class Operator:
     def __init__(self, **options: Any) -> None:
         self.options = checked_options(self.Options, options)
 
+    @classmethod
+    def about(cls) -> str:
+        """What it does, in a line."""
+        return (cls.__doc__ or "").split("\n")[0]
+
     def supports(self, site: Site) -> str | None:
         """Why this operator cannot stand at the site by its nature, or None if it can."""
         return None

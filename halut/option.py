@@ -77,12 +77,13 @@ def default_of(field: dataclasses.Field[Any]) -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
-def why_without_effect(config: Any, key: str) -> str | None:
-    """Why the option `key`, a path of names, has no effect in the configuration; None: it has.
+def why_without_effect(own: Any, key: str, run: Any = None) -> str | None:
+    """Why the option `key`, a path of names from `own` on, has no effect; None: it has.
 
-    What its groups need is asked first. Paths that are no fields (keys of a mapping) end the walk.
+    `run` is the whole configuration, `own` itself if it is not given. What its groups need is asked
+    first. Paths that are no fields (keys of a mapping) end the walk.
     """
-    own = config
+    run = own if run is None else run
     for name in key.split("."):
         if not dataclasses.is_dataclass(own):
             return None
@@ -90,7 +91,7 @@ def why_without_effect(config: Any, key: str) -> str | None:
         if field is None:
             return None
         needs: Needs | None = field.metadata.get("needs")
-        reason = needs(own, config) if needs is not None else None
+        reason = needs(own, run) if needs is not None else None
         if reason is not None:
             return reason
         own = getattr(own, name)

@@ -13,7 +13,7 @@ from halut.codecs.packing import pack, unpack
 from halut.codecs.planes import Planes, Steps
 from halut.codecs.straight_through import straight_through
 from halut.errors import HalutError
-from halut.option import option
+from halut.option import option, unknown
 from halut.registry import Registry
 
 codecs: Registry[type[Codec]] = Registry("codec")
@@ -242,7 +242,7 @@ class Codec(nn.Module):
 def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise HalutError unless `value` is one of `choices`."""
     if value not in choices:
-        raise HalutError(f"unknown halut.{name} {value!r}; choose one of: {', '.join(choices)}")
+        raise HalutError(unknown(f"halut.{name}", value, choices))
 
 
 def between(name: str, value: float, low: float, high: float, why: str = "") -> None:

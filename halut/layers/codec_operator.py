@@ -34,6 +34,10 @@ class CodecOperator(Operator):
             chosen.contraction, self.specs["weight"], self.specs["activation"]
         )
 
+    @classmethod
+    def about(cls) -> str:
+        return (codecs[cls.codec].__doc__ or "").split("\n")[0]
+
     def supports(self, site: Site) -> str | None:
         spec = self.specs["activation"]
         if site.kind != KIND or (spec is not None and spec["name"] in FORMATS):

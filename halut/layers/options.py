@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from halut.errors import HalutError
-from halut.option import option, where
+from halut.option import option, unknown, where
 from halut.sites import Site
 from halut.tables import SCALES, check_options
 
@@ -91,4 +91,4 @@ class TableOptions:
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise HalutError(f"unknown halut.{name} {value!r}; choose one of: {', '.join(choices)}")
+        raise HalutError(unknown(f"halut.{name}", value, choices))

@@ -9,19 +9,21 @@ import sys
 import traceback
 from typing import Any, cast
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halut.errors import HalutError
+from halut.pipes import CODE, silence
 from halut.training import distributed, interruption, slurm, sweep
+from halut.training.command import command
 from halut.training.config import TrainConfig, check
 from halut.training.effect import check_effect
 from halut.training.progress import complain, set_up_logging
+from halut.training.refusals import one_line
 from halut.training.run import run
-from halut.training.store import conf_dir, register
+from halut.training.store import register
 
 register()
 
@@ -33,7 +35,7 @@ def typed(config: DictConfig) -> tuple[TrainConfig, dict[str, Any], str]:
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
         settings = cast(TrainConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise HalutError(str(error)) from error
+        raise HalutError(one_line(error, TrainConfig, "python train.py")) from error
     return settings, plain, OmegaConf.to_yaml(config, resolve=True)
 
 
@@ -48,7 +50,7 @@ def refuse_added_keys(node: DictConfig, path: str = "") -> None:
             refuse_added_keys(node[key], f"{path}{key}.")
 
 
-@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
+@command("train", TrainConfig)
 def main(config: DictConfig) -> Any:
     """One run, or one value of a sweep; exits with 1 and one message if the run cannot be done."""
     slurm.adopt()
@@ -74,6 +76,9 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
             traceback.print_exc()
         complain(str(error))
         return 1, None
+    except BrokenPipeError:
+        silence()
+        return CODE, None
     except interruption.Interrupted as stop:
         settings = config.trainer
         return interruption.leave(stop, settings.requeue, settings.max_requeues), None
@@ -95,7 +100,7 @@ def start(config: DictConfig) -> None:
     settings, plain, yaml = typed(config)
     check(settings)
     check_effect(settings)
-    slurm.check_step(settings.trainer, command())
+    slurm.check_step(settings.trainer, typed_command())
     outside = distributed.started_from_outside()
     if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
         sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))
@@ -103,7 +108,7 @@ def start(config: DictConfig) -> None:
     run(settings, plain, yaml)
 
 
-def command() -> str:
+def typed_command() -> str:
     """What the user typed, to be told back."""
     program = sys.argv[0] if " " in sys.argv[0] else f"python {sys.argv[0]}"
     return f"{program} {shlex.join(sys.argv[1:])}".strip()
