@@ -17,6 +17,7 @@ from halut.training.metrics import RunLogger
 from halut.training.module import Recipe
 from halut.training.progress import log
 from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
+from halut.training.whole_run import run
 
 
 def base_recipe(base: BaseConfig, seed: int) -> Recipe:
@@ -59,6 +60,7 @@ def obtain_base(
     note = on_main(lambda: folder.read("base/base.json"))
     if note is not None:
         load_network(stored, network)
+        run.skip("base")
         logger.offset += note["steps"]
         return str(note["origin"])
     cached = Path(config.base.cache) / cache_key(plain) if config.base.cache else None
@@ -68,11 +70,13 @@ def obtain_base(
         origin = f"file {config.model.weights}" if config.model.weights else "pretrained"
     elif cached_weights is not None and on_main(cached_weights.exists):
         load_network(cached_weights, network)
+        run.skip("base")
         origin = f"trained earlier ({cached_weights})"
     elif config.base.epochs == 0:
         origin = "random"
     else:
-        steps = _train(network, data, folder, config, logger)
+        with run.part("base"):
+            steps = _train(network, data, folder, config, logger)
         origin = f"trained for {config.base.epochs} epochs"
     if is_main():
         save_network(stored, network)

@@ -30,7 +30,7 @@ class PolicyConfig:
     only: list[str] = option([], "name patterns of the layers to replace; []: all")
     kinds: list[str] = option(
         [],
-        "kinds to replace: linear, conv2d, pointwise, spatial, depthwise, grouped, attention; []: all",
+        "kinds: linear, conv2d, pointwise, spatial, depthwise, grouped, attention; []: all",
     )
     keep_first: bool = option(True, "keep the first layer exact")
     keep_last: bool = option(True, "keep the last layer exact")

@@ -16,7 +16,7 @@ from data import schemas as schemas_of_data
 from halut.catalogue import operator_names, operator_type
 from halut.errors import HalutError
 from halut.models.config import ModelConfig
-from halut.option import default_of, unknown
+from halut.option import default_of, unknown, why_without_effect
 from halut.training.progress import complain
 from halut.training.store import conf_dir
 
@@ -37,13 +37,13 @@ def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
         return _overview(name, top, groups, program)
     wanted = after[0].partition("=")[0].split(".")[0]
     if wanted == "all":
-        return "\n".join(_group(name, top, each, program, chosen) for each in groups)
+        return "\n".join(_group(name, schema, top, each, program, chosen) for each in groups)
     if wanted == "hydra" or wanted not in top:
         complain(unknown("group", wanted, [*groups, "all"]))
         raise SystemExit(2)
     if wanted not in groups:
         return _options([(wanted, top[wanted], default_of(top[wanted]))])
-    return _group(name, top, wanted, program, chosen)
+    return _group(name, schema, top, wanted, program, chosen)
 
 
 def _is_group(field: dataclasses.Field[Any]) -> bool:
@@ -52,7 +52,12 @@ def _is_group(field: dataclasses.Field[Any]) -> bool:
 
 def _overview(name: str, top: dict[str, Any], groups: list[str], program: str) -> str:
     config: Any = OmegaConf.load(Path(conf_dir()) / f"{name}.yaml")
-    lines = [config.hydra.help.header.strip(), "", f"usage: {program} [KEY=VALUE ...]", ""]
+    lines = [
+        *_wrapped("", config.hydra.help.header.strip(), 0),
+        "",
+        f"usage: {program} [KEY=VALUE ...]",
+        "",
+    ]
     lines += ["groups (GROUP=CHOICE; default in brackets):"]
     defaults = _defaults(name)
     for group in dict.fromkeys([*groups, *[g for g in defaults if g not in groups]]):
@@ -61,8 +66,9 @@ def _overview(name: str, top: dict[str, Any], groups: list[str], program: str) -
         lines += _wrapped(f"  {group}", f"{text}{value}", 14)
         if choices := _choices(group):
             lines += _wrapped("", ", ".join(choices), 16)
-    lines += ["", f"{program} --help halut      explains the group halut and its options;"]
-    lines += [f"{program} --help halut=pq   those of one choice; --help all: every group", ""]
+    group, choice = ("halut", "pq") if "halut" in groups else ("runtime", "eager")
+    lines += ["", f"{program} --help {group}: the group {group} and its options;"]
+    lines += [f"... --help {group}={choice}: those of one choice; --help all: every group", ""]
     lines += ["options:"]
     singles = [(each, top[each], default_of(top[each])) for each in top if each not in groups]
     lines += _options(singles).splitlines()
@@ -92,7 +98,9 @@ def _choices(group: str) -> list[str]:
     return sorted(path.stem for path in (Path(conf_dir()) / group).glob("*.yaml"))
 
 
-def _group(name: str, top: dict[str, Any], group: str, program: str, chosen: dict[str, str]) -> str:
+def _group(
+    name: str, whole: Any, top: dict[str, Any], group: str, program: str, chosen: dict[str, str]
+) -> str:
     """The choices of a group, a line each, and the options of the one that is chosen."""
     choices = _choices(group)
     wanted = chosen.get(group) or _defaults(name).get(group) or (choices[0] if choices else "")
@@ -106,18 +114,24 @@ def _group(name: str, top: dict[str, Any], group: str, program: str, chosen: dic
     of = f" of {group}={wanted}" if choices else ""
     others = f" (of another: {program} --help {group}=CHOICE)" if len(choices) > 1 else ""
     lines += [""] if choices else []
-    lines += [f"options{of}{others}:", _options(_fields(group, schema, wanted, choices)).rstrip()]
+    lines += [
+        f"options{of}{others}:",
+        _options(_fields(whole, group, schema, wanted, choices)).rstrip(),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _fields(group: str, schema: type, choice: str, choices: list[str]) -> list[Any]:
+def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str]) -> list[Any]:
     """(key, field, default) of a group's options, one level of nested ones as well."""
     own: dict[str, Any] = {}
     if choices:
         loaded: Any = OmegaConf.to_container(OmegaConf.load(_file(group, choice)))
         own = {k: v for k, v in (loaded or {}).items() if k not in ("defaults", group)}
     found: list[Any] = []
+    run = None if whole.trains else whole()
     for field in dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ():
+        if run is not None and why_without_effect(run, f"{group}.{field.name}") == run.untrained():
+            continue  # training runs alone read it
         default = own.get(field.name, default_of(field))
         key = f"{group}.{field.name}"
         if field.name == "name" and choices:
