@@ -48,7 +48,7 @@ register()
 
 def with_run(arguments: list[str]) -> list[str]:
     """The command line with run= before a path, and the path in quotes where Hydra needs them."""
-    found = []
+    found: list[str] = []
     for argument in arguments:
         path = argument.removeprefix("run=")
         plain = argument == path

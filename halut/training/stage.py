@@ -147,7 +147,7 @@ def _swapped(
         return dict(note)
     name = f"stage_{index:02d}"
     _note(folder, f"{name}: capture, learn, swap")
-    log.info("%s (%s): replacing %s", run.place or "stage", name, ", ".join(stage.sites))
+    log.info("%s: replacing %s (%s)", name, ", ".join(stage.sites), run.place or "one stage")
     learn(context, network, context.plan.stage(index), stage.calibrate)
     if is_main():
         samples = context.config.recalibrate * context.data.config.batch_size
