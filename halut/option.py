@@ -110,7 +110,7 @@ class Value:
     @property
     def off(self) -> bool:
         """True for null and false where that is the default: what is not there is not asked for."""
-        return self.value in (None, False) and self.value == self.default
+        return (self.value is None or self.value is False) and self.value == self.default
 
 
 def options_of(config: Any, path: str = "", defaults: Any = None) -> Iterator[Value]:

@@ -117,7 +117,8 @@ def _codec_operator(codec: str, factor: type) -> type[CodecOperator]:
     own = codecs[codec].options_type()
     optional: Any = factor | None
     text = "codec of the {}: its name and options, where they differ; null: float"
-    made: dict[str, Any] = {"weight": factor, "activation": factor, "bias": functools.partial(factor, name=None)}
+    made: dict[str, Any] = dict.fromkeys(("weight", "activation"), factor)
+    made["bias"] = functools.partial(factor, name=None)
     fields: list[Any] = [
         (role, optional, dataclasses.field(default_factory=make, metadata={"help": told_of}))
         for role, make in made.items()

@@ -131,7 +131,8 @@ def fit(
         log.info("%s: continuing after step %d", folder.name, step)
     logger.rewind(step)
     with shown as show, watch.fit():
-        trainer.callbacks.append(TrainerProgress(show))
+        told = TrainerProgress(show)
+        trainer.callbacks.append(told)  # type: ignore[attr-defined]
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
