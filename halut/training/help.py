@@ -107,7 +107,9 @@ def _group(
     if choices and wanted not in choices:
         raise HalutError(unknown(group, wanted, choices))
     lines = [f"{group}: {top[group].metadata['help']}", ""]
-    for choice in choices:
+    if group in chosen:
+        lines += _wrapped("", ", ".join(choices), 2)
+    for choice in choices if group not in chosen else ():
         text = textwrap.shorten(_about(group, choice), WIDTH - 26, placeholder=" ...")
         lines.append(f"  {group + '=' + choice:23s} {text}".rstrip())
     schema = _schema(top, group, wanted)
