@@ -109,8 +109,8 @@ class Value:
 
     @property
     def off(self) -> bool:
-        """True for null and false where that is the default: what is not there is not asked for."""
-        return (self.value is None or self.value is False) and self.value == self.default
+        """True for null, and for false where that is the default: nothing is asked for."""
+        return self.value is None or (self.value is False and self.default is False)
 
 
 def options_of(config: Any, path: str = "", defaults: Any = None) -> Iterator[Value]:

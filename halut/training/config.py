@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from halut.catalogue import operator_type
-from halut.option import check_choices, every, option, where, while_training
+from halut.option import check_choices, every, option, where
 from halut.plan import KEEP
 from halut.policy import laid_over
 from halut.ptq import check_choice
@@ -202,7 +202,7 @@ class LoggerConfig:
     """Where figures go; metrics.csv is always written."""
 
     name: str = option("csv", "logger", choices=("csv", "wandb", "wandb_offline"))
-    every: int = option(20, "optimiser steps between figures", needs=while_training)
+    every: int = option(20, "optimiser steps between figures")
     project: str = option("halut", "W&B project", needs=needs.with_wandb)
     entity: str | None = option(None, "W&B entity; null: your own", needs=needs.with_wandb)
     group: str | None = option(None, "W&B group", needs=needs.with_wandb)

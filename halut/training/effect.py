@@ -94,7 +94,7 @@ def ineffective(config: Any, keys: Iterable[str]) -> dict[str, str]:
         if group == "halut" and path and key not in found:
             options = asdict(config.halut)
             value, default = _at(options, path), _at(asdict(type(config.halut)()), path)
-            if value == default and (value is None or value is False):
+            if value is None or (value is False and default is False):
                 continue
             reason = operator_type(options.pop("name"))(**options).without_effect(path)
             if reason is not None:
