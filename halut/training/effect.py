@@ -148,7 +148,10 @@ def check_sweep(config: DictConfig, given: Mapping[str, Override]) -> None:
         settings = composed(str(config.hydra.job.config_name), value)
         if settings is None:
             continue
-        here = ineffective(settings, [k for k in given if not k.startswith("sweep")])
+        try:
+            here = ineffective(settings, [k for k in given if not k.startswith("sweep")])
+        except HalutError:  # what is wrong with this value is told when its turn comes
+            continue
         moot = here if moot is None else {k: why for k, why in moot.items() if k in here}
         if not moot:
             return
