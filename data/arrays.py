@@ -18,20 +18,25 @@ from data.config import DataConfig
 from data.randomness import Keys, integers, uniforms
 from data.samples import Request, Samples
 from halut.errors import HalutError
+from halut.option import option, where, while_training
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass
 class ImageConfig(DataConfig):
-    """Augmentation of images in memory: shift by up to `crop_padding` pixels, mirror.
+    """Augmentation of images in memory: shift and mirror."""
 
-    `crop_border`: what a shift brings in, "zeros" or "reflect".
-    """
-
-    crop_padding: int = 0
-    crop_border: str = "zeros"
-    flip: bool = False
+    crop_padding: int = option(
+        0, "training images are shifted by up to so many pixels", needs=while_training
+    )
+    crop_border: str = option(
+        "zeros",
+        "what a shift brings in",
+        choices=("zeros", "reflect"),
+        needs=where(lambda own: own.crop_padding, "it needs data.crop_padding above 0"),
+    )
+    flip: bool = option(False, "half of the training images are mirrored", needs=while_training)
 
     def check(self) -> None:
         super().check()

@@ -6,7 +6,7 @@ code when they are loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +21,7 @@ from data.files import read_lines
 from data.registry import datasets
 from data.samples import Split
 from halut.errors import HalutError
+from halut.option import option, redefined
 
 HOME = "https://www.cs.toronto.edu/~kriz/"
 PIXELS = 3 * 32 * 32
@@ -44,22 +45,22 @@ class Archive:
 
 @dataclass
 class CIFAR10Config(ImageConfig):
-    """Shift by 4 pixels and mirroring are the usual augmentation."""
+    """CIFAR-10; shift by 4 pixels and mirroring are the usual augmentation."""
 
-    name: str = "cifar10"
-    crop_padding: int = 4
-    flip: bool = True
-    mean: list[float] | None = field(default_factory=lambda: [0.4914, 0.4822, 0.4465])
-    std: list[float] | None = field(default_factory=lambda: [0.2470, 0.2435, 0.2616])
+    name: str = option("cifar10", "the data set")
+    crop_padding: int = redefined(ImageConfig, "crop_padding", 4)
+    flip: bool = redefined(ImageConfig, "flip", True)
+    mean: list[float] | None = redefined(ImageConfig, "mean", [0.4914, 0.4822, 0.4465])
+    std: list[float] | None = redefined(ImageConfig, "std", [0.2470, 0.2435, 0.2616])
 
 
 @dataclass
 class CIFAR100Config(CIFAR10Config):
-    """CIFAR-10's, with other statistics; the 100 fine labels."""
+    """CIFAR-100 with its 100 fine labels; as CIFAR-10 but for the statistics."""
 
-    name: str = "cifar100"
-    mean: list[float] | None = field(default_factory=lambda: [0.5071, 0.4865, 0.4409])
-    std: list[float] | None = field(default_factory=lambda: [0.2673, 0.2564, 0.2762])
+    name: str = option("cifar100", "the data set")
+    mean: list[float] | None = redefined(ImageConfig, "mean", [0.5071, 0.4865, 0.4409])
+    std: list[float] | None = redefined(ImageConfig, "std", [0.2673, 0.2564, 0.2762])
 
 
 @datasets.register("cifar10")

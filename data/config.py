@@ -7,33 +7,56 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from halut.errors import HalutError
+from halut.option import every, of_training_runs, option, where, while_training
+
+
+def of_validation(own: Any, run: Any) -> str | None:
+    """What training runs read, and evaluations of the validation split."""
+    if run.trains or run.split == "val":
+        return None
+    return f"the split is {run.split}; it needs split=val"
 
 
 @dataclass
 class DataConfig:
-    """`batch_size` counts the samples of one step over all processes, so that a run keeps its
-    steps when the number of devices changes; `eval_batch_size` counts those of one process.
+    """`batch_size` counts samples over all processes, so that a run keeps its steps when the number
+    of devices changes.
 
     `split_seed` alone decides which samples are trained on and which validate; `seed` decides the
     order and the augmentation, so runs of several seeds compare on one split.
     """
 
-    name: str = ""
-    root: str | None = None
-    batch_size: int = 128
-    eval_batch_size: int = 512
-    workers: int = 0
-    seed: int = 0
-    split_seed: int = 0
-    train_samples: int | None = None
-    val_samples: int | None = None
-    val_fraction: float = 0.1
-    download: bool = False
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mixup_prob: float = 1.0
+    name: str = option("", "the data set")
+    root: str | None = option(None, "folder of its files; null: the variable HALUT_DATA")
+    batch_size: int = option(
+        128, "training samples of a step over all processes", needs=of_training_runs
+    )
+    eval_batch_size: int = option(512, "other samples of a batch of each process")
+    workers: int = option(0, "loading processes of each process; 0: none")
+    seed: int = option(0, "of order and augmentation; 0: the run's", needs=of_training_runs)
+    split_seed: int = option(0, "of the choice of validation samples")
+    train_samples: int | None = option(
+        None, "use so many training samples; null: all", needs=of_training_runs
+    )
+    val_samples: int | None = option(
+        None, "use so many validation samples; null: all", needs=of_validation
+    )
+    val_fraction: float = option(0.1, "share of the training samples that validate")
+    download: bool = option(False, "fetch the files into root if they are not there")
+    mean: list[float] | None = option(None, "of each channel, which normalises; null: its own")
+    std: list[float] | None = option(None, "as mean")
+    mixup: float = option(0.0, "alpha of mixup; 0: none", needs=while_training)
+    cutmix: float = option(0.0, "alpha of cutmix; 0: none", needs=while_training)
+    mixup_prob: float = option(
+        1.0,
+        "share of batches that are mixed",
+        needs=every(
+            while_training,
+            where(
+                lambda own: own.mixup or own.cutmix, "it needs data.mixup or data.cutmix above 0"
+            ),
+        ),
+    )
 
     def check(self) -> None:
         """HalutError naming the first field whose value cannot work, and its range."""

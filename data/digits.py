@@ -6,6 +6,7 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UC
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -15,14 +16,25 @@ from data.registry import datasets
 from data.samples import Split
 from data.splits import stratified_split
 from halut.errors import HalutError
+from halut.option import option
+
+
+def without_files(own: Any, run: Any) -> str:
+    """What names files, of which this data set has none."""
+    others = ", ".join(name for name in datasets if name != own.name)
+    return (
+        f"data={own.name} comes with scikit-learn and reads no files; those that do: data={others}"
+    )
 
 
 @dataclass
 class DigitsConfig(ImageConfig):
-    """`test_fraction` of every class is the test split; it depends on `split_seed` alone."""
+    """scikit-learn's handwritten digits; what is the test split depends on `split_seed` alone."""
 
-    name: str = "digits"
-    test_fraction: float = 0.2
+    name: str = option("digits", "the data set")
+    root: str | None = option(None, "unused: they come with scikit-learn", needs=without_files)
+    download: bool = option(False, "unused, as root", needs=without_files)
+    test_fraction: float = option(0.2, "share of every class that is the test split")
 
     def check(self) -> None:
         super().check()

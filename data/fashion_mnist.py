@@ -17,6 +17,7 @@ from data.base import DataModule, Pools, image_statistics
 from data.registry import datasets
 from data.samples import Split
 from halut.errors import HalutError
+from halut.option import option
 
 PLACE = "data.fashion_mnist"
 FOLDERS = ("fashion_mnist", "FashionMNIST/raw")
@@ -41,9 +42,9 @@ FILES = {
 
 @dataclass
 class FashionMNISTConfig(ImageConfig):
-    """Validation is `val_fraction` of the training files."""
+    """Fashion-MNIST; validation is `val_fraction` of the training files."""
 
-    name: str = "fashion_mnist"
+    name: str = option("fashion_mnist", "the data set")
 
 
 @datasets.register("fashion_mnist")

@@ -17,6 +17,7 @@ from data.image_reading import read_image
 from data.randomness import isolated
 from data.samples import Request, Samples
 from halut.errors import HalutError
+from halut.option import every, option, redefined, where, while_training
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "random")
 Transforms = dict[bool, Callable[[Any], Tensor]]
@@ -35,16 +36,38 @@ class ImageFilesConfig(DataConfig):
 
     DEFAULTS = dict[str, Any]()  # not annotated, and so no field
 
-    eval_batch_size: int = 256
-    image_size: int | None = None
-    interpolation: str | None = None
-    crop_pct: float | None = None
-    crop_scale: float = 0.08
-    flip: float = 0.5
-    color_jitter: float = 0.4
-    auto_augment: str | None = None
-    random_erasing: float = 0.0
-    white: float | None = None
+    eval_batch_size: int = redefined(DataConfig, "eval_batch_size", 256)
+    image_size: int | None = option(
+        None, "side in pixels; null: the pretrained network's, or the data set's"
+    )
+    interpolation: str | None = option(
+        None, "of resizing; null: the pretrained network's, or bicubic", choices=INTERPOLATIONS
+    )
+    crop_pct: float | None = option(
+        None, "share of the side that evaluation crops; null: the pretrained network's, or its own"
+    )
+    crop_scale: float = option(0.08, "least area of a random crop", needs=while_training)
+    flip: float = option(0.5, "share of training images that are mirrored", needs=while_training)
+    color_jitter: float = option(
+        0.4,
+        "strength of changes in color",
+        needs=every(
+            while_training,
+            where(
+                lambda own: not own.auto_augment or "3a" in own.auto_augment,
+                "data.auto_augment takes its place; it needs data.auto_augment=null",
+            ),
+        ),
+    )
+    auto_augment: str | None = option(
+        None,
+        "timm's text of an augmentation, such as rand-m9-mstd0.5-inc1; null: none",
+        needs=while_training,
+    )
+    random_erasing: float = option(
+        0.0, "share of training images a rectangle is erased of", needs=while_training
+    )
+    white: float | None = option(None, "value of white in grey files of more than 8 bits")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> DataConfig:

@@ -36,6 +36,7 @@ from data.sampler import rank_and_world
 from data.samples import Request, Split
 from data.splits import balanced_subset
 from halut.errors import HalutError
+from halut.option import option, redefined
 
 log = logging.getLogger("halut")
 
@@ -53,13 +54,13 @@ class ImageFolderConfig(ImageFilesConfig):
 
     DEFAULTS = {"interpolation": "bicubic", "crop_pct": 1.0}
 
-    name: str = "image_folder"
-    batch_size: int = 16
-    val_fraction: float = 0.2
-    test_fraction: float = 0.2
-    channels: int | None = None
-    crop_scale: float = 0.5
-    color_jitter: float = 0.2
+    name: str = option("image_folder", "the data set")
+    batch_size: int = redefined(ImageFilesConfig, "batch_size", 16)
+    val_fraction: float = redefined(ImageFilesConfig, "val_fraction", 0.2)
+    test_fraction: float = option(0.2, "share of every class that is the test split")
+    channels: int | None = option(None, "1 or 3; null: 1 if all pictures are grey")
+    crop_scale: float = redefined(ImageFilesConfig, "crop_scale", 0.5)
+    color_jitter: float = redefined(ImageFilesConfig, "color_jitter", 0.2)
 
     def check(self) -> None:
         super().check()

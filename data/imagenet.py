@@ -17,11 +17,15 @@ from data.image_reading import MANY, inspect
 from data.registry import datasets
 from data.samples import Split
 from halut.errors import HalutError
+from halut.option import option, redefined
 
 
 @dataclass
 class ImageNetConfig(ImageFilesConfig):
-    """`val_fraction` 0.02 of the training images is 20 or so of each class."""
+    """ImageNet, or folders train/ and val/ of class folders.
+
+    `val_fraction` 0.02 of the training images is 20 or so of each class.
+    """
 
     DEFAULTS = {
         "image_size": 224,
@@ -31,12 +35,12 @@ class ImageNetConfig(ImageFilesConfig):
         "std": [0.229, 0.224, 0.225],
     }
 
-    name: str = "imagenet"
-    val_fraction: float = 0.02
-    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    random_erasing: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
+    name: str = option("imagenet", "the data set")
+    val_fraction: float = redefined(ImageFilesConfig, "val_fraction", 0.02)
+    auto_augment: str | None = redefined(ImageFilesConfig, "auto_augment", "rand-m9-mstd0.5-inc1")
+    random_erasing: float = redefined(ImageFilesConfig, "random_erasing", 0.25)
+    mixup: float = redefined(ImageFilesConfig, "mixup", 0.8)
+    cutmix: float = redefined(ImageFilesConfig, "cutmix", 1.0)
 
 
 @datasets.register("imagenet")

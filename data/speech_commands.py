@@ -22,30 +22,40 @@ from data.samples import Request, Samples, Split
 from data.speech_files import PLACE, RATE, SPLITS, Noise, Recording
 from data.splits import balanced_subset
 from halut.errors import HalutError
+from halut.option import every, option, where, while_training
 
 _STATISTICS = 512  # clips that mean and std are measured on
 
 
 @dataclass
 class SpeechCommandsConfig(DataConfig):
-    """`classes` 12 (ten words, silence, unknown) or 35 (every word).
+    """Google Speech Commands v2.
 
     mean and std have one value per coefficient (or mel); null: measured on training clips.
-    Training shifts a clip by up to `shift_ms` and, with `noise_prob`, adds noise whose volume is
-    uniform up to `noise_volume`. `coefficients` 0 gives log-mel features.
     """
 
-    name: str = "speech_commands"
-    classes: int = 12
-    shift_ms: float = 100.0
-    noise_prob: float = 0.8
-    noise_volume: float = 0.1
-    window_ms: float = 40.0
-    stride_ms: float = 20.0
-    mels: int = 40
-    low: float = 20.0
-    high: float = 4000.0
-    coefficients: int = 10
+    name: str = option("speech_commands", "the data set")
+    classes: int = option(12, "12 (ten words, silence, unknown) or 35 (every word)")
+    shift_ms: float = option(
+        100.0, "training clips are shifted by up to so many ms", needs=while_training
+    )
+    noise_prob: float = option(
+        0.8, "share of training clips that noise is added to", needs=while_training
+    )
+    noise_volume: float = option(
+        0.1,
+        "the noise's volume is uniform up to this",
+        needs=every(
+            while_training,
+            where(lambda own: own.noise_prob > 0, "it needs data.noise_prob above 0"),
+        ),
+    )
+    window_ms: float = option(40.0, "ms of a window")
+    stride_ms: float = option(20.0, "ms between windows")
+    mels: int = option(40, "mel bands")
+    low: float = option(20.0, "lowest frequency in Hz")
+    high: float = option(4000.0, "highest frequency in Hz")
+    coefficients: int = option(10, "coefficients of the MFCC; 0: log-mel features")
 
     def check(self) -> None:
         super().check()

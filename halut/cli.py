@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from halut.errors import flush, tell
+from halut.option import unknown
+from halut.pipes import quiet_pipes
 
 USAGE = """\
 usage: halut VERB [ARGUMENTS]
@@ -47,19 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "env": env,
     }
     if given[0] not in verbs:
-        print(
-            f"halut: unknown verb {given[0]!r}; choose one of: {', '.join(verbs)}", file=sys.stderr
-        )
+        print(f"halut: {unknown('verb', given[0], list(verbs))}", file=sys.stderr)
         return 2
     shown = "debug=traceback" in given
     if given[0] not in ("train", "evaluate"):  # those have an option of that name
         given = [argument for argument in given if argument != "debug=traceback"]
     try:
-        code = verbs[given[0]](given[1:])
-        flush()
-        return code
-    except BrokenPipeError:
-        raise
+        with quiet_pipes():
+            code = verbs[given[0]](given[1:])
+            flush()
+            return code
     except KeyboardInterrupt:
         complain("interrupted")
         return 130

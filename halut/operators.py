@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from halut.errors import HalutError
+from halut.option import why_without_effect
 from halut.registry import Registry
 from halut.sites import Site, exact_product
 
@@ -33,9 +34,18 @@ class Operator:
     def __init__(self, **options: Any) -> None:
         self.options = checked_options(self.Options, options)
 
+    @classmethod
+    def about(cls) -> str:
+        """What it does, in a line."""
+        return (cls.__doc__ or "").split("\n")[0]
+
     def supports(self, site: Site) -> str | None:
         """Why this operator cannot stand at the site by its nature, or None if it can."""
         return None
+
+    def without_effect(self, path: str) -> str | None:
+        """Why the option `path`, without halut. in front, has no effect; None: it has one."""
+        return why_without_effect(self.options, path)
 
     def check(self, site: Site) -> None:
         """Raise HalutError if the options do not fit the site, naming the valid range."""

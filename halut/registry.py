@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from halut.errors import HalutError
+from halut.option import unknown
 
 Entry = TypeVar("Entry")
 
@@ -37,8 +38,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:
-            known = ", ".join(sorted(self._entries))
-            raise HalutError(f"unknown {self.noun} {name!r}; choose one of: {known}")
+            raise HalutError(unknown(self.noun, name, sorted(self._entries)))
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

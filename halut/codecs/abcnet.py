@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +12,17 @@ from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, choic
 from halut.codecs.bases import fit_bases, signs_at, solved_alpha, windows
 from halut.codecs.planes import Planes, Steps
 from halut.codecs.straight_through import straight_through
+from halut.option import option
 
 
 @dataclass
 class ABCNetOptions(CodecOptions):
     """`width` bases, M of weights, N of activations; what of a weight shares alpha and shifts."""
 
-    width: int = field(default=3, metadata={"help": "bases, 1..8"})
-    per: str = field(default="auto", metadata={"help": "auto (channel), tensor or channel"})
+    width: int = option(3, "bases, 1..8")
+    per: str = option(
+        "auto", "what of a weight shares its factors", choices=("auto", "tensor", "channel")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

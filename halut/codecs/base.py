@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from halut.codecs.packing import pack, unpack
 from halut.codecs.planes import Planes, Steps
 from halut.codecs.straight_through import straight_through
 from halut.errors import HalutError
+from halut.option import option, unknown
 from halut.registry import Registry
 
 codecs: Registry[type[Codec]] = Registry("codec")
@@ -62,9 +63,10 @@ class Coded:
 class CodecOptions:
     """Options every codec has; subclass to add your own."""
 
-    gradient: str = field(
-        default="auto",
-        metadata={"help": "identity; clipped: zero where saturated; auto: clipped activations"},
+    gradient: str = option(
+        "auto",
+        "straight-through; clipped: zero where saturated; auto: clipped for activations",
+        choices=GRADIENTS,
     )
 
     def __post_init__(self) -> None:
@@ -240,7 +242,7 @@ class Codec(nn.Module):
 def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise HalutError unless `value` is one of `choices`."""
     if value not in choices:
-        raise HalutError(f"unknown halut.{name} {value!r}; choose one of: {', '.join(choices)}")
+        raise HalutError(unknown(f"halut.{name}", value, choices))
 
 
 def between(name: str, value: float, low: float, high: float, why: str = "") -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from halut.codecs.base import codecs
 from halut.codecs.mean_scale import MeanScaleCodec, MeanScaleOptions
+from halut.option import option
 
 
 @dataclass
 class BinaryOptions(MeanScaleOptions):
     """`unsigned`: {0, 1} times the mean magnitude instead of {-1, 1}."""
 
-    unsigned: bool = field(default=False, metadata={"help": "{0, 1} times mean abs, not +-1"})
+    unsigned: bool = option(False, "{0, 1} times mean abs, not +-1")
 
 
 @codecs.register("binary")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, codecs
 from halut.codecs.planes import Planes
 from halut.codecs.straight_through import straight_through
+from halut.option import option
 
 
 @dataclass
 class BinaryResidualOptions(CodecOptions):
     """`levels` signs L; `start` of their factors: fitted to the data, or as published."""
 
-    levels: int = field(default=2, metadata={"help": "signs, 1..8"})
-    fitted: bool = field(
-        default=True, metadata={"help": "start from the residuals' means; false: 2/3, 1/3"}
-    )
+    levels: int = option(2, "signs, 1..8")
+    fitted: bool = option(True, "start from the residuals' means; false: 2/3, 1/3")
 
     def __post_init__(self) -> None:
         super().__post_init__()

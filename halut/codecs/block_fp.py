@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 from halut.codecs.base import CodecOptions, between, codecs
 from halut.codecs.powers import floor_log2, times_power
 from halut.codecs.shared_exponent import BlockOptions, SharedExponentCodec
+from halut.option import option
 
 
 @dataclass
 class BlockFpOptions(BlockOptions):
     """`width` bits: sign and mantissa."""
 
-    width: int = field(default=8, metadata={"help": "bits with the sign, 2..24"})
+    width: int = option(8, "bits with the sign, 2..24")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from halut.codecs.base import between, codecs
 from halut.codecs.log import decode_log, encode_log, exponent_of_log
 from halut.codecs.shared_exponent import BlockOptions, SharedExponentCodec
+from halut.option import option
 
 
 @dataclass
 class BlockLogOptions(BlockOptions):
     """`width` bits: sign and exponent."""
 
-    width: int = field(default=4, metadata={"help": "bits, 2..8"})
+    width: int = option(4, "bits, 2..8")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,14 +11,15 @@ from halut.codecs.base import codecs
 from halut.codecs.minifloat_ieee import check_fields, decode_ieee, encode_ieee, largest_ieee
 from halut.codecs.powers import HIGHEST, LOWEST, floor_log2, times_power
 from halut.codecs.shared_exponent import BlockOptions, SharedExponentCodec
+from halut.option import option
 
 
 @dataclass
 class BlockMinifloatOptions(BlockOptions):
     """`width` bits: sign, `exponent` bits, and the mantissa in the rest."""
 
-    width: int = field(default=8, metadata={"help": "bits, 2..16"})
-    exponent: int = field(default=4, metadata={"help": "bits of the exponent"})
+    width: int = option(8, "bits, 2..16")
+    exponent: int = option(4, "bits of the exponent")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,16 +14,14 @@ from halut.codecs.base import Codec, CodecOptions, Coded, Layout, codecs
 from halut.codecs.factors import union_fields
 from halut.codecs.prune import sparse_bits, sparse_export, sparse_restore
 from halut.errors import HalutError
+from halut.option import option
 
 
 @dataclass
 class ChainOptions(CodecOptions):
     """`codecs` in their order, and the options of each by their own names."""
 
-    codecs: list[str] = field(
-        default_factory=lambda: ["prune", "integer"],
-        metadata={"help": "prune, then a number format"},
-    )
+    codecs: list[str] = option(["prune", "integer"], "prune, then a number format")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ from typing import Any
 
 from halut.codecs.base import Codec, Layout, codecs
 from halut.errors import HalutError
+from halut.option import option
 
 SAME = "same"
 FACTORS = ("weight", "activation", "bias")
@@ -25,7 +26,8 @@ def factor_options() -> type:
 
 @functools.cache
 def _factor_options(names: tuple[str, ...]) -> type:
-    fields: list[Any] = [("name", str | None, dataclasses.field(default=SAME))]
+    name = option(SAME, "a codec; same: the operator's; null: float")
+    fields: list[Any] = [("name", str | None, name)]
     fields += union_fields(names)
     return dataclasses.make_dataclass("FactorOptions", fields)
 
@@ -36,13 +38,20 @@ def union_fields(names: tuple[str, ...]) -> list[Any]:
     Raises HalutError where two codecs mean different types by one name.
     """
     hints: dict[str, Any] = {}
+    about: dict[str, Any] = {}
     for name in names:
         kind = codecs[name].options_type()
         for key, hint in typing.get_type_hints(kind).items():
             optional: Any = hint | None
             if hints.setdefault(key, optional) != optional:
                 raise HalutError(f"codec {name!r}: option {key} has another type elsewhere")
-    return [(key, hint, dataclasses.field(default=None)) for key, hint in hints.items()]
+        about.update({f.name: f.metadata for f in dataclasses.fields(kind) if f.name not in about})
+    # What an option needs depends on the codec: its operator asks.
+    told = {key: {"help": metadata.get("help", "")} for key, metadata in about.items()}
+    return [
+        (key, hint, dataclasses.field(default=None, metadata=told[key]))
+        for key, hint in hints.items()
+    ]
 
 
 def resolve_factor(role: str, codec: str, options: Any) -> Spec | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from halut.codecs.base import between, choice, codecs
 from halut.codecs.powers import HIGHEST, LOWEST, floor_log2, times_power
 from halut.codecs.shared_exponent import GranularOptions, SharedExponentCodec
+from halut.option import option, where
 
 
 @dataclass
@@ -20,9 +21,15 @@ class IntegerOptions(GranularOptions):
     step; `mse`, the f of least squared error among that and the three above it.
     """
 
-    width: int = field(default=8, metadata={"help": "bits with the sign, 2..32"})
-    fraction: int | None = field(default=None, metadata={"help": "bits behind the point; null"})
-    calibrate: str = field(default="max", metadata={"help": "max or mse"})
+    width: int = option(8, "bits with the sign, 2..32")
+    fraction: int | None = option(None, "bits behind the point; null: calibrated")
+    calibrate: str = option(
+        "max",
+        "the point: no value cut off, or least squared error",
+        choices=("max", "mse"),
+        needs=where(lambda own: own.fraction is None, "it needs fraction=null"),
+    )
+    fixed = "fraction"  # no annotation: not an option
 
     def __post_init__(self) -> None:
         super().__post_init__()

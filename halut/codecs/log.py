@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,14 +10,16 @@ from torch import Tensor
 from halut.codecs.base import between, codecs
 from halut.codecs.powers import round_log2, times_power
 from halut.codecs.shared_exponent import GranularOptions, SharedExponentCodec
+from halut.option import option
 
 
 @dataclass
 class LogOptions(GranularOptions):
     """`width` bits: sign and exponent; `exponent_bias` b, or calibrated to the largest value."""
 
-    width: int = field(default=8, metadata={"help": "bits, 2..8"})
-    exponent_bias: int | None = field(default=None, metadata={"help": "b; null: calibrated"})
+    width: int = option(8, "bits, 2..8")
+    exponent_bias: int | None = option(None, "bias of the exponent; null: calibrated")
+    fixed = "exponent_bias"  # no annotation: not an option
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from torch import Tensor
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, codecs
 from halut.codecs.planes import Planes, Steps, just_above
 from halut.codecs.straight_through import straight_through
+from halut.option import option
 
 DAMPING = 1e-4
 DECAY = 0.9
@@ -24,10 +25,8 @@ CALIBRATION_VALUES = 2**20
 class LQNetOptions(CodecOptions):
     """`width` vectors n of a basis; start of the basis: fitted to the data, or as published."""
 
-    width: int = field(default=2, metadata={"help": "bits n, 1..4"})
-    fitted: bool = field(
-        default=True, metadata={"help": "start fitted to the data; false: as published"}
-    )
+    width: int = option(2, "bits n, 1..4")
+    fitted: bool = option(True, "start fitted to the data; false: as published")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, choice
 from halut.codecs.planes import Planes, Steps, just_above
+from halut.option import option
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,11 @@ logger = logging.getLogger(__name__)
 class MeanScaleOptions(CodecOptions):
     """What shares a scale; auto: each output channel of a weight, all of the activations."""
 
-    per: str = field(default="auto", metadata={"help": "auto, tensor or channel"})
+    per: str = option(
+        "auto",
+        "what shares a scale; auto: channel for weights, tensor for activations",
+        choices=("auto", "tensor", "channel"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,13 +10,14 @@ from torch import Tensor
 from halut.codecs.base import codecs
 from halut.codecs.minifloat_ieee import MinifloatIeeeCodec, MinifloatOptions
 from halut.codecs.powers import floor_log2, times_power
+from halut.option import redefined
 
 
 @dataclass
 class MinifloatDenormOptions(MinifloatOptions):
     """`width` bits: sign, `exponent` bits, and the mantissa, of one bit at least, in the rest."""
 
-    width: int = 8
+    width: int = redefined(MinifloatOptions, "width", 8)
 
     least_mantissa = 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,15 +10,16 @@ from torch import Tensor
 from halut.codecs.base import CodecOptions, between, codecs
 from halut.codecs.powers import floor_log2, times_power
 from halut.codecs.shared_exponent import SharedExponentCodec
+from halut.option import option
 
 
 @dataclass
 class MinifloatOptions(CodecOptions):
     """`width` bits: sign, `exponent` bits, and the mantissa in the rest."""
 
-    width: int = field(default=8, metadata={"help": "bits, 2..16"})
-    exponent: int = field(default=4, metadata={"help": "bits of the exponent"})
-    exponent_bias: int | None = field(default=None, metadata={"help": "null: 2^(exponent - 1) - 1"})
+    width: int = option(8, "bits, 2..16")
+    exponent: int = option(4, "bits of the exponent")
+    exponent_bias: int | None = option(None, "null: 2^(exponent - 1) - 1")
 
     least_mantissa = 0  # no annotation: not an option
 

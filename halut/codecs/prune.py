@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn.utils import prune as torch_prune
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, choice, codecs
 from halut.codecs.packing import pack, unpack
 from halut.errors import HalutError
+from halut.option import option, where
 
 METHODS = {"l1": torch_prune.L1Unstructured, "random": torch_prune.RandomUnstructured}
 
@@ -19,9 +20,19 @@ METHODS = {"l1": torch_prune.L1Unstructured, "random": torch_prune.RandomUnstruc
 class PruneOptions(CodecOptions):
     """`sparsity`: the share of zeros; `method` picks them; `scope`: of each layer, or of all."""
 
-    sparsity: float = field(default=0.5, metadata={"help": "share of zeros, from 0 to below 1"})
-    method: str = field(default="l1", metadata={"help": "l1 (the smallest) or random"})
-    scope: str = field(default="local", metadata={"help": "local, or global: over all layers"})
+    sparsity: float = option(0.5, "share of zeros, from 0 to below 1")
+    method: str = option(
+        "l1",
+        "which become zero: l1, the smallest, or random ones",
+        choices=tuple(METHODS),
+        needs=where(lambda own: own.sparsity > 0, "it needs sparsity above 0"),
+    )
+    scope: str = option(
+        "local",
+        "a share of each layer, or of all together",
+        choices=("local", "global"),
+        needs=where(lambda own: own.sparsity > 0, "it needs sparsity above 0"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

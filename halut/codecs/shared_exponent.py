@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, choice
 from halut.codecs.powers import HIGHEST, LOWEST, times_power
+from halut.option import option, where
 
 GRANULARITIES = ("auto", "tensor", "channel", "block")
 
@@ -18,8 +19,24 @@ GRANULARITIES = ("auto", "tensor", "channel", "block")
 class GranularOptions(CodecOptions):
     """What shares an exponent; auto: each output channel of a weight, all of the activations."""
 
-    per: str = field(default="auto", metadata={"help": "auto, tensor, channel or block"})
-    block: int = field(default=16, metadata={"help": "values of a block along the input axis"})
+    fixed = ""  # no annotation: not an option
+    """The option that fixes the exponent, where it is not null; "": none does."""
+
+    per: str = option(
+        "auto",
+        "what shares a scale; auto: channel for weights, tensor for activations",
+        choices=GRANULARITIES,
+        needs=where(lambda own: not own.is_fixed(), "a fixed scale is shared by all"),
+    )
+    block: int = option(
+        16,
+        "values of a block along the input axis",
+        needs=where(lambda own: own.per == "block" and not own.is_fixed(), "it needs per=block"),
+    )
+
+    def is_fixed(self) -> bool:
+        """True if an option gives the exponent."""
+        return bool(self.fixed) and getattr(self, self.fixed) is not None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,7 +48,7 @@ class GranularOptions(CodecOptions):
 class BlockOptions(CodecOptions):
     """A shared exponent for every `block` values along the input axis; the last may be shorter."""
 
-    block: int = field(default=16, metadata={"help": "values of a block along the input axis"})
+    block: int = option(16, "values of a block along the input axis")
 
     def __post_init__(self) -> None:
         super().__post_init__()

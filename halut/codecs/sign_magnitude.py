@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from halut.codecs.base import between, choice, codecs
 from halut.codecs.integer import IntegerCodec, IntegerOptions
+from halut.option import option
 
 SHARING = ("auto", "tensor", "channel")
 
@@ -17,7 +18,7 @@ class SignMagnitudeOptions(IntegerOptions):
     A magnitude has all `width` bits, so that -2^(width - 1) has one too: |-128| = 128.
     """
 
-    width: int = field(default=8, metadata={"help": "bits with the sign, 2..8"})
+    width: int = option(8, "bits with the sign, 2..8")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,6 +12,7 @@ from halut.blocks import Blocks
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
 from halut.encoders.tree import leaf_assignment, tree_depth
 from halut.errors import HalutError
+from halut.option import option
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.cart import NodeTree, learn_node_tree
 from halut.prototypes.codebooks import each_codebook
@@ -20,10 +21,10 @@ from halut.prototypes.kmeans import sampled
 
 @dataclass
 class DecisionTreeOptions(EncoderOptions):
-    """learn_rows: rows drawn for k-means and the trees; iterations of k-means."""
+    """Decision trees: log2 K compares a code; every node tests an input of its own."""
 
-    learn_rows: int = 16384
-    iterations: int = 25
+    learn_rows: int = option(16384, "rows drawn for k-means and the trees")
+    iterations: int = option(25, "iterations of k-means")
 
     def __post_init__(self) -> None:
         for name in ("learn_rows", "iterations"):

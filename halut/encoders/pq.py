@@ -12,6 +12,7 @@ from halut.blocks import Blocks
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
 from halut.ops.conv import ConvGeometry
+from halut.option import option
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.kmeans import assign_nearest, kmeans, lloyd, sampled
@@ -21,18 +22,13 @@ METRICS = {"l2": 2.0, "l1": 1.0, "chebyshev": float("inf")}
 
 @dataclass
 class PQOptions(EncoderOptions):
-    """How prototypes are learned and compared.
+    """Product quantisation: the code is the nearest of K prototypes."""
 
-    metric: distance to a prototype: l2 (squared), l1 or chebyshev.
-    output_metric: measure l2 through the weight, (x-p)' W_c W_c' (x-p); needs it when learning.
-    learn_rows: rows drawn for k-means; iterations and restarts of it.
-    """
-
-    metric: str = "l2"
-    output_metric: bool = False
-    learn_rows: int = 65536
-    iterations: int = 25
-    restarts: int = 1
+    metric: str = option("l2", "distance to a prototype; l2 is squared", choices=tuple(METRICS))
+    output_metric: bool = option(False, "measure l2 at the output: (x-p)' W_c W_c' (x-p)")
+    learn_rows: int = option(65536, "rows drawn for k-means")
+    iterations: int = option(25, "iterations of k-means")
+    restarts: int = option(1, "starts of k-means, of which the best is taken")
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:

@@ -12,18 +12,21 @@ from halut.blocks import Blocks
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders, folded
 from halut.errors import HalutError
 from halut.ops.conv import ConvGeometry
+from halut.option import option
 from halut.prototypes.tree_learning import learn_trees
 
 
 @dataclass
 class TreeOptions(EncoderOptions):
-    """candidates: inputs of the block tried per level, those with the largest squared error.
+    """Hash trees: log2 K compares a code; all nodes of a level test one input.
 
     ridge overrides the table family's default: a tree's prototypes span all D inputs.
     """
 
-    candidates: int = 8
-    ridge: float | None = 1.0
+    candidates: int = option(
+        8, "inputs of a codebook tried per level: those of the largest squared error"
+    )
+    ridge: float | None = option(1.0, "lambda of the ridge refinement; null: none")
 
     def __post_init__(self) -> None:
         if self.candidates < 1:

@@ -15,6 +15,7 @@ from halut.contractions.base import AUTO, contractions
 from halut.contractions.base import chosen as contraction_of
 from halut.layers.attention import FORMATS, CodecAttention
 from halut.operators import Operator
+from halut.option import option
 from halut.sites import Site
 
 
@@ -33,12 +34,44 @@ class CodecOperator(Operator):
             chosen.contraction, self.specs["weight"], self.specs["activation"]
         )
 
+    @classmethod
+    def about(cls) -> str:
+        return (codecs[cls.codec].__doc__ or "").split("\n")[0]
+
     def supports(self, site: Site) -> str | None:
         spec = self.specs["activation"]
         if site.kind != KIND or (spec is not None and spec["name"] in FORMATS):
             return None
         found = "float" if spec is None else spec["name"]
         return f"attention's factors need halut.activation of {', '.join(FORMATS)}; it is {found}"
+
+    def without_effect(self, path: str) -> str | None:
+        """As the base class; halut.X is read by the factors that leave X open and whose codec has
+        it, where nothing else of that codec makes it moot."""
+        first, _, own = path.partition(".")
+        if first in FACTORS:
+            return self._unread(first, own) if own not in ("", "name") else None
+        if first in ("contraction", "codecs"):
+            return None
+        open_to = [r for r in FACTORS if getattr(getattr(self.options, r), first, None) is None]
+        reasons = [self._unread(role, first) for role in open_to]
+        if not reasons:
+            return f"weight, activation and bias have their own {first}"
+        return None if None in reasons else "; ".join(filter(None, dict.fromkeys(reasons)))
+
+    def _unread(self, role: str, key: str) -> str | None:
+        """Why the codec of a factor does not read its option `key`; None: it does."""
+        spec = self.specs[role]
+        if spec is None:
+            return f"halut.{role} is float"
+        kind = codecs[spec["name"]].options_type()
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        if key not in fields:
+            return f"the {role} is {spec['name']}, which has no {key}"
+        needs = fields[key].metadata.get("needs")
+        settled = kind(**{k: v for k, v in spec.items() if k != "name"})
+        reason = needs(settled, None) if needs is not None else None
+        return reason if reason is None else f"halut.{role}: {reason}"
 
     def check(self, site: Site) -> None:
         contractions[self.contraction].check(site)
@@ -83,12 +116,15 @@ def _codec_operator(codec: str, factor: type) -> type[CodecOperator]:
     name = codec.title().replace("_", "")
     own = codecs[codec].options_type()
     optional: Any = factor | None
+    text = "codec of the {}: its name and options, where they differ; null: float"
+    made: dict[str, Any] = dict.fromkeys(("weight", "activation"), factor)
+    made["bias"] = functools.partial(factor, name=None)
     fields: list[Any] = [
-        (role, optional, dataclasses.field(default_factory=factor))
-        for role in ("weight", "activation")
+        (role, optional, dataclasses.field(default_factory=make, metadata={"help": told_of}))
+        for role, make in made.items()
+        if (told_of := text.format(role))
     ]
-    float_bias = functools.partial(factor, name=None)
-    fields.append(("bias", optional, dataclasses.field(default_factory=float_bias)))
-    fields.append(("contraction", str, dataclasses.field(default=AUTO)))
+    choices = (AUTO, *contractions)
+    fields.append(("contraction", str, option(AUTO, "how codes are multiplied", choices=choices)))
     kind = dataclasses.make_dataclass(f"{name}CodecOptions", fields, bases=(own,))
     return type(f"{codec}_operator", (CodecOperator,), {"codec": codec, "Options": kind})

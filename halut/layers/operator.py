@@ -22,6 +22,10 @@ class TableOperator(Operator):
 
     encoder: str
 
+    @classmethod
+    def about(cls) -> str:
+        return _first_line(encoders[cls.encoder])
+
     def supports(self, site: Site) -> str | None:
         return "tables multiply by a weight, attention has none" if site.kind == KIND else None
 
@@ -58,6 +62,10 @@ class TableOperator(Operator):
         self.check(site)
         kind = LUTLinear if site.geometry is None else LUTConv2d
         return kind(site, self.encoder, self.options, source)
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").split("\n")[0]
 
 
 @functools.cache

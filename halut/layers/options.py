@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from halut.errors import HalutError
+from halut.option import option, unknown, where
 from halut.sites import Site
-from halut.tables import check_options
+from halut.tables import SCALES, check_options
 
 ESTIMATORS = ("auto", "tree", "soft", "identity", "blend")
 PARAMETERISATIONS = ("free", "derived")
+CLIPS = ("none", "mse")
+TAU_PER = ("layer", "codebook")
+
+with_bits = where(lambda own: own.bits is not None, "tables are floats: it needs halut.bits")
+with_temperature = where(
+    lambda own: own.estimator != "identity",
+    "halut.estimator=identity has no temperature; it needs another estimator",
+)
 
 DEFAULT_V = 8
 """Inputs per codebook where a kernel's taps give none."""
@@ -24,27 +33,30 @@ class TableOptions:
     table for a weight (K = 16, 8 bits), half of a float. V = 4 takes as much as floats do.
     """
 
-    C: int | None = None
-    V: int | None = None
-    K: int = 16
-    bits: int | None = field(
-        default=8, metadata={"help": "signed bits of a table entry; null: float"}
+    C: int | None = option(None, "codebooks of a layer (of a group, if it has groups)")
+    V: int | None = option(None, "inputs of a codebook, in place of C")
+    K: int = option(16, "prototypes of a codebook, 2..256; trees: a power of two")
+    bits: int | None = option(8, "signed bits of a table entry, 2..8; null: float")
+    scale: str = option("channel", "what shares a scale", choices=SCALES, needs=with_bits)
+    clip: str = option(
+        "none", "range of a table: whole, or of least error", choices=CLIPS, needs=with_bits
     )
-    scale: str = field(default="channel", metadata={"help": "layer, channel or codebook"})
-    clip: str = field(default="none", metadata={"help": "none, or mse: the range of least error"})
-    average: int | None = field(
-        default=None,
-        metadata={"help": "codebooks per run of MADDNESS' averaging accumulator; null: exact sums"},
+    average: int | None = option(
+        None, "codebooks per run of MADDNESS' averaging accumulator; null: exact sums"
     )
-    estimator: str = field(default="auto", metadata={"help": "auto, tree, soft, identity, blend"})
-    parameterisation: str = field(default="free", metadata={"help": "free or derived"})
-    ridge: float | None = field(
-        default=None, metadata={"help": "lambda of the ridge refinement; null: none"}
+    estimator: str = option(
+        "auto", "gradient of the codes; auto: the encoder's own", choices=ESTIMATORS
     )
-    tau: float | None = field(
-        default=None, metadata={"help": "starting temperature; null: estimated from the data"}
+    parameterisation: str = option(
+        "free", "what trains: the table, or prototypes and weight", choices=PARAMETERISATIONS
     )
-    tau_per: str = field(default="layer", metadata={"help": "layer or codebook"})
+    ridge: float | None = option(None, "lambda of the ridge refinement; null: none")
+    tau: float | None = option(
+        None, "starting temperature; null: estimated from the data", needs=with_temperature
+    )
+    tau_per: str = option(
+        "layer", "what shares a temperature", choices=TAU_PER, needs=with_temperature
+    )
 
     def __post_init__(self) -> None:
         if self.bits is not None:
@@ -53,8 +65,8 @@ class TableOptions:
             raise HalutError("halut.average needs integer tables with scale layer or channel")
         _choice("estimator", self.estimator, ESTIMATORS)
         _choice("parameterisation", self.parameterisation, PARAMETERISATIONS)
-        _choice("clip", self.clip, ("none", "mse"))
-        _choice("tau_per", self.tau_per, ("layer", "codebook"))
+        _choice("clip", self.clip, CLIPS)
+        _choice("tau_per", self.tau_per, TAU_PER)
         for name in ("C", "V"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -83,4 +95,4 @@ class TableOptions:
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise HalutError(f"unknown halut.{name} {value!r}; choose one of: {', '.join(choices)}")
+        raise HalutError(unknown(f"halut.{name}", value, choices))

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from typing import Any
+
+from halut.option import option
+
+SOURCES = ("auto", "local", "timm", "torchvision")
 
 
 @dataclass
 class ModelConfig:
     """The network of a run; `halut.models.build.build_from` makes it."""
 
-    name: str
-    """A local, timm (also with a tag: resnet50.a1_in1k) or torchvision name."""
-    source: str = "auto"
-    """auto (the first that has the name), local, timm or torchvision."""
-    pretrained: bool = False
-    """Start from the weights that timm or torchvision publish."""
-    weights: str | None = None
-    """Start from this safetensors or torch file instead; it wins over `pretrained`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of the network's builder."""
-    num_classes: int | None = None
-    """None: as many as the data set has."""
-    in_channels: int | None = None
-    """None: as many as the data set has."""
+    name: str = option(
+        MISSING, "a local, timm (also with a tag: resnet50.a1_in1k) or torchvision name"
+    )
+    source: str = option(
+        "auto", "where it comes from; auto: the first that has the name", choices=SOURCES
+    )
+    pretrained: bool = option(False, "start from the weights that timm or torchvision publish")
+    weights: str | None = option(
+        None, "start from this safetensors or torch file instead; it wins over pretrained"
+    )
+    options: dict[str, Any] = option(
+        {}, "further arguments of its builder (+model.options.KEY=VALUE)"
+    )
+    num_classes: int | None = option(None, "classes; null: as many as the data set has")
+    in_channels: int | None = option(
+        None, "channels of its input; null: as many as the data set has"
+    )

@@ -151,4 +151,8 @@ def _candidates(operation: str, device: str, name: str | None) -> tuple[Implemen
 def _announce(operation: str, device: str, name: str) -> None:
     if (operation, device, name) not in _announced:
         _announced.add((operation, device, name))
-        logger.info("%s runs on %s by %s", operation, device, name)
+        # A preferred implementation that does not take the call is worth a line; the rest is in
+        # `halut env`, and in one line of a run's log.
+        preferred = _candidates(operation, device, forced_name())[0].name == name
+        level = logging.DEBUG if preferred else logging.INFO
+        logger.log(level, "%s runs on %s by %s", operation, device, name)

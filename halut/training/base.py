@@ -18,6 +18,7 @@ from halut.training.module import Recipe
 from halut.training.pretrained import new_classifier
 from halut.training.progress import log
 from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
+from halut.training.whole_run import run
 
 
 def base_recipe(base: BaseConfig, seed: int) -> Recipe:
@@ -62,6 +63,7 @@ def obtain_base(
     note = on_main(lambda: folder.read("base/base.json", {"origin": str, "steps": int}))
     if note is not None:
         load_network(stored, network)
+        run.skip("base")
         logger.offset += note["steps"]
         return str(note["origin"])
     cached = (
@@ -74,11 +76,13 @@ def obtain_base(
         origin = f"file {config.model.weights}" if config.model.weights else "pretrained"
     elif cached_weights is not None and on_main(cached_weights.exists):
         load_network(cached_weights, network)
+        run.skip("base")
         origin = f"trained earlier ({cached_weights})"
     elif config.base.epochs == 0:
         origin = "random"
     else:
-        steps = _train(network, data, folder, config, logger)
+        with run.part("base"):
+            steps = _train(network, data, folder, config, logger)
         start = "pretrained, " if anew else ""
         origin = f"{start}trained for {config.base.epochs} epochs"
     if is_main():

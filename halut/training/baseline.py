@@ -18,6 +18,7 @@ from halut.training.module import Recipe
 from halut.training.progress import log
 from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
 from halut.training.stage import stage_recipe, train
+from halut.training.whole_run import run
 
 STREAM = 1_000_000
 
@@ -36,6 +37,7 @@ def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
     path = folder.path / "baseline"
     if done is not None:
         load_network(path / "weights.safetensors", network)
+        run.skip("baseline")
         return network
     recipe = stage_recipe(config, Stage([], epochs), config.seed * 1009, [])
     recipe = replace(recipe, freeze=[])  # what freezes beside tables is all the exact network has
@@ -46,11 +48,13 @@ def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
     if note is not None and cached is not None:
         log.info("baseline: the exact network, tuned earlier (%s)", cached)
         load_network(cached / "weights.safetensors", network)
+        run.skip("baseline")
     else:
         log.info("baseline: the exact network, trained on for %d epochs", epochs)
         context.logger.stage, context.data.stream = "baseline", STREAM
         begun = time.monotonic()
-        steps = train(context, network, path, epochs, recipe)
+        with run.part("baseline"):
+            steps = train(context, network, path, epochs, recipe)
         note = {"epochs": epochs, "steps": steps, "seconds": time.monotonic() - begun}
         context.logger.offset += steps
     if is_main():

@@ -14,6 +14,7 @@ from data import build as build_data
 from data import datasets
 from data.base import DataModule
 from halut.errors import HalutError
+from halut.option import why_without_effect
 from halut.plan import Plan
 
 log = logging.getLogger("halut")
@@ -34,11 +35,14 @@ def settings_of(data: DataModule) -> dict[str, Any]:
     return settings
 
 
-def data_of(report: Mapping[str, Any], chosen: Mapping[str, Any], given: Collection[str]) -> Any:
+def data_of(
+    report: Mapping[str, Any], chosen: Mapping[str, Any], given: Collection[str], run: Any = None
+) -> Any:
     """The data set of a bundle's report, set up; raises HalutError as data sets do.
 
     `chosen` is the configuration's data group: it may be of another data set (`name`), which then
-    decides everything. `given` are the fields named on the command line, which win over all.
+    decides everything. `given` are the fields named on the command line, which win over all; each
+    must have an effect in the evaluation `run`, where there is one.
     """
     recorded = report.get("data") or {}
     name = chosen.get("name") or recorded.get("name")
@@ -49,6 +53,10 @@ def data_of(report: Mapping[str, Any], chosen: Mapping[str, Any], given: Collect
         settings |= recorded.get("settings") or {}
     settings |= {key: chosen[key] for key in given if key in chosen}
     data = build_data(**{**_typed(name, settings), "name": name})
+    for key in given if run is not None else ():
+        reason = why_without_effect(data.config, key, run)
+        if reason is not None and chosen.get(key) not in (None, False):
+            raise HalutError(f"data.{key}={chosen[key]} has no effect: {reason}")
     data.prepare_data()
     data.setup()
     _compare(data, recorded if name == recorded.get("name") else {})

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -28,26 +26,54 @@ from halut.bundle import exact_network, load_bundle
 from halut.errors import HalutError, flush, tell
 from halut.files import write_json
 from halut.inference import prepare
+from halut.option import without_effect
+from halut.pipes import CODE, silence
 from halut.plan import Plan
 from halut.training.bundle_data import check_fits, data_of
+from halut.training.command import command
+from halut.training.effect import refuse, typed
 from halut.training.evaluate_config import EvaluateConfig, check, register
 from halut.training.evaluate_show import show
 from halut.training.fit import evaluate, evaluated
 from halut.training.progress import bar, complain, log, set_up_logging
 from halut.training.report import environment
-from halut.training.store import conf_dir
 
 SCHEMA = 1
+WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn")
+"""Flags of Hydra's that a word follows."""
 
 register()
 
 
-@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="evaluate")
+def with_run(arguments: list[str]) -> list[str]:
+    """The command line with run= before a path, and the path in quotes where Hydra needs them."""
+    found: list[str] = []
+    for argument in arguments:
+        path = argument.removeprefix("run=")
+        plain = argument == path
+        is_path = os.path.exists(path) if "=" in path or not plain else path[:1] not in "-+~"
+        before = found[-1] if found else ""
+        if (plain and not is_path) or before in ("--help", "-h", *WITH_VALUE) or not path:
+            found.append(argument)
+        elif is_path:
+            quoted = path.replace("\\", "\\\\").replace("'", "\\'")
+            found.append(f"run='{quoted}'")
+        else:
+            found.append(argument)
+    if len(runs := [each for each in found if each.startswith("run='")]) > 1:
+        complain(f"one run at a time is evaluated, got {len(runs)}: {', '.join(runs)}")
+        sys.exit(2)
+    return found
+
+
+@command("evaluate", EvaluateConfig, with_run)
 def main(config: DictConfig) -> None:
     """One evaluation; exits with 1 and one message if it cannot be done."""
     try:
         set_up_logging()
         settings = _typed(config)
+        check(settings)
+        refuse(typed(), without_effect(settings, [k for k in typed() if k.split(".")[0] != "data"]))
         chosen = cast(dict[str, Any], OmegaConf.to_container(config.data, resolve=True))
         figures, plan = evaluate_bundle(settings, chosen, _given())
         show(figures, plan)
@@ -57,7 +83,8 @@ def main(config: DictConfig) -> None:
             check_difference(figures["runtime"], settings.runtime.tolerance)
         flush()
     except BrokenPipeError:
-        raise
+        silence()
+        sys.exit(CODE)
     except Exception as error:
         tell(error, complain, config.debug.traceback)
         sys.exit(1)
@@ -75,9 +102,7 @@ def _typed(config: DictConfig) -> EvaluateConfig:
 
 def _given() -> list[str]:
     """Fields of the data group that the command line names."""
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    keys = [override.key_or_group for override in overrides]
-    return [key.removeprefix("data.") for key in keys if key.startswith("data.")]
+    return [key.removeprefix("data.") for key in typed() if key.startswith("data.")]
 
 
 def evaluate_bundle(
@@ -98,7 +123,7 @@ def evaluate_bundle(
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     network, plan, report = load_bundle(path)
-    data = data_of(report, chosen, given)
+    data = data_of(report, chosen, given, config)
     check_fits(data, plan)
     if config.trainer.channels_last:
         _channels_last(network)

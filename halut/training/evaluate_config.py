@@ -2,60 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 
 from halut.analysis.runtime import ATTENTION, MODES
 from halut.errors import HalutError
+from halut.option import check_choices, option
 from halut.training import store
-from halut.training.config import DebugConfig, TrainerConfig, between, check_trainer, choice
+from halut.training.config import DebugConfig, TrainerConfig, check_trainer
+from halut.training.ranges import between
 
 SPLITS = ("test", "val")
 
 
+def while_running(own: Any, run: Any) -> str | None:
+    """What is read where the prepared network is run."""
+    return "it needs runtime=eager or runtime=compile" if own.mode == "none" else None
+
+
 @dataclass
 class RuntimeConfig:
-    """How the prepared network is run on random inputs: `mode` none (it is not), eager or compile.
+    """How the prepared network is run on random inputs, timed beside eager and plain attention."""
 
-    `attention`: math or fused, null: as the network has it. Eager with plain attention is always
-    measured beside; answers further from its than `tolerance`, of its largest one, are an error.
-    `batch` inputs are given at a time, `inputs` times; warm times are medians of `rounds`.
-    """
-
-    mode: str = "none"
-    attention: str | None = None
-    tolerance: float = 1e-2
-    batch: int = 1
-    inputs: int = 4
-    rounds: int = 15
+    mode: str = option("none", "none (it is not), eager or compile", choices=MODES)
+    attention: str | None = option(
+        None,
+        "attention's products; null: as the network has them",
+        choices=ATTENTION,
+        needs=while_running,
+    )
+    tolerance: float = option(
+        1e-2, "difference of answers, of the largest one, that is an error", needs=while_running
+    )
+    batch: int = option(1, "inputs given at a time", needs=while_running)
+    inputs: int = option(4, "inputs in all", needs=while_running)
+    rounds: int = option(15, "rounds that warm times are medians of", needs=while_running)
 
 
 @dataclass
 class EvaluateConfig:
-    """One evaluation. `run` is a run folder or a bundle; `data` overrides what the bundle says.
+    """One evaluation of a run folder or a bundle."""
 
-    `samples` of the split are read for the errors of the layers (0: none are taken); `latency` is
-    the batch that the prepared and the exact network are timed on (0: they are not).
-    """
+    trains: ClassVar[bool] = False
 
-    run: str | None = None
-    split: str = "test"
-    samples: int = 256
-    latency: int = 1
-    json: str | None = None
-    data: Any = None
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    debug: DebugConfig = field(default_factory=DebugConfig)
+    run: str | None = option(None, "a run folder or a bundle; also as the first argument, a path")
+    split: str = option("test", "samples that accuracy is measured on", choices=SPLITS)
+    samples: int = option(256, "samples of the split for the errors of the layers; 0: no errors")
+    latency: int = option(1, "images of the batch that is timed, prepared and exact; 0: no times")
+    json: str | None = option(None, "file for the figures")
+    data: Any = option(None, "another data set, or fields of the bundle's: +data.FIELD=VALUE")
+    runtime: RuntimeConfig = option(RuntimeConfig, "how the prepared network is run")
+    trainer: TrainerConfig = option(TrainerConfig, "device, precision, batches")
+    debug: DebugConfig = option(DebugConfig, "what helps to find a fault")
+
+    def untrained(self) -> str:
+        """Why nothing trains."""
+        return "an evaluation trains nothing"
 
 
 def check(config: EvaluateConfig) -> None:
     """Raise HalutError on values that no schema can refuse."""
     if config.run is None:
         raise HalutError("say what to evaluate: run=PATH, a run folder or a bundle")
-    choice("split", config.split, SPLITS)
+    check_choices(config)
     between("samples", config.samples, 0)
     between("latency", config.latency, 0)
     check_runtime(config.runtime)
@@ -66,11 +77,9 @@ def check(config: EvaluateConfig) -> None:
 
 def check_runtime(runtime: RuntimeConfig) -> None:
     """Raise HalutError on values that cannot be, or say nothing."""
-    choice("runtime.mode", runtime.mode, MODES)
-    if runtime.attention is not None:
-        choice("runtime.attention", runtime.attention, ATTENTION)
-        if runtime.mode == "none":
-            raise HalutError("runtime.attention needs runtime=eager or runtime=compile")
+    check_choices(runtime, "runtime.")
+    if runtime.attention is not None and runtime.mode == "none":
+        raise HalutError("runtime.attention needs runtime=eager or runtime=compile")
     between("runtime.tolerance", runtime.tolerance, 0)
     for name in ("batch", "inputs", "rounds"):
         between(f"runtime.{name}", getattr(runtime, name), 1)

@@ -11,11 +11,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
 from halut.errors import HalutError
+from halut.option import unknown
 from halut.training import slurm
 from halut.training.averaging import AveragedWeights
 from halut.training.callbacks import AtomicCheckpointIO, BestWeights, LayerFigures
@@ -25,9 +26,10 @@ from halut.training.interruption import watch
 from halut.training.last_checkpoint import LastCheckpoint
 from halut.training.metrics import RunLogger
 from halut.training.module import Recipe, StageModule
-from halut.training.progress import console, log
+from halut.training.progress import batches_shown, log
 from halut.training.run_folder import load_network
 from halut.training.sharded_fit import ShardedModule, ShardedStrategy
+from halut.training.whole_run import TrainerProgress
 
 
 def make_trainer(
@@ -43,9 +45,6 @@ def make_trainer(
     """
     if strategy is None:
         strategy = "ddp" if settings.strategy == "ddp" or world_size() > 1 else "auto"
-    bar = settings.progress and console.is_terminal
-    if bar:
-        callbacks = [*callbacks, RichProgressBar()]
     quiet()
     cluster = slurm.environment()
     return L.Trainer(
@@ -62,7 +61,7 @@ def make_trainer(
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO(), *([cluster] if cluster else [])],
         use_distributed_sampler=False,
-        enable_progress_bar=bar,
+        enable_progress_bar=False,  # of one fit: batches_shown tells of the whole run
         enable_model_summary=False,
         num_sanity_val_steps=0,
         inference_mode=False,  # its tensors count no changes: layers could not share codes
@@ -112,6 +111,7 @@ def fit(
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema))
     callbacks.append(checkpoint)
+    shown = batches_shown(settings.progress)
     sharded = settings.strategy == "fsdp" and world_size() > 1
     trainer = make_trainer(
         settings,
@@ -134,7 +134,9 @@ def fit(
             step = int(AtomicCheckpointIO().load_checkpoint(last)["global_step"])
             log.info("%s: continuing after step %d", folder.name, step)
         logger.rewind(step)
-        with watch.fit():
+        with shown as show, watch.fit():
+            told = TrainerProgress(show)
+            trainer.callbacks.append(told)  # type: ignore[attr-defined]
             trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -166,10 +168,10 @@ def evaluate(network: nn.Module, data: Any, split: str, settings: TrainerConfig)
     """Accuracy in percent on "val" or "test", every sample counted once over all ranks."""
     recipe = Recipe("adamw", {}, {}, loss=LossConfig())
     module = StageModule(network, data.num_classes, recipe)
-    trainer = make_trainer(settings, None, [])
-    run = {"val": trainer.validate, "test": trainer.test}.get(split)
-    if run is None:
-        raise HalutError(f"unknown split {split!r}; choose one of: val, test")
-    with torch.no_grad():
+    if split not in ("val", "test"):
+        raise HalutError(unknown("split", split, ("val", "test")))
+    with batches_shown(settings.progress) as show, torch.no_grad():
+        trainer = make_trainer(settings, None, [TrainerProgress(show)])
+        run = trainer.validate if split == "val" else trainer.test
         results = run(module, datamodule=data, verbose=False)
     return float(results[0][f"{split}/accuracy"])

@@ -8,18 +8,21 @@ import shlex
 import sys
 from typing import Any, cast
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from halut.errors import HalutError, flush, tell
+from halut.pipes import CODE, silence
 from halut.training import distributed, interruption, slurm, sweep
+from halut.training.command import command
 from halut.training.config import TrainConfig, check
+from halut.training.effect import check_effect
 from halut.training.progress import complain, set_up_logging
+from halut.training.refusals import one_line
 from halut.training.run import run
-from halut.training.store import conf_dir, register
+from halut.training.store import register
 from halut.training.trainer_config import check_devices
 
 register()
@@ -32,7 +35,7 @@ def typed(config: DictConfig) -> tuple[TrainConfig, dict[str, Any], str]:
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
         settings = cast(TrainConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
-        raise HalutError(str(error)) from error
+        raise HalutError(one_line(error, TrainConfig, "python train.py")) from error
     return settings, plain, OmegaConf.to_yaml(config, resolve=True)
 
 
@@ -47,7 +50,7 @@ def refuse_added_keys(node: DictConfig, path: str = "") -> None:
             refuse_added_keys(node[key], f"{path}{key}.")
 
 
-@hydra.main(version_base="1.3", config_path=conf_dir(), config_name="train")
+@command("train", TrainConfig)
 def main(config: DictConfig) -> Any:
     """One run, or one value of a sweep; exits with 1 and one message if the run cannot be done."""
     code, outcome = attempt(config)
@@ -69,14 +72,15 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
             start(config)
         flush()
         return 0, None
+    except BrokenPipeError:
+        silence()
+        return CODE, None
     except interruption.Interrupted as stop:
         settings = config.trainer
         return interruption.leave(stop, settings.requeue, settings.max_requeues), None
     except KeyboardInterrupt:
         complain(f"interrupted; {interruption.CONTINUES}")
         return 130, None
-    except BrokenPipeError:
-        raise
     except Exception as error:
         gone = distributed.lost(error)
         if gone is None:
@@ -92,7 +96,8 @@ def start(config: DictConfig) -> None:
     """Check the configuration and run it, in as many processes as it asks for."""
     settings, plain, yaml = typed(config)
     check(settings)
-    slurm.check_step(settings.trainer, command())
+    check_effect(settings)
+    slurm.check_step(settings.trainer, typed_command())
     outside = distributed.started_from_outside()
     if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
         check_devices(settings.trainer)
@@ -101,7 +106,7 @@ def start(config: DictConfig) -> None:
     run(settings, plain, yaml)
 
 
-def command() -> str:
+def typed_command() -> str:
     """What the user typed, to be told back."""
     program = sys.argv[0] if " " in sys.argv[0] else f"python {sys.argv[0]}"
     return f"{program} {shlex.join(sys.argv[1:])}".strip()

@@ -10,16 +10,10 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from halut.training.distributed import is_main, rank
+from halut.training.whole_run import run
 
 console = Console()
 if not console.is_terminal:
@@ -64,15 +58,51 @@ def complain(message: str) -> None:
 
 @contextmanager
 def bar(title: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A progress bar; yields a function to call with the number of things done since."""
+    """A progress bar; yields a function to call with the number of things done since.
+
+    Where the output is no terminal: a line a minute.
+    """
+    done = 0
+    with batches_shown(shown, title, total) as show:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            show(title, done, total)
+
+        yield advance
+
+
+@contextmanager
+def batches_shown(
+    shown: bool = True, title: str = "", total: int | None = None
+) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields show(what, done, total): where the whole run is, and how long it still takes.
+
+    A bar on a terminal, a line a minute elsewhere; nothing on other ranks.
+    """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
-    shown = shown and is_main() and console.is_terminal
-    with Progress(*columns, console=console, disable=not shown, transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.update(task, advance=done)
+    shown = shown and is_main()
+    terminal = shown and console.is_terminal
+    with Progress(*columns, console=console, disable=not terminal, transient=True) as progress:
+        task = progress.add_task(_place(title), total=total, left=run.remaining())
+
+        def show(what: str, done: int, total: int) -> None:
+            place, left = _place(what), run.remaining()
+            if terminal:
+                progress.update(task, description=place, completed=done, total=total, left=left)
+            elif shown and run.due():
+                log.info("%s", ", ".join(filter(None, (place, f"{done} of {total}", left))))
+
+        yield show
+
+
+def _place(what: str) -> str:
+    """stage 3 of 8, epoch 2 of 5: the run's place, and what is done there."""
+    parts = [*run.place.split(", "), *([] if run.place.endswith(what) else [what])]
+    return ", ".join(filter(None, parts))

@@ -97,7 +97,7 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
     return found
 
 
-def widths_of(config: TrainConfig) -> list[int]:
+def widths_of(config: TrainConfig, say: bool = True) -> list[int]:
     """The widths of weights that `ptq` asks for; auto without torchao: none, as a line says."""
     asked = config.ptq
     if asked in (NONE, None) or (asked == AUTO and not config.baseline):
@@ -105,7 +105,8 @@ def widths_of(config: TrainConfig) -> list[int]:
     if asked != AUTO:
         return list(dict.fromkeys(asked))
     if not available():
-        log.info("%s", MISSING)
+        if say:
+            log.info("%s", MISSING)
         return []
     return list(DEFAULT)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from halut.errors import HalutError
+from halut.option import unknown
 
 
 def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise HalutError unless `value` is one of `choices`."""
     if value not in choices:
-        raise HalutError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}")
+        raise HalutError(unknown(name, value, choices))
 
 
 def between(name: str, value: float, low: float, high: float = float("inf")) -> None:

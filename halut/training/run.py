@@ -24,8 +24,10 @@ from halut.errors import HalutError
 from halut.files import reading
 from halut.global_pruning import with_global_pruning
 from halut.models.build import build_from
+from halut.ops import status
 from halut.plan import Plan
 from halut.schedule import Stage
+from halut.training import whole_run
 from halut.training.base import obtain_base
 from halut.training.baseline import tuned_baseline
 from halut.training.config import TrainConfig
@@ -38,6 +40,7 @@ from halut.training.distributed import (
     together,
     world_size,
 )
+from halut.training.effect import check_default_operator
 from halut.training.fit import evaluate
 from halut.training.learning import Context, captured
 from halut.training.lock import locked
@@ -46,7 +49,7 @@ from halut.training.metrics import RunLogger
 from halut.training.planning import make_plan, make_stages
 from halut.training.pretrained import completed
 from halut.training.progress import bar, console, log
-from halut.training.ptq import quantised_baselines
+from halut.training.ptq import quantised_baselines, widths_of
 from halut.training.recalibrate import check_norms
 from halut.training.report import final_report, plan_table
 from halut.training.report_tables import show_report
@@ -54,6 +57,7 @@ from halut.training.run_folder import RunFolder, default_path
 from halut.training.sinks import make_sinks
 from halut.training.stage import check_finite, run_stage
 from halut.training.teacher import make_teacher
+from halut.training.whole_run import parts_of
 
 
 def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]:
@@ -103,6 +107,7 @@ def _unfinished(
         batches = TrainBatches(data.splits["train"].indices, data.config.batch_size, config.seed)
         share = batches.batch_size // world_size()
         check_norms(network, torch.zeros(1, *data.input_shape), share)
+    check_default_operator(config, plan)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
     if not resuming:
@@ -183,6 +188,10 @@ def _run(
     logger: RunLogger,
 ) -> dict[str, Any]:
     begun = time.monotonic()
+    lost = dict.fromkeys((entry.site.name for entry in plan.replaced), 0.0)  # to count stages by
+    expected = _stages(config, plan, network, lost)
+    whole_run.run.begin(parts_of(config, data, expected, len(widths_of(config, say=False))))
+    log.info("kernels: %s on the CPU; CUDA: %s", status.cpu_kernels(), status.cuda_kernels())
     origin = obtain_base(network, data, folder, config, plain, logger)
     share_state(network)
     exact = copy.deepcopy(network).eval().requires_grad_(False)
@@ -205,8 +214,10 @@ def _run(
         latest = results[-1]["val_accuracy_after_training"]
         log.info("stage_%02d: accuracy %.2f after training", index, latest)
     baseline = tuned_baseline(context, sum(stage.epochs for stage in stages))
-    at_bits = quantised_baselines(context)
-    report = final_report(context, network, results, baseline, at_bits, origin, base_accuracy)
+    with whole_run.run.part("ptq"):
+        at_bits = quantised_baselines(context)
+    with whole_run.run.part("test"):
+        report = final_report(context, network, results, baseline, at_bits, origin, base_accuracy)
     report["seconds"] = time.monotonic() - begun
     if is_main():
         try:

@@ -25,6 +25,7 @@ from halut.training.module import Recipe
 from halut.training.progress import log
 from halut.training.recalibrate import recalibrate
 from halut.training.run_folder import RunFolder, load_network, save_network
+from halut.training.whole_run import run
 
 NUMBER = (int, float)
 SWAPPED: dict[str, Kind] = {
@@ -101,17 +102,21 @@ def run_stage(
         surgery.apply(network, context.plan, index + 1)
         load_network(path / "weights.safetensors", network)
         context.logger.offset += done["steps"]
+        run.skip(f"stage_{index:02d} learn")
+        run.skip(f"stage_{index:02d}")
         return dict(done)
     begun = time.monotonic()
     name = f"stage_{index:02d}"
     context.logger.stage, context.data.stream = name, index + 1
-    swapped = _swapped(context, network, index, stage, before, begun)
+    with run.part(f"{name} learn"):
+        swapped = _swapped(context, network, index, stage, before, begun)
     _note(folder, f"{name}: train")
     recipe = stage_recipe(config, stage, config.seed * 1009 + index + 1, _blocks(context))
-    steps = train(context, network, path, stage.epochs, recipe)
     after = swapped["val_accuracy_after_swap"]
-    if stage.epochs:
-        after = evaluate(network, context.data, "val", config.trainer)
+    with run.part(name):
+        steps = train(context, network, path, stage.epochs, recipe)
+        if stage.epochs:
+            after = evaluate(network, context.data, "val", config.trainer)
     result = {
         **swapped,
         "val_accuracy_after_training": after,
@@ -168,7 +173,7 @@ def _swapped(
         return dict(note)
     name = f"stage_{index:02d}"
     _note(folder, f"{name}: capture, learn, swap")
-    log.info("%s: replacing %s", name, ", ".join(stage.sites))
+    log.info("%s: replacing %s (%s)", name, ", ".join(stage.sites), run.place or "one stage")
     learn(context, network, context.plan.stage(index), stage.calibrate)
     if is_main():
         samples = context.config.recalibrate * context.data.config.batch_size

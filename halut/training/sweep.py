@@ -13,7 +13,6 @@ import hashlib
 import math
 import re
 import sys
-import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from halut.analysis.sweep import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError, reason, tell
 from halut.training.distributed import is_main
+from halut.training.effect import check_sweep
 from halut.training.lock import InUse, Lock, release
 from halut.training.progress import complain, console, log, set_up_logging
 from halut.training.run_folder import RunFolder
@@ -57,6 +57,7 @@ class Gather(Callback):
             if (self.folder / "config.json").exists():
                 raise HalutError(f"run_dir={self.folder} holds a run; give a sweep another folder")
             check_shown(config, values)
+            check_sweep(config, overrides)
             fixed = ",".join(f"'{key}'" for key in overrides if key not in values)
             config.hydra.overrides.hydra.extend(
                 [
@@ -230,7 +231,8 @@ def alone(folder: Path) -> Iterator[None]:
     sys.argv is the command of this one value meanwhile: its report tells it, to be typed again.
     """
     threads, argv = torch.get_num_threads(), sys.argv
-    task = [o for o in HydraConfig.get().overrides.task if not o.startswith("run_dir=")]
+    unread = ("run_dir=", "sweep.", "+sweep.")  # of one value by itself
+    task = [o for o in HydraConfig.get().overrides.task if not o.startswith(unread)]
     single = ["hydra.mode=RUN"] if any(o.startswith("experiment=") for o in task) else []
     sys.argv = [argv[0], *task, f"run_dir={folder}", *single]
     try:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from halut.option import option
 
 
 @dataclass
 class SweepConfig:
-    """Axes of the table and of the picture.
+    """Axes of the table and of the picture."""
 
-    `x`: the key or figure that curves are drawn over (null: the key with most numbers); `y`: a
-    figure. Figures are those of halut.analysis.run_figures, and every number of report.json by its
-    path. `picture`: the picture's file; .png, .svg or .pdf. `words`: what to call a key (KEY: axis
-    label) and a value of it (KEY=VALUE).
-    """
-
-    x: str | None = None
-    y: str = "test_accuracy"
-    picture: str = "curve.png"
-    words: dict[str, str] = field(default_factory=dict)
+    x: str | None = option(None, "key or figure the curves are drawn over; null: most numbers")
+    y: str = option("test_accuracy", "figure that is drawn, or a number of report.json by its path")
+    picture: str = option("curve.png", "the picture's file: .png, .svg or .pdf")
+    words: dict[str, str] = option(
+        {}, "what to call a key (KEY: axis label) and a value of it (KEY=VALUE)"
+    )

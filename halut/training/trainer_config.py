@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import torch
 
 from halut.errors import HalutError
+from halut.option import Needs, every, of_training_runs, option, where, while_training
 from halut.training.ranges import between, choice
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -18,38 +21,84 @@ FSDP_PRECISIONS = ("32-true", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
+def sharded(own: Any, run: Any) -> str | None:
+    """fsdp, which shards over ranks."""
+    ranks = own.devices * own.num_nodes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    ranks = ranks or own.ranks == "srun"
+    alone = own.strategy == "fsdp" and not ranks
+    return "one process has nothing to shard: it needs trainer.devices above 1" if alone else None
+
+
+def stages_train(own: Any, run: Any) -> str | None:
+    """What the fits of the stages alone read."""
+    from halut.training.needs import while_stages_train  # its operators import much
+
+    return while_stages_train(own, run)
+
+
+def of_split(name: str) -> Needs:
+    """What is read where that split is: in training runs both are."""
+
+    def why(own: Any, run: Any) -> str | None:
+        if run.trains or run.split == name:
+            return None
+        return f"the split is {run.split}; it needs split={name}"
+
+    return why
+
+
 @dataclass
 class TrainerConfig:
-    """Lightning's Trainer, and what we add to it.
+    """Lightning's Trainer, and what is added to it."""
 
-    `strategy`: auto (ddp, if there are ranks), ddp, or fsdp, which trains in shards.
-    A checkpoint is written every `checkpoint_every` steps and every `checkpoint_minutes`. `ranks`:
-    who starts the processes: auto (srun or torchrun, if they did, else the command itself), or
-    srun and nothing else. In a SLURM job an announced end requeues it, `max_requeues` times.
-    `deterministic`: kernels whose sums have a fixed order, so that a run repeats bit for bit on the
-    same machine; some are slower, and torch refuses operations that have none.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    accumulate: int = 1
-    clip: float | None = 1.0
-    deterministic: bool = False
-    ema: float | None = None
-    channels_last: bool = True
-    threads: int | None = None
-    checkpoint_every: int = 200
-    checkpoint_minutes: float | None = 10.0
-    ranks: str = "auto"
-    requeue: bool = True
-    max_requeues: int = 100
-    limit_train_batches: int | None = None
-    limit_val_batches: int | None = None
-    limit_test_batches: int | None = None
-    progress: bool = True
+    accelerator: str = option("auto", "auto, cpu, gpu, or another of Lightning's")
+    devices: int = option(1, "devices, one process on each")
+    num_nodes: int = option(1, "machines, each with so many devices")
+    strategy: str = option(
+        "auto",
+        "auto: ddp if there are ranks; fsdp: train in shards",
+        choices=("auto", "ddp", "fsdp"),
+        needs=every(of_training_runs, sharded),
+    )
+    precision: str = option("32-true", "precision of forward and backward, in Lightning's words")
+    accumulate: int = option(1, "batches of an optimiser step", needs=while_training)
+    clip: float | None = option(1.0, "norm gradients are clipped to", needs=while_training)
+    deterministic: bool = option(
+        False, "sums in a fixed order, so that a run repeats bit for bit on one machine"
+    )
+    ema: float | None = option(
+        None, "decay of averaged weights in the stages; null: none", needs=stages_train
+    )
+    channels_last: bool = option(True, "convolutions in torch's channels_last layout")
+    threads: int | None = option(None, "CPU threads; null: torch's choice")
+    checkpoint_every: int = option(200, "steps between checkpoints", needs=while_training)
+    checkpoint_minutes: float | None = option(
+        10.0, "minutes between checkpoints; null: no such", needs=while_training
+    )
+    ranks: str = option(
+        "auto",
+        "who starts processes: auto (srun, torchrun, else the command itself) or srun alone",
+        choices=("auto", "srun"),
+        needs=of_training_runs,
+    )
+    requeue: bool = option(
+        True, "a SLURM job whose end is announced goes back to the queue", needs=of_training_runs
+    )
+    max_requeues: int = option(
+        100,
+        "how often at most",
+        needs=every(
+            of_training_runs, where(lambda own: own.requeue, "it needs trainer.requeue=true")
+        ),
+    )
+    limit_train_batches: int | None = option(
+        None, "training batches of an epoch; null: all", needs=while_training
+    )
+    limit_val_batches: int | None = option(
+        None, "validation batches; null: all", needs=of_split("val")
+    )
+    limit_test_batches: int | None = option(None, "test batches; null: all", needs=of_split("test"))
+    progress: bool = option(True, "show how far the run is")
 
     def __post_init__(self) -> None:
         self.precision = ALIASES.get(self.precision, self.precision)
@@ -57,7 +106,6 @@ class TrainerConfig:
 
 def check_trainer(settings: TrainerConfig) -> None:
     """Raise HalutError on values that no schema can refuse."""
-    choice("trainer.strategy", settings.strategy, ("auto", "ddp", "fsdp"))
     choice("trainer.precision", settings.precision, PRECISIONS)
     check_accelerator(settings)
     if settings.strategy == "fsdp" and settings.precision not in FSDP_PRECISIONS:
@@ -66,7 +114,6 @@ def check_trainer(settings: TrainerConfig) -> None:
             f"precision={settings.precision}: shards are float32, and no rank sees all gradients, "
             "as float16's loss scale must. Use bf16-mixed, or trainer.strategy=ddp"
         )
-    choice("trainer.ranks", settings.ranks, ("auto", "srun"))
     between("trainer.devices", settings.devices, 1)
     between("trainer.num_nodes", settings.num_nodes, 1)
     between("trainer.accumulate", settings.accumulate, 1)

@@ -110,3 +110,42 @@ def test_debug_shows_where_an_error_came_from(evaluate):
     assert code == 1
     assert "Traceback" in err
     assert err.strip().endswith("error: run=/nowhere: no such folder")
+
+
+def test_a_path_alone_is_the_run(evaluate, run_folder):
+    code, out, err = evaluate(run_folder, "samples=0", "latency=0")
+    assert code == 0, err
+    assert "test accuracy: " in out
+
+
+def test_a_path_may_hold_what_hydra_reads_otherwise(evaluate, run_folder):
+    odd = run_folder.rename(run_folder.parent / "halut.C=16,it's (a) run")
+    for argument in (odd, f"run={odd}"):
+        code, out, err = evaluate(argument, "samples=0", "latency=0")
+        assert code == 0, err
+        assert "test accuracy: " in out
+
+
+def test_a_path_that_is_not_there_and_two_runs(evaluate, run_folder):
+    assert evaluate("/no/such/run")[2] == "error: run=/no/such/run: no such folder\n"
+    code, _, err = evaluate(run_folder, run_folder)
+    assert code == 2
+    assert "one run at a time is evaluated, got 2" in err
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("data.root=/pictures", "data=digits comes with scikit-learn"),
+        ("+data.batch_size=8", "an evaluation trains nothing"),
+        ("+data.val_samples=8", "it needs split=val"),
+        ("trainer.ema=0.9", "an evaluation trains nothing"),
+        ("trainer.limit_val_batches=2", "it needs split=val"),
+        ("runtime.rounds=3", "it needs runtime=eager or runtime=compile"),
+    ],
+)
+def test_what_an_evaluation_does_not_read_is_refused(evaluate, run_folder, argument, reason):
+    code, _, err = evaluate(run_folder, argument)
+    assert code == 1
+    assert f"{argument.lstrip('+')} has no effect: " in err
+    assert reason in err

@@ -55,7 +55,7 @@ def refused(outcome, *words: str) -> None:
         ("policy.only=[fc]", ("the policy replaces nothing",)),
         ("policy.kinds=[cubic]", ("unknown kind 'cubic'", "depthwise")),
         ("+policy.rules=[{nme: x}]", ("unknown key 'nme'", "kernel")),
-        ("schedule.order=sideways", ("unknown schedule order 'sideways'", "by_block")),
+        ("schedule.order=sideways", ("unknown schedule.order 'sideways'", "by_block")),
         ("+schedule.stages=[{sites: [stack1.conv1]}]", ("no stage replaces stack1.conv2",)),
         ("+optim.lr.tables=1", ("tables",)),
         ("ptq=[8,16]", ("ptq must be auto, none or widths in 2..8", "got a width of 16")),

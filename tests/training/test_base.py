@@ -38,7 +38,8 @@ def test_weights_of_a_file_are_taken_as_they_are(train, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert train(*QUICK, f"run_dir={first}").code == 0
     file = first / "base" / "weights.safetensors"
-    assert train(*QUICK, f"run_dir={second}", f"model.weights={file}", "seed=5").code == 0
+    quick = QUICK[:3]  # nothing is trained
+    assert train(*quick, f"run_dir={second}", f"model.weights={file}", "seed=5").code == 0
     assert origin(second) == f"file {file}"
     one, two = load_file(file), load_file(second / "base" / "weights.safetensors")
     assert all(tensor.equal(two[name]) for name, tensor in one.items())

@@ -75,9 +75,7 @@ def test_frozen_rest_stays_while_tables_learn_in_every_stage(finished):
 def test_the_plan_of_an_earlier_run_is_followed(finished, tmp_path):
     first = finished("first", "halut.K=8", "schedule.epochs=0")
     plan = f"plan={first.path / 'plan.json'}"
-    again = finished(
-        "again", plan, "halut=pq", "schedule=all_at_once", "schedule.epochs=0", only=()
-    )
+    again = finished("again", plan, "schedule=all_at_once", "schedule.epochs=0", only=())
     assert again.stages == [list(LAST)]
     for name, entry in first.plan.items():
         for key in ("site", "operator", "options", "reason"):
