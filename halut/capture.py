@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halut.drop_in import given
 from halut.errors import HalutError
 from halut.geometry import pad
 from halut.modes import evaluating
@@ -149,7 +150,9 @@ def reservoirs_of(
     }
     calls: dict[str, tuple[int, int]] = {}  # batch and number of the next call
     handles = [
-        network.get_submodule(s.name).register_forward_pre_hook(_hook(s, reservoirs[s.name], calls))
+        network.get_submodule(s.name).register_forward_pre_hook(
+            _hook(s, reservoirs[s.name], calls), with_kwargs=True
+        )
         for s in sites
     ]
     with evaluating(network, handles) as device:
@@ -162,7 +165,8 @@ def reservoirs_of(
 
 
 def _hook(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]]) -> Any:
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        inputs = given(args, named)
         x = (inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1)).detach()
         if not bool(torch.isfinite(x).all()):
             raise HalutError(f"{site.name}: the captured activations hold NaN or infinite values")

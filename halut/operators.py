@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.registry import Registry
-from halut.sites import Site, exact_product
+from halut.sites import Site, check_map, exact_product
 
 operators: Registry[type[Operator]] = Registry("operator")
 
@@ -81,7 +81,7 @@ class ReplacedLayer(nn.Module):
     def diagnose(self, *x: Any, **named: Any) -> dict[str, float]:
         """Figures of the layer on one batch x, for the logs: its normalised_mse, ..."""
         exact = self.exact(*x)
-        error = (self(*x).to(exact.dtype) - exact).square().sum()
+        error = (self.forward(*x).to(exact.dtype) - exact).square().sum()  # without hooks
         return {"normalised_mse": float(error / exact.square().sum().clamp_min(1e-30))}
 
     def cost(self) -> dict[str, int]:
@@ -146,8 +146,9 @@ class ExactLayer(ReplacedLayer):
         self.site = site
         self.weight, self.bias = copied_parameters(site, source)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return exact_product(x, self.weight, self.bias, self.site)
+    def forward(self, input: Tensor) -> Tensor:
+        check_map(input, self.site)
+        return exact_product(input, self.weight, self.bias, self.site)
 
     def exact(self, x: Tensor) -> Tensor:
         return self.forward(x)  # not self(x): hooks may be asking

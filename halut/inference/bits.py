@@ -101,7 +101,8 @@ class BitLayer(nn.Module):
         pads = self.signed and g is not None and g.padding != (0, 0, 0, 0)
         self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         g = self.site.geometry
         if g is None:
             y = self._product(self.packed(x), self.constant)

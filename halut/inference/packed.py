@@ -157,8 +157,9 @@ def _geometry(*window: tuple[int, ...]) -> ConvGeometry:
 class PackedLinear(PackedLayer):
     """x [..., D] -> [..., M]; see PackedLayer."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's answer, in x's dtype."""
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's answer, in the input's dtype."""
+        x = input
         if x.shape[-1] != self.site.D:
             raise HalutError(f"{self.site.name} takes {self.site.D} inputs, got {list(x.shape)}")
         if x.ndim == 2:
@@ -178,8 +179,9 @@ class PackedConv2d(PackedLayer):
         self.pads = None if isinstance(g.padding, str) else g.padding  # else by the map's size
         self.geometry = _geometry(g.kernel, g.stride, self.pads or (), g.dilation)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The layer's answer, in x's dtype; the residual is added before a ReLU."""
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The layer's answer, in the input's dtype; the residual is added before a ReLU."""
+        x = input
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise HalutError(
                 f"{self.site.name} takes maps of {self.channels} channels, got {list(x.shape)}"

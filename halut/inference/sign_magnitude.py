@@ -44,8 +44,9 @@ class SignMagnitudeLayer(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
         self.activation_codec = copy.deepcopy(activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's answer, in x's dtype."""
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's answer, in the input's dtype."""
+        x = input
         codes = self.activation_codec.encode(canonical_input(x, self.site).float()).codes
         patches = patches_of(codes.to(torch.int8), x, self.site)
         sums = sign_magnitude(patches.reshape(-1, self.site.groups * self.site.D), self.codes)

@@ -227,8 +227,9 @@ class LUTLayer(ReplacedLayer):
         """Rows [N, M] in the shape of the layer's output; the output itself stays as it is."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The hard table product in the exact layer's shape and dtype."""
+        x = input
         y = self.shaped(self.product(x), x)
         return self.with_input_gradient(y, x).to(x.dtype)
 

@@ -108,8 +108,8 @@ class CodecLayer(ReplacedLayer):
         """Qx(x), of x's shape."""
         return quantised_input(self.activation_codec, x, self.site)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.contraction.product(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.contraction.product(self, input)
 
     def exact(self, x: Tensor) -> Tensor:
         """The product of the float masters."""

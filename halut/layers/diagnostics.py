@@ -52,7 +52,7 @@ def diagnose(layer: LUTLayer, x: Tensor) -> dict[str, float]:
     lut = layer.full_lut()
     table = layer.table(lut)
     figures = {
-        "normalised_mse": float(normalised_mse(layer(x), layer.exact(x))),
+        "normalised_mse": float(normalised_mse(layer.forward(x), layer.exact(x))),
         "code_perplexity": perplexity,
         "dead_prototypes": float(dead),
         "drift": _drift(layer),

@@ -13,6 +13,7 @@ from torch import nn
 from halut import surgery
 from halut.capture import capture
 from halut.plan import Plan
+from halut.proof import prove
 from halut.schedule import Stage
 from halut.training.config import Rates, TrainConfig
 from halut.training.distributed import check_equal, is_main, on_main, share_state
@@ -23,6 +24,9 @@ from halut.training.module import Recipe
 from halut.training.progress import log
 from halut.training.recalibrate import recalibrate
 from halut.training.run_folder import RunFolder, load_network, save_network
+
+PROVING = 2
+"""Samples on which every swapped layer is shown to answer."""
 
 
 def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[str]) -> Recipe:
@@ -144,6 +148,8 @@ def _swapped(
     _note(folder, f"{name}: capture, learn, swap")
     log.info("%s: replacing %s", name, ", ".join(stage.sites))
     learn(context, network, context.plan.stage(index), stage.calibrate)
+    batch = next(iter(context.data.calibration_batches(PROVING, seed=context.config.seed)))[0]
+    prove(network, batch[:PROVING], stage.sites)
     if is_main():
         samples = context.config.recalibrate * context.data.config.batch_size
         if samples:
