@@ -19,6 +19,7 @@ from halut.attention import KIND
 from halut.drop_in import HOOKS, given, place
 from halut.errors import HalutError
 from halut.modes import evaluating
+from halut.ops.finite import kept_finite
 from halut.plan import Entry
 from halut.sites import Site
 
@@ -116,7 +117,7 @@ class QuantisedProduct(nn.Module):
         q, block = primitives(), tuple(x.shape)
         coding = (block, self.scale, self.zero_point, torch.int8)
         codes = q.quantize_affine(x.float(), *coding)
-        return self.product(q.dequantize_affine(codes, *coding).to(x.dtype))
+        return self.product(kept_finite(q.dequantize_affine(codes, *coding).to(x.dtype), x))
 
 
 def quantisable(entries: Iterable[Entry]) -> list[Entry]:

@@ -278,7 +278,7 @@ def _changed(network: nn.Module, example: Tensor, wanted: Any, sites: list[Site]
     try:
         for name, stand_in in stand_ins.items():
             place(network, name, stand_in.eval())
-        runs = {**{f"new {n}": m for n, m in stand_ins.items()}}
+        runs: dict[str, nn.Module] = {f"new {n}": m for n, m in stand_ins.items()}
         runs.update({f"old {n}": m for n, m in sources.items()})
         counts = dict.fromkeys(runs, 0)
         with forwards(runs, counting(counts)):

@@ -16,6 +16,7 @@ from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, accumulate, pack_table
 from halut.ops.answer import rows_of, scaled, shaped
 from halut.ops.calls import Calls
+from halut.ops.finite import marked
 from halut.ops.layer import window
 from halut.ops.unwatched import unwatched
 
@@ -115,7 +116,7 @@ class PackedLayer(nn.Module):
         else:
             sums = accumulate(codes, table)
             y = scaled(sums, *answer, rows_of(residual), residual_scale)
-        return shaped(y, x, geometry)
+        return marked(shaped(y, x, geometry), x, geometry, self.site.groups)
 
     @torch.no_grad()
     def scale_and_shift(self, factor: Tensor, shift: Tensor) -> None:

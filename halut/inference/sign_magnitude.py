@@ -11,6 +11,8 @@ from halut.codecs.powers import times_power
 from halut.errors import HalutError
 from halut.geometry import pad
 from halut.layers.codec import CodecLayer, canonical_input
+from halut.layers.conv import window_of
+from halut.ops.finite import marked
 from halut.ops.sign_magnitude import sign_magnitude
 from halut.sites import Site
 
@@ -55,8 +57,9 @@ class SignMagnitudeLayer(nn.Module):
             y = y + self.bias
         y = y.to(x.dtype)
         if self.site.geometry is None:
-            return y.view(*x.shape[:-1], self.site.M)
-        return y.view(*patches.shape[:3], self.site.M).permute(0, 3, 1, 2)
+            return marked(y.view(*x.shape[:-1], self.site.M), x, None, self.site.groups)
+        y = y.view(*patches.shape[:3], self.site.M).permute(0, 3, 1, 2)
+        return marked(y, x, window_of(self.site, x), self.site.groups)
 
 
 def patches_of(codes: Tensor, x: Tensor, site: Site) -> Tensor:

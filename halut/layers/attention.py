@@ -12,6 +12,7 @@ from halut.codecs import Codec, Layout
 from halut.codecs.factors import Spec, make_codec
 from halut.errors import HalutError
 from halut.operators import ReplacedLayer
+from halut.ops.finite import kept_finite
 from halut.sites import Site
 
 FORMATS = (
@@ -118,5 +119,5 @@ class CodecAttention(ReplacedLayer):
 
 
 def quantised(codec: Codec, x: Tensor) -> Tensor:
-    """Q(x) of x [.., C], of x's shape."""
-    return codec.quantise(x.unsqueeze(-2)).squeeze(-2)
+    """Q(x) of x [.., C], of x's shape; NaN where x is NaN or infinite."""
+    return kept_finite(codec.quantise(x.unsqueeze(-2)).squeeze(-2), x)

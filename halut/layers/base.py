@@ -16,6 +16,7 @@ from halut.layers.options import TableOptions
 from halut.layers.product import table_product
 from halut.operators import ReplacedLayer, copied_parameters
 from halut.ops import ConvGeometry, accumulate
+from halut.ops.finite import marked
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites import Site, exact_product
 from halut.tables import QuantisedTable, best_clip, quantise_table
@@ -231,7 +232,8 @@ class LUTLayer(ReplacedLayer):
         """The hard table product in the exact layer's shape and dtype."""
         x = input
         y = self.shaped(self.product(x), x)
-        return self.with_input_gradient(y, x).to(x.dtype)
+        y = self.with_input_gradient(y, x).to(x.dtype)
+        return marked(y, x, self.source(x)[1], self.site.groups)
 
     def cost(self) -> dict[str, int]:
         from halut.layers.cost import table_cost

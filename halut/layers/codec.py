@@ -13,6 +13,7 @@ from halut.codecs.factors import FACTORS, Spec, make_codec
 from halut.contractions import contractions
 from halut.errors import HalutError
 from halut.operators import ReplacedLayer, copied_parameters
+from halut.ops.finite import kept_finite
 from halut.sites import Site, exact_product
 
 
@@ -192,8 +193,10 @@ def canonical_input(x: Tensor, site: Site) -> Tensor:
 
 
 def quantised_input(codec: Codec | None, x: Tensor, site: Site) -> Tensor:
-    """Qx(x), of x's shape."""
+    """Qx(x), of x's shape; NaN where x is NaN or infinite, whatever code that would have."""
     if codec is None:
         return x
     q = codec.quantise(canonical_input(x, site))
-    return q.squeeze(-2) if site.geometry is None else q.flatten(-2).permute(0, 3, 1, 2)
+    return kept_finite(
+        q.squeeze(-2) if site.geometry is None else q.flatten(-2).permute(0, 3, 1, 2), x
+    )
