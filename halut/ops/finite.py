@@ -36,14 +36,14 @@ def marked(y: Tensor, x: Tensor, geometry: ConvGeometry | None = None, groups: i
     """
     if not x.is_floating_point() or _known_finite(x):
         return y
+    x = x.detach()
+    spoiled = _rows(x, groups) if geometry is None else _map(x, geometry, groups)
     if not y.is_floating_point():
-        raise HalutError(
-            f"an input holds NaN or infinite values, which answers of {y.dtype} cannot tell"
-        )
+        _require(spoiled == 0, f"an input is NaN or infinite, which answers of {y.dtype} cannot be")
+        return y
+    spoiled = spoiled.to(y.dtype)
     if geometry is None:
-        spoiled = _rows(x.detach(), groups).to(y.dtype)
         return (y.unflatten(-1, (groups, -1)) + spoiled.unsqueeze(-1)).flatten(-2)
-    spoiled = _map(x.detach(), geometry, groups).to(y.dtype)
     return (y.unflatten(1, (groups, -1)) + spoiled.unsqueeze(2)).flatten(1, 2)
 
 
@@ -56,10 +56,14 @@ def kept_finite(q: Tensor, x: Tensor) -> Tensor:
 
 def refuse_not_finite(x: Tensor, what: str) -> None:
     """Raise HalutError if x holds NaN or infinity; while a compiler traces, RuntimeError later."""
-    message = f"{what} hold NaN or infinite values, which 8 bits cannot"
-    if not _visible(x):
-        torch._assert_async((x.abs() < float("inf")).all(), message)
-    elif not all_finite(x):
+    if not _known_finite(x):
+        _require(x.abs() < float("inf"), f"{what} hold NaN or infinite values, which 8 bits cannot")
+
+
+def _require(right: Tensor, message: str) -> None:
+    if not _visible(right):
+        torch._assert_async(right.all(), message)
+    elif not bool(right.all()):
         raise HalutError(message)
 
 
