@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from halut.errors import HalutError
 from halut.registry import Registry
 from halut.sites import Site, check_map, exact_product
+from halut.units import normalised_mse
 
 operators: Registry[type[Operator]] = Registry("operator")
 
@@ -80,9 +81,8 @@ class ReplacedLayer(nn.Module):
 
     def diagnose(self, *x: Any, **named: Any) -> dict[str, float]:
         """Figures of the layer on one batch x, for the logs: its normalised_mse, ..."""
-        exact = self.exact(*x)
-        error = (self.forward(*x).to(exact.dtype) - exact).square().sum()  # without hooks
-        return {"normalised_mse": float(error / exact.square().sum().clamp_min(1e-30))}
+        y, exact = self.forward(*x), self.exact(*x)  # without hooks
+        return {"normalised_mse": float(normalised_mse(y.to(exact.dtype), exact))}
 
     def cost(self) -> dict[str, int]:
         """Per sample: macs, encode_ops, lookups, adds; and weight_bytes, table_bytes, ..."""

@@ -62,16 +62,19 @@ class PackedLayer(nn.Module):
         self.encoder: nn.Module | None = None
         self.form = self._take(layer.encoder)
         self.calls = Calls()
+        self.divisor = self._divisor()
         self.register_buffer("packed", pack_table(self.table), persistent=False)
 
     def _take(self, encoder: nn.Module) -> str:
         """Keep what makes the codes; the name of the way they are made."""
         if type(encoder) is TreeEncoder:
             self.register_buffer("taps", encoder.taps.detach().clone())
-            self.register_buffer("thresholds", encoder.thresholds.detach().float().clone())
+            thresholds = encoder.times_unit(encoder.thresholds.detach().float())
+            self.register_buffer("thresholds", thresholds.clone())
             return "tree"
         if type(encoder) is PQEncoder and not encoder.options.output_metric:
             self.register_buffer("prototypes", encoder.prototypes.detach().float().clone())
+            self.register_buffer("unit", encoder.unit.detach().clone())
             self.metric = encoder.options.metric
             return "nearest"
         self.encoder = encoder.requires_grad_(False)
@@ -104,6 +107,8 @@ class PackedLayer(nn.Module):
         elif self.form == "nearest":
             inputs = (held["prototypes"], self.metric, self.site.groups, table, held["packed"])
             inputs = (*inputs, *answer)
+        if self.divisor != 1.0:
+            x = x / self.divisor
         geometry = self.geometry_of(x)
         if self.form != "encoder" and not (x.shape[0] and unwatched(x)):
             return OPERATORS[self.form](x, *inputs, *window(geometry), *added)
@@ -124,9 +129,17 @@ class PackedLayer(nn.Module):
         self.bias.mul_(factor).add_(shift)
         self.scale.mul_(factor)
 
+    def _divisor(self) -> float:
+        """What the input is divided by before its distances are taken: its encoder's unit."""
+        if self.form == "tree":
+            return 1.0  # its thresholds are in the input's own size
+        unit = self.unit if self.encoder is None else self.encoder.unit
+        return float(unit)  # type: ignore[arg-type]
+
     def pack(self) -> None:
         """Lay the table out anew, for the device it is on."""
         self.calls.forget()
+        self.divisor = self._divisor()
         self.packed = pack_table(self.table)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLayer:

@@ -60,8 +60,10 @@ class CodecAttention(ReplacedLayer):
         """Calibrate q, k and v on the observed rows, the softmax on its range."""
         if not self._rows:
             raise HalutError(f"{self.site.name}: no calibration rows were observed")
-        q, k, v = torch.cat(self._rows).split(self.site.D, 1)
-        self._rows = []
+        rows, self._rows = torch.cat(self._rows), []
+        if not bool(torch.isfinite(rows).all()):
+            raise HalutError(f"{self.site.name}: calibration rows hold NaN or infinite values")
+        q, k, v = rows.split(self.site.D, 1)
         tokens = self.site.M
         whole = v.flatten().repeat(-(-tokens // max(v.numel(), 1)))
         self.q.fit(q[:, None], seed)

@@ -80,6 +80,8 @@ class CodecLayer(ReplacedLayer):
             values = rows.view(len(rows), groups, -1, taps).permute(0, 3, 1, 2).flatten(0, 1)
             self.activation_codec.fit(values, seed)
         self._rows = []
+        if not bool(torch.isfinite(self.weight).all()):
+            raise HalutError(f"{self.site.name}: the weight holds NaN or infinite values")
         if self.weight_codec is not None:
             self.weight_codec.fit(self.canonical_weight().float(), seed)
         if self.bias_codec is not None and self.bias is not None:

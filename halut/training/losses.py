@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from halut.drop_in import given
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
-from halut.layers.diagnostics import normalised_mse
 from halut.surgery import replaced_layers
+from halut.units import normalised_mse
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
