@@ -66,12 +66,12 @@ class Encoder(nn.Module):
     def in_units(self, x: Tensor) -> Tensor:
         """x over `unit`; x itself where that is one."""
         unit = self._known_unit()
-        return x if unit == 1.0 else x / unit
+        return x if isinstance(unit, float) and unit == 1.0 else x / unit
 
     def times_unit(self, x: Tensor) -> Tensor:
         """x times `unit`; x itself where that is one."""
         unit = self._known_unit()
-        return x if unit == 1.0 else x * unit
+        return x if isinstance(unit, float) and unit == 1.0 else x * unit
 
     def _known_unit(self) -> float | Tensor:
         """`unit` as a number, read again where it may have changed; itself while tracing."""
