@@ -17,7 +17,7 @@ def _supports(x: Tensor) -> bool:
 @dispatch.implementation("all_finite", "cpu", devices=("cpu",), supports=_supports)
 def all_finite(x: Tensor) -> Tensor:
     """One pass over the bits, in the order of memory."""
-    return torch.tensor(finite(x))
+    return torch.tensor(finite(x), device="cpu")
 
 
 def finite(x: Tensor) -> bool:
