@@ -1,4 +1,4 @@
-"""Calibration rows: what the sites of a network see, sampled by hooks under a memory bound."""
+"""Calibration rows: what the sites of a network see, sampled under a memory bound."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halut.drop_in import given
 from halut.errors import HalutError
 from halut.geometry import pad
 from halut.modes import evaluating
 from halut.sites import Site
+from halut.usage import Forward, forwards
 
 
 class Reservoir:
@@ -148,11 +150,9 @@ def reservoirs_of(
         for s in sites
     }
     calls: dict[str, tuple[int, int]] = {}  # batch and number of the next call
-    handles = [
-        network.get_submodule(s.name).register_forward_pre_hook(_hook(s, reservoirs[s.name], calls))
-        for s in sites
-    ]
-    with evaluating(network, handles) as device:
+    layers = {s.name: network.get_submodule(s.name) for s in sites}
+    notes = {s.name: _noting(s, reservoirs[s.name], calls) for s in sites}
+    with evaluating(network) as device, forwards(layers, lambda name, run: notes[name](run)):
         for number, batch in enumerate(batches):
             calls.update(dict.fromkeys(reservoirs, (shard[0] + number * shard[1], 0)))
             network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
@@ -161,8 +161,10 @@ def reservoirs_of(
     return reservoirs
 
 
-def _hook(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]]) -> Any:
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _noting(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]]) -> Any:
+    """A forward around another that samples its input, as the layer's own hooks have left it."""
+
+    def note(inputs: tuple[Tensor, ...]) -> None:
         x = (inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1)).detach()
         if not bool(torch.isfinite(x).all()):
             raise HalutError(f"{site.name}: the captured activations hold NaN or infinite values")
@@ -172,7 +174,14 @@ def _hook(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]]) -
         if taken.numel():
             reservoir.add(patch_rows(x, site, taken.to(x.device)).float().cpu(), keys)
 
-    return note
+    def around(forward: Forward) -> Forward:
+        def run(*args: Any, **named: Any) -> Any:
+            note(given(args, named))
+            return forward(*args, **named)
+
+        return run
+
+    return around
 
 
 def expected_memory(sites: Sequence[Site], rows: int) -> int:

@@ -13,6 +13,7 @@ from halut.encoders import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
 from halut.prototypes.ridge import check_lam, refine
 from halut.tables import QuantisedTable, check_options, quantise_table
+from halut.units import unit_of
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -65,8 +66,12 @@ class HalutMatmul:
             raise HalutError("B holds NaN or infinite values")
         blocks = Blocks(rows.shape[1], self.C)
         encoder = encoders[self.encoder_name](blocks, self.K, self.options).to(rows.device)
+        encoder.unit.fill_(unit_of(float(rows.abs().max())))
+        rows = encoder.in_units(rows)
         prototypes = encoder.learn(rows, self.seed, weight)
-        self.lut = refine(encoder.codes(rows), prototypes, rows, weight, self.lam)
+        self.lut = encoder.times_unit(
+            refine(encoder.codes(rows), prototypes, rows, weight, self.lam)
+        )
         self.table = None if self.bits is None else quantise_table(self.lut, self.bits)
         self.encoder = encoder
 
@@ -79,7 +84,8 @@ class HalutMatmul:
             raise HalutError("HalutMatmul: call learn_offline(A, B) before matmul_online(A)")
         rows = _tensor("A", A)
         check_rows(rows, self.encoder.blocks.D)
-        codes = self.encoder.to(rows.device).codes(rows)
+        encoder = self.encoder.to(rows.device)
+        codes = encoder.codes(encoder.in_units(rows))
         if self.table is None:
             y = ops.accumulate(codes, self.lut.to(rows.device))
         else:

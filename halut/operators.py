@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from halut.errors import HalutError
 from halut.option import why_without_effect
 from halut.registry import Registry
-from halut.sites import Site, exact_product
+from halut.sites import Site, check_map, exact_product
+from halut.units import normalised_mse
 
 operators: Registry[type[Operator]] = Registry("operator")
 
@@ -90,9 +91,8 @@ class ReplacedLayer(nn.Module):
 
     def diagnose(self, *x: Any, **named: Any) -> dict[str, float]:
         """Figures of the layer on one batch x, for the logs: its normalised_mse, ..."""
-        exact = self.exact(*x)
-        error = (self(*x).to(exact.dtype) - exact).square().sum()
-        return {"normalised_mse": float(error / exact.square().sum().clamp_min(1e-30))}
+        y, exact = self.forward(*x), self.exact(*x)  # without hooks
+        return {"normalised_mse": float(normalised_mse(y.to(exact.dtype), exact))}
 
     def cost(self) -> dict[str, int]:
         """Per sample: macs, encode_macs, lookups, bops, ...; and weight_bytes, table_bytes, ..."""
@@ -156,8 +156,9 @@ class ExactLayer(ReplacedLayer):
         self.site = site
         self.weight, self.bias = copied_parameters(site, source)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return exact_product(x, self.weight, self.bias, self.site)
+    def forward(self, input: Tensor) -> Tensor:
+        check_map(input, self.site)
+        return exact_product(input, self.weight, self.bias, self.site)
 
     def exact(self, x: Tensor) -> Tensor:
         return self.forward(x)  # not self(x): hooks may be asking

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from halut.attention import KIND
+from halut.drop_in import HOOKS, given, place
 from halut.errors import HalutError
 from halut.modes import evaluating
+from halut.ops.finite import kept_finite
 from halut.plan import Entry
 from halut.sites import Site
-from halut.surgery import place
 
 WIDTHS = range(2, 9)
 INPUT_BITS = 8
@@ -93,6 +94,9 @@ class QuantisedProduct(nn.Module):
         super().__init__()
         q = primitives()
         self.product = copy.deepcopy(source)
+        for hooks in (vars(self.product)[name] for name in HOOKS):
+            if hooks:  # they are this module's, once it has the source's place
+                hooks.clear()
         weight: Any = self.product.weight
         block = (1, *weight.shape[1:])
         bounds = -(2 ** (width - 1)), 2 ** (width - 1) - 1
@@ -108,11 +112,12 @@ class QuantisedProduct(nn.Module):
         self.register_buffer("scale", coding[0])
         self.register_buffer("zero_point", coding[1])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         q, block = primitives(), tuple(x.shape)
         coding = (block, self.scale, self.zero_point, torch.int8)
         codes = q.quantize_affine(x.float(), *coding)
-        return self.product(q.dequantize_affine(codes, *coding).to(x.dtype))
+        return self.product(kept_finite(q.dequantize_affine(codes, *coding).to(x.dtype), x))
 
 
 def quantisable(entries: Iterable[Entry]) -> list[Entry]:
@@ -141,13 +146,18 @@ def input_ranges(
     found: dict[str, Range] = {}
 
     def hook(name: str) -> Any:
-        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            low, high = (float(bound) for bound in torch.aminmax(inputs[0].detach().float()))
+        def note(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = given(args, named)[0]
+            low, high = (float(bound) for bound in torch.aminmax(x.detach().float()))
             found[name] = wider([found.get(name, (low, high)), (low, high)])
 
         return note
 
-    hooks = [network.get_submodule(n).register_forward_pre_hook(hook(n)) for n in names]
+    modules = {name: network.get_submodule(name) for name in names}
+    hooks = [
+        module.register_forward_pre_hook(hook(name), with_kwargs=True)
+        for name, module in modules.items()
+    ]
     with evaluating(network, hooks) as device:
         for batch in batches:
             network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from halut.drop_in import given
 from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
@@ -33,14 +34,15 @@ def same_inputs(network: nn.Module, example: Tensor) -> list[list[str]]:
     alive: list[Tensor] = []  # or a later tensor may get the identity of an earlier one
 
     def hook(name: str) -> Any:
-        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            alive.append(inputs[0])
-            seen.setdefault(name, []).append((id(inputs[0]), inputs[0]._version))
+        def note(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = given(args, named)[0]
+            alive.append(x)
+            seen.setdefault(name, []).append((id(x), x._version))
 
         return note
 
     handles = [
-        module.register_forward_pre_hook(hook(name))
+        module.register_forward_pre_hook(hook(name), with_kwargs=True)
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]

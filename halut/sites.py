@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.attention import KIND, AttentionProducts
+from halut.drop_in import place, put
 from halut.errors import HalutError
 from halut.geometry import Geometry, pad
 from halut.modes import evaluating
+from halut.replaceable import pads_as_tensorflow, unsupported_reason
+from halut.usage import counting, followed, forwards, same
 
 
 @dataclass(frozen=True)
@@ -93,31 +97,14 @@ class Unsupported:
     reason: str
 
 
-class _Trace:
-    """Forward hooks that note the order of calls and the rows of each."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, int] = {}
-        self.tokens: dict[str, int] = {}  # of attention's products
-
-    def hook(self, name: str) -> Any:
-        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(module, AttentionProducts):
-                self.tokens[name] = output.shape[-2]
-                count = 2 * output.numel() // output.shape[-1]
-            else:
-                channels = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
-                count = output.numel() // channels
-            self.rows[name] = self.rows.get(name, 0) + count
-
-        return note
-
-
 def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Unsupported]]:
     """All sites of `network` in the order one forward pass of `example` (a batch of 1) calls them.
 
-    The network is run in evaluation mode and left in the mode it had. Raises HalutError if a
-    forward pass of the example fails.
+    The network is run in evaluation mode, without gradients and without module hooks, as these
+    switch torch's fused paths off; it is left in the mode it had. A site is a layer that is called,
+    whose weight is read by nobody else, on whose answer the network's depends, and in whose place
+    the same product leaves the network's answer what it was. What multiplies and is none comes with
+    the reason. Raises HalutError if a forward pass of the example fails.
     """
     inside_attention = _inside_attention(network)
     candidates: dict[str, nn.Module] = {
@@ -125,23 +112,36 @@ def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Un
         for n, m in network.named_modules()
         if isinstance(m, nn.Linear | nn.Conv2d | AttentionProducts)
     }
-    trace = _run(network, example, candidates)
+    owners = _owners(network)
+    with evaluating(network):
+        trace, answer = _run(network, example, candidates)
+        flow = followed(network, example, candidates)
+    read, reaching = flow if flow is not None else (set(), set(candidates))
     sites: list[Site] = []
     unsupported: list[Unsupported] = []
     for name in sorted(candidates, key=_order(trace.rows, candidates)):
-        reason = unsupported_reason(candidates[name])
+        module = candidates[name]
+        reason = unsupported_reason(module) or _tied(name, module, owners)
         if name in inside_attention:
             reason = "nn.MultiheadAttention reads its weight without calling it"
+        elif name not in trace.rows and name in read:
+            reason = "its weight is read without calling it, as torch's fused paths do"
         elif name not in trace.rows:
             reason = "not called in a forward pass"
         elif name == "":
             reason = "it is the whole network, which has no place to be replaced in"
+        elif not reason and name in read:
+            reason = "its weight is read outside of its own forward: tied, or computed with"
+        elif not reason and name not in reaching:
+            reason = "the network's answer does not depend on it"
         if reason:
             unsupported.append(Unsupported(name, reason))
         else:
             tokens = trace.tokens.get(name, 0)
-            sites.append(site_of(name, candidates[name], trace.rows[name], tokens))
-    return sites, unsupported
+            sites.append(site_of(name, module, trace.rows[name], tokens))
+    reasons = _rehearsed(network, example, answer, sites)
+    unsupported += [Unsupported(name, reason) for name, reason in reasons.items()]
+    return [site for site in sites if site.name not in reasons], unsupported
 
 
 def _inside_attention(network: nn.Module) -> set[str]:
@@ -154,18 +154,61 @@ def _inside_attention(network: nn.Module) -> set[str]:
     }
 
 
+def _owners(network: nn.Module) -> dict[int, list[str]]:
+    """Names of the modules that hold each parameter, by identity."""
+    owners: dict[int, list[str]] = {}
+    for name, module in network.named_modules():
+        for parameter in module._parameters.values():
+            owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
+def _tied(name: str, module: nn.Module, owners: dict[int, list[str]]) -> str | None:
+    for key in ("weight", "bias"):
+        value = getattr(module, key, None)
+        others = [o for o in owners.get(id(value), []) if o != name] if value is not None else []
+        if others:
+            return f"its {key} is that of {others[0]} too: tied layers stay as they are"
+    return None
+
+
 def _order(rows: dict[str, int], names: Iterable[str]) -> Any:
     called = {name: i for i, name in enumerate(rows)}
     listed = {name: i for i, name in enumerate(names)}
     return lambda name: (called.get(name, len(called)), listed[name])
 
 
-def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) -> _Trace:
-    trace = _Trace()
-    handles = [m.register_forward_hook(trace.hook(n)) for n, m in candidates.items()]
+class _Trace:
+    """The order of calls, and the rows of each."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        self.layers = layers
+        self.rows: dict[str, int] = {}
+        self.tokens: dict[str, int] = {}  # of attention's products
+
+    def wrap(self, name: str, forward: Any) -> Any:
+        module = self.layers[name]
+
+        def run(*args: Any, **named: Any) -> Any:
+            output = forward(*args, **named)
+            if isinstance(module, AttentionProducts):
+                self.tokens[name] = output.shape[-2]
+                count = 2 * output.numel() // output.shape[-1]
+            else:
+                axis = -1 if isinstance(module, nn.Linear) else -3
+                count = output.numel() // output.shape[axis]
+            self.rows[name] = self.rows.get(name, 0) + count
+            return output
+
+        return run
+
+
+def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) -> Any:
+    """(what was called, the network's answer)."""
+    trace = _Trace(candidates)
     try:
-        with evaluating(network, handles):
-            network(example)
+        with forwards(candidates, trace.wrap):
+            answer = network(example)
     except HalutError:
         raise
     # Networks check their input in their own ways: timm by assertions, others by ValueError.
@@ -173,24 +216,83 @@ def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) 
         raise HalutError(
             f"the network cannot take an input of shape {list(example.shape)}: {error}"
         ) from error
-    return trace
+    return trace, answer
 
 
-def unsupported_reason(module: nn.Module) -> str | None:
-    """Why a Linear or Conv2d cannot be replaced, or None. Subclasses may compute otherwise."""
-    kind = type(module)
-    if kind in (nn.Linear, AttentionProducts):
-        return None
-    if kind is nn.Conv2d or _pads_as_tensorflow(module):
-        mode = getattr(module, "padding_mode", "zeros")
-        return None if mode == "zeros" else f"padding_mode={mode!r}: only zeros can be replaced"
-    return f"{kind.__name__} is a subclass that may compute its weight otherwise"
+class _StandIn(nn.Module):
+    """The exact product in a site's place, of a weight [M, D] as all replacements have it."""
+
+    def __init__(self, site: Site, source: nn.Module) -> None:
+        super().__init__()
+        self.site = site
+        weight: Any = source.weight
+        self.weight = nn.Parameter(weight.detach().reshape(site.M, site.D), False)
+        self.bias = source.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_map(input, self.site)
+        return exact_product(input, self.weight, self.bias, self.site)  # type: ignore[arg-type]
 
 
-def _pads_as_tensorflow(module: nn.Module) -> bool:
-    """True for timm's Conv2dSame, told by name: the core does without importing timm."""
-    kind = type(module)
-    return kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm.")
+def check_map(x: Tensor, site: Site) -> None:
+    """Raise HalutError if a convolution is given no batch of maps."""
+    if site.geometry is not None and x.ndim != 4:
+        raise HalutError(f"{site.name} takes maps [B, C, H, W], got {list(x.shape)}")
+
+
+def _rehearsed(
+    network: nn.Module, example: Tensor, answer: Any, sites: list[Site]
+) -> dict[str, str]:
+    """Sites in whose place even the exact product changes the network, with the reason."""
+    tried = [site for site in sites if site.kind != KIND]
+    if example.is_floating_point() and not bool(example.any()):  # zeros tell little
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn(example.shape, generator=generator).to(example)
+    with evaluating(network):
+        wanted, again = (_seeded(network, example) for _ in range(2))
+        if not same(again, wanted):
+            wanted = None
+        if not tried or _changed(network, example, wanted, tried) is None:
+            return {}
+        reasons = {}
+        for site in tried:
+            reason = _changed(network, example, wanted, [site])
+            if reason is not None:
+                reasons[site.name] = reason
+        rest = [site for site in tried if site.name not in reasons]
+        reason = _changed(network, example, wanted, rest)
+        reasons.update({site.name: reason for site in rest} if reason is not None else {})
+    return reasons
+
+
+def _seeded(network: nn.Module, example: Tensor) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return network(example)
+
+
+def _changed(network: nn.Module, example: Tensor, wanted: Any, sites: list[Site]) -> str | None:
+    """What goes wrong with stand-ins at the sites, or None; wanted None: any answer is right."""
+    sources = {site.name: network.get_submodule(site.name) for site in sites}
+    stand_ins = {site.name: _StandIn(site, sources[site.name]) for site in sites}
+    try:
+        for name, stand_in in stand_ins.items():
+            place(network, name, stand_in.eval())
+        runs: dict[str, nn.Module] = {f"new {n}": m for n, m in stand_ins.items()}
+        runs.update({f"old {n}": m for n, m in sources.items()})
+        counts = dict.fromkeys(runs, 0)
+        with forwards(runs, counting(counts)):
+            found = _seeded(network, example)
+    except Exception as error:  # the network's own code, which meets another layer than it knows
+        return f"in another layer's place the network fails: {error!r}".splitlines()[0]
+    finally:
+        for name, source in sources.items():
+            put(network, stand_ins[name], source)
+    if any(counts[f"old {name}"] or not counts[f"new {name}"] for name in sources):
+        return "it is called by a reference that is no submodule: another layer would not be"
+    if wanted is not None and not same(found, wanted):
+        return "the network answers otherwise with another layer in its place"
+    return None
 
 
 def site_of(name: str, module: nn.Module, rows: int, tokens: int = 0) -> Site:
@@ -212,7 +314,7 @@ def _geometry(module: nn.Conv2d) -> Geometry:
     sh, sw = module.stride
     dh, dw = module.dilation
     padding: tuple[int, int, int, int] | str
-    if _pads_as_tensorflow(module):
+    if pads_as_tensorflow(module):
         padding = "same"
     elif module.padding == "same":
         wide, high = dw * (kw - 1), dh * (kh - 1)

@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from halut.attention import KIND, AttentionProducts, expose_attention
 from halut.catalogue import operator_type
+from halut.drop_in import place
 from halut.errors import HalutError
 from halut.operators import ReplacedLayer
 from halut.plan import Entry, Plan
+from halut.proof import prove
 from halut.sharing import share_encoder
 from halut.sites import site_of, unsupported_reason
 
 SITES = (nn.Linear, nn.Conv2d, AttentionProducts)
 
 
-def apply(network: nn.Module, plan: Plan, stages: int | None = None) -> nn.Module:
+def apply(
+    network: nn.Module, plan: Plan, stages: int | None = None, example: Tensor | None = None
+) -> nn.Module:
     """Swap every site of the plan's first `stages` stages (None: all) for an empty operator.
 
     Weight and bias are copied, nothing is learned: load a state dict, or observe and fit. Sites
     already swapped are left alone, so a later stage can be applied to the result of an earlier
     one. Changes `network` and returns it. Raises HalutError, before anything is changed, if the
-    plan does not fit the network.
+    plan does not fit the network; and with an `example`, a batch of inputs, if not every layer that
+    the plan replaces really answers it (halut.proof).
     """
     chosen = [e for e in plan.replaced if stages is None or (e.stage or 0) < stages]
     if any(entry.site.kind == KIND for entry in chosen):
@@ -35,6 +40,8 @@ def apply(network: nn.Module, plan: Plan, stages: int | None = None) -> nn.Modul
     built = [build(network, entry) for entry in todo]  # all of them, as an operator may refuse
     for entry, module in zip(todo, built, strict=True):
         swap(network, entry, module)
+    if example is not None:
+        prove(network, example, [entry.site.name for entry in chosen])
     return network
 
 
@@ -75,19 +82,6 @@ def swap(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
     place(network, entry.site.name, module)
 
 
-def place(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` wherever the network holds the module of that name."""
-    source = network.get_submodule(name)
-    places = [
-        (parent, child_name)
-        for parent in network.modules()
-        for child_name, child in parent._modules.items()  # named_children lists shared ones once
-        if child is source
-    ]
-    for parent, child_name in places:
-        setattr(parent, child_name, module)
-
-
 def replaced_layers(network: nn.Module) -> Iterator[tuple[str, ReplacedLayer]]:
     """(name, module) of everything surgery put into the network."""
     for name, module in network.named_modules():
@@ -106,7 +100,10 @@ def _check(network: nn.Module, entry: Entry) -> None:
     module = _module(network, entry)
     if isinstance(module, ReplacedLayer):
         found = module.site
-    elif isinstance(module, SITES) and not unsupported_reason(module):
+    elif isinstance(module, SITES):
+        reason = unsupported_reason(module)
+        if reason is not None:
+            raise HalutError(f"{entry.site.name} cannot be replaced: {reason}")
         found = site_of(entry.site.name, module, entry.site.rows, entry.site.M)
     else:
         raise HalutError(f"{entry.site.name} is a {type(module).__name__}, not a site")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from halut.errors import HalutError
+from halut.units import unit_of
 
 SCALES = ("layer", "channel", "codebook")
 
@@ -85,6 +86,7 @@ def quantise_table(
 def best_clip(lut: Tensor, bits: int, scale: str = "channel") -> float:
     """The clip in {0.4, 0.45 .. 1} whose dequantised table has the least squared error."""
     candidates = [1.0 - 0.05 * i for i in range(13)]
+    lut = lut / unit_of(float(lut.abs().max()))
     errors = [
         (quantise_table(lut, bits, scale, clip).dequantise() - lut).square().sum()
         for clip in candidates

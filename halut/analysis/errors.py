@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halut.drop_in import given
 from halut.errors import HalutError
 from halut.modes import evaluating
 from halut.operators import ReplacedLayer
@@ -88,7 +89,7 @@ def layer_errors(
     """
     sums = {name: ErrorSums() for name, _ in replaced_layers(network)}
     handles = [
-        layer.register_forward_hook(_note(name, sums[name]))
+        layer.register_forward_hook(_note(name, sums[name]), prepend=True, with_kwargs=True)
         for name, layer in replaced_layers(network)
     ]
     seen = 0
@@ -104,9 +105,9 @@ def layer_errors(
 
 
 def _note(name: str, total: ErrorSums) -> Any:
-    def note(layer: ReplacedLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(layer: ReplacedLayer, args: Any, named: dict[str, Any], output: Tensor) -> None:
         if not bool(torch.isfinite(output).all()):
             raise HalutError(f"{name}: the replaced layer's answers hold NaN or infinite values")
-        total.add(output, layer.exact(*inputs))
+        total.add(output, layer.exact(*given(args, named)))
 
     return note

@@ -69,13 +69,13 @@ class IntegerCodec(SharedExponentCodec):
         if self.options.calibrate == "max":
             return S
         trials = [(S - finer).clamp(min=LOWEST) for finer in range(4)]
-        errors = [self._error(x, trial) for trial in trials]
+        errors = [self._error(x, trial, S) for trial in trials]
         best = torch.stack(errors).argmin(0)
         return torch.stack(trials).gather(0, best[None].view(1, *S.shape))[0]
 
-    def _error(self, x: Tensor, S: Tensor) -> Tensor:
-        """Squared error of x at exponents S, of S's shape."""
-        squares = (self.grid(x, S) - x).square()
+    def _error(self, x: Tensor, S: Tensor, unit: Tensor) -> Tensor:
+        """Squared error of x at exponents S, of S's shape, in units of 2^unit."""
+        squares = times_power(self.grid(x, S) - x, -self.spread(unit)).square()
         if self.per == "block":
             short = -x.shape[-1] % self.block
             return (

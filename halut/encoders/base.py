@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ class Encoder(nn.Module):
     Options: ClassVar[type[EncoderOptions]] = EncoderOptions
     estimators: ClassVar[tuple[str, ...]] = ("identity",)
     """Gradient estimators it supports, its default first."""
+    unit: Tensor
+    """What the layer divides rows by before the encoder learns or reads them: a power of two that
+    makes them of order one, 1 where they are (halut.units). Encoders need not know of it."""
     whole_maps: ClassVar[bool] = False
     """True if `answer` gives a map laid out like x, False if rows."""
 
@@ -50,6 +53,35 @@ class Encoder(nn.Module):
         self.K = K
         self.options = options if options is not None else self.Options()
         self.shared = SharedInput()
+        self.register_buffer("unit", torch.ones(()))
+        self._last_unit: tuple[Tensor, int, float] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_unit": None}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}unit", torch.ones(()))  # saved before there were units
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def in_units(self, x: Tensor) -> Tensor:
+        """x over `unit`; x itself where that is one."""
+        unit = self._known_unit()
+        return x if isinstance(unit, float) and unit == 1.0 else x / unit
+
+    def times_unit(self, x: Tensor) -> Tensor:
+        """x times `unit`; x itself where that is one."""
+        unit = self._known_unit()
+        return x if isinstance(unit, float) and unit == 1.0 else x * unit
+
+    def _known_unit(self) -> float | Tensor:
+        """`unit` as a number, read again where it may have changed; itself while tracing."""
+        if torch.compiler.is_compiling() or self.unit.is_inference():
+            return self.unit
+        last = self._last_unit
+        if last is None or last[0] is not self.unit or last[1] != self.unit._version:
+            last = (self.unit, self.unit._version, float(self.unit))
+            self._last_unit = last
+        return last[2]
 
     @property
     def taps(self) -> Tensor | None:

@@ -14,8 +14,10 @@ from halut.errors import HalutError
 from halut.geometry import Geometry, pad
 from halut.inference.codec import restored
 from halut.layers.codec import CodecLayer, canonical_input
+from halut.layers.conv import window_of
 from halut.ops import bit_planes, bit_product
 from halut.ops.bit_planes import packed_planes
+from halut.ops.finite import marked
 
 
 class BitLayer(nn.Module):
@@ -101,14 +103,16 @@ class BitLayer(nn.Module):
         pads = self.signed and g is not None and g.padding != (0, 0, 0, 0)
         self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         g = self.site.geometry
         if g is None:
             y = self._product(self.packed(x), self.constant)
-            return y.view(*x.shape[:-1], self.site.M).to(x.dtype)
+            return marked(y.view(*x.shape[:-1], self.site.M).to(x.dtype), x, None, self.site.groups)
         y = self._product(self.packed(x), self._constant(x, g))
         size = g.output_size(x.shape[2], x.shape[3])
-        return y.view(len(x), *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
+        y = y.view(len(x), *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
+        return marked(y, x, window_of(self.site, x), self.site.groups)
 
     def packed(self, x: Tensor) -> Tensor:
         """The words of every row, [N, G, J, W]."""

@@ -30,7 +30,8 @@ class FrozenCodecLayer(nn.Module):
         self.register_buffer("bias", bias)
         self.activation_codec = copy.deepcopy(layer.activation_codec)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         q = quantised_input(self.activation_codec, x, self.site)
         return exact_product(q, self.weight, self.bias, self.site)
 

@@ -47,6 +47,9 @@ def traced(network: nn.Module) -> fx.GraphModule:
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     tracer = _Tracer()
     graph = tracer.trace(network, concrete_args=defaults or None)
+    for node in graph.nodes:  # layer(input=x) as layer(x): what folds reads positions
+        if node.op == "call_module" and list(node.kwargs) == ["input"] and not node.args:
+            node.args, node.kwargs = (node.kwargs["input"],), {}
     return fx.GraphModule(tracer.root, graph, type(network).__name__)
 
 

@@ -50,7 +50,8 @@ def _alike(a: nn.Module, b: nn.Module) -> bool:
     if a.table.dtype != b.table.dtype or a.table.shape[:3] != b.table.shape[:3]:
         return False
     if a.form == "nearest":
-        return a.metric == b.metric and torch.equal(a.prototypes, b.prototypes)
+        alike = (a.metric, a.divisor) == (b.metric, b.divisor)
+        return alike and torch.equal(a.prototypes, b.prototypes)
     return torch.equal(a.taps, b.taps) and torch.equal(a.thresholds, b.thresholds)
 
 

@@ -43,6 +43,7 @@ class Mxint8Layer(nn.Module):
         values = mxint8_dequantise(self.codes, self.scales, known)
         return values.to(dtype).transpose(1, 2).flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         q = quantised_input(self.activation_codec, x, self.site)
         return exact_product(q, self.decoded(x.dtype), self.bias, self.site)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from halut.ops.finite import refuse_not_finite
+
 
 def available() -> bool:
     """True if this torch has the operators."""
@@ -37,7 +39,8 @@ class Grid:
         return cls.of(float(x.min()), float(x.max()))
 
     def quantise(self, x: Tensor) -> Tensor:
-        """uint8 [...]; values beyond the range saturate."""
+        """uint8 [...]; values beyond the range saturate. Raises HalutError for NaN and infinity."""
+        refuse_not_finite(x, "activations")
         q = torch.mul(x, 1 / self.scale).round_().add_(self.zero_point)
         return q.clamp_(0, 255).to(torch.uint8)
 
@@ -69,7 +72,8 @@ class Int8Product(nn.Module):
         super().__init__()
         weight = exact.weight.detach()
         self.bias = None if exact.bias is None else exact.bias.detach()
-        scales = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+        scales = weight.flatten(1).abs().amax(1) / 127
+        scales = torch.where(scales > 0, scales, 1.0)
         q = (weight / scales.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
         self.register_buffer("scales", scales)
         self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int32))

@@ -16,6 +16,7 @@ from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, accumulate, pack_table
 from halut.ops.answer import rows_of, scaled, shaped
 from halut.ops.calls import Calls
+from halut.ops.finite import marked
 from halut.ops.layer import window
 from halut.ops.unwatched import unwatched
 
@@ -61,16 +62,19 @@ class PackedLayer(nn.Module):
         self.encoder: nn.Module | None = None
         self.form = self._take(layer.encoder)
         self.calls = Calls()
+        self.divisor = self._divisor()
         self.register_buffer("packed", pack_table(self.table), persistent=False)
 
     def _take(self, encoder: nn.Module) -> str:
         """Keep what makes the codes; the name of the way they are made."""
         if type(encoder) is TreeEncoder:
             self.register_buffer("taps", encoder.taps.detach().clone())
-            self.register_buffer("thresholds", encoder.thresholds.detach().float().clone())
+            thresholds = encoder.times_unit(encoder.thresholds.detach().float())
+            self.register_buffer("thresholds", thresholds.clone())
             return "tree"
         if type(encoder) is PQEncoder and not encoder.options.output_metric:
             self.register_buffer("prototypes", encoder.prototypes.detach().float().clone())
+            self.register_buffer("unit", encoder.unit.detach().clone())
             self.metric = encoder.options.metric
             return "nearest"
         self.encoder = encoder.requires_grad_(False)
@@ -103,6 +107,8 @@ class PackedLayer(nn.Module):
         elif self.form == "nearest":
             inputs = (held["prototypes"], self.metric, self.site.groups, table, held["packed"])
             inputs = (*inputs, *answer)
+        if self.divisor != 1.0:
+            x = x / self.divisor
         geometry = self.geometry_of(x)
         if self.form != "encoder" and not (x.shape[0] and unwatched(x)):
             return OPERATORS[self.form](x, *inputs, *window(geometry), *added)
@@ -115,7 +121,7 @@ class PackedLayer(nn.Module):
         else:
             sums = accumulate(codes, table)
             y = scaled(sums, *answer, rows_of(residual), residual_scale)
-        return shaped(y, x, geometry)
+        return marked(shaped(y, x, geometry), x, geometry, self.site.groups)
 
     @torch.no_grad()
     def scale_and_shift(self, factor: Tensor, shift: Tensor) -> None:
@@ -123,9 +129,17 @@ class PackedLayer(nn.Module):
         self.bias.mul_(factor).add_(shift)
         self.scale.mul_(factor)
 
+    def _divisor(self) -> float:
+        """What the input is divided by before its distances are taken: its encoder's unit."""
+        if self.form == "tree":
+            return 1.0  # its thresholds are in the input's own size
+        unit = self.unit if self.encoder is None else self.encoder.unit
+        return float(unit)  # type: ignore[arg-type]
+
     def pack(self) -> None:
         """Lay the table out anew, for the device it is on."""
         self.calls.forget()
+        self.divisor = self._divisor()
         self.packed = pack_table(self.table)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLayer:
@@ -157,8 +171,9 @@ def _geometry(*window: tuple[int, ...]) -> ConvGeometry:
 class PackedLinear(PackedLayer):
     """x [..., D] -> [..., M]; see PackedLayer."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's answer, in x's dtype."""
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's answer, in the input's dtype."""
+        x = input
         if x.shape[-1] != self.site.D:
             raise HalutError(f"{self.site.name} takes {self.site.D} inputs, got {list(x.shape)}")
         if x.ndim == 2:
@@ -178,8 +193,9 @@ class PackedConv2d(PackedLayer):
         self.pads = None if isinstance(g.padding, str) else g.padding  # else by the map's size
         self.geometry = _geometry(g.kernel, g.stride, self.pads or (), g.dilation)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The layer's answer, in x's dtype; the residual is added before a ReLU."""
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The layer's answer, in the input's dtype; the residual is added before a ReLU."""
+        x = input
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise HalutError(
                 f"{self.site.name} takes maps of {self.channels} channels, got {list(x.shape)}"

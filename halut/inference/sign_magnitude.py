@@ -11,6 +11,8 @@ from halut.codecs.powers import times_power
 from halut.errors import HalutError
 from halut.geometry import pad
 from halut.layers.codec import CodecLayer, canonical_input
+from halut.layers.conv import window_of
+from halut.ops.finite import marked
 from halut.ops.sign_magnitude import sign_magnitude
 from halut.sites import Site
 
@@ -44,8 +46,9 @@ class SignMagnitudeLayer(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
         self.activation_codec = copy.deepcopy(activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's answer, in x's dtype."""
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's answer, in the input's dtype."""
+        x = input
         codes = self.activation_codec.encode(canonical_input(x, self.site).float()).codes
         patches = patches_of(codes.to(torch.int8), x, self.site)
         sums = sign_magnitude(patches.reshape(-1, self.site.groups * self.site.D), self.codes)
@@ -54,8 +57,9 @@ class SignMagnitudeLayer(nn.Module):
             y = y + self.bias
         y = y.to(x.dtype)
         if self.site.geometry is None:
-            return y.view(*x.shape[:-1], self.site.M)
-        return y.view(*patches.shape[:3], self.site.M).permute(0, 3, 1, 2)
+            return marked(y.view(*x.shape[:-1], self.site.M), x, None, self.site.groups)
+        y = y.view(*patches.shape[:3], self.site.M).permute(0, 3, 1, 2)
+        return marked(y, x, window_of(self.site, x), self.site.groups)
 
 
 def patches_of(codes: Tensor, x: Tensor, site: Site) -> Tensor:

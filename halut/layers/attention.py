@@ -12,6 +12,7 @@ from halut.codecs import Codec, Layout
 from halut.codecs.factors import Spec, make_codec
 from halut.errors import HalutError
 from halut.operators import ReplacedLayer
+from halut.ops.finite import kept_finite
 from halut.sites import Site
 
 FORMATS = (
@@ -59,8 +60,10 @@ class CodecAttention(ReplacedLayer):
         """Calibrate q, k and v on the observed rows, the softmax on its range."""
         if not self._rows:
             raise HalutError(f"{self.site.name}: no calibration rows were observed")
-        q, k, v = torch.cat(self._rows).split(self.site.D, 1)
-        self._rows = []
+        rows, self._rows = torch.cat(self._rows), []
+        if not bool(torch.isfinite(rows).all()):
+            raise HalutError(f"{self.site.name}: calibration rows hold NaN or infinite values")
+        q, k, v = rows.split(self.site.D, 1)
         tokens = self.site.M
         whole = v.flatten().repeat(-(-tokens // max(v.numel(), 1)))
         self.q.fit(q[:, None], seed)
@@ -118,5 +121,5 @@ class CodecAttention(ReplacedLayer):
 
 
 def quantised(codec: Codec, x: Tensor) -> Tensor:
-    """Q(x) of x [.., C], of x's shape."""
-    return codec.quantise(x.unsqueeze(-2)).squeeze(-2)
+    """Q(x) of x [.., C], of x's shape; NaN where x is NaN or infinite."""
+    return kept_finite(codec.quantise(x.unsqueeze(-2)).squeeze(-2), x)

@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from halut.blocks import Blocks
 from halut.encoders import encoders, shared_prototypes
 from halut.errors import HalutError
-from halut.layers.diagnostics import diagnose, normalised_mse, start_of
+from halut.layers.diagnostics import diagnose, start_of
 from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
 from halut.layers.product import table_product
 from halut.operators import ReplacedLayer, copied_parameters
 from halut.ops import ConvGeometry, accumulate
+from halut.ops.finite import marked
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites import Site, exact_product
 from halut.tables import QuantisedTable, best_clip, quantise_table
+from halut.units import normalised_mse, unit_of
 
 
 class LUTLayer(ReplacedLayer):
@@ -101,6 +103,11 @@ class LUTLayer(ReplacedLayer):
         self.cpu()
         with torch.no_grad():
             weight = self.weight.detach().float()
+            if not bool(torch.isfinite(weight).all()):
+                raise HalutError(f"{self.site.name}: the weight holds NaN or infinite values")
+            if not self.encoder_shared:
+                self.encoder.unit.fill_(unit_of(float(rows.abs().max())))
+            rows = self.encoder.in_units(rows)
             if self.encoder_shared:
                 prototypes = shared_prototypes(self.encoder, rows)
             else:
@@ -119,7 +126,8 @@ class LUTLayer(ReplacedLayer):
     def _fit_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
         codes = self.encoder.codes(rows)
         if self.options.parameterisation == "free":
-            self.lut.copy_(refine(codes, prototypes, rows, weight, self.options.ridge))
+            lut = refine(codes, prototypes, rows, weight, self.options.ridge)
+            self.lut.copy_(self.encoder.times_unit(lut))
         elif not self.shares_prototypes:
             if self.options.ridge is not None:
                 prototypes = refine_prototypes(
@@ -143,12 +151,15 @@ class LUTLayer(ReplacedLayer):
         return P
 
     def _derived_lut(self, P: Tensor) -> Tensor:
-        """P W' for prototypes of their block's inputs, or of all D (refined by ridge)."""
+        """P W' for prototypes of their block's inputs, or of all D (refined by ridge).
+
+        Prototypes are in the encoder's unit, tables are not.
+        """
         G, C, K = self.site.groups, self.blocks.C, self.options.K
         if P.shape[-1] == self.site.D and C > 1:
             W = self.weight.view(G, -1, self.site.D)  # [G, M_g, D]
-            return torch.einsum("gckd,gmd->gckm", P.view(G, C, K, -1), W)
-        return blockwise_lut(P, self.weight, self.blocks)
+            return self.encoder.times_unit(torch.einsum("gckd,gmd->gckm", P.view(G, C, K, -1), W))
+        return self.encoder.times_unit(blockwise_lut(P, self.weight, self.blocks))
 
     def table(self, lut: Tensor) -> QuantisedTable | None:
         """The quantised form of `lut`, or None for float tables."""
@@ -158,7 +169,7 @@ class LUTLayer(ReplacedLayer):
 
     def product(self, x: Tensor) -> Tensor:
         """Table product of the layer's input with bias: rows [N, M], or the layer's output."""
-        return table_product(self, x)
+        return table_product(self, self.encoder.in_units(x))
 
     def relax(self) -> float:
         """Share of the relaxed codes in the gradient."""
@@ -216,7 +227,7 @@ class LUTLayer(ReplacedLayer):
 
     def codes(self, x: Tensor) -> Tensor:
         """Codes [N, G * C] of the layer's input."""
-        rows, geometry = self.source(x.detach())
+        rows, geometry = self.source(self.encoder.in_units(x.detach()))
         return self.encoder.codes(rows, geometry)
 
     def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
@@ -227,10 +238,12 @@ class LUTLayer(ReplacedLayer):
         """Rows [N, M] in the shape of the layer's output; the output itself stays as it is."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The hard table product in the exact layer's shape and dtype."""
+        x = input
         y = self.shaped(self.product(x), x)
-        return self.with_input_gradient(y, x).to(x.dtype)
+        y = self.with_input_gradient(y, x).to(x.dtype)
+        return marked(y, x, self.source(x)[1], self.site.groups)
 
     def cost(self) -> dict[str, int]:
         from halut.layers.cost import table_cost

@@ -13,6 +13,7 @@ from halut.codecs.factors import FACTORS, Spec, make_codec
 from halut.contractions import contractions
 from halut.errors import HalutError
 from halut.operators import ReplacedLayer, copied_parameters
+from halut.ops.finite import kept_finite
 from halut.sites import Site, exact_product
 
 
@@ -79,6 +80,8 @@ class CodecLayer(ReplacedLayer):
             values = rows.view(len(rows), groups, -1, taps).permute(0, 3, 1, 2).flatten(0, 1)
             self.activation_codec.fit(values, seed)
         self._rows = []
+        if not bool(torch.isfinite(self.weight).all()):
+            raise HalutError(f"{self.site.name}: the weight holds NaN or infinite values")
         if self.weight_codec is not None:
             self.weight_codec.fit(self.canonical_weight().float(), seed)
         if self.bias_codec is not None and self.bias is not None:
@@ -108,8 +111,8 @@ class CodecLayer(ReplacedLayer):
         """Qx(x), of x's shape."""
         return quantised_input(self.activation_codec, x, self.site)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.contraction.product(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.contraction.product(self, input)
 
     def exact(self, x: Tensor) -> Tensor:
         """The product of the float masters."""
@@ -192,8 +195,10 @@ def canonical_input(x: Tensor, site: Site) -> Tensor:
 
 
 def quantised_input(codec: Codec | None, x: Tensor, site: Site) -> Tensor:
-    """Qx(x), of x's shape."""
+    """Qx(x), of x's shape; NaN where x is NaN or infinite, whatever code that would have."""
     if codec is None:
         return x
     q = codec.quantise(canonical_input(x, site))
-    return q.squeeze(-2) if site.geometry is None else q.flatten(-2).permute(0, 3, 1, 2)
+    return kept_finite(
+        q.squeeze(-2) if site.geometry is None else q.flatten(-2).permute(0, 3, 1, 2), x
+    )

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, identity_gradient
+from halut.sites import Site
 
 
 class LUTConv2d(LUTLayer):
@@ -17,10 +18,7 @@ class LUTConv2d(LUTLayer):
     """
 
     def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
-        g = self.site.geometry
-        assert g is not None
-        pads = g.pads(x.shape[2], x.shape[3])
-        return x, ConvGeometry(g.kernel, g.stride, pads, g.dilation, self.site.groups)
+        return x, window_of(self.site, x)
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
         if y.ndim == 4:
@@ -34,3 +32,11 @@ class LUTConv2d(LUTLayer):
         _, geometry = self.source(x)
         weight = self.weight.view(self.site.M, -1, *geometry.kernel_size)
         return identity_gradient(y, x, weight, geometry, share)
+
+
+def window_of(site: Site, x: Tensor) -> ConvGeometry:
+    """The window of a convolution's site on the map x, whose size its padding may depend on."""
+    g = site.geometry
+    assert g is not None
+    pads = g.pads(x.shape[2], x.shape[3])
+    return ConvGeometry(g.kernel, g.stride, pads, g.dilation, site.groups)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halut.tables import clipping_rate
+from halut.units import normalised_mse, unit_of
 
 if TYPE_CHECKING:
     from halut.layers.base import LUTLayer
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
 def start_of(parameter: str) -> str:
     """Name of the buffer that holds where learning left an encoder's parameter."""
     return "start_" + parameter.replace(".", "_")
-
-
-def normalised_mse(y: Tensor, exact: Tensor) -> Tensor:
-    """||y - exact||^2 / ||exact||^2, 0 for a perfect answer and 1 for answering zero."""
-    exact = exact.to(y.dtype)
-    return (y - exact).square().sum() / exact.square().sum().clamp_min(1e-30)
 
 
 def code_usage(codes: Tensor, K: int) -> tuple[float, int]:
@@ -46,13 +41,13 @@ def diagnose(layer: LUTLayer, x: Tensor) -> dict[str, float]:
     soft_hard_gap, the relative difference of the relaxed and the hard product; the share of table
     entries clipped; the temperature.
     """
-    inputs = layer.encoder.tapped(*layer.source(x))
+    inputs = layer.encoder.tapped(*layer.source(layer.encoder.in_units(x)))
     codes = layer.encoder.encode(inputs)
     perplexity, dead = code_usage(codes, layer.options.K)
     lut = layer.full_lut()
     table = layer.table(lut)
     figures = {
-        "normalised_mse": float(normalised_mse(layer(x), layer.exact(x))),
+        "normalised_mse": float(normalised_mse(layer.forward(x), layer.exact(x))),
         "code_perplexity": perplexity,
         "dead_prototypes": float(dead),
         "drift": _drift(layer),
@@ -75,6 +70,7 @@ def _drift(layer: LUTLayer) -> float:
 
 def _soft_hard_gap(layer: LUTLayer, inputs: Tensor, codes: Tensor, lut: Tensor) -> float:
     G, C, K, _ = lut.shape
+    lut = lut / unit_of(float(lut.abs().max()))
     soft = layer.encoder.assign(inputs, layer.tau).view(-1, G, C, K).to(lut.dtype)
     hard = torch.nn.functional.one_hot(codes.long().view(-1, G, C), K).to(lut.dtype)
     difference = torch.einsum("ngck,gckm->ngm", soft - hard, lut)

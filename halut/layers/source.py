@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def source_of(layer: LUTLayer, x: Tensor) -> Source:
-    """x for the layer's tables, with the codes of others that read it, if they share an encoder."""
+    """x, in the encoder's unit, for the layer's tables.
+
+    With the codes of others that read it, if they share an encoder.
+    """
     if not torch.compiler.is_compiling():
         relax = None if layer.estimator == "identity" else layer.relax()
         encoded = layer.encoder.shared.encoded(layer, x, relax)
@@ -33,7 +36,7 @@ class Source:
 
     def codes(self) -> Tensor:
         """[N, G * C] uint8."""
-        return self.layer.codes(self.x)
+        return self.layer.encoder.codes(*self.layer.source(self.x.detach()))
 
     def product(self, lut: Tensor, table: Tensor) -> Tensor:
         """Encoder.product of this input."""

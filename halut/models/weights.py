@@ -31,6 +31,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     state = unwrap(read_state(path), model.state_dict(), path)
+    for key, value in model.state_dict().items():
+        if key.endswith(".encoder.unit"):  # of a table layer, saved before there were units
+            state.setdefault(key, torch.ones_like(value))
     check_fits(state, model.state_dict(), path)
     model.load_state_dict(state, strict=True)
 

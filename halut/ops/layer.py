@@ -2,7 +2,8 @@
 
     y[n, g, m] = max(scale[g, m] * sum_c table[g, c, code_c(x_n), m] + bias[g, m] + r[n, g, m], low)
 
-with the residual r = residual * residual_scale, if there is one. Neither im2col nor, in a compiled
+with the residual r = residual * residual_scale, if there is one; NaN where an input of the row, in
+the group, is NaN or infinite (halut.ops.finite). Neither im2col nor, in a compiled
 implementation, the codes need to be built. The sum of int8 entries is exact, and becomes float32;
 products and sums are each rounded to float32, from the left (no fused multiply-add), so that every
 implementation answers the same bits. An int8 answer is clamp(rint(y), -128, 127), ties to even, a
@@ -22,6 +23,7 @@ from halut.errors import HalutError
 from halut.ops import dispatch
 from halut.ops.answer import answer_like, rows_of, scaled, shaped
 from halut.ops.conv import ConvGeometry
+from halut.ops.finite import marked
 from halut.ops.layer_checks import (
     check_layer,
     check_nearest_layer,
@@ -132,7 +134,8 @@ def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_r
     if x.shape[0] == 0:
         return answer_like(x, scale.shape[0], dtype, geometry)
     inputs = (x, taps, thresholds, table, packed, scale, bias, low, dtype)
-    return dispatch.run("tree_layer", x.device, *inputs, geometry, residual, factor)
+    y = dispatch.run("tree_layer", x.device, *inputs, geometry, residual, factor)
+    return y if x.is_cpu else marked(y, x, geometry, table.shape[0])
 
 
 @torch.library.impl(_library, "nearest_layer", "CompositeExplicitAutograd")
@@ -141,7 +144,8 @@ def _(x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, *wi
     if x.shape[0] == 0:
         return answer_like(x, scale.shape[0], dtype, geometry)
     inputs = (x, prototypes, metric, groups, table, packed, scale, bias, low, dtype)
-    return dispatch.run("nearest_layer", x.device, *inputs, geometry, residual, factor)
+    y = dispatch.run("nearest_layer", x.device, *inputs, geometry, residual, factor)
+    return y if x.is_cpu else marked(y, x, geometry, groups)
 
 
 @torch.library.register_fake("halut::tree_layer", lib=_library)
@@ -181,7 +185,7 @@ def tree_layer_torch(
     codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, geometry)
     sums = dispatch.run("accumulate", x.device, codes, table)
     y = scaled(sums, scale, bias, low, dtype, rows_of(residual), factor)
-    return shaped(y, x, geometry)
+    return marked(shaped(y, x, geometry), x, geometry, table.shape[0])
 
 
 @dispatch.implementation("nearest_layer", "torch")
@@ -204,4 +208,4 @@ def nearest_layer_torch(
     codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups, geometry)
     sums = dispatch.run("accumulate", x.device, codes, table)
     y = scaled(sums, scale, bias, low, dtype, rows_of(residual), factor)
-    return shaped(y, x, geometry)
+    return marked(shaped(y, x, geometry), x, geometry, groups)

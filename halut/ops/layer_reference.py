@@ -28,7 +28,7 @@ def tree_layer_reference(
     """Oracle of `tree_layer`."""
     codes = tree_encode_reference(_rows(x, geometry)[:, taps], thresholds)
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
-    return _answer(codes, x, table, *answer)
+    return _spoiled(_answer(codes, x, table, *answer), x, table, geometry)
 
 
 def nearest_layer_reference(
@@ -48,7 +48,7 @@ def nearest_layer_reference(
     """Oracle of `nearest_layer`."""
     codes = nearest_encode_reference(_rows(x, geometry), prototypes, metric, groups)
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
-    return _answer(codes, x, table, *answer)
+    return _spoiled(_answer(codes, x, table, *answer), x, table, geometry)
 
 
 def code_layer_reference(
@@ -73,6 +73,15 @@ def _rows(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
     return columns.transpose(1, 2).flatten(0, 1)
 
 
+def _spoiled(y: Tensor, x: Tensor, table: Tensor, geometry: ConvGeometry | None) -> Tensor:
+    """y, NaN where the row's inputs, of the output's group, are not all finite."""
+    rows, G = _rows(x, geometry), table.shape[0]
+    bad = ~torch.isfinite(rows.view(len(rows), G, -1)).all(-1).repeat_interleave(table.shape[3], 1)
+    if geometry is not None:
+        bad = bad.view(y.shape[0], *y.shape[2:], -1).permute(0, 3, 1, 2)
+    return y.masked_fill(bad, float("nan")) if y.is_floating_point() else y
+
+
 def _answer(codes, x, table, scale, bias, low, dtype, geometry, residual, factor) -> Tensor:
     product = accumulate_reference(codes, table).float() * scale
     y = product + bias
@@ -83,7 +92,7 @@ def _answer(codes, x, table, scale, bias, low, dtype, geometry, residual, factor
         added = residual.float() * factor
         y = y + added
     if low is not None:
-        y = torch.where(y > low, y, torch.full_like(y, low))
+        y = torch.where(y < low, torch.full_like(y, low), y)
     if dtype == torch.int8:
         y = torch.round(y).clamp(-128, 127)
     if dtype == torch.uint8:

@@ -10,6 +10,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from halut.prototypes.cuts import Buckets, Floats, Ints
 from halut.prototypes.kmeans import Matrix, assign_nearest, kmeans
+from halut.units import unit_of
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,15 @@ def learn_node_tree(x: Matrix, K: int, seed: int = 0, iterations: int = 25) -> N
     CART stops where all rows of a node have one label. There the tree goes on to its full depth
     by the cuts of least squared error, so that no code is wasted.
     """
-    x = np.ascontiguousarray(x, dtype=np.float32)
+    # scikit-learn takes inputs that differ by less than 1e-7 for equal.
+    unit = np.float32(unit_of(float(np.abs(x).max(initial=0))))
+    x = np.ascontiguousarray(x, dtype=np.float32) / unit
     labels = assign_nearest(x, kmeans(x, K, seed, iterations))
     depth = K.bit_length() - 1
     grown = DecisionTreeClassifier(max_depth=depth, random_state=seed).fit(x, labels).tree_
     tree = NodeTree(np.zeros(K - 1, np.int64), np.zeros(K - 1, np.float32), np.zeros((K, len(x.T))))
     _complete(tree, grown, x, 0, 0, x.mean(axis=0, dtype=np.float64))
-    return tree
+    return NodeTree(tree.dims, tree.thresholds * unit, tree.means * unit)
 
 
 def _complete(tree: NodeTree, grown, x: Matrix, node: int, source: int, mean: Floats) -> None:

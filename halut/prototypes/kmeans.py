@@ -7,7 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from halut.errors import HalutError
 from halut.prototypes.codebooks import faiss_module
+from halut.units import unit_of
 
 Matrix = NDArray[np.float32]
 
@@ -17,12 +19,13 @@ def kmeans(x: Matrix, K: int, seed: int = 0, iterations: int = 25, restarts: int
 
     k-means++ starts from a fixed seed and uses all rows it is given. Every centroid ends with at
     least one row of its own wherever x holds K distinct rows.
-    Raises HalutError if faiss is missing.
+    Raises HalutError if faiss is missing, or x holds NaN or infinite values.
     """
     faiss = faiss_module()
+    unit = _unit(x)
+    x = np.ascontiguousarray(x, dtype=np.float32) / unit
     if len(x) < K:  # faiss refuses fewer rows than centroids
         x = np.tile(x, (-(-K // len(x)), 1))
-    x = np.ascontiguousarray(x, dtype=np.float32)
     runs = faiss.Kmeans(
         x.shape[1],
         K,
@@ -36,7 +39,15 @@ def kmeans(x: Matrix, K: int, seed: int = 0, iterations: int = 25, restarts: int
         min_points_per_centroid=1,
     )
     runs.train(x)
-    return revive(x, np.array(runs.centroids, dtype=np.float32))
+    return revive(x, np.array(runs.centroids, dtype=np.float32)) * unit
+
+
+def _unit(*arrays: Matrix) -> np.float32:
+    """The unit of values whose squares faiss, which aborts on those that overflow, can take."""
+    largest = max(float(np.abs(a).max(initial=0)) for a in arrays)
+    if not np.isfinite(largest):
+        raise HalutError("k-means: the rows hold NaN or infinite values")
+    return np.float32(unit_of(largest))
 
 
 def revive(x: Matrix, centroids: Matrix) -> Matrix:
@@ -54,7 +65,10 @@ def revive(x: Matrix, centroids: Matrix) -> Matrix:
 
 def assign_nearest(x: Matrix, centroids: Matrix) -> NDArray[np.int64]:
     """Index [N] of the centroid at the least L2 distance from each row of x [N, V]."""
-    _, nearest = faiss_module().knn(np.ascontiguousarray(x), np.ascontiguousarray(centroids), 1)
+    unit = _unit(x, centroids)
+    _, nearest = faiss_module().knn(
+        np.ascontiguousarray(x / unit), np.ascontiguousarray(centroids / unit), 1
+    )
     return nearest[:, 0]
 
 
@@ -64,6 +78,8 @@ def lloyd(x: Tensor, centroids: Tensor, p: float, iterations: int) -> Tensor:
     Centroids stay means, as the look-up table's error is squared whatever the assignment; the
     iteration with the least squared error is returned.
     """
+    unit = unit_of(float(torch.cat([x, centroids]).abs().max()))
+    x, centroids = x / unit, centroids / unit
     best, least = centroids, float("inf")
     for _ in range(iterations):
         codes = torch.cdist(x, centroids, p=p).argmin(dim=1)
@@ -73,7 +89,7 @@ def lloyd(x: Tensor, centroids: Tensor, p: float, iterations: int) -> Tensor:
         if error < least:
             best, least = centroids, error
         centroids = torch.where(sizes > 0, means / sizes.clamp(min=1), centroids)
-    return best
+    return best * unit
 
 
 def sampled(rows: Tensor, count: int, seed: int) -> Tensor:

@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from halut.drop_in import given
 from halut.errors import HalutError
 from halut.files import write_bytes
 from halut.modes import evaluating
@@ -100,13 +101,14 @@ def layer_figures(network: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
     seen: dict[str, list[Tensor]] = {}
 
     def note(name: str) -> Any:
-        def first(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # an answer would go in
-            seen.setdefault(name, [x.detach() for x in inputs])
+        def first(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            # Returns nothing: an answer would go in.
+            seen.setdefault(name, [x.detach() for x in given(args, named)])
 
         return first
 
     layers = dict(replaced_layers(network))
-    handles = [m.register_forward_pre_hook(note(n)) for n, m in layers.items()]
+    handles = [m.register_forward_pre_hook(note(n), with_kwargs=True) for n, m in layers.items()]
     with evaluating(network, handles):
         network(x)
         return {name: layers[name].diagnose(*seen[name]) for name in seen}

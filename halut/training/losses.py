@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halut.drop_in import given
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
-from halut.layers.diagnostics import normalised_mse
 from halut.surgery import replaced_layers
+from halut.units import normalised_mse
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -84,7 +85,9 @@ class Reconstruction:
     def __init__(self, network: nn.Module) -> None:
         self.terms: list[Tensor] = []
         layers = [layer for _, layer in replaced_layers(network) if isinstance(layer, LUTLayer)]
-        self._handles = [layer.register_forward_hook(self._note) for layer in layers]
+        self._handles = [
+            layer.register_forward_hook(self._note, with_kwargs=True) for layer in layers
+        ]
 
     def remove(self) -> None:
         """Take the hooks off and let the terms go."""
@@ -92,10 +95,10 @@ class Reconstruction:
             handle.remove()
         self.terms.clear()
 
-    def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _note(self, layer: nn.Module, args: Any, named: dict[str, Any], output: Tensor) -> None:
         assert isinstance(layer, LUTLayer)
         if layer.training and torch.is_grad_enabled():
-            self.terms.append(layer.reconstruction(inputs[0]))
+            self.terms.append(layer.reconstruction(given(args, named)[0]))
 
     def take(self) -> Tensor:
         """Mean over the layers since the last call."""

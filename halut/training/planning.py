@@ -19,6 +19,7 @@ from halut.schedule import Stage
 from halut.sharing import same_inputs, with_sharing
 from halut.sites import find_sites
 from halut.training.config import ScheduleConfig, TrainConfig
+from halut.training.progress import log
 from halut.training.teacher import check_loss
 
 
@@ -35,6 +36,8 @@ def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, 
     if _wants_attention(config):
         expose_attention(network)
     sites, unsupported = find_sites(network, example)
+    for layer in unsupported:
+        log.info("%s stays exact: %s", layer.name or "the network", layer.reason)
     model = {
         "name": config.model.name,
         "source": config.model.source,

@@ -15,6 +15,7 @@ from halut.capture import capture
 from halut.errors import HalutError
 from halut.files import Kind
 from halut.plan import Plan
+from halut.proof import prove
 from halut.schedule import Stage
 from halut.training.config import Rates, TrainConfig
 from halut.training.distributed import check_equal, is_main, on_main, share_state
@@ -42,6 +43,9 @@ DONE: dict[str, Kind] = {
     "steps": int,
 }
 """What stage.json holds, beside the ranks' digests."""
+
+PROVING = 2
+"""Samples on which every swapped layer is shown to answer."""
 
 
 def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[str]) -> Recipe:
@@ -175,6 +179,8 @@ def _swapped(
     _note(folder, f"{name}: capture, learn, swap")
     log.info("%s: replacing %s (%s)", name, ", ".join(stage.sites), run.place or "one stage")
     learn(context, network, context.plan.stage(index), stage.calibrate)
+    batch = next(iter(context.data.calibration_batches(PROVING, seed=context.config.seed)))[0]
+    prove(network, batch[:PROVING], stage.sites)
     if is_main():
         samples = context.config.recalibrate * context.data.config.batch_size
         if samples:

@@ -17,6 +17,7 @@ HALUT_DECLARE(int code_layer(const uint8_t* codes, const uint8_t* packed, const 
 HALUT_DECLARE(bool pack_table(const int8_t* table, uint8_t* packed, int64_t G, int64_t C, int64_t K,
                               int64_t M, int64_t bytes))
 HALUT_DECLARE(int64_t packed_bytes(int64_t G, int64_t C, int64_t M))
+HALUT_DECLARE(bool all_finite(const void* data, int64_t count, int64_t dtype, int threads))
 
 namespace halut {
 
@@ -42,6 +43,7 @@ struct TreeLayer {
   const void* table;  // packed, or int8 [G, C, K, M] for few rows
   int64_t G, C, K, M;
   bool few;
+  int64_t values;  // of x, which lie one after the other; 0: not to be looked at
 
   int operator()(Address data, Address out, Address residual, int64_t residual_dtype,
                  float residual_scale, int threads) const {
@@ -50,17 +52,27 @@ struct TreeLayer {
     Target target = to;
     target.data = at<void>(out), target.residual = at<const void>(residual);
     target.residual_dtype = residual_dtype, target.residual_scale = residual_scale;
-    if (few)
-      return HALUT_PICK(few_rows_layer)(from, taps, thresholds, static_cast<const int8_t*>(table),
-                                        target, G, C, K, M, threads);
-    return HALUT_PICK(tree_layer)(from, taps, thresholds, static_cast<const uint8_t*>(table),
-                                  target, G, C, K, M, threads);
+    // Before the layer, which then finds its input in the caches.
+    const bool finite =
+        values == 0 || HALUT_PICK(all_finite)(at<const void>(data), values, x.dtype, threads);
+    const int status =
+        few ? HALUT_PICK(few_rows_layer)(from, taps, thresholds, static_cast<const int8_t*>(table),
+                                         target, G, C, K, M, threads)
+            : HALUT_PICK(tree_layer)(from, taps, thresholds, static_cast<const uint8_t*>(table),
+                                     target, G, C, K, M, threads);
+    return finite ? status : status | static_cast<int>(Status::not_finite);
   }
 };
 
 }  // namespace
 
 void bind_layer(nb::module_& m) {
+  m.def(
+      "all_finite",
+      [](Address data, int64_t count, int64_t dtype, int threads) {
+        return HALUT_PICK(all_finite)(at<const void>(data), count, dtype, threads);
+      },
+      release_gil());
   m.def("packed_bytes",
         [](int64_t G, int64_t C, int64_t M) { return HALUT_PICK(packed_bytes)(G, C, M); });
   m.def("pack_table", [](Address table, Address packed, int64_t G, int64_t C, int64_t K, int64_t M,
@@ -71,7 +83,7 @@ void bind_layer(nb::module_& m) {
       .def(
           "__init__",
           [](TreeLayer* self, const Fields& x, Address taps, Address thresholds, Address table,
-             const TargetFields& to, std::array<int64_t, 4> sizes, bool few) {
+             const TargetFields& to, std::array<int64_t, 4> sizes, bool few, int64_t values) {
             const auto& [G, C, K, M] = sizes;
             new (self) TreeLayer{view_of(x),
                                  target_of(to),
@@ -82,7 +94,8 @@ void bind_layer(nb::module_& m) {
                                  C,
                                  K,
                                  M,
-                                 few};
+                                 few,
+                                 values};
           })
       .def("__call__", &TreeLayer::operator(), release_gil());
   m.def(

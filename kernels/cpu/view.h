@@ -36,7 +36,8 @@ struct Target {
   float residual_scale;
 };
 
-// What a kernel answers; halut/ops/cpu turns the others into errors.
-enum class Status : int { done = 0, other_table = 1, bad_tap = 2, no_memory = 3 };
+// What a kernel answers; halut/ops/cpu turns the others into errors. not_finite is added to one of
+// them: the input holds NaN or an infinity.
+enum class Status : int { done = 0, other_table = 1, bad_tap = 2, no_memory = 3, not_finite = 8 };
 
 }  // namespace halut

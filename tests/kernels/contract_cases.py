@@ -258,7 +258,19 @@ def _rows(x: torch.Tensor, geometry: ConvGeometry | None) -> int:
     return x.shape[0] * OH * OW
 
 
+def all_finite() -> Iterator[Case]:
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        for value in (torch.finfo(dtype).max, float("nan"), -float("inf")):
+            x = torch.zeros(3, 2, 5, 7, dtype=dtype)
+            x[2, 1, 4, 6] = value
+            yield (x,)
+            yield (x.contiguous(memory_format=torch.channels_last),)
+            yield (x[..., ::2],)
+    yield (torch.zeros(0, 4),)
+
+
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
+    "all_finite": all_finite,
     "accumulate": accumulate,
     "scatter_add": scatter_add,
     "quantise": quantise,

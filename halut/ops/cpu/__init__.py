@@ -18,7 +18,10 @@ from halut.errors import HalutError
 
 logger = logging.getLogger(__name__)
 
-REGISTERING = ("bits", "conv", "layer", "lookup", "mxint8", "nearest", "pool", "products", "tree")
+REGISTERING = (
+    *("bits", "conv", "finite", "layer", "lookup", "mxint8", "nearest", "pool", "products"),
+    "tree",
+)
 """Modules of this package that register implementations."""
 
 VARIABLE = "HALUT_LEVEL"

@@ -14,7 +14,9 @@ from halut.errors import HalutError
 from halut.ops import dispatch
 from halut.ops.answer import answer_like, laid_out_as
 from halut.ops.conv import ConvGeometry
+from halut.ops.cpu.finite import dense
 from halut.ops.cpu.view import NUMBERS, view
+from halut.ops.finite import marked
 
 FEW = 16
 """Rows below which adding table rows as they lie beats byte permutes."""
@@ -24,6 +26,9 @@ PREPARED = 9
 
 HUGE = 2 << 20
 """Bytes of a huge page: large tables are laid out on them, their pages are walked in order."""
+
+NOT_FINITE = 8
+"""Added to a kernel's status: the input holds NaN or an infinity."""
 
 ERRORS = {
     2: "taps must be columns of the rows: 0 up to the input's channels times the window",
@@ -89,7 +94,9 @@ class TreeLayer:
         target, held = _target(out, scale, bias, low)
         self.given = (taps.contiguous(), thresholds.contiguous(), *held)  # held while this is
         taken = (view(x, geometry), self.given[0].data_ptr(), self.given[1].data_ptr())
-        self._fields = (taken, (target, (G, C, K, M), self.few))
+        self.geometry, self.looks = geometry, x.is_floating_point() and not dense(x)
+        values = x.numel() if x.is_floating_point() and dense(x) else 0
+        self._fields = (taken, (target, (G, C, K, M), self.few, values))
         self._read(self.table if self.few else packed)
 
     def _read(self, table: Tensor) -> None:
@@ -107,10 +114,12 @@ class TreeLayer:
         added, _held = _added(residual, out)
         where = (x.data_ptr(), out.data_ptr(), *added, residual_scale, torch.get_num_threads())
         status = self.run(*where)
-        if status == 1:  # packed for another level than is in use now
+        if status & ~NOT_FINITE == 1:  # packed for another level than is in use now
             self._read(pack_table(self.table))
             status = self.run(*where)
-        _check(status)
+        _check(status & ~NOT_FINITE)
+        if status or self.looks:
+            return marked(out, x, self.geometry, self.table.shape[0])
         return out
 
 

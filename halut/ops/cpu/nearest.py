@@ -13,9 +13,11 @@ from halut.ops import dispatch
 from halut.ops.answer import answer_like
 from halut.ops.columns import column_count, row_count, zero_gradient
 from halut.ops.conv import ConvGeometry
+from halut.ops.cpu.finite import finite
 from halut.ops.cpu.layer import shuffled, sums_of_codes
 from halut.ops.cpu.view import DTYPES, view
 from halut.ops.distance import METRICS
+from halut.ops.finite import marked
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ROWS = 9 * 64
@@ -150,4 +152,5 @@ def nearest_layer(
     codes = nearest_encode(x, prototypes, metric, groups, geometry)
     out = answer_like(x, scale.shape[0], dtype, geometry)
     added = (residual, residual_scale)
-    return sums_of_codes(codes, table, packed, scale, bias, low, out, *added)
+    y = sums_of_codes(codes, table, packed, scale, bias, low, out, *added)
+    return y if finite(x) else marked(y, x, geometry, groups)

@@ -1,0 +1,57 @@
+"""What a layer takes over from the module whose place it takes: plain attributes, and hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+def place(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Put `module` wherever the network holds the module of that name, and return the latter.
+
+    It takes over what code around the layer may count on: plain attributes (in_features, stride,
+    a user's own) that it does not have, and hooks, whose handles still remove them.
+    """
+    source = network.get_submodule(name)
+    take_over(module, source)
+    put(network, source, module)
+    return source
+
+
+def put(network: nn.Module, source: nn.Module, module: nn.Module) -> None:
+    """Put `module` at every place where the network holds `source`."""
+    places = [
+        (parent, child_name)
+        for parent in network.modules()
+        for child_name, child in parent._modules.items()  # named_children lists shared ones once
+        if child is source
+    ]
+    for parent, child_name in places:
+        setattr(parent, child_name, module)
+
+
+def take_over(module: nn.Module, source: nn.Module) -> None:
+    """Give `module` the attributes and the hooks of `source`."""
+    for name, value in vars(source).items():
+        if not name.startswith("_") and not callable(value) and not hasattr(module, name):
+            setattr(module, name, value)
+    for name in HOOKS:
+        # The very dictionaries: a handle that its user holds removes its hook from there.
+        vars(module)[name] = vars(source)[name]
+
+
+def given(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    """The inputs of a call, however they were given: layer(x) and layer(input=x) are the same."""
+    return (*args, *named.values())

@@ -1,0 +1,35 @@
+"""Powers of two as units: what is squared is brought to order one first, and exactly back again.
+
+Squares of float32 overflow above 1.8e19 and vanish below 1e-23. Division by a power of two rounds
+nothing, so that data of any size learn what the same data of order one do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+ORDINARY = 2.0**-16, 2.0**16
+"""Sizes that need no unit: their squares, and sums of many of them, are far from both ends."""
+
+
+def unit_of(largest: float) -> float:
+    """The unit for values of magnitudes up to `largest`: 1 for ordinary ones, and for zeros."""
+    if largest == 0 or ORDINARY[0] <= largest <= ORDINARY[1] or not math.isfinite(largest):
+        return 1.0
+    return 2.0 ** max(-126, min(126, math.frexp(largest)[1]))
+
+
+def normalised_mse(y: Tensor, exact: Tensor) -> Tensor:
+    """||y - exact||^2 / ||exact||^2, 0 for a perfect answer and 1 for answering zero.
+
+    Differentiable; of values of any size, as both are taken in units of the largest exact one.
+    """
+    exact = exact.to(y.dtype)
+    if exact.numel():
+        _, exponent = torch.frexp(exact.detach().abs().amax().float())
+        unit = torch.ldexp(torch.ones_like(exponent, dtype=y.dtype), exponent.clamp(-125, 127))
+        y, exact = y / unit, exact / unit
+    return (y - exact).square().sum() / exact.square().sum().clamp_min(1e-30)
