@@ -6,19 +6,20 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from halut.codecs import Codec
 from halut.codecs.planes import every_code
 from halut.errors import HalutError
 from halut.geometry import Geometry, pad
 from halut.inference.codec import restored
+from halut.inference.layer import InferenceLayer
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.ops import bit_planes, bit_product
 from halut.ops.bit_planes import packed_planes
 
 
-class BitLayer(nn.Module):
+class BitLayer(InferenceLayer):
     """What a trained CodecLayer of two binary codecs answers, up to the rounding of float sums.
 
     With values w = sum_i alpha_i t_i + a of a weight and x = sum_j beta_j s_j + b of an input, t_i
@@ -101,8 +102,9 @@ class BitLayer(nn.Module):
         pads = self.signed and g is not None and g.padding != (0, 0, 0, 0)
         self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        g = self.site.geometry
+    def forward(self, input: Tensor) -> Tensor:
+        self.check(input)
+        x, g = input, self.site.geometry
         if g is None:
             y = self._product(self.packed(x), self.constant)
             return y.view(*x.shape[:-1], self.site.M).to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,6 +87,20 @@ def check_residual(
             f"the residual must have the answer's shape {list(wanted)}, got {list(residual.shape)}"
         )
     check_same_device(x=x, residual=residual)
+
+
+def check_call(operation: str, x: Tensor, *given: Any) -> None:
+    """Raise HalutError unless the operator's arguments fit: tree_layer or nearest_layer.
+
+    `given`: what makes the codes, the table and its answer, the geometry, and the residual.
+    """
+    *codes, table, packed, scale, bias, low, dtype, geometry, residual = given
+    check_layer(x, table, packed, scale, bias, low, dtype, geometry)
+    if operation == "tree_layer":
+        check_tree_layer(x, *codes, table)
+    else:
+        check_nearest_layer(x, *codes, table, geometry)
+    check_residual(residual, x, scale.shape[0], geometry)
 
 
 def check_tree_layer(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor) -> None:
