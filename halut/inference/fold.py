@@ -194,7 +194,8 @@ class Folding:
 
     def _join(self, nodes: list[fx.Node]) -> None:
         """One layer called where the first of them was, and a slice of its answer for each."""
-        layers: list[PackedLayer] = [self.modules[str(node.target)] for node in nodes]  # type: ignore
+        modules = (self.modules[str(node.target)] for node in nodes)
+        layers = [module for module in modules if isinstance(module, PackedLayer)]
         whole = joined(layers)
         names = [str(node.target) for node in nodes]
         parent = names[0].rpartition(".")[0]

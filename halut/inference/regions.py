@@ -53,17 +53,18 @@ def converted(
 
     Changes `network`. A module stays as it is where the code around it wants more than its answers.
     """
-    calls = _calls(network, batches, worthwhile)
-    regions: list[Region] = []
-    reason = ""
-    for name, module in network.named_modules():
-        if name not in calls or any(_within(name, region) for region in regions):
-            continue
-        graph, refusal = faithful(module, calls[name])
-        reason = refusal if name == "" else reason
-        if graph is not None:
-            regions.append(Region(name, module, graph, calls[name]))
-    expected = [network(copied(x)) for x in batches]
+    whole = [arguments(network, (x,), {}) for x in batches]
+    graph, reason = faithful(network, whole)
+    regions = [] if graph is None else [Region("", network, graph, whole)]
+    if graph is None or holds_opaque(graph, worthwhile):
+        calls = _calls(network, batches, worthwhile)
+        for name, module in network.named_modules():
+            if name not in calls or any(_within(name, region) for region in regions):
+                continue
+            graph, _ = faithful(module, calls[name])
+            if graph is not None:
+                regions.append(Region(name, module, graph, calls[name]))
+    expected = [network(copied(x)) for x in batches] if reason else []
     pairs: list[tuple[Region, nn.Module]] = []
     for region in reversed(regions):  # what lies within the opaque parts of another comes first
         made = convert(region.graph, region.calls)
@@ -81,6 +82,13 @@ def converted(
                 _replace(network, made, region.module)
                 pairs.remove(pair)
     return network, len(pairs), reason
+
+
+def holds_opaque(graph: fx.GraphModule, worthwhile: Callable[[nn.Module], bool]) -> bool:
+    """Whether the graph calls modules whole that might be regions themselves, or hold some."""
+    steps = [node.target for node in graph.graph.nodes if node.op == "call_module"]
+    modules = (graph.get_submodule(str(step)) for step in steps)
+    return any(not _is_step(module) and worthwhile(module) for module in modules)
 
 
 def _calls(
@@ -102,7 +110,7 @@ def _calls(
     handles = [
         module.register_forward_pre_hook(noting(name), with_kwargs=True)
         for name, module in network.named_modules()
-        if not _is_step(module) and worthwhile(module)
+        if name and not _is_step(module) and worthwhile(module)
     ]
     try:
         for x in batches:

@@ -88,7 +88,7 @@ def check_layers(
     The network is in evaluation mode. Raises HalutError naming the first layer whose form answers
     otherwise, and if no batch is taken.
     """
-    taken, refusal = [], None
+    taken, refusal = [], ""
     forms = dict(prepared.named_modules(remove_duplicate=False))
     handles = [
         layer.register_forward_hook(_comparison(name, forms[name]), prepend=True, with_kwargs=True)
@@ -103,32 +103,33 @@ def check_layers(
             except HalutError:
                 raise
             except Exception as error:
-                refusal = refusal or (x, error)
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                refusal = refusal or f"an input of shape {list(x.shape)}: {reason}"
     finally:
         for handle in handles:
             handle.remove()
-    if not taken and refusal is not None:
-        x, error = refusal
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise HalutError(f"the network cannot take an input of shape {list(x.shape)}: {reason}")
+    if not taken:
+        raise HalutError(f"the network cannot take {refusal}")
     return taken
 
 
 def _comparison(name: str, form: nn.Module) -> Any:
-    def compare(layer: nn.Module, args: Any, kwargs: Any, answer: Tensor) -> None:
+    def compare(layer: ReplacedLayer, args: Any, kwargs: Any, answer: Tensor) -> None:
         ours = form.forward(*args, **kwargs)  # not its hooks, which have been
         if ours.shape != answer.shape or ours.dtype != answer.dtype:
             raise HalutError(
                 f"{name} prepared answers {ours.dtype} {list(ours.shape)}, "
                 f"not {answer.dtype} {list(answer.shape)}"
             )
+        if not answer.numel() or not bool(answer.isfinite().all()):
+            return
         far = (ours.double() - answer.double()).abs()
-        far = far.flatten(1) if far.ndim < 3 else far.transpose(1, -1).flatten(0, -2)
-        largest = answer.double().abs().max() if answer.numel() else far.sum()
-        share = float((~(far.amax(-1) <= 100 * tolerance(answer.dtype) * largest)).double().mean())
-        if bool(answer.isfinite().all()) and share > CODES.get(answer.dtype, 0.3):
+        far = (far if layer.site.geometry is None else far.movedim(1, -1)).flatten(0, -2)
+        most = 100 * tolerance(answer.dtype) * answer.double().abs().max()
+        wrong = int((~(far.amax(-1) <= most)).sum())
+        if wrong > max(1, CODES.get(answer.dtype, 0.3) * len(far)):
             raise HalutError(
-                f"{name} prepared answers {share:.0%} of its rows otherwise than the layer itself"
+                f"{name} prepared answers {wrong} of {len(far)} rows otherwise than it does"
             )
 
     return compare

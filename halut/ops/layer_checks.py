@@ -94,12 +94,15 @@ def check_call(operation: str, x: Tensor, *given: Any) -> None:
 
     `given`: what makes the codes, the table and its answer, the geometry, and the residual.
     """
-    *codes, table, packed, scale, bias, low, dtype, geometry, residual = given
+    codes: tuple[Any, ...] = given[:-8]
+    table, packed, scale, bias, low, dtype, geometry, residual = given[-8:]
     check_layer(x, table, packed, scale, bias, low, dtype, geometry)
     if operation == "tree_layer":
-        check_tree_layer(x, *codes, table)
+        taps, thresholds = codes
+        check_tree_layer(x, taps, thresholds, table)
     else:
-        check_nearest_layer(x, *codes, table, geometry)
+        prototypes, metric, groups = codes
+        check_nearest_layer(x, prototypes, metric, groups, table, geometry)
     check_residual(residual, x, scale.shape[0], geometry)
 
 
