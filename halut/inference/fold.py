@@ -24,7 +24,10 @@ RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 RELU_METHODS = ("relu", "relu_")
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 ADDITIONS_IN_PLACE = (operator.iadd, "add_")
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+IN_PLACE = (
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow),
+    operator.setitem,
+)
 NOTHING_AT_INFERENCE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 KINDS = ("norm", "relu", "merge", "addition")
 """Kinds of steps, in the order in which they are taken."""
@@ -293,20 +296,24 @@ def is_addition(node: fx.Node) -> bool:
     return node.op != "call_module" and node.target in ADDITIONS and not node.kwargs
 
 
-def _overwritten_between(first: fx.Node, last: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _overwritten_between(first: fx.Node, last: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a step between two nodes works in place: on what the first one reads, perhaps."""
     node = first.next
     while node is not last:
-        if node.op == "call_module":
-            parts = modules[str(node.target)].modules()
-            in_place = any(getattr(part, "inplace", False) for part in parts)
-        else:
-            name = getattr(node.target, "__name__", str(node.target))
-            in_place = name.endswith("_") or node.target in IN_PLACE
-        if in_place or node.kwargs.get("inplace") or "out" in node.kwargs:
+        if works_in_place(node, modules):
             return True
         node = node.next
     return False
+
+
+def works_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node changes what it reads, perhaps."""
+    if node.op == "call_module":
+        parts = modules[str(node.target)].modules()
+        return any(getattr(part, "inplace", False) for part in parts)
+    name = getattr(node.target, "__name__", str(node.target))
+    in_place = node.op.startswith("call") and (name.endswith("_") or node.target in IN_PLACE)
+    return in_place or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
 def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

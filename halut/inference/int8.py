@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from halut.inference import onednn
-from halut.inference.fold import ADDITIONS_IN_PLACE, hooked, is_addition, is_relu
+from halut.inference.fold import ADDITIONS_IN_PLACE, hooked, is_addition, is_relu, works_in_place
 from halut.inference.int8_steps import Int8Tables, MaxPool, MeanPool, averages, reads_bytes
 from halut.inference.onednn import Dequantise, Grid, Int8Product, Quantise
 from halut.inference.packed import PackedConv2d, PackedLayer
@@ -162,7 +162,8 @@ class _Forced(fx.Interpreter):
     def in_floats(self, n: fx.Node) -> Tensor:
         """What the floats' steps answer to the numbers that a step's bytes stand for."""
         node, env = self.started[n.name], {}
-        for arg, (source, grid) in zip(n.all_input_nodes, self.sources[n.name], strict=True):
+        for arg, (source, grid) in zip(n.args, self.sources[n.name], strict=True):
+            assert isinstance(arg, fx.Node)
             value = self.env[arg]
             env[source] = value.clone() if grid is None else grid.dequantise(value)
         self.floats.env = env
@@ -173,8 +174,8 @@ class _Forced(fx.Interpreter):
             node = next(iter(node.users))
 
 
-_Given = dict[fx.Node, tuple[Any, Grid | None]]
-"""A step's arguments: by node of the old graph, that of the new one and its grid, if in bytes."""
+_Given = list[tuple[fx.Node, Any, Grid | None]]
+"""A step's arguments: nodes of the old graph and of the new one, and the grids, where in bytes."""
 
 
 @dataclass
@@ -256,7 +257,7 @@ class _Conversion:
 
     def given(self, node: fx.Node, source: _Value) -> _Given:
         """What a step of one argument reads."""
-        return {node.all_input_nodes[0]: (source.q, source.grid)}
+        return [(node.all_input_nodes[0], source.q, source.grid)]
 
     def pooled(self, node: fx.Node, module: nn.MaxPool2d, source: _Value) -> _Value:
         """Max pooling, by plane if all that read it do."""
@@ -272,15 +273,15 @@ class _Conversion:
         """A convolution or linear layer, with the addition and the ReLU after it if they fit."""
         (source,) = node.all_input_nodes
         x, grid = self.quantised(source)
-        given: _Given = {source: (x, grid)}
+        given: _Given = [(source, x, grid)]
         shape = self.ranges.shapes[source][0]
         if isinstance(module, nn.Linear):
             return self.step(node, node, Int8Product(module, grid, None, shape), None, given)
         last, other, relu = self.after(node, overwrites=True)
         to, other_grid = self.ranges.grid(last), None
         if other is not None:
-            given[other] = self.quantised(other)
-            other_grid = given[other][1]
+            q, other_grid = self.quantised(other)
+            given.append((other, q, other_grid))
         made = Int8Product(module, grid, to, shape, relu, other_grid)  # type: ignore[arg-type]
         return self.done(node, last, self.step(node, last, made, to, given))
 
@@ -295,11 +296,11 @@ class _Conversion:
         if grid is not None and not reads_bytes(layer, grid):
             grid = None
         x = self.floating(source) if grid is None else self.by_plane(value)
-        given: _Given = {source: (x, grid)}
+        given: _Given = [(source, x, grid)]
         other_grid = None
         if other is not None:
             _, other_grid = self.quantised(other)
-            given[other] = self.by_plane(self.values[other]), other_grid
+            given.append((other, self.by_plane(self.values[other]), other_grid))
         made = Int8Tables(layer, grid, to, relu, other_grid)
         answer = self.step(node, last, made, to, given)
         answer.planes = answer.q
@@ -338,7 +339,8 @@ class _Conversion:
             return node, None
         # oneDNN overwrites the other term: nobody may read it later, nor may it be the input.
         last_reader = max(self.place[n] for n in other.users)
-        if overwrites and (last_reader > self.place[user] or other is self.ranges.first):
+        read = last_reader > self.place[user] or other in node.all_input_nodes
+        if overwrites and (read or other is self.ranges.first):
             return node, None
         alike = self.ranges.shapes[other] == self.ranges.shapes[node]
         return (user, other) if alike and self.ranges.known(user) else (node, None)
@@ -363,6 +365,9 @@ class _Conversion:
 
     def as_it_was(self, node: fx.Node, module: nn.Module | None) -> _Value:
         new = self.graph.node_copy(node, self.floating)
+        if works_in_place(node, self.modules):
+            for source in node.all_input_nodes:  # the bytes are what it was before
+                self.values[source].q = self.values[source].planes = None
         if module is not None:
             new.target = self.keep(node, module)
         elif node.op == "get_attr":
@@ -383,9 +388,9 @@ class _Conversion:
         arguments: _Given,
     ) -> _Value:
         """A step from `node` on that answers what `last` does, in bytes if there is a grid."""
-        new = self.module(node, module, *(value for value, _ in arguments.values()))
+        new = self.module(node, module, *(value for _, value, _ in arguments))
         self.stands_for[new.name], self.started[new.name] = (last.name, grid), node
-        self.sources[new.name] = [(source, of) for source, (_, of) in arguments.items()]
+        self.sources[new.name] = [(source, of) for source, _, of in arguments]
         return _Value(plain=new) if grid is None else _Value(new, grid)
 
     def module(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,6 +23,31 @@ def foldable(network: nn.Module) -> bool:
     return any(isinstance(module, kinds) for module in network.modules())
 
 
+class _Value(fx.Proxy):
+    """A stand-in that is changed in place by what changes tensors in place.
+
+    torch.fx makes x += y a sum of its own; whoever else holds x would not see it change.
+    """
+
+    def _in_place(self, name: str, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._in_place("iadd", other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._in_place("isub", other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._in_place("imul", other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._in_place("itruediv", other)
+
+    def __ipow__(self, other: Any) -> fx.Proxy:
+        return self._in_place("ipow", other)
+
+
 class Tracer(fx.Tracer):
     """Layers of this library, and norms whoever made them, are steps, not code to look into.
 
@@ -34,6 +60,9 @@ class Tracer(fx.Tracer):
         super().__init__()
         self.opaque = opaque
         self.culprit: nn.Module | None = None
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         whole = (InferenceLayer, ReplacedLayer, nn.BatchNorm2d)
