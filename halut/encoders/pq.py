@@ -136,7 +136,7 @@ class PQEncoder(Encoder):
             return inputs, self.prototypes
         seen = torch.einsum("ncv,cvw->ncw", self.blocks.split(inputs), self.roots.to(inputs))
         valid = (self.blocks.columns() >= 0).reshape(-1).to(inputs.device)
-        return seen.reshape(len(inputs), -1)[:, valid], self.prototypes @ self.roots
+        return seen.reshape(inputs.shape[0], -1)[:, valid], self.prototypes @ self.roots
 
     def encode(self, inputs: Tensor) -> Tensor:
         """inputs [N, groups * D] -> codes [N, GC] uint8."""

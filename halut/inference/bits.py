@@ -110,7 +110,7 @@ class BitLayer(InferenceLayer):
             return y.view(*x.shape[:-1], self.site.M).to(x.dtype)
         y = self._product(self.packed(x), self._constant(x, g))
         size = g.output_size(x.shape[2], x.shape[3])
-        return y.view(len(x), *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
+        return y.view(x.shape[0], *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
 
     def packed(self, x: Tensor) -> Tensor:
         """The words of every row, [N, G, J, W]."""
@@ -131,7 +131,7 @@ class BitLayer(InferenceLayer):
         y = bit_product(words, self.words, self.alpha, self.beta, constant, self.site.D)
         if self.offset is None:
             return y
-        y = y.view(len(y), self.site.groups, -1)
+        y = y.view(y.shape[0], self.site.groups, -1)
         return (y[..., :-1] + self.offset * y[..., -1:]).flatten(1)
 
     def _constant(self, x: Tensor, g: Geometry) -> Tensor:

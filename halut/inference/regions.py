@@ -17,6 +17,8 @@ from halut.surgery import place
 
 Convert = Callable[[fx.GraphModule, Sequence[Call]], nn.Module]
 """What a graph becomes, verified on its calls."""
+Pair = tuple[nn.Module, nn.Module]
+"""A module, and what was made of it."""
 
 
 @dataclass
@@ -55,7 +57,8 @@ def converted(
     """
     whole = [arguments(network, (x,), {}) for x in batches]
     graph, reason = faithful(network, whole)
-    regions = [] if graph is None else [Region("", network, graph, whole)]
+    root = [] if graph is None else [Region("", network, graph, whole)]
+    regions = list(root)
     if graph is None or holds_opaque(graph, worthwhile):
         calls = _calls(network, batches, worthwhile)
         for name, module in network.named_modules():
@@ -64,24 +67,32 @@ def converted(
             graph, _ = faithful(module, calls[name])
             if graph is not None:
                 regions.append(Region(name, module, graph, calls[name]))
-    expected = [network(copied(x)) for x in batches] if reason else []
-    pairs: list[tuple[Region, nn.Module]] = []
-    for region in reversed(regions):  # what lies within the opaque parts of another comes first
+    inner = regions[len(root) :]
+    expected = [network(copied(x)) for x in batches] if inner else []
+    pairs: list[Pair] = []
+    for region in reversed(inner):  # what lies within the opaque parts of another comes first
         made = convert(region.graph, region.calls)
-        if region.name == "":
-            return made, len(pairs) + 1, reason
         place(network, region.name, made)
-        pairs.append((region, made))
-    if not _answers(network, batches, expected, pairs):
-        for region, made in pairs:
-            _replace(network, made, region.module)
-        for pair in list(pairs):
-            region, made = pair
-            _replace(network, region.module, made)
-            if not _answers(network, batches, expected, [pair]):
-                _replace(network, made, region.module)
-                pairs.remove(pair)
-    return network, len(pairs), reason
+        pairs.append((region.module, made))
+    _keep_what_answers(network, batches, expected, pairs)
+    if not root:
+        return network, len(pairs), reason
+    return convert(root[0].graph, whole), len(pairs) + 1, reason
+
+
+def _keep_what_answers(
+    network: nn.Module, batches: Sequence[Tensor], expected: Sequence[Any], pairs: list[Pair]
+) -> None:
+    """Put back what the code around it does not take, and strike it from `pairs`."""
+    if _answers(network, batches, expected, pairs):
+        return
+    for module, made in pairs:
+        _replace(network, made, module)
+    for module, made in list(pairs):
+        _replace(network, module, made)
+        if not _answers(network, batches, expected, [(module, made)]):
+            _replace(network, made, module)
+            pairs.remove((module, made))
 
 
 def holds_opaque(graph: fx.GraphModule, worthwhile: Callable[[nn.Module], bool]) -> bool:
@@ -147,7 +158,7 @@ def _answers(
     network: nn.Module,
     batches: Sequence[Tensor],
     expected: Sequence[Any],
-    pairs: Sequence[tuple[Region, nn.Module]],
+    pairs: Sequence[Pair],
 ) -> bool:
     """Whether the code around regions does with them as with the modules they were made of.
 
@@ -161,7 +172,7 @@ def _answers(
 
 
 @contextmanager
-def _forced(pairs: Sequence[tuple[Region, nn.Module]]) -> Iterator[None]:
+def _forced(pairs: Sequence[Pair]) -> Iterator[None]:
     handles = []
 
     def force(module: nn.Module) -> tuple[Any, Any]:
@@ -177,8 +188,8 @@ def _forced(pairs: Sequence[tuple[Region, nn.Module]]) -> Iterator[None]:
 
         return before, after
 
-    for region, made in pairs:
-        before, after = force(region.module)
+    for module, made in pairs:
+        before, after = force(module)
         handles.append(made.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(made.register_forward_hook(after, with_kwargs=True))
     try:
