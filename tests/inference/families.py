@@ -309,10 +309,11 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """The figures in Markdown."""
     lines = [
         "# Networks of timm and torchvision, prepared\n",
-        "Random weights, up to six sites replaced (tree, integer, pq). The largest difference of an",
-        "answer to the network's in evaluation mode over its largest entry, the median of three inputs:",
-        "prepared in floats from an example of one input, and in 8 bits from a calibration of four.",
-        "Rounding: what rounding every layer's input to 8 bits does alone, by flipping codes above all.\n",
+        "Random weights, up to six sites replaced (tree, integer, pq). The largest difference of",
+        "an answer to the network's in evaluation mode over its largest entry, the median of three",
+        "inputs: prepared in floats from an example of one input, and in 8 bits from a calibration",
+        "of four. Rounding: what rounding every layer's input to 8 bits does alone, by flipping",
+        "codes above all.\n",
         "| family | network | pixels | sites, replaced | float | 8 bits | rounding |",
         "|---|---|---|---|---|---|---|",
     ]
