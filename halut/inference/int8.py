@@ -332,9 +332,9 @@ class _Conversion:
         user = self.only_user(node)
         if user is None or not is_addition(user) or len(user.all_input_nodes) != 2:
             return node, None
-        if user.target in ADDITIONS_IN_PLACE and user.args[0] is not node:
-            return node, None  # who reads the other term later reads the sum
         other = next(n for n in user.all_input_nodes if n is not node)
+        if user.target in ADDITIONS_IN_PLACE and user.args[0] is not node and len(other.users) > 1:
+            return node, None  # who reads the other term later reads the sum
         if other not in self.values or self.values[other].q is None or other is node:
             return node, None
         # oneDNN overwrites the other term: nobody may read it later, nor may it be the input.
