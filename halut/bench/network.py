@@ -18,10 +18,11 @@ from halut.bench.method import Method
 from halut.bench.suites import Case
 from halut.capture import capture
 from halut.inference import prepare
-from halut.inference.fold import fold, traced
+from halut.inference.fold import fold
 from halut.inference.int8 import int8_network
 from halut.inference.onednn import available
 from halut.inference.prepare import with_packed_layers
+from halut.inference.trace import traced
 from halut.models.build import build_model, find_source
 from halut.ops import dispatch
 from halut.plan import Plan

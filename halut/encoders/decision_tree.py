@@ -88,7 +88,7 @@ class DecisionTreeEncoder(Encoder):
     def _walk(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [N, GC] int64, and x - t [N, GC, depth] at the nodes passed."""
         first = torch.arange(self.blocks.total, device=inputs.device) * (self.K - 1)
-        codes = torch.zeros(len(inputs), len(first), dtype=torch.int64, device=inputs.device)
+        codes = torch.zeros(inputs.shape[0], len(first), dtype=torch.int64, device=inputs.device)
         margins = []
         for level in range(self.depth):
             nodes = first + 2**level - 1 + codes
@@ -105,7 +105,7 @@ class DecisionTreeEncoder(Encoder):
     def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
         """Softmax over the leaf scores of the hard node signs, with tanh's gradient."""
         tapped = inputs[:, self.node_dims.reshape(-1)]
-        tapped = tapped.reshape(len(inputs), self.blocks.total, self.K - 1)
+        tapped = tapped.reshape(inputs.shape[0], self.blocks.total, self.K - 1)
         return leaf_assignment(tapped, self.thresholds, tau)
 
     def initial_tau(self, rows: Tensor) -> float:

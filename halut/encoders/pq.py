@@ -131,8 +131,10 @@ class PQEncoder(Encoder):
         if not self.options.output_metric:
             return inputs, self.prototypes
         seen = torch.einsum("ncv,cvw->ncw", self.blocks.split(inputs), self.roots.to(inputs))
-        valid = (self.blocks.columns() >= 0).reshape(-1).to(inputs.device)
-        return seen.reshape(len(inputs), -1)[:, valid], self.prototypes @ self.roots
+        V, widths = self.blocks.V, self.blocks.widths
+        places = [c * V + i for c, width in enumerate(widths) for i in range(width)]
+        valid = torch.tensor(places, device=inputs.device)  # no mask: its size could be any
+        return seen.reshape(inputs.shape[0], -1)[:, valid], self.prototypes @ self.roots
 
     def encode(self, inputs: Tensor) -> Tensor:
         """inputs [N, groups * D] -> codes [N, GC] uint8."""

@@ -6,13 +6,14 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from halut.codecs import Codec
 from halut.codecs.planes import every_code
 from halut.errors import HalutError
 from halut.geometry import Geometry, pad
 from halut.inference.codec import restored
+from halut.inference.layer import InferenceLayer
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.layers.conv import window_of
 from halut.ops import bit_planes, bit_product
@@ -20,7 +21,7 @@ from halut.ops.bit_planes import packed_planes
 from halut.ops.finite import marked
 
 
-class BitLayer(nn.Module):
+class BitLayer(InferenceLayer):
     """What a trained CodecLayer of two binary codecs answers, up to the rounding of float sums.
 
     With values w = sum_i alpha_i t_i + a of a weight and x = sum_j beta_j s_j + b of an input, t_i
@@ -104,8 +105,8 @@ class BitLayer(nn.Module):
         self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input
-        g = self.site.geometry
+        self.check(input)
+        x, g = input, self.site.geometry
         if g is None:
             y = self._product(self.packed(x), self.constant)
             return marked(y.view(*x.shape[:-1], self.site.M).to(x.dtype), x, None, self.site.groups)
@@ -133,7 +134,7 @@ class BitLayer(nn.Module):
         y = bit_product(words, self.words, self.alpha, self.beta, constant, self.site.D)
         if self.offset is None:
             return y
-        y = y.view(len(y), self.site.groups, -1)
+        y = y.view(y.shape[0], self.site.groups, -1)
         return (y[..., :-1] + self.offset * y[..., -1:]).flatten(1)
 
     def _constant(self, x: Tensor, g: Geometry) -> Tensor:

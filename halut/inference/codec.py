@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from halut.contractions.dense import Dense
 from halut.errors import HalutError
+from halut.inference.layer import InferenceLayer
 from halut.layers.codec import CodecLayer, quantised_input
 from halut.sites import exact_product
 
 
-class FrozenCodecLayer(nn.Module):
+class FrozenCodecLayer(InferenceLayer):
     """What a trained CodecLayer answers, bit for bit: its weight and bias are their quantised
     values, and only the input is still quantised at every call. Nothing has a gradient."""
 
@@ -31,9 +32,10 @@ class FrozenCodecLayer(nn.Module):
         self.activation_codec = copy.deepcopy(layer.activation_codec)
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input
-        q = quantised_input(self.activation_codec, x, self.site)
-        return exact_product(q, self.weight, self.bias, self.site)
+        self.check(input)
+        q = quantised_input(self.activation_codec, input, self.site)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return exact_product(q, self.weight.to(input.dtype), bias, self.site)
 
 
 @torch.no_grad()
@@ -48,5 +50,7 @@ def restored(layer: CodecLayer) -> tuple[Tensor, Tensor | None]:
         codec = layer.factors().get(role)
         return parts["float"] if codec is None else codec.restore(parts)
 
-    weight = tensor("weight").transpose(1, 2).flatten(1).contiguous()
-    return weight, tensor("bias")[0].contiguous() if layer.bias is not None else None
+    weight = tensor("weight").detach().transpose(1, 2).flatten(1).clone()
+    if layer.bias is None:
+        return weight, None
+    return weight, tensor("bias").detach()[0].clone()  # no view of the layer's own

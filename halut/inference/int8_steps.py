@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from halut.inference.onednn import Grid
+from halut.errors import HalutError
+from halut.inference.onednn import Grid, Int8Step
 from halut.inference.packed import PackedConv2d, PackedLayer
 from halut.ops import ConvGeometry, dispatch
 from halut.ops.unwatched import unwatched
 
 
-class Int8Tables(nn.Module):
+class Int8Tables(Int8Step):
     """A packed layer that reads uint8 on `grid`, or float32, and answers uint8 on `to`, or float32.
 
     Thresholds move to the grid of the inputs; scale, bias and ReLU to that of the answers, which a
@@ -35,23 +37,31 @@ class Int8Tables(nn.Module):
         scale, bias, low = layer.scale, layer.bias, layer.low
         if relu:
             low = 0.0 if low is None else max(low, 0.0)
-        self.dtype, self.residual_scale = torch.float32, 1.0
+        self.dtype, residual_scale = torch.float32, 1.0
         unit = 1.0
         if to is not None:
             self.dtype, unit = torch.uint8, to.scale
             bias = bias + unit * to.zero_point
             low = None if low is None else low / unit + to.zero_point
         if other_grid is not None:
-            self.residual_scale = other_grid.scale / unit
+            residual_scale = other_grid.scale / unit
             bias = bias - other_grid.scale * other_grid.zero_point
-        self.low = low
+        self.keep_numbers(-math.inf if low is None else low, residual_scale)
         self.register_buffer("scale", scale / unit)
         self.register_buffer("bias", bias / unit)
         if grid is not None:
             self.register_buffer("thresholds", layer.thresholds / grid.scale + grid.zero_point)
 
+    def read_numbers(self, *numbers: float) -> None:
+        self.low = None if numbers[0] == -math.inf else numbers[0]
+        self.residual_scale = numbers[1]
+
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """The layer's answer to x, uint8 or float32, plus `other` of the answer's shape."""
+        if x.dtype not in (torch.uint8, torch.float32):
+            raise HalutError(
+                f"a network with 8-bit activations takes float32 inputs, got {x.dtype}"
+            )
         held: dict[str, Any] = self._buffers
         if self.spatial:
             x = x.contiguous()
@@ -69,7 +79,7 @@ def reads_bytes(layer: PackedLayer, grid: Grid) -> bool:
     return layer.pads is not None and not any(layer.pads)
 
 
-class MaxPool(nn.Module):
+class MaxPool(Int8Step):
     """Max pooling of uint8 maps whose zero is the number 0 or the least; see halut.ops.max_pool."""
 
     def __init__(self, pool: nn.MaxPool2d, by_plane: bool) -> None:
@@ -80,6 +90,7 @@ class MaxPool(nn.Module):
         )
         self.geometry = ConvGeometry(size, stride, (left, left, top, top))
         self.by_plane = by_plane
+        self.keep_numbers()
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8 [B, C, OH, OW]."""
@@ -88,14 +99,17 @@ class MaxPool(nn.Module):
         return torch.ops.halut.max_pool(x, self.geometry.flat(), self.by_plane)
 
 
-class MeanPool(nn.Module):
+class MeanPool(Int8Step):
     """The mean of every channel of uint8 maps, uint8 on the grid `to`; see halut.ops.mean_pool."""
 
     def __init__(self, pool: nn.Module, grid: Grid, to: Grid) -> None:
         super().__init__()
-        self.scale = grid.scale / to.scale
-        self.shift = to.zero_point - grid.zero_point * self.scale
+        scale = grid.scale / to.scale
+        self.keep_numbers(scale, to.zero_point - grid.zero_point * scale)
         self.flatten = pool(torch.zeros(1, 1, 1, 1)).ndim == 2
+
+    def read_numbers(self, *numbers: float) -> None:
+        self.scale, self.shift = numbers
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8 [B, C, 1, 1], or [B, C] where the pooling flattens."""

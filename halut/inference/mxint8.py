@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from halut.codecs.packing import unpack
+from halut.inference.layer import InferenceLayer
 from halut.layers.codec import CodecLayer, quantised_input
 from halut.ops.mxint8 import DTYPES, mxint8_dequantise
 from halut.sites import exact_product
 
 
-class Mxint8Layer(nn.Module):
+class Mxint8Layer(InferenceLayer):
     """What a trained layer answers, bit for bit, from 8.25 bits a weight; no gradients.
 
     codes int8 [M, taps, C] and scales uint8 [M, taps, ceil(C / 32)] of the weight, bias float [M].
@@ -44,6 +45,7 @@ class Mxint8Layer(nn.Module):
         return values.to(dtype).transpose(1, 2).flatten(1)
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input
-        q = quantised_input(self.activation_codec, x, self.site)
-        return exact_product(q, self.decoded(x.dtype), self.bias, self.site)
+        self.check(input)
+        q = quantised_input(self.activation_codec, input, self.site)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return exact_product(q, self.decoded(input.dtype), bias, self.site)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from halut.encoders.pq import PQEncoder
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
+from halut.inference.layer import InferenceLayer
 from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, accumulate, pack_table
 from halut.ops.answer import rows_of, scaled, shaped
 from halut.ops.calls import Calls
 from halut.ops.finite import marked
 from halut.ops.layer import window
+from halut.ops.layer_checks import check_residual
 from halut.ops.unwatched import unwatched
 
 # The operators themselves: halut.ops' functions check, at every call, what is checked here once.
@@ -27,7 +29,7 @@ OPERATORS = {
 }
 
 
-class PackedLayer(nn.Module):
+class PackedLayer(InferenceLayer):
     """What a trained LUTLayer answers, and nothing else: no weight, no float table, no gradient.
 
     y = max(scale * sum_c table[c, code_c(x)] + bias, low), with `table` [G, C, K, M] int8 (float32
@@ -113,9 +115,10 @@ class PackedLayer(nn.Module):
         if self.form != "encoder" and not (x.shape[0] and unwatched(x)):
             return OPERATORS[self.form](x, *inputs, *window(geometry), *added)
         if self.form != "encoder":
-            return self.calls.run(f"{self.form}_layer", x, (*inputs, geometry), added)
+            return self.calls.run(f"{self.form}_layer", x, (*inputs, geometry), *added)
         encoder: Any = self.encoder
-        codes = encoder.codes(x, geometry)
+        codes = encoder.codes(x.float(), geometry)
+        check_residual(residual, x, answer[0].shape[0], geometry)
         if residual is None:
             y = torch.ops.halut.code_layer(codes, table, held["packed"], *answer)
         else:
@@ -143,11 +146,7 @@ class PackedLayer(nn.Module):
         self.packed = pack_table(self.table)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLayer:
-        def moved(value: Tensor) -> Tensor:
-            new = fn(value)
-            return new if new.dtype == value.dtype else value.to(new.device)
-
-        super()._apply(moved, recurse)
+        super()._apply(fn, recurse)
         self.pack()
         return self
 
@@ -172,13 +171,15 @@ class PackedLinear(PackedLayer):
     """x [..., D] -> [..., M]; see PackedLayer."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The layer's answer, in the input's dtype."""
-        x = input
-        if x.shape[-1] != self.site.D:
-            raise HalutError(f"{self.site.name} takes {self.site.D} inputs, got {list(x.shape)}")
+        """The layer's answer, in its input's dtype."""
+        self.check(input)
+        return self.answer(input)
+
+    def operate(self, x: Tensor, *given: Any) -> Tensor:
+        """As PackedLayer's, for any number of dimensions before the last."""
         if x.ndim == 2:
-            return self.answer(x)
-        y = self.answer(x.reshape(-1, self.site.D))
+            return super().operate(x, *given)
+        y = super().operate(x.reshape(-1, self.site.D), *given)
         return y.view(*x.shape[:-1], self.site.M)
 
 
@@ -194,13 +195,9 @@ class PackedConv2d(PackedLayer):
         self.geometry = _geometry(g.kernel, g.stride, self.pads or (), g.dilation)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The layer's answer, in the input's dtype; the residual is added before a ReLU."""
-        x = input
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise HalutError(
-                f"{self.site.name} takes maps of {self.channels} channels, got {list(x.shape)}"
-            )
-        return self.answer(x, residual)
+        """The layer's answer, in its input's dtype; the residual is added before a ReLU."""
+        self.check(input)
+        return self.answer(input, residual)
 
     def geometry_of(self, x: Tensor) -> ConvGeometry:
         """The window, whose padding may depend on the size of the map."""

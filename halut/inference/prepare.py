@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
 from halut import surgery
 from halut.errors import HalutError
-from halut.inference.fold import fold, foldable, traced
+from halut.inference.fold import Step, fold
 from halut.inference.forms import frozen
-from halut.inference.int8 import int8_network
-from halut.inference.merge import merge
+from halut.inference.int8 import holds_products, require_cpu, verified_int8
+from halut.inference.layer import refuse_gradients
 from halut.inference.packed import packed
+from halut.inference.regions import converted, faithful
+from halut.inference.trace import Call, foldable
+from halut.inference.verify import check_layers, probes, verified_folding
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
+from halut.modes import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -31,69 +36,135 @@ def prepare(
     encoder (halut.sharing) become one layer. Layers of codecs hold their quantised weights, as
     packed bits with contraction=popcount, still quantise their inputs, and keep what follows them:
     a norm folded into quantised weights would move them off their grid. The network is read by
-    torch.fx for all that, with every optional argument of its forward at its default; where
-    torch.fx cannot follow the forward, nothing of this is done and the log says so. `example`, an
-    input, guards against a forward that takes another path when traced: unless the traced network
-    answers it bit for bit as the untraced one does, nothing is folded either. With an example, a
-    tensor that is added to the answer of a packed convolution is added there.
+    torch.fx for all that, with every optional argument of its forward at its default.
 
-    With `calibration`, a batch of inputs, activations travel in 8 bits where that serves: a
+    With `example`, a batch of inputs, a tensor that is added to the answer of a packed convolution
+    is added there, modules that torch.fx cannot follow are called whole, and everything is verified
+    against the network, on the example and on batches of other sizes (those that the network
+    takes): a layer whose form answers otherwise is refused by name, a step that changes an answer
+    is left out, and so is all folding where the traced network answers otherwise than the untraced
+    one. Without an example, nothing is folded in a network that torch.fx cannot follow. The log
+    says what was left out.
+
+    With `calibration`, a batch of inputs, activations travel in 8 bits as well where that serves: a
     convolution by tables reads and answers uint8, and exact layers run by oneDNN's INT8 operators
-    (on CPUs, where torch has them), their weights rounded. The ranges are those of the batch. Such
-    a network runs on the CPU and in float32 only; a network that torch.fx cannot follow is refused.
+    (on CPUs, where torch has them), their weights rounded. The ranges are those of the batch. A
+    step of bytes whose answer is further from the floats' than rounding explains stays in floats.
+    Such a network runs on the CPU and in float32 only; one of which torch.fx follows nothing is
+    refused.
 
     The answers are the network's in evaluation mode up to float rounding (a rounding may move an
-    input across a threshold, and then one code differs). The copy has no gradient, takes float32,
-    float16 or bfloat16 inputs as its exact layers do, and can be compiled, exported and saved by
-    state dict: its twin is made by preparing the same network. Raises HalutError for a layer that
-    has no inference form (halut.average).
+    input across a threshold, and then one code differs). The copy has no gradient and refuses
+    inputs that want one, takes float32, float16 or bfloat16 inputs as its exact layers do, and can
+    be compiled, exported and saved by state dict: its twin is made by preparing the same network.
+    Raises HalutError for a layer that has no inference form (halut.average), and for an example
+    that the network does not take.
     """
-    network = with_packed_layers(copy.deepcopy(network).eval()).requires_grad_(False)
     if calibration is not None:
-        return _in_bytes(network, calibration)
-    if not foldable(network):
-        return network
-    graph = _faithful(network, example)
-    return network if graph is None else fold(merge(fold(graph)), example)
+        require_cpu(network, calibration)
+        if calibration.dtype != torch.float32:
+            raise HalutError(
+                f"calibration must be a batch of float32 inputs, got {calibration.dtype}"
+            )
+    ready = with_packed_layers(copy.deepcopy(network).eval())
+    _freeze(ready)
+    with torch.no_grad():
+        batches = _batches(network, ready, example, calibration)
+        if calibration is not None:
+            ready = _in_bytes(ready, batches)
+        elif foldable(ready):
+            ready = _folded(ready, batches)
+    _freeze(ready.eval())
+    ready.register_forward_pre_hook(refuse_gradients, with_kwargs=True)
+    return ready
 
 
 def with_packed_layers(network: nn.Module) -> nn.Module:
     """The network itself, its replaced layers in the form they have for inference."""
     for name, layer in list(surgery.replaced_layers(network)):
         if isinstance(layer, LUTLayer):
-            surgery.place(network, name, packed(layer))
+            form: nn.Module = packed(layer)
         elif isinstance(layer, CodecLayer):
-            surgery.place(network, name, frozen(layer))
+            form = frozen(layer)
+        else:
+            continue
+        for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+            for suffix in ("", "_with_kwargs"):
+                getattr(form, hooks + suffix).update(getattr(layer, hooks + suffix))
+        surgery.place(network, name, form.eval())
     return network
 
 
-def _in_bytes(network: nn.Module, calibration: Tensor) -> nn.Module:
-    if calibration.device.type != "cpu" or calibration.dtype != torch.float32:
-        raise HalutError("calibration must be a batch of float32 inputs on the CPU")
-    graph = _faithful(network, calibration)
-    if graph is None:
+def _freeze(network: nn.Module) -> None:
+    """No tensor of the network asks for gradients."""
+    network.requires_grad_(False)
+    for buffer in network.buffers():
+        if buffer.requires_grad:
+            buffer.detach_()
+
+
+def _batches(
+    network: nn.Module, ready: nn.Module, example: Tensor | None, calibration: Tensor | None
+) -> list[Tensor]:
+    """What everything is verified on: batches that the network takes, the calibration first."""
+    given = calibration if calibration is not None else example
+    if given is None:
+        return []
+    batches = probes(given)
+    if calibration is not None:
+        batches = [calibration, *(x for x in batches if len(x) != len(calibration))]
+    with evaluating(network):
+        taken = check_layers(network, ready, batches)
+    if calibration is not None and taken[0] is not calibration:
+        raise HalutError("the network cannot take the batch it is to be calibrated on")
+    return taken
+
+
+def _folded(network: nn.Module, batches: list[Tensor]) -> nn.Module:
+    if not batches:
+        graph, reason = faithful(network, [])
+        if graph is not None:
+            return fold(graph)
+        _warn(network, reason)
+        return network
+
+    def convert(graph: fx.GraphModule, calls: Sequence[Call]) -> nn.Module:
+        folding, left_out = verified_folding(graph, calls)
+        _report(left_out)
+        return folding.network
+
+    ready, count, reason = converted(network, batches, foldable, convert)
+    if reason:
+        _warn(network, reason, count)
+    return ready
+
+
+def _in_bytes(network: nn.Module, batches: list[Tensor]) -> nn.Module:
+    def convert(graph: fx.GraphModule, calls: Sequence[Call]) -> nn.Module:
+        folding, left_out = verified_folding(graph, calls, additions=False)
+        made, in_floats = verified_int8(folding.network, calls)
+        _report([*left_out, *(("8 bits", name) for name in in_floats)])
+        return made
+
+    ready, count, reason = converted(network, batches, holds_products, convert)
+    if not count:
         raise HalutError(
             f"8-bit activations need a network that torch.fx can follow, {type(network).__name__} "
-            "is none (the log says why): prepare it without calibration"
+            f"is none ({reason}): prepare it without calibration"
         )
-    with torch.no_grad():
-        return int8_network(merge(fold(graph)), calibration)[0]
+    if reason:
+        _warn(network, reason, count)
+    return ready
 
 
-def _faithful(network: nn.Module, example: Tensor | None) -> fx.GraphModule | None:
-    """The traced network, or None if it cannot be traced, or would answer the example otherwise."""
-    # Tracing runs the network's own code, on stand-ins: whatever that raises is the reason.
-    try:
-        graph = traced(network)
-        if example is None:
-            return graph
-        with torch.no_grad():
-            ours, theirs = graph(example), network(example)
-        if not isinstance(theirs, Tensor) or torch.equal(ours, theirs):
-            return graph
-        reason = "it takes another path when traced"
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    kind = type(network).__name__
-    logger.warning("torch.fx cannot follow %s, its batch norms are not folded: %s", kind, reason)
-    return None
+def _report(left_out: Sequence[Step]) -> None:
+    for kind, name in left_out:
+        logger.info("not prepared, as the answer would change: %s at %s", kind, name)
+
+
+def _warn(network: nn.Module, reason: str, count: int = 0) -> None:
+    kind, rest = (
+        type(network).__name__,
+        f"{count} of its modules are prepared alone" if count else "its batch norms are not folded",
+    )
+    logger.warning("torch.fx cannot follow %s, %s: %s", kind, rest, reason)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from halut.codecs.powers import times_power
 from halut.errors import HalutError
 from halut.geometry import pad
+from halut.inference.layer import InferenceLayer
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.layers.conv import window_of
 from halut.ops.finite import marked
@@ -17,7 +18,7 @@ from halut.ops.sign_magnitude import sign_magnitude
 from halut.sites import Site
 
 
-class SignMagnitudeLayer(nn.Module):
+class SignMagnitudeLayer(InferenceLayer):
     """y = 2^S sum_d sgn(w) sgn(x) |w||x| + b, the sums exact at any size; nothing has a gradient.
 
     codes int8 [groups, M / groups, taps * C] of the weight, exponent S int32 [M], bias float [M].
@@ -47,7 +48,8 @@ class SignMagnitudeLayer(nn.Module):
         self.activation_codec = copy.deepcopy(activation)
 
     def forward(self, input: Tensor) -> Tensor:
-        """The layer's answer, in the input's dtype."""
+        """The layer's answer, in its input's dtype."""
+        self.check(input)
         x = input
         codes = self.activation_codec.encode(canonical_input(x, self.site).float()).codes
         patches = patches_of(codes.to(torch.int8), x, self.site)

@@ -24,12 +24,7 @@ from halut.ops import dispatch
 from halut.ops.answer import answer_like, rows_of, scaled, shaped
 from halut.ops.conv import ConvGeometry
 from halut.ops.finite import marked
-from halut.ops.layer_checks import (
-    check_layer,
-    check_nearest_layer,
-    check_residual,
-    check_tree_layer,
-)
+from halut.ops.layer_checks import check_call, check_residual
 
 ANSWER = "Tensor scale, Tensor bias, float? low, ScalarType dtype"
 WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation"
@@ -70,9 +65,8 @@ def tree_layer(
     that do not fit, a tap that is no column (on a GPU indexing asserts), and where a gradient is
     asked for.
     """
-    check_layer(x, table, packed, scale, bias, low, dtype, geometry)
-    check_tree_layer(x, taps, thresholds, table)
-    check_residual(residual, x, scale.shape[0], geometry)
+    given = (table, packed, scale, bias, low, dtype, geometry, residual)
+    check_call("tree_layer", x, taps, thresholds, *given)
     answer = (scale, bias, low, dtype, *window(geometry), residual, residual_scale)
     return torch.ops.halut.tree_layer(x, taps, thresholds, table, packed, *answer)
 
@@ -99,9 +93,8 @@ def nearest_layer(
     Distances are rounded as the implementation takes them: where two prototypes are equally far up
     to that, implementations may differ.
     """
-    check_layer(x, table, packed, scale, bias, low, dtype, geometry)
-    check_nearest_layer(x, prototypes, metric, groups, table, geometry)
-    check_residual(residual, x, scale.shape[0], geometry)
+    given = (table, packed, scale, bias, low, dtype, geometry, residual)
+    check_call("nearest_layer", x, prototypes, metric, groups, *given)
     answer = (scale, bias, low, dtype, *window(geometry), residual, residual_scale)
     return torch.ops.halut.nearest_layer(x, prototypes, metric, groups, table, packed, *answer)
 
@@ -131,6 +124,7 @@ for _name, _schema in SCHEMAS.items():
 @torch.library.impl(_library, "tree_layer", "CompositeExplicitAutograd")
 def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_residual):
     geometry, residual, factor = _where(x, *window_and_residual)
+    check_residual(residual, x, scale.shape[0], geometry)
     if x.shape[0] == 0:
         return answer_like(x, scale.shape[0], dtype, geometry)
     inputs = (x, taps, thresholds, table, packed, scale, bias, low, dtype)
@@ -141,6 +135,7 @@ def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_r
 @torch.library.impl(_library, "nearest_layer", "CompositeExplicitAutograd")
 def _(x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, *window_and_residual):
     geometry, residual, factor = _where(x, *window_and_residual)
+    check_residual(residual, x, scale.shape[0], geometry)
     if x.shape[0] == 0:
         return answer_like(x, scale.shape[0], dtype, geometry)
     inputs = (x, prototypes, metric, groups, table, packed, scale, bias, low, dtype)

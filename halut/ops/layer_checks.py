@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,6 +87,23 @@ def check_residual(
             f"the residual must have the answer's shape {list(wanted)}, got {list(residual.shape)}"
         )
     check_same_device(x=x, residual=residual)
+
+
+def check_call(operation: str, x: Tensor, *given: Any) -> None:
+    """Raise HalutError unless the operator's arguments fit: tree_layer or nearest_layer.
+
+    `given`: what makes the codes, the table and its answer, the geometry, and the residual.
+    """
+    codes: tuple[Any, ...] = given[:-8]
+    table, packed, scale, bias, low, dtype, geometry, residual = given[-8:]
+    check_layer(x, table, packed, scale, bias, low, dtype, geometry)
+    if operation == "tree_layer":
+        taps, thresholds = codes
+        check_tree_layer(x, taps, thresholds, table)
+    else:
+        prototypes, metric, groups = codes
+        check_nearest_layer(x, prototypes, metric, groups, table, geometry)
+    check_residual(residual, x, scale.shape[0], geometry)
 
 
 def check_tree_layer(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor) -> None:

@@ -12,10 +12,11 @@ from halut.bench.method import relative_error
 from halut.bench.onednn import kernels_of
 from halut.errors import HalutError
 from halut.inference import onednn
-from halut.inference.fold import fold, traced
+from halut.inference.fold import fold
 from halut.inference.int8 import int8_network
 from halut.inference.int8_steps import MaxPool, MeanPool
 from halut.inference.onednn import Grid, Int8Product
+from halut.inference.trace import traced
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
 

@@ -111,6 +111,15 @@ def test_bytes_are_read_where_zero_is_zero():
     assert reads_bytes(narrow, Grid(0.1, 3))
 
 
+class Opaque(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x) if float(x.sum()) > 0 else -self.conv(x)
+
+
 class Untraceable(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -123,9 +132,19 @@ class Untraceable(nn.Module):
 def test_refusals(residual_network):
     network, _, x = residual_network
     with pytest.raises(HalutError, match=r"torch\.fx can follow"):
-        prepare(Untraceable(network), calibration=x)
-    with pytest.raises(HalutError, match="float32 inputs on the CPU"):
+        prepare(Opaque(), calibration=x)
+    with pytest.raises(HalutError, match="batch of float32 inputs"):
         prepare(network, calibration=x.half())
+
+
+@torch.no_grad()
+def test_what_can_be_followed_within_a_network_that_cannot_runs_in_bytes(residual_network):
+    network, plan, x = residual_network
+    converted = prepare(Untraceable(network), calibration=x)
+    assert len(steps(converted, Int8Tables)) == len(plan.replaced)
+    for sign in (1, -1):
+        expected = prepare(network, calibration=x)(sign * x * x.sum().sign())
+        torch.testing.assert_close(converted(sign * x), expected)
 
 
 @torch.no_grad()

@@ -1,0 +1,199 @@
+"""Parts of a network that torch.fx can follow: all of it, or the largest of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from halut.inference.layer import InferenceLayer
+from halut.inference.trace import Call, arguments, traced
+from halut.inference.verify import copied, same
+from halut.operators import ReplacedLayer
+from halut.surgery import place
+
+Convert = Callable[[fx.GraphModule, Sequence[Call]], nn.Module]
+"""What a graph becomes, verified on its calls."""
+Pair = tuple[nn.Module, nn.Module]
+"""A module, and what was made of it."""
+
+
+@dataclass
+class Region:
+    """A module that torch.fx follows, its graph, and the arguments of its calls."""
+
+    name: str
+    module: nn.Module
+    graph: fx.GraphModule
+    calls: list[Call]
+
+
+def faithful(network: nn.Module, calls: Sequence[Call]) -> tuple[fx.GraphModule | None, str]:
+    """The graph of `network` if it answers all calls bit for bit as that does, else why not."""
+    # Tracing runs the network's own code, on stand-ins: whatever that raises is the reason.
+    try:
+        graph = traced(network, calls)
+        for call in calls:
+            if not same(graph(*copied(call)), network(*copied(call))):
+                return None, "it takes another path when traced"
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    return graph, ""
+
+
+def converted(
+    network: nn.Module,
+    batches: Sequence[Tensor],
+    worthwhile: Callable[[nn.Module], bool],
+    convert: Convert,
+) -> tuple[nn.Module, int, str]:
+    """(the network, the largest modules it has that torch.fx follows replaced by what `convert`
+    makes of them, how many those are, and why the network is not one of them, if it is not).
+
+    Changes `network`. A module stays as it is where the code around it wants more than its answers.
+    """
+    whole = [arguments(network, (x,), {}) for x in batches]
+    graph, reason = faithful(network, whole)
+    root = [] if graph is None else [Region("", network, graph, whole)]
+    regions = list(root)
+    if graph is None or holds_opaque(graph, worthwhile):
+        calls = _calls(network, batches, worthwhile)
+        for name, module in network.named_modules():
+            if name not in calls or any(_within(name, region) for region in regions):
+                continue
+            graph, _ = faithful(module, calls[name])
+            if graph is not None:
+                regions.append(Region(name, module, graph, calls[name]))
+    inner = regions[len(root) :]
+    expected = [network(copied(x)) for x in batches] if inner else []
+    pairs: list[Pair] = []
+    for region in reversed(inner):  # what lies within the opaque parts of another comes first
+        made = convert(region.graph, region.calls)
+        place(network, region.name, made)
+        pairs.append((region.module, made))
+    _keep_what_answers(network, batches, expected, pairs)
+    if not root:
+        return network, len(pairs), reason
+    return convert(root[0].graph, whole), len(pairs) + 1, reason
+
+
+def _keep_what_answers(
+    network: nn.Module, batches: Sequence[Tensor], expected: Sequence[Any], pairs: list[Pair]
+) -> None:
+    """Put back what the code around it does not take, and strike it from `pairs`."""
+    if _answers(network, batches, expected, pairs):
+        return
+    for module, made in pairs:
+        _replace(network, made, module)
+    for module, made in list(pairs):
+        _replace(network, module, made)
+        if not _answers(network, batches, expected, [(module, made)]):
+            _replace(network, made, module)
+            pairs.remove((module, made))
+
+
+def holds_opaque(graph: fx.GraphModule, worthwhile: Callable[[nn.Module], bool]) -> bool:
+    """Whether the graph calls modules whole that might be regions themselves, or hold some."""
+    steps = [node.target for node in graph.graph.nodes if node.op == "call_module"]
+    modules = (graph.get_submodule(str(step)) for step in steps)
+    return any(not _is_step(module) and worthwhile(module) for module in modules)
+
+
+def _calls(
+    network: nn.Module, batches: Sequence[Tensor], worthwhile: Callable[[nn.Module], bool]
+) -> dict[str, list[Call]]:
+    """The arguments of every call of the modules that might be regions, by name."""
+    calls: dict[str, list[Call]] = {}
+    refused: set[str] = set()
+
+    def noting(name: str) -> Any:
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            try:
+                calls.setdefault(name, []).append(copied(arguments(module, args, kwargs)))
+            except TypeError:
+                refused.add(name)
+
+        return note
+
+    handles = [
+        module.register_forward_pre_hook(noting(name), with_kwargs=True)
+        for name, module in network.named_modules()
+        if name and not _is_step(module) and worthwhile(module)
+    ]
+    try:
+        for x in batches:
+            network(copied(x))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: found for name, found in calls.items() if name not in refused}
+
+
+def _is_step(module: nn.Module) -> bool:
+    """Whether a module's code is nothing to look into: of this library, or torch's own layer."""
+    own = isinstance(module, InferenceLayer | ReplacedLayer | nn.BatchNorm2d)
+    torchs = type(module).__module__.startswith("torch.nn") and type(module) is not nn.Sequential
+    return own or torchs
+
+
+def _within(name: str, region: Region) -> bool:
+    """Whether a module is part of a region, and not of what that calls whole."""
+    if region.name and not name.startswith(f"{region.name}."):
+        return False
+    inner = name.removeprefix(f"{region.name}.") if region.name else name
+    steps = {str(node.target) for node in region.graph.graph.nodes if node.op == "call_module"}
+    return not any(inner.startswith(f"{step}.") for step in steps)
+
+
+def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    name = next((name for name, module in network.named_modules() if module is old), None)
+    if name is not None:
+        place(network, name, new)
+
+
+def _answers(
+    network: nn.Module,
+    batches: Sequence[Tensor],
+    expected: Sequence[Any],
+    pairs: Sequence[Pair],
+) -> bool:
+    """Whether the code around regions does with them as with the modules they were made of.
+
+    The regions' values are verified elsewhere: here each hands on what its module answers.
+    """
+    with _forced(pairs):
+        try:
+            return all(same(network(copied(x)), y) for x, y in zip(batches, expected, strict=True))
+        except Exception:
+            return False
+
+
+@contextmanager
+def _forced(pairs: Sequence[Pair]) -> Iterator[None]:
+    handles = []
+
+    def force(module: nn.Module) -> tuple[Any, Any]:
+        waiting: list[Any] = []
+
+        def before(made: nn.Module, args: Any, kwargs: Any) -> None:
+            waiting.append(copied((args, kwargs)))
+
+        def after(made: nn.Module, args: Any, kwargs: Any, answer: Any) -> Any:
+            args, kwargs = waiting.pop()
+            wanted = module(*args, **kwargs)
+            return wanted if same(answer, wanted, float("inf")) else answer
+
+        return before, after
+
+    for module, made in pairs:
+        before, after = force(module)
+        handles.append(made.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(made.register_forward_hook(after, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

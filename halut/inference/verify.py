@@ -1,0 +1,233 @@
+"""Whether what was made of a network answers what the network does, and which step does not.
+
+Decisions that are taken from one example hold for it alone: they are verified on another number of
+samples. A step is verified on the values that the network itself has there, so that a code which
+rounding moves across a threshold in one layer is no error of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from halut.errors import HalutError
+from halut.inference.fold import KINDS, Folding, Shapes, Step
+from halut.inference.trace import Call
+from halut.operators import ReplacedLayer
+
+OTHER = 3
+"""Samples of a batch that something is verified on, beside batches of one."""
+CODES = {torch.float32: 0.02}
+"""Share of rows of which rounding may change a code, as the layer and its form compute them in
+different order; 0.3 in float16 and bfloat16."""
+
+
+def probes(example: Tensor) -> list[Tensor]:
+    """The example, unless it is long, a batch of one, and one of another size.
+
+    Samples that it lacks are those it has, rotated along their last dimension.
+    """
+    if not isinstance(example, Tensor) or example.ndim == 0 or not example.numel():
+        raise HalutError("the example must be a batch of at least one input")
+    rows = [example[:OTHER]]
+    while sum(map(len, rows)) < OTHER:
+        rows.append(example.roll(len(rows), -1)[: OTHER - sum(map(len, rows))])
+    found = [torch.cat(rows), example[:1]]
+    short = example if len(example) <= 2 * OTHER else example[: 2 * OTHER]
+    return [short, *(x for x in found if len(x) != len(short))]
+
+
+def copied(value: Any) -> Any:
+    """The same with its tensors copied, as code may overwrite them."""
+    return tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, value)
+
+
+def same(ours: Any, theirs: Any, tolerance: float = 0.0) -> bool:
+    """Whether two answers are alike, tensors up to `tolerance` of their largest entry."""
+    ours, theirs = tree_leaves(ours), tree_leaves(theirs)
+    if len(ours) != len(theirs):
+        return False
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(a, Tensor) != isinstance(b, Tensor):
+            return False
+        if isinstance(a, Tensor) and not _close(a, b, tolerance):
+            return False
+    return True
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What sums may differ by that are taken in another order, as a share of the largest."""
+    return min(100 * torch.finfo(dtype).eps, 0.05) if dtype.is_floating_point else 0.0
+
+
+def _close(a: Tensor, b: Tensor, share: float) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if torch.equal(a, b) or not a.numel():
+        return True
+    a, b = a.detach().double(), b.detach().double()
+    finite = b.isfinite()
+    if not torch.equal(a.isfinite(), finite) or not torch.equal(a.isnan(), b.isnan()):
+        return False
+    a, b = a[finite], b[finite]
+    return not b.numel() or bool((a - b).abs().max() <= share * b.abs().max())
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+
+def check_layers(
+    network: nn.Module, prepared: nn.Module, batches: Sequence[Tensor]
+) -> list[Tensor]:
+    """Those of `batches` that `network` takes, after its layers' forms answered them as they do.
+
+    The network is in evaluation mode. Raises HalutError naming the first layer whose form answers
+    otherwise, and if no batch is taken.
+    """
+    taken, refusal = [], ""
+    forms = dict(prepared.named_modules(remove_duplicate=False))
+    handles = [
+        layer.register_forward_hook(_comparison(name, forms[name]), prepend=True, with_kwargs=True)
+        for name, layer in network.named_modules()
+        if isinstance(layer, ReplacedLayer)
+    ]
+    try:
+        for x in batches:
+            try:
+                network(copied(x))
+                taken.append(x)
+            except HalutError:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                refusal = refusal or f"an input of shape {list(x.shape)}: {reason}"
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not taken:
+        raise HalutError(f"the network cannot take {refusal}")
+    return taken
+
+
+def _comparison(name: str, form: nn.Module) -> Any:
+    def compare(layer: ReplacedLayer, args: Any, kwargs: Any, answer: Tensor) -> None:
+        ours = form.forward(*args, **kwargs)  # not its hooks, which have been
+        if ours.shape != answer.shape or ours.dtype != answer.dtype:
+            raise HalutError(
+                f"{name} prepared answers {ours.dtype} {list(ours.shape)}, "
+                f"not {answer.dtype} {list(answer.shape)}"
+            )
+        if not answer.numel() or not bool(answer.isfinite().all()):
+            return
+        far = (ours.double() - answer.double()).abs()
+        far = (far if layer.site.geometry is None else far.movedim(1, -1)).flatten(0, -2)
+        most = 100 * tolerance(answer.dtype) * answer.double().abs().max()
+        wrong = int((~(far.amax(-1) <= most)).sum())
+        if wrong > max(1, CODES.get(answer.dtype, 0.3) * len(far)):
+            raise HalutError(
+                f"{name} prepared answers {wrong} of {len(far)} rows otherwise than it does"
+            )
+
+    return compare
+
+
+# -- graphs ---------------------------------------------------------------------------------------
+
+
+class Recorder(fx.Interpreter):
+    """Runs a traced network, and keeps copies of the values of some nodes, by name."""
+
+    def __init__(self, network: fx.GraphModule, wanted: Collection[str] = ()) -> None:
+        super().__init__(network, garbage_collect_values=True)
+        self.wanted = wanted
+        self.values: dict[str, Any] = {}
+        self.tensors: dict[str, tuple[torch.Size, torch.dtype]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.tensors[n.name] = value.shape, value.dtype
+        if n.name in self.wanted:
+            self.values[n.name] = copied(value)
+        return value
+
+
+class Forced(fx.Interpreter):
+    """Runs a rewritten network; every changed node answers the recorded value instead of its own.
+
+    failed: the nodes whose own values differ.
+    """
+
+    def __init__(self, folding: Folding, values: dict[str, Any]) -> None:
+        super().__init__(folding.network)
+        self.names = {n.name: folding.answers(n) for n in folding.steps}
+        self.values = values
+        self.failed: list[str] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        wanted = self.values.get(self.names.get(n.name) or "")
+        if not isinstance(wanted, Tensor):
+            return super().run_node(n)
+        try:
+            value = super().run_node(n)
+        except Exception:
+            value = None
+        if not isinstance(value, Tensor) or not _close(value, wanted, tolerance(wanted.dtype)):
+            self.failed.append(n.name)
+            return wanted.clone()
+        return value.copy_(wanted)  # as it lies in memory: what follows may depend on that
+
+
+def shapes_of(network: fx.GraphModule, calls: Sequence[Call]) -> Shapes:
+    """Shapes and dtypes of all tensors of a graph, a list over the calls."""
+    found: dict[str, list[tuple[torch.Size, torch.dtype]]] = {}
+    for call in calls:
+        recorder = Recorder(network)
+        recorder.run(*copied(call))
+        for name, kind in recorder.tensors.items():
+            found.setdefault(name, []).append(kind)
+    return {name: kinds for name, kinds in found.items() if len(kinds) == len(calls)}
+
+
+def verified_folding(
+    network: fx.GraphModule, calls: Sequence[Call], additions: bool = True
+) -> tuple[Folding, list[Step]]:
+    """The folded form of a traced network, and the steps left out as they would change answers."""
+    shapes = shapes_of(network, calls) if additions and calls else None
+    left_out: list[Step] = []
+    while True:
+        folding = Folding(network, shapes, left_out)
+        wrong = set(_wrong_steps(network, folding, calls)) - set(left_out)
+        if not wrong:
+            return folding, left_out
+        left_out += sorted(wrong)
+
+
+def _wrong_steps(
+    network: fx.GraphModule, folding: Folding, calls: Sequence[Call]
+) -> Iterator[Step]:
+    steps = {node.name: steps for node, steps in folding.steps.items()}
+    wanted = {name for node in folding.steps if (name := folding.answers(node)) is not None}
+    for call in calls:
+        recorder = Recorder(network, wanted)
+        expected = recorder.run(*copied(call))
+        forced = Forced(folding, recorder.values)
+        try:
+            answer, reason = forced.run(*copied(call)), None
+        except Exception as error:
+            answer, reason = None, error
+        for name in forced.failed:
+            yield steps[name][-1]
+        dtypes = [v.dtype for v in tree_leaves(expected) if isinstance(v, Tensor)]
+        share = max(map(tolerance, dtypes), default=0.0)
+        if not forced.failed and (reason is not None or not same(answer, expected, share)):
+            # Nobody's value is wrong, but one lies or changes otherwise: the last kind has to go.
+            taken = [step for found in steps.values() for step in found]
+            last = max((KINDS.index(kind) for kind, _ in taken), default=None)
+            if last is None:
+                return
+            yield from (step for step in taken if step[0] == KINDS[last])
