@@ -83,7 +83,7 @@ def test_defaults_and_choices_are_shown(train):
         ("data.rot=/x", "did you mean data.root?"),
         ("optim.lr.tables=1", "did you mean optim.lr.table?"),
         ("halut.metric=l1", "halut=pq has it"),
-        ("data.image_size=32", "data=imagenet has it"),
+        ("data.image_size=32", "imagenet has it"),
         ("halut.weight.widht=3", "did you mean halut.weight.width?"),
         ("modle=resnet8", "did you mean model?"),
         ("model=resnet51", "unknown model 'resnet51'; did you mean resnet50? choose one of: any,"),

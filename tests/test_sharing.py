@@ -104,7 +104,7 @@ def test_identity_decides_not_equal_values(x):
 @pytest.mark.parametrize("operator", ["tree", "pq"])
 @pytest.mark.parametrize("order", [None, ["v", "proj", "q", "gate", "k"]])
 def test_one_encoder_learned_once(x, operator, order):
-    network, _, exact = make(x, operator, order)
+    network, _, exact = make(x, operator, order, V=4)
     assert len({id(network.get_submodule(name).encoder) for name in GROUP}) == 1
     assert network.proj.encoder is not network.q.encoder
     rows = exact.norm(x)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from halut.analysis.cost import operations
-from halut.errors import HalutError, reason
-from halut.files import read_json
+from halut.errors import HalutError
+from halut.files import read_json, reading
 
 ERROR = "error.json"
 """Why the last attempt at a run failed; removed when another gets under way."""
@@ -114,7 +114,8 @@ def read_run(path: Path) -> RunRecord:
         if report is None:
             action = (_read(path / "state.json") or {}).get("next", "not begun")
             return RunRecord(path, UNFINISHED, plain, shown, {}, error=f"next: {action}")
-        figures = figures_of(report)
+        with reading(Path("report.json")):
+            figures = figures_of(report)
         if figures["test_accuracy"] is None:
             raise HalutError("report.json: damaged, or of another version: no final.test_accuracy")
     except HalutError as error:
@@ -191,7 +192,12 @@ def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """True for finite numbers, which True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -208,5 +214,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return read_json(path, {})
     except FileNotFoundError:
         return None
+    except HalutError as error:  # told beside the run's own name
+        raise HalutError(str(error).replace(str(path), path.name)) from error
     except OSError as error:
-        raise HalutError(f"{path.name}: cannot be read: {reason(error)}") from error
+        raise HalutError(f"{path.name}: cannot be read: {error.strerror}") from error

@@ -112,7 +112,7 @@ class BitLayer(InferenceLayer):
             return marked(y.view(*x.shape[:-1], self.site.M).to(x.dtype), x, None, self.site.groups)
         y = self._product(self.packed(x), self._constant(x, g))
         size = g.output_size(x.shape[2], x.shape[3])
-        y = y.view(len(x), *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
+        y = y.view(x.shape[0], *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
         return marked(y, x, window_of(self.site, x), self.site.groups)
 
     def packed(self, x: Tensor) -> Tensor:

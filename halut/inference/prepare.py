@@ -88,9 +88,6 @@ def with_packed_layers(network: nn.Module) -> nn.Module:
             form = frozen(layer)
         else:
             continue
-        for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-            for suffix in ("", "_with_kwargs"):
-                getattr(form, hooks + suffix).update(getattr(layer, hooks + suffix))
         surgery.place(network, name, form.eval())
     return network
 

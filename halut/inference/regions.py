@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from halut.drop_in import put
 from halut.inference.layer import InferenceLayer
 from halut.inference.trace import Call, arguments, traced
 from halut.inference.verify import copied, same
 from halut.operators import ReplacedLayer
-from halut.surgery import place
 
 Convert = Callable[[fx.GraphModule, Sequence[Call]], nn.Module]
 """What a graph becomes, verified on its calls."""
@@ -72,7 +72,7 @@ def converted(
     pairs: list[Pair] = []
     for region in reversed(inner):  # what lies within the opaque parts of another comes first
         made = convert(region.graph, region.calls)
-        place(network, region.name, made)
+        put(network, network.get_submodule(region.name), made)
         pairs.append((region.module, made))
     _keep_what_answers(network, batches, expected, pairs)
     if not root:
@@ -87,11 +87,11 @@ def _keep_what_answers(
     if _answers(network, batches, expected, pairs):
         return
     for module, made in pairs:
-        _replace(network, made, module)
+        put(network, made, module)
     for module, made in list(pairs):
-        _replace(network, module, made)
+        put(network, module, made)
         if not _answers(network, batches, expected, [(module, made)]):
-            _replace(network, made, module)
+            put(network, made, module)
             pairs.remove((module, made))
 
 
@@ -146,12 +146,6 @@ def _within(name: str, region: Region) -> bool:
     inner = name.removeprefix(f"{region.name}.") if region.name else name
     steps = {str(node.target) for node in region.graph.graph.nodes if node.op == "call_module"}
     return not any(inner.startswith(f"{step}.") for step in steps)
-
-
-def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    name = next((name for name, module in network.named_modules() if module is old), None)
-    if name is not None:
-        place(network, name, new)
 
 
 def _answers(

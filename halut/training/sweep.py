@@ -124,7 +124,7 @@ def show(
         draw(sweep, path, y)
         written.append(str(path if picture else path.name))
     except OSError as error:
-        named = error.filename2 or target  # the file, not the temporary one beside it
+        named = error.filename or target  # the file, not the temporary one beside it
         raise HalutError(f"{named} cannot be written: {error.strerror}") from error
     except HalutError as error:
         if any(each is not None for each in (x, y, picture)):

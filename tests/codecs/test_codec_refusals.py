@@ -38,7 +38,7 @@ REFUSALS = [
     ("integer", "halut.exponent=4", "exponent"),
     ("integer", "halut.contraction=sparse", "contraction 'sparse'; choose one of: auto"),
     ("integer", "halut.weight.width=64", "must be in 2..32, got 64 (halut.weight)"),
-    ("integer", "halut.activation.name=int", "unknown codec 'int'; choose one of: abcnet"),
+    ("integer", "halut.activation.name=int", "unknown codec 'int'; did you mean"),
     ("integer", "halut.weight.exponent=3", "halut.weight: integer has no option exponent"),
     ("integer", "halut.bias.name=log halut.bias.width=12", "must be in 2..8, got 12"),
     ("minifloat_ieee", "halut.exponent=8", "halut.exponent must be in 1..7, got 8: of 8 bits"),

@@ -161,7 +161,7 @@ def test_grids_hold_zero_and_their_range():
 
 def test_off_the_cpu_it_is_refused(network):
     graph, x = fold(traced(network)), torch.randn(2, 3, 12, 12)
-    with pytest.raises(HalutError, match=r"on the CPU alone.*is on meta"):
+    with pytest.raises(HalutError, match=r"on the CPU alone.*are on meta"):
         int8_network(graph, x.to("meta"))
     with pytest.raises(HalutError, match=r"network\.cpu\(\)"):
         int8_network(graph.to("meta"), x)

@@ -107,7 +107,7 @@ def test_from_policy_to_training(registered, tmp_path):
     errors = layer_errors(net, [x])
     assert set(errors) == {"2", "5"}
     assert all(0 < e["normalised_mse"] < 1 for e in errors.values())
-    assert replaced_cost(plan, net)["encode_compares"] == 9 * 6 * 4 + 18 * 4
+    assert replaced_cost(plan, net)["encode_compares"] == 9 * 6 * 4 + 9 * 4
 
     first = float((net(x) - wanted).square().sum().detach())
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)

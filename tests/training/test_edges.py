@@ -205,7 +205,7 @@ def test_a_table_that_cannot_be_written_is_printed(finished, tmp_path, capsys, m
     assert cli(["table", str(runs)]) == 1
     written = capsys.readouterr()
     assert "1 runs: 1 finished" in written.out
-    assert written.err == f"error: {runs}/sweep.json: No space left on device\n"
+    assert written.err == f"error: {runs}/sweep.json cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize(
