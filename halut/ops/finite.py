@@ -47,6 +47,11 @@ def marked(y: Tensor, x: Tensor, geometry: ConvGeometry | None = None, groups: i
     return (y.unflatten(1, (groups, -1)) + spoiled.unsqueeze(2)).flatten(1, 2)
 
 
+def dense(x: Tensor) -> bool:
+    """True if the values of x lie one after the other, in whatever order."""
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
 def kept_finite(q: Tensor, x: Tensor) -> Tensor:
     """q, NaN where x, of the same shape, is NaN or infinite: for values that are multiplied yet."""
     if not x.is_floating_point() or _known_finite(x):

@@ -128,8 +128,7 @@ def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_r
     if x.shape[0] == 0:
         return answer_like(x, scale.shape[0], dtype, geometry)
     inputs = (x, taps, thresholds, table, packed, scale, bias, low, dtype)
-    y = dispatch.run("tree_layer", x.device, *inputs, geometry, residual, factor)
-    return y if x.is_cpu else marked(y, x, geometry, table.shape[0])
+    return dispatch.run("tree_layer", x.device, *inputs, geometry, residual, factor)
 
 
 @torch.library.impl(_library, "nearest_layer", "CompositeExplicitAutograd")
@@ -139,8 +138,7 @@ def _(x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, *wi
     if x.shape[0] == 0:
         return answer_like(x, scale.shape[0], dtype, geometry)
     inputs = (x, prototypes, metric, groups, table, packed, scale, bias, low, dtype)
-    y = dispatch.run("nearest_layer", x.device, *inputs, geometry, residual, factor)
-    return y if x.is_cpu else marked(y, x, geometry, groups)
+    return dispatch.run("nearest_layer", x.device, *inputs, geometry, residual, factor)
 
 
 @torch.library.register_fake("halut::tree_layer", lib=_library)

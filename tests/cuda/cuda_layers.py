@@ -36,6 +36,14 @@ def add_layers() -> None:
             for images in (1, 6):
                 drawn = dtype, layout, kinds[(i + shift) % 5], shift, images
                 case("tree_layer", f"fours-{drawn}", lambda a=drawn: _in_fours(*a), True)
+    for dtype in (torch.float32, *HALVES):
+        for layout in ("rows", "contiguous_format", "channels_last"):
+            case("tree_layer", f"{layout}-not-finite-{dtype}",
+                 lambda d=dtype, o=layout: _not_finite(d, o), True)  # fmt: skip
+    many = 3000  # more rows than there are warps
+    case(
+        "tree_layer", "rows-not-finite-many", lambda: _not_finite(torch.float32, "rows", many), True
+    )
     for table in (torch.int8, torch.float32):
         case("code_layer", f"{table}", lambda t=table: _code_layer(t), table == torch.int8)
     for layout in ("contiguous_format", "channels_last"):
@@ -57,6 +65,18 @@ def _tree_layer(dtype: torch.dtype, layout: str, kind: torch.dtype) -> tuple[Any
     x = torch.randn(70, 45).to(torch.bfloat16) if layout == "rows" else image(layout, dtype)
     taps, thresholds = map_trees()
     return x, taps, thresholds, *_answer(table, dtype), geometry
+
+
+def _not_finite(dtype: torch.dtype, layout: str, N: int = 70) -> tuple[Any, ...]:
+    """NaN and infinities in a few places of two groups, also where no tree reads."""
+    _, taps, thresholds, *rest, geometry = _tree_layer(dtype, layout, torch.int8)
+    if layout == "rows":
+        x = torch.randn(N, 46).to(dtype)
+        x[3, 45], x[N // 2, 0], x[-1, 22] = float("nan"), float("inf"), float("-inf")
+    else:
+        x = torch.randn(3, 6, 9, 8).to(dtype, memory_format=getattr(torch, layout))
+        x[0, 1, 2, 3], x[2, 5, 8, 7] = float("nan"), float("-inf")
+    return x, taps, thresholds, *rest[:-1], dtype, geometry
 
 
 def _with_residual(layout: str, kind: torch.dtype) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops import dispatch
 from halut.ops.cpu.view import DTYPES
+from halut.ops.finite import dense
 
 
 def _supports(x: Tensor) -> bool:
@@ -26,8 +27,3 @@ def finite(x: Tensor) -> bool:
         x = x.contiguous()
     where = x.data_ptr(), x.numel(), DTYPES.get(x.dtype, 3)
     return _kernels.all_finite(*where, torch.get_num_threads())
-
-
-def dense(x: Tensor) -> bool:
-    """True if the values of x lie one after the other, in whatever order."""
-    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))

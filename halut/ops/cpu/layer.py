@@ -14,9 +14,8 @@ from halut.errors import HalutError
 from halut.ops import dispatch
 from halut.ops.answer import answer_like, laid_out_as
 from halut.ops.conv import ConvGeometry
-from halut.ops.cpu.finite import dense
 from halut.ops.cpu.view import NUMBERS, view
-from halut.ops.finite import marked
+from halut.ops.finite import dense, marked
 
 FEW = 16
 """Rows below which adding table rows as they lie beats byte permutes."""

@@ -10,9 +10,10 @@ from halut.ops.answer import answer_like, laid_out_as
 from halut.ops.columns import row_count
 from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import DTYPES, NUMBERS
-from halut.ops.cuda import launch, nearest, tree
+from halut.ops.cuda import finite, launch, nearest, tree
 from halut.ops.cuda.conv import fits
 from halut.ops.cuda.lookup import CHANGING, add_rows, adding
+from halut.ops.finite import marked
 
 
 def _supports(x: Tensor, *inputs) -> bool:
@@ -40,6 +41,10 @@ class Layer:
         self.add = launch.bind("accumulate", kernel, x.device, grid, adds, CHANGING)
         constant = [value for value in (*args, *adds) if isinstance(value, Tensor)]
         self.held = [value for value in constant if value is not out]  # kernels read them
+        self.geometry, self.groups = geometry, table.shape[0]
+        self.mark = None
+        if finite.marks(out, x):
+            self.mark = finite.bound(out, x, geometry, self.groups)
 
     def __call__(
         self, x: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
@@ -53,6 +58,9 @@ class Layer:
         chosen = codes.data_ptr()
         self.encode(x.data_ptr(), chosen)
         self.add(chosen, out.data_ptr(), address, residual_scale, number)
+        if self.mark is None:
+            return marked(out, x, self.geometry, self.groups)
+        self.mark(out, x)
         return out
 
 
@@ -90,7 +98,7 @@ def tree_layer(
     """Codes straight from the input; sums leave as answers, in the input's memory format."""
     codes = tree.tree_encode(x, taps, thresholds, geometry)
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
-    return _answers(codes, x, table, *answer)
+    return finite.mark(_answers(codes, x, table, *answer), x, geometry, table.shape[0])
 
 
 @dispatch.implementation(
@@ -114,7 +122,7 @@ def nearest_layer(
     """The same with nearest prototypes; no im2col is built."""
     codes = nearest.nearest_encode(x, prototypes, metric, groups, geometry)
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
-    return _answers(codes, x, table, *answer)
+    return finite.mark(_answers(codes, x, table, *answer), x, geometry, groups)
 
 
 def _supports_codes(codes: Tensor, *inputs) -> bool:

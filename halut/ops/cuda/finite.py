@@ -1,0 +1,80 @@
+"""NaN answers of NaN and infinite inputs by kernels/cuda/not_finite.cu; see halut.ops.finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halut.ops.columns import row_count
+from halut.ops.conv import ConvGeometry
+from halut.ops.cpu.view import NUMBERS, view
+from halut.ops.cuda import launch
+from halut.ops.finite import dense, marked
+
+THREADS = 256
+NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+Call = tuple[str, tuple[int, int], tuple[Any, ...]]
+"""(kernel, grid, arguments)"""
+
+
+def mark(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> Tensor:
+    """`marked(y, x, geometry, groups)` for a y that nobody else holds: filled in place."""
+    if not marks(y, x):
+        return marked(y, x, geometry, groups)
+    flags = _flags(x)
+    for kernel, grid, args in marking(y, x, geometry, groups, flags):
+        launch.launch("not_finite", kernel, x.device, grid, *args)
+    return y
+
+
+def marks(y: Tensor, x: Tensor) -> bool:
+    """True if the kernels take such tensors."""
+    return x.dtype in NAMES and y.dtype in NAMES and x.numel() > 0 and dense(x)
+
+
+def marking(
+    y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int, flags: Tensor
+) -> tuple[Call, Call]:
+    """The two launches: x is looked at (arguments 0 and 2: x, flags), and y [.., groups * M] marked
+    (arguments 0, 1 and 3: x, flags, y)."""
+    count, blocks = x.numel(), len(flags)
+    look = (x, count, flags, blocks)
+    N, M = row_count(x, geometry), y.shape[1] // groups
+    plane = y.shape[2] * y.shape[3] if y.ndim == 4 and y.is_contiguous() else 0
+    most = 8 * launch.processors(x.device)
+    grid = min(-(-N * groups // (THREADS // 32)), most)
+    shape = (plane, N, groups, M, grid * (THREADS // 32))
+    taken = (view(x, geometry), flags, blocks, y, np.int32(NUMBERS[y.dtype]), *shape)
+    name = NAMES[x.dtype]
+    return (
+        (f"not_finite_look_{name}", (blocks, THREADS), look),
+        (f"not_finite_mark_{name}", (grid, THREADS), taken),
+    )
+
+
+def bound(
+    y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int
+) -> Callable[[Tensor, Tensor], None]:
+    """`mark` for tensors like these, its arguments packed once."""
+    flags = _flags(x)
+    (look, grid, taken), (fill, blocks, rest) = marking(y, x, geometry, groups, flags)
+    first = launch.bind("not_finite", look, x.device, grid, taken, (0, 2))
+    second = launch.bind("not_finite", fill, x.device, blocks, rest, (0, 1, 3))
+
+    def run(y: Tensor, x: Tensor) -> None:
+        found = torch.empty_like(flags)
+        where, set_ = x.data_ptr(), found.data_ptr()
+        first(where, set_)
+        second(where, set_, y.data_ptr())
+
+    return run
+
+
+def _flags(x: Tensor) -> Tensor:
+    blocks = min(-(-x.numel() // (16 * THREADS)), 2 * launch.processors(x.device))
+    return torch.empty(blocks, dtype=torch.int32, device=x.device)
