@@ -95,7 +95,7 @@ def replayed(
             graphs[name] = capture(run, GRAPH_CALLS)
         except RuntimeError:  # it has no replay, and is timed by events alone
             continue
-    again = interleaved(graphs, rounds, clock)
+    again = interleaved(graphs, rounds, clock) if graphs else {}
     return {name: timing.median / GRAPH_CALLS for name, timing in again.items()}
 
 

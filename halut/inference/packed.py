@@ -175,11 +175,11 @@ class PackedLinear(PackedLayer):
         self.check(input)
         return self.answer(input)
 
-    def operate(self, x: Tensor, *given: Any) -> Tensor:
+    def operate(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
         """As PackedLayer's, for any number of dimensions before the last."""
         if x.ndim == 2:
-            return super().operate(x, *given)
-        y = super().operate(x.reshape(-1, self.site.D), *given)
+            return super().operate(x, *given, **named)
+        y = super().operate(x.reshape(-1, self.site.D), *given, **named)
         return y.view(*x.shape[:-1], self.site.M)
 
 

@@ -93,7 +93,8 @@ def compile_source(name: str, arch: str, extra: tuple[str, ...] = ()) -> tuple[b
             ) from error
         log = library.getProgramLog(program).replace("\0", "")
         if arch.startswith("compute"):
-            return library.getPTX(program).encode(), log
+            text = library.getPTX(program)
+            return text if isinstance(text, bytes) else text.encode(), log
         return library.getCUBIN(program), log
     finally:
         library.destroyProgram(program)
