@@ -72,9 +72,11 @@ def of_training_runs(own: Any, run: Any) -> str | None:
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
     """The default, or None if there is none."""
-    if field.default_factory is not dataclasses.MISSING:
+    # Not by identity: dataclasses that were sent to a job bring a MISSING of their own.
+    missing = type(dataclasses.MISSING)
+    if not isinstance(field.default_factory, missing):
         return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
+    return None if isinstance(field.default, missing) else field.default
 
 
 def why_without_effect(own: Any, key: str, run: Any = None) -> str | None:

@@ -53,7 +53,9 @@ def check_effect(config: Any) -> None:
     set_by_files = {
         each.path: each.value
         for each in options_of(config)
-        if each.value != each.default and each.path not in given
+        if each.value != each.default
+        and each.path not in given
+        and not each.path.startswith("sweep.")  # an experiment that is swept can be run once
     }
     moot = ineffective(config, set_by_files)
     alone = experiment_alone() if moot else None

@@ -70,6 +70,8 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
     ranges = known["ranges"] if known else _ranges(context, names)
     with reading(context.folder.path / FILE):
         ranges = {name: (float(ranges[name][0]), float(ranges[name][1])) for name in names}
+        for value in (known or {"val_accuracy": {}})["val_accuracy"].values():
+            float(value)
     known = known or {"val_accuracy": {}}
     found = {}
     for width in widths:

@@ -63,6 +63,7 @@ def test_the_sdist_holds_sources_alone(built):
     assert sources("kernels", "*.cpp") <= names
     kinds = {Path(name).suffix for name in names}
     assert kinds <= {
+        ".c",
         ".py",
         ".cpp",
         ".h",
