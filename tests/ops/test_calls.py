@@ -57,7 +57,7 @@ def test_calls_are_prepared_once_for_like_inputs(monkeypatch):
 
     def check(x, given):
         expected = dispatch.run("tree_layer", x.device, x, *given)
-        assert torch.equal(calls.run("tree_layer", x, given, ()), expected)
+        assert torch.equal(calls.run("tree_layer", x, given), expected)
 
     check(x, given)
     check(x + 1, given)
@@ -80,14 +80,14 @@ def test_changing_batch_sizes_are_not_kept_for_ever():
     x, given, _ = arguments(ROWS[3], LAYOUTS[0])
     calls = Calls()
     for rows in range(1, 3 * MOST):
-        calls.run("tree_layer", x[:rows], given, ())
+        calls.run("tree_layer", x[:rows], given)
         assert len(calls.known) <= MOST
 
 
 def test_copies_and_pickles_start_empty():
     x, given, _ = arguments(ROWS[0], LAYOUTS[0])
     calls = Calls()
-    calls.run("tree_layer", x, given, ())
+    calls.run("tree_layer", x, given)
     assert calls.known
     assert not copy.deepcopy(calls).known
     assert not pickle.loads(pickle.dumps(calls)).known
