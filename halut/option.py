@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from halut.errors import HalutError
 
@@ -73,9 +73,9 @@ def of_training_runs(own: Any, run: Any) -> str | None:
 def default_of(field: dataclasses.Field[Any]) -> Any:
     """The default, or None if there is none."""
     # Not by identity: dataclasses that were sent to a job bring a MISSING of their own.
-    missing = type(dataclasses.MISSING)
-    if not isinstance(field.default_factory, missing):
-        return field.default_factory()
+    missing, factory = type(dataclasses.MISSING), cast(Any, field.default_factory)
+    if not isinstance(factory, missing):
+        return factory()
     return None if isinstance(field.default, missing) else field.default
 
 
