@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from halut.pipes import silence
+
 OURS = tuple(str(Path(__file__).resolve().parents[1] / name) + os.sep for name in ("halut", "data"))
 FAULTS = (TypeError, AssertionError, AttributeError, NameError, LookupError, ArithmeticError)
 """What a mistake in a program raises; a refusal only where a library's own code raises it."""
@@ -78,7 +80,7 @@ def keep_quiet() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
 
 
 def _raised_here(error: BaseException) -> bool:

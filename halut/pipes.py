@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 CODE = 128 + 13
 """The exit code of a program that SIGPIPE ends."""
@@ -22,9 +23,9 @@ def quiet_pipes() -> Iterator[None]:
         sys.exit(CODE)
 
 
-def silence() -> None:
-    """Send what is still in the streams' buffers nowhere: Python flushes them as it ends."""
-    with suppress(OSError, ValueError):  # streams of a test have no file
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+def silence(*streams: TextIO) -> None:
+    """Send what is still in the buffers of the streams, of both if none is given, nowhere: Python
+    flushes them as it ends."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        for stream in streams or (sys.stdout, sys.stderr):
+            os.dup2(nowhere.fileno(), stream.fileno())  # streams of a test have no file

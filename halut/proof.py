@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from halut.errors import HalutError
 from halut.modes import evaluating
 from halut.operators import ReplacedLayer
-from halut.usage import Forward, counting, forwards, same
+from halut.usage import Forward, counting, forwards, same, seeded
 
 
 def prove(network: nn.Module, x: Tensor, names: Sequence[str] | None = None) -> None:
@@ -33,12 +33,12 @@ def prove(network: nn.Module, x: Tensor, names: Sequence[str] | None = None) -> 
         for gradients in (False, True):
             counts = dict.fromkeys(layers, 0)
             with forwards(layers, counting(counts)), torch.set_grad_enabled(gradients):
-                answer = _seeded(network, x)
+                answer = seeded(network, x)
             passed = [name for name, count in counts.items() if not count]
             how = "in training" if gradients else "in evaluation"
             _refuse(passed, f"{how} the network does not call what took their place")
             if not gradients:
-                wanted, again = answer, _seeded(network, x)
+                wanted, again = answer, seeded(network, x)
         idle = [name for name in layers if not _matters(network, x, wanted, name, layers[name])]
         if same(again, wanted, 0.0):  # else nothing can be told
             _refuse(idle, "the network's answer does not depend on what took their place")
@@ -50,18 +50,12 @@ def _refuse(names: list[str], reason: str) -> None:
         raise HalutError(f"{', '.join(names)}: {reason}; keep them: policy.keep=[{keep}]")
 
 
-def _seeded(network: nn.Module, x: Tensor) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return network(x)
-
-
 def _matters(network: nn.Module, x: Tensor, wanted: Any, name: str, layer: nn.Module) -> bool:
     """Whether NaN, or where that is not let through, negated answers of a layer are seen."""
     for spoil in (lambda y: y * float("nan"), lambda y: -1 - y):
         with forwards({name: layer}, _spoiling(spoil)):
             try:
-                if not same(_seeded(network, x), wanted, 0.0):
+                if not same(seeded(network, x), wanted, 0.0):
                     return True
             except Exception:  # the network's own code found the answer to be no good: it saw it
                 return True

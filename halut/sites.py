@@ -16,7 +16,7 @@ from halut.errors import HalutError
 from halut.geometry import Geometry, pad
 from halut.modes import evaluating
 from halut.replaceable import pads_as_tensorflow, unsupported_reason
-from halut.usage import counting, followed, forwards, same
+from halut.usage import counting, followed, forwards, same, seeded
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _rehearsed(
         generator = torch.Generator().manual_seed(0)
         example = torch.randn(example.shape, generator=generator).to(example)
     with evaluating(network):
-        wanted, again = (_seeded(network, example) for _ in range(2))
+        wanted, again = (seeded(network, example) for _ in range(2))
         if not same(again, wanted):
             wanted = None
         if not tried or _changed(network, example, wanted, tried) is None:
@@ -267,12 +267,6 @@ def _rehearsed(
     return reasons
 
 
-def _seeded(network: nn.Module, example: Tensor) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return network(example)
-
-
 def _changed(network: nn.Module, example: Tensor, wanted: Any, sites: list[Site]) -> str | None:
     """What goes wrong with stand-ins at the sites, or None; wanted None: any answer is right."""
     sources = {site.name: network.get_submodule(site.name) for site in sites}
@@ -284,7 +278,7 @@ def _changed(network: nn.Module, example: Tensor, wanted: Any, sites: list[Site]
         runs.update({f"old {n}": m for n, m in sources.items()})
         counts = dict.fromkeys(runs, 0)
         with forwards(runs, counting(counts)):
-            found = _seeded(network, example)
+            found = seeded(network, example)
     except Exception as error:  # the network's own code, which meets another layer than it knows
         return f"in another layer's place the network fails: {error!r}".splitlines()[0]
     finally:

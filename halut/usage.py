@@ -158,6 +158,13 @@ def counting(counts: dict[str, int]) -> Callable[[str, Forward], Forward]:
     return wrap
 
 
+def seeded(network: nn.Module, x: Tensor) -> Any:
+    """The network's answer to x, of one and the same random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return network(x)
+
+
 def same(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
     """Whether two answers of a network agree, in every tensor, NaN with NaN."""
     xs, ys = ([t for t in tree_leaves(v) if isinstance(t, Tensor)] for v in (a, b))

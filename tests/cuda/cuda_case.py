@@ -80,6 +80,17 @@ def assert_alike(case: Case, got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]
         torch.testing.assert_close(ours, theirs, **bounds, equal_nan=True)
 
 
+def on_gpu(value: Any, shift: int = 0) -> Any:
+    """A tensor's whole storage on the GPU, `shift` elements behind an aligned address, and the same
+    view of it: `.cuda()` would make what is sliced dense."""
+    if not isinstance(value, Tensor):
+        return value
+    whole = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    moved = torch.empty(len(whole) + shift, dtype=value.dtype, device="cuda")
+    moved[shift:].copy_(whole)
+    return moved.as_strided(value.shape, value.stride(), value.storage_offset() + shift)
+
+
 def image(layout: str, dtype: torch.dtype) -> Tensor:
     """A map of 3 images, 5 channels, 9 x 8 pixels, in a memory format or a strided view."""
     x = torch.randn(3, 5, 9, 8) if dtype.is_floating_point else torch.randint(-9, 9, (3, 5, 9, 8))

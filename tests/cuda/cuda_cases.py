@@ -4,14 +4,14 @@ Run against the torch implementation, on the CPU through the launch shim and on 
 """
 
 from cuda_bits import add_bits
-from cuda_case import CASES, Case, assert_alike, expected, run
+from cuda_case import CASES, Case, assert_alike, expected, on_gpu, run
 from cuda_layers import add_layers
 from cuda_products import add_products
 from cuda_prototypes import add_prototypes
 from cuda_tables import add_tables
 from cuda_trees import add_convolutions, add_trees
 
-__all__ = ["CASES", "Case", "assert_alike", "expected", "run"]
+__all__ = ["CASES", "Case", "assert_alike", "expected", "on_gpu", "run"]
 
 if not CASES:
     add_tables()

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cuda_cases import CASES, run
+from cuda_cases import CASES, on_gpu, run
 from cuda_launches import covering
-from torch import Tensor
 
 from halut.ops.cuda import launch
 
@@ -60,14 +59,6 @@ def refusal() -> str | None:
         return None
     said = [line.lstrip("= ") for line in done.stdout.splitlines() if line.startswith("=====")]
     return next((line for line in said if "rror" in line or "not" in line), done.stdout[-200:])
-
-
-def on_gpu(value: Any) -> Any:
-    """A tensor's whole storage on the GPU, under the same strides."""
-    if not isinstance(value, Tensor):
-        return value
-    storage = value.new_empty(0).set_(value.untyped_storage()).cuda()
-    return storage.as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sanitized_gpu
 import torch
-from cuda_cases import CASES, Case, assert_alike, expected, run
+from cuda_cases import CASES, Case, assert_alike, expected, on_gpu, run
 from cuda_launches import launches
 from torch import Tensor
 
@@ -31,17 +31,6 @@ pytestmark = [
         torch.cuda.is_available() and not launch.available(), reason="needs cupy-cuda13x"
     ),
 ]
-
-
-def on_gpu(value, shift: int = 0):
-    """A tensor's whole storage on the GPU, `shift` elements behind an aligned address, and the same
-    view of it: `.cuda()` would make what is sliced dense."""
-    if not isinstance(value, Tensor):
-        return value
-    whole = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
-    moved = torch.empty(len(whole) + shift, dtype=value.dtype, device="cuda")
-    moved[shift:].copy_(whole)
-    return moved.as_strided(value.shape, value.stride(), value.storage_offset() + shift)
 
 
 def arguments(each: Case, shift: int = 0) -> tuple:

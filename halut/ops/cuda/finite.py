@@ -13,10 +13,11 @@ from halut.ops.columns import row_count
 from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import NUMBERS, view
 from halut.ops.cuda import launch
+from halut.ops.cuda.lookup import NAMES, plane_of
+from halut.ops.cuda.tree import FLOATS
 from halut.ops.finite import dense, marked
 
 THREADS = 256
-NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 Call = tuple[str, tuple[int, int], tuple[Any, ...]]
 """(kernel, grid, arguments)"""
@@ -34,7 +35,7 @@ def mark(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> Te
 
 def marks(y: Tensor, x: Tensor) -> bool:
     """True if the kernels take such tensors."""
-    return x.dtype in NAMES and y.dtype in NAMES and x.numel() > 0 and dense(x)
+    return x.dtype in FLOATS and y.dtype in FLOATS and x.numel() > 0 and dense(x)
 
 
 def marking(
@@ -45,10 +46,9 @@ def marking(
     count, blocks = x.numel(), len(flags)
     look = (x, count, flags, blocks)
     N, M = row_count(x, geometry), y.shape[1] // groups
-    plane = y.shape[2] * y.shape[3] if y.ndim == 4 and y.is_contiguous() else 0
     most = 8 * launch.processors(x.device)
     grid = min(-(-N * groups // (THREADS // 32)), most)
-    shape = (plane, N, groups, M, grid * (THREADS // 32))
+    shape = (plane_of(y), N, groups, M, grid * (THREADS // 32))
     taken = (view(x, geometry), flags, blocks, y, np.int32(NUMBERS[y.dtype]), *shape)
     name = NAMES[x.dtype]
     return (

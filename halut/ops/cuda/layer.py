@@ -12,7 +12,7 @@ from halut.ops.conv import ConvGeometry
 from halut.ops.cpu.view import DTYPES, NUMBERS
 from halut.ops.cuda import finite, launch, nearest, tree
 from halut.ops.cuda.conv import fits
-from halut.ops.cuda.lookup import CHANGING, add_rows, adding
+from halut.ops.cuda.lookup import CHANGING, add_rows, adding, plane_of
 from halut.ops.finite import marked
 
 
@@ -35,8 +35,7 @@ class Layer:
         self.encode = launch.bind(name, kernel, x.device, grid, args, changing)
         out = answer_like(x, scale.shape[0], dtype, geometry)
         self.size, self.stride, self.dtype = out.shape, out.stride(), dtype
-        plane = out.shape[2] * out.shape[3] if out.ndim == 4 and out.is_contiguous() else 0
-        target = (out, scale.contiguous(), bias.contiguous(), low, plane, None, 1.0)
+        target = (out, scale.contiguous(), bias.contiguous(), low, plane_of(out), None, 1.0)
         kernel, grid, adds = adding(None, codes[0], table, *target)
         self.add = launch.bind("accumulate", kernel, x.device, grid, adds, CHANGING)
         constant = [value for value in (*args, *adds) if isinstance(value, Tensor)]
@@ -161,9 +160,8 @@ def code_map(
 
 def _answers(codes, x, table, scale, bias, low, dtype, geometry, residual, factor) -> Tensor:
     out = answer_like(x, table.shape[0] * table.shape[3], dtype, geometry)
-    plane = out.shape[2] * out.shape[3] if out.ndim == 4 and out.is_contiguous() else 0
     if residual is not None:
         residual = laid_out_as(out, residual)
     scale, bias = scale.contiguous(), bias.contiguous()
-    add_rows(codes, table, out, scale, bias, low, plane, residual, factor)
+    add_rows(codes, table, out, scale, bias, low, plane_of(out), residual, factor)
     return out

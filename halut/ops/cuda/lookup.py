@@ -88,6 +88,12 @@ CHANGING = (0, 2, 8, 9, 10)
 """Among the arguments of `adding`: codes, out, residual, its scale and its dtype's number."""
 
 
+def plane_of(y: Tensor) -> int:
+    """`plane` of `adding` for an answer: the pixels of a map's channel, 0 where outputs are
+    adjacent."""
+    return y.shape[2] * y.shape[3] if y.ndim == 4 and y.is_contiguous() else 0
+
+
 def choice(
     N: int, C: int, K: int, M: int, dtype: torch.dtype, G: int = 1, processors: int = 1
 ) -> tuple[str, int, int]:

@@ -1,6 +1,5 @@
 // A CUDA driver that has no GPU: what CuPy's compiled modules call through their C interface, for
-// up to 8 devices of compute capability 9.0. Modules, functions and launches
-// are Python's to answer.
+// two devices of compute capability 9.0. Modules, functions and launches are Python's to answer.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
@@ -8,7 +7,6 @@
 enum { capability_major = 75, capability_minor = 76, processors = 16 };
 
 static int device = 0;
-static int devices = 2;
 long halut_launches = 0;
 // Callables that answer, or raise, in the driver's place; without `on_launch` nothing is run.
 static PyObject *on_load = NULL, *on_function = NULL, *on_launch = NULL;
@@ -33,9 +31,8 @@ intptr_t halut_moduleGetFunction(intptr_t module, PyObject* name, int skip) {
   return handle(PyObject_CallFunction(on_function, "nO", module, name));
 }
 
-void halut_devices(int count) { devices = count; }
 int halut_getDevice(int skip) { return device; }
-int halut_getDeviceCount(int skip) { return devices; }
+int halut_getDeviceCount(int skip) { return 2; }
 int halut_driverGetVersion(int skip) { return 13000; }
 
 PyObject* halut_setDevice(int index, int skip) {
