@@ -5,10 +5,10 @@ python evaluate.py run=bundle data.root=PATH json=FILE    data elsewhere, figure
 python evaluate.py --help                                 every option
 """
 
-from halut import announced
+from halut.training.cluster import early_signals
 
 if __name__ == "__main__":
-    announced.listen()
+    early_signals.listen()
 
 from halut.training.evaluate import main
 

@@ -6,10 +6,10 @@ python train.py model=resnet50 halut.C=32              ImageNet
 python train.py --help                                 every group and option
 """
 
-from halut import announced
+from halut.training.cluster import early_signals
 
 if __name__ == "__main__":
-    announced.listen()
+    early_signals.listen()
 
 from halut.training.main import main
 

@@ -23,7 +23,8 @@ def main() -> None:
         driver = Driver(Path(folder))
         import torch
 
-        from halut.ops import ConvGeometry, dispatch
+        from halut.ops import ConvGeometry
+        from halut.ops.core import dispatch
         from halut.ops.cuda import launch
 
         torch.set_num_threads(1)

@@ -10,9 +10,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from data.base import DataModule
-from data.config import DataConfig
-from data.registry import datasets
+from halut.data.base import DataModule
+from halut.data.config import DataConfig
+from halut.data.registry import datasets
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

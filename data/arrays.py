@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.config import DataConfig
-from data.randomness import Keys, integers, uniforms
-from data.samples import Request, Samples
+from halut.data.config import DataConfig
+from halut.data.randomness import Keys, integers, uniforms
+from halut.data.samples import Request, Samples
 from halut.errors import HalutError
 from halut.option import option, where, while_training
 

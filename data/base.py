@@ -11,14 +11,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from data.config import DataConfig
-from data.loader import Batch, BatchLoader, TrainLoader
-from data.mixing import Mixing
-from data.sampler import OrderedBatches, TrainBatches, rank_and_world
-from data.samples import Split
-from data.shared_memory import check_shared_memory
-from data.splits import balanced_subset, stratified_split
-from data.uncertainty import FEW, margin
+from halut.data.config import DataConfig
+from halut.data.loader import Batch, BatchLoader, TrainLoader
+from halut.data.mixing import Mixing
+from halut.data.sampler import OrderedBatches, TrainBatches, rank_and_world
+from halut.data.samples import Split
+from halut.data.shared_memory import check_shared_memory
+from halut.data.splits import balanced_subset, stratified_split
+from halut.data.uncertainty import FEW, margin
 from halut.errors import HalutError
 
 log = logging.getLogger("halut")

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import roots
-from data.arrays import ArraySamples, ImageConfig
-from data.base import DataModule, Pools, image_statistics
-from data.files import read_lines
-from data.registry import datasets
-from data.samples import Split
+from halut.data import roots
+from halut.data.arrays import ArraySamples, ImageConfig
+from halut.data.base import DataModule, Pools, image_statistics
+from halut.data.files import read_lines
+from halut.data.registry import datasets
+from halut.data.samples import Split
 from halut.errors import HalutError
 from halut.option import option, redefined
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from data.arrays import ArraySamples, ImageConfig
-from data.base import DataModule, Pools, image_statistics
-from data.registry import datasets
-from data.samples import Split
-from data.splits import stratified_split
+from halut.data.arrays import ArraySamples, ImageConfig
+from halut.data.base import DataModule, Pools, image_statistics
+from halut.data.registry import datasets
+from halut.data.samples import Split
+from halut.data.splits import stratified_split
 from halut.errors import HalutError
 from halut.option import option
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import roots
-from data.arrays import ArraySamples, ImageConfig
-from data.base import DataModule, Pools, image_statistics
-from data.registry import datasets
-from data.samples import Split
+from halut.data import roots
+from halut.data.arrays import ArraySamples, ImageConfig
+from halut.data.base import DataModule, Pools, image_statistics
+from halut.data.registry import datasets
+from halut.data.samples import Split
 from halut.errors import HalutError
 from halut.option import option
 
-PLACE = "data.fashion_mnist"
+PLACE = "halut.data.fashion_mnist"
 FOLDERS = ("fashion_mnist", "FashionMNIST/raw")
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 CLASSES = [

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.config import DataConfig
-from data.image_reading import read_image
-from data.randomness import isolated
-from data.samples import Request, Samples
+from halut.data.config import DataConfig
+from halut.data.image_reading import read_image
+from halut.data.randomness import isolated
+from halut.data.samples import Request, Samples
 from halut.errors import HalutError
 from halut.option import every, option, redefined, where, while_training
 

@@ -25,16 +25,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data import image_folder_files, roots
-from data.base import DataModule, Pools, image_statistics
-from data.files import printable
-from data.image_files import ImageFiles, ImageFilesConfig, transforms
-from data.image_folder_files import PLACE, Listing
-from data.image_reading import GREY, MANY, WIDE, Header, inspect, largest
-from data.registry import datasets
-from data.sampler import rank_and_world
-from data.samples import Request, Split
-from data.splits import balanced_subset
+from halut.data import image_folder_files, roots
+from halut.data.base import DataModule, Pools, image_statistics
+from halut.data.files import printable
+from halut.data.image_files import ImageFiles, ImageFilesConfig, transforms
+from halut.data.image_folder_files import PLACE, Listing
+from halut.data.image_reading import GREY, MANY, WIDE, Header, inspect, largest
+from halut.data.registry import datasets
+from halut.data.sampler import rank_and_world
+from halut.data.samples import Request, Split
+from halut.data.splits import balanced_subset
 from halut.errors import HalutError
 from halut.option import option, redefined
 

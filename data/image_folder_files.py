@@ -15,13 +15,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.files import canonical, files, folders, printable, walk
-from data.image_reading import SUFFIXES
+from halut.data.files import canonical, files, folders, printable, walk
+from halut.data.image_reading import SUFFIXES
 from halut.errors import HalutError
 
 log = logging.getLogger("halut")
 
-PLACE = "data.image_folder"
+PLACE = "halut.data.image_folder"
 PARTS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from data.files import printable
+from halut.data.files import printable
 from halut.errors import HalutError
 
 SUFFIXES = (

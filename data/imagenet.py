@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data import imagenet_files, roots
-from data.base import DataModule, Pools, image_statistics
-from data.files import printable
-from data.image_files import ImageFiles, ImageFilesConfig, transforms
-from data.image_reading import MANY, inspect
-from data.registry import datasets
-from data.samples import Split
+from halut.data import imagenet_files, roots
+from halut.data.base import DataModule, Pools, image_statistics
+from halut.data.files import printable
+from halut.data.image_files import ImageFiles, ImageFilesConfig, transforms
+from halut.data.image_reading import MANY, inspect
+from halut.data.registry import datasets
+from halut.data.samples import Split
 from halut.errors import HalutError
 from halut.option import option, redefined
 

@@ -20,13 +20,13 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from data import roots
-from data.files import files as files_in
-from data.files import finder, folders, printable, read_lines
-from data.image_reading import SUFFIXES
+from halut.data import roots
+from halut.data.files import files as files_in
+from halut.data.files import finder, folders, printable, read_lines
+from halut.data.image_reading import SUFFIXES
 from halut.errors import HalutError
 
-PLACE = "data.imagenet"
+PLACE = "halut.data.imagenet"
 FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 Listing = tuple[list[str], list[int]]

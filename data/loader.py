@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from data.sampler import TrainBatches
-from data.samples import Request, Split, as_fetched
+from halut.data.sampler import TrainBatches
+from halut.data.samples import Request, Split, as_fetched
 from halut.errors import HalutError
 
 Batch = tuple[Tensor, Tensor]

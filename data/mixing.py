@@ -8,7 +8,7 @@ import torch
 from timm.data import Mixup
 from torch import Tensor
 
-from data.randomness import fold, isolated
+from halut.data.randomness import fold, isolated
 from halut.errors import HalutError
 
 _MIXING = 1  # keeps these draws apart from those of the samples' augmentation

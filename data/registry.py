@@ -7,6 +7,6 @@ from typing import TYPE_CHECKING
 from halut.registry import Registry
 
 if TYPE_CHECKING:
-    from data.base import DataModule
+    from halut.data.base import DataModule
 
 datasets: Registry[type[DataModule]] = Registry("data set")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data.files import printable
+from halut.data.files import printable
 from halut.errors import HalutError
 
 ELSEWHERE = "give data.root=PATH or set HALUT_DATA"

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from data.randomness import fold
-from data.samples import Request
+from halut.data.randomness import fold
+from halut.data.samples import Request
 from halut.errors import HalutError
 
 

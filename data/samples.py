@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.files import printable
-from data.randomness import Keys
+from halut.data.files import printable
+from halut.data.randomness import Keys
 from halut.errors import HalutError
 
 

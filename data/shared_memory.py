@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.config import DataConfig
-from data.sampler import rank_and_world
+from halut.data.config import DataConfig
+from halut.data.sampler import rank_and_world
 from halut.errors import HalutError
 
 SHARED = Path("/dev/shm")

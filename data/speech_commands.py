@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data import roots, speech_files
-from data.audio import Features, Frontend
-from data.base import DataModule, Pools
-from data.config import DataConfig
-from data.files import printable
-from data.randomness import Keys, fold, integers, uniforms
-from data.registry import datasets
-from data.samples import Request, Samples, Split
-from data.speech_files import PLACE, RATE, SPLITS, Noise, Recording
-from data.splits import balanced_subset
+from halut.data import roots, speech_files
+from halut.data.audio import Features, Frontend
+from halut.data.base import DataModule, Pools
+from halut.data.config import DataConfig
+from halut.data.files import printable
+from halut.data.randomness import Keys, fold, integers, uniforms
+from halut.data.registry import datasets
+from halut.data.samples import Request, Samples, Split
+from halut.data.speech_files import PLACE, RATE, SPLITS, Noise, Recording
+from halut.data.splits import balanced_subset
 from halut.errors import HalutError
 from halut.option import every, option, where, while_training
 

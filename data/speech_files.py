@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import roots
-from data.files import files as files_in
-from data.files import finder, folders, printable, read_lines
-from data.randomness import Keys, integers
+from halut.data import roots
+from halut.data.files import files as files_in
+from halut.data.files import finder, folders, printable, read_lines
+from halut.data.randomness import Keys, integers
 from halut.errors import HalutError
 
-PLACE = "data.speech_commands"
+PLACE = "halut.data.speech_commands"
 RATE = 16000
 CLIP = RATE  # samples of one second
 SPLITS = ("train", "val", "test")

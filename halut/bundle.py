@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from halut import surgery
 from halut.analysis.variants import COLUMNS, variant_cells, variants
 from halut.errors import HalutError
-from halut.files import read_json, reading, write_bytes, write_json
+from halut.io import read_json, reading, write_bytes, write_json
 from halut.models.build import build_model
 from halut.models.weights import load_weights, save_weights
-from halut.plan import Plan
-from halut.ptq import told
+from halut.replace import swap
+from halut.replace.ptq import told
+from halut.sites.plan import Plan
 
 
 def save_bundle(path: Path, network: nn.Module, plan: Plan, report: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ def load_bundle(path: Path) -> tuple[nn.Module, Plan, dict[str, Any]]:
     plan = Plan.load(path / "plan.json")
     with reading(path / "plan.json"):
         network = exact_network(plan)
-        surgery.apply(network, plan)
+        swap.apply(network, plan)
     load_weights(network, path / "model.safetensors")
     return network.eval(), plan, _report(path / "report.json")
 

@@ -74,9 +74,9 @@ def complain(message: str) -> None:
 
 def train(arguments: list[str]) -> int:
     """`halut train ARGS` is `python train.py ARGS`."""
-    from halut import announced
+    from halut.training.cluster import early_signals
 
-    announced.listen()
+    early_signals.listen()
     from halut.training.main import main as run
 
     sys.argv = ["halut train", *arguments]
@@ -104,7 +104,7 @@ def table(arguments: list[str]) -> int:
     parser.add_argument("--y", help="a figure (bytes, operations, ...), or a number of the reports")
     parser.add_argument("--picture", type=Path, help="its file, .png, .svg or .pdf")
     options = parser.parse_args(arguments)
-    from halut.training.progress import set_up_logging
+    from halut.training.logging.progress import set_up_logging
     from halut.training.sweep import show
 
     set_up_logging()
@@ -120,7 +120,7 @@ def bench(arguments: list[str]) -> int:
 
 def scaling(arguments: list[str]) -> int:
     """`halut scaling`: seconds of a step and of learning by the number of ranks."""
-    from halut.training.scaling import main as run
+    from halut.training.parallel.scaling import main as run
 
     return run(arguments)
 

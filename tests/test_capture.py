@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from halut.capture import (
+from halut.errors import HalutError
+from halut.sites.calibration import (
     Reservoir,
     capture,
     expected_memory,
@@ -18,9 +19,8 @@ from halut.capture import (
     row_count,
     unfolded,
 )
-from halut.errors import HalutError
-from halut.geometry import Geometry
-from halut.sites import Site, find_sites
+from halut.sites.find import Site, find_sites
+from halut.sites.geometry import Geometry
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 

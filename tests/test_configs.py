@@ -17,13 +17,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from data import datasets
-from halut.catalogue import operator_names
+from halut.data import datasets
 from halut.errors import HalutError
 from halut.models.config import ModelConfig
-from halut.training import config as schemas
+from halut.replace.operator_registry import operator_names
+from halut.training.config import run_config as schemas
+from halut.training.config.hydra_schemas import conf_dir
 from halut.training.main import typed
-from halut.training.store import conf_dir
 
 CONF = Path(conf_dir())
 GROUPS = {
@@ -222,7 +222,7 @@ def test_a_wrong_key_or_type_is_named(override, says):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A generated folder for every data set that reads one, by name; None for the others."""
-    import generate
+    from tests.datasets import generate
 
     @functools.cache
     def folder(name: str) -> Path | None:

@@ -23,10 +23,10 @@ USE = """
 import torch
 from torch import nn
 from halut import surgery
-from halut.capture import capture
+from halut.sites.calibration import capture
 from halut.models.build import build_model
-from halut.policy import resolve, simple_rules
-from halut.sites import find_sites
+from halut.replace.policy import resolve, simple_rules
+from halut.sites.find import find_sites
 
 net, x = build_model("resnet8", 10, 1, width=4), torch.randn(16, 1, 8, 8)
 sites, unsupported = find_sites(net, x[:1])
@@ -55,7 +55,7 @@ def test_every_module_of_the_core_imports_and_works_without_them():
 
 
 def test_a_plain_import_is_light():
-    code = "import sys, halut, halut.surgery, halut.policy, halut.layers, halut.ptq\n"
+    code = "import sys, halut, halut.replace.swap, halut.replace.policy, halut.layers, halut.replace.ptq\n"
     heavy = (*FORBIDDEN, "timm", "torchvision", "faiss", "cupy", "torchao")
     code += f"print([name for name in {heavy!r} if name in sys.modules])"
     assert python(code).strip() == "[]"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from halut.geometry import pad
-from halut.sites import exact_product, find_sites
+from halut.sites.find import exact_product, find_sites
+from halut.sites.geometry import pad
 
 geometries = st.builds(
     dict,

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from data import schemas as schemas_of_data
-from halut.catalogue import operator_names, operator_type
+from halut.data import schemas as schemas_of_data
 from halut.models.config import ModelConfig
 from halut.option import default_of
 from halut.pipes import CODE
-from halut.training.config import TrainConfig
-from halut.training.evaluate_config import EvaluateConfig
+from halut.replace.operator_registry import operator_names, operator_type
+from halut.training.config.evaluate_config import EvaluateConfig
+from halut.training.config.run_config import TrainConfig
 
 GROUPS = [field.name for field in dataclasses.fields(TrainConfig)]
 SCHEMAS = [

@@ -6,7 +6,7 @@ import torch
 
 from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.matmul import HalutMatmul
+from halut.layers.matmul import HalutMatmul
 
 
 def problem(N=2000, D=16, M=6, seed=0):

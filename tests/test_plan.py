@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from halut.errors import HalutError
-from halut.plan import VERSION, Plan
-from halut.policy import resolve, simple_rules
-from halut.sites import find_sites
+from halut.replace.policy import resolve, simple_rules
+from halut.sites.find import find_sites
+from halut.sites.plan import VERSION, Plan
 
 
 @pytest.fixture

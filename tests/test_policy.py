@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from halut.errors import HalutError
-from halut.policy import Rule, matches_name, resolve, simple_rules
-from halut.sites import Unsupported, find_sites
+from halut.replace.policy import Rule, matches_name, resolve, simple_rules
+from halut.sites.find import Unsupported, find_sites
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_options_are_laid_over_those_of_the_default_operator(sites):
 
 
 def test_a_plan_holds_every_option_and_c_as_it_is(sites):
-    from halut.catalogue import operator_type
+    from halut.replace.operator_registry import operator_type
 
     plan = resolve(sites, simple_rules(sites, keep_first=False), "tree", {})
     assert {e.site.name: e.options["C"] for e in plan.replaced} == {
@@ -214,7 +214,7 @@ def test_a_plan_holds_every_option_and_c_as_it_is(sites):
 
 
 def test_an_operator_may_decline_a_site(sites, monkeypatch):
-    from halut.operators import Exact
+    from halut.sites.operator import Exact
 
     monkeypatch.setattr(
         Exact, "supports", lambda self, site: "no bias here" if site.name == "mid" else None

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halut import surgery
-from halut.capture import capture
-from halut.plan import Plan
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.policy import Rule, resolve
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Plan
 
 pytestmark = pytest.mark.slow
 weights_package = pytest.importorskip(
@@ -59,7 +59,7 @@ def crops() -> Tensor:
     """Eight random crops and flips of every photo, [8 P, 3, 224, 224], shuffled."""
     from timm.data import create_transform
 
-    from data.randomness import isolated
+    from halut.data.randomness import isolated
 
     transform = create_transform(
         224, is_training=True, scale=(0.25, 1.0), color_jitter=0.0, **PREPROCESSING
@@ -101,7 +101,7 @@ def test_the_network_knows_what_is_on_the_photos(answers):
 
 def test_exact_operators_at_every_convolution_keep_every_bit(network, photos, answers):
     plan = planned(network, Rule(kind="conv2d", operator="exact"))
-    replaced = surgery.apply(copy.deepcopy(network), plan)
+    replaced = swap.apply(copy.deepcopy(network), plan)
     assert not [name for name, m in replaced.named_modules() if isinstance(m, nn.Conv2d)]
     assert len(plan.replaced) == 49
     assert torch.equal(replaced(photos), answers)
@@ -124,10 +124,10 @@ def test_prototypes_at_the_last_blocks_pointwise_layers_keep_most_answers(
     rows = capture(network, [e.site for e in plan.replaced], crops.split(24))
     replaced = copy.deepcopy(network)
     for entry in plan.replaced:
-        layer = surgery.build(replaced, entry)
+        layer = swap.build(replaced, entry)
         layer.observe(rows.pop(entry.site.name))
         layer.fit()
-        surgery.swap(replaced, entry, layer)
+        swap.swap(replaced, entry, layer)
     found = replaced(photos)
     same = found.argmax(dim=1) == answers.argmax(dim=1)
     record_property("photos", len(PHOTOS))

@@ -48,7 +48,7 @@ def test_there_are_commands_and_examples_to_test():
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_compose(command):
-    from halut.training.store import conf_dir, register
+    from halut.training.config.hydra_schemas import conf_dir, register
 
     register()
     GlobalHydra.instance().clear()

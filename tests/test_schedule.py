@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from halut.errors import HalutError
-from halut.plan import KEEP, Entry, Plan
-from halut.schedule import Stage, assign, block_of, orders
-from halut.sites import Site
+from halut.replace.schedule import Stage, assign, block_of, orders
+from halut.sites.find import Site
+from halut.sites.plan import KEEP, Entry, Plan
 
 NAMES = ["stem", "a.0.x", "a.0.y", "a.1.x", "mid", "b.x", "fc"]
 

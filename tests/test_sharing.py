@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
-from halut.analysis.bits import bit_figures
-from halut.analysis.cost import replaced_cost
-from halut.capture import capture
+from halut.analysis.bit_operations import bit_figures
+from halut.analysis.network_cost import replaced_cost
 from halut.errors import HalutError
 from halut.inference import PackedLayer, prepare
 from halut.models.weights import load_weights, save_weights
-from halut.plan import Plan
-from halut.policy import resolve, simple_rules
-from halut.sharing import same_inputs, with_sharing
-from halut.sites import find_sites
-from halut.training.optim import by_role
+from halut.replace import swap
+from halut.replace.policy import resolve, simple_rules
+from halut.replace.sharing import same_inputs, with_sharing
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Plan
+from halut.training.lightning.optim import by_role
 
 
 class Attention(nn.Module):
@@ -61,10 +61,10 @@ def planned(network, x, operator="tree", **options):
 def learned(network, plan, x, order=None):
     for name in order or [e.site.name for e in plan.replaced]:
         entry = plan[name]
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(capture(network, [entry.site], [x])[name])
         layer.fit()
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return network
 
 
@@ -136,8 +136,8 @@ def test_saved_and_loaded(x, tmp_path):
     for stages in (None, 1):
         again = copy.deepcopy(exact)
         staged = plan.with_stages({e.site.name: int(e.site.name in "kv") for e in plan.replaced})
-        surgery.apply(again, staged, stages)
-        surgery.apply(again, staged)
+        swap.apply(again, staged, stages)
+        swap.apply(again, staged)
         load_weights(again, tmp_path / "model.safetensors")
         assert len({id(again.get_submodule(name).encoder) for name in GROUP}) == 1
         assert torch.equal(again(x), network(x))
@@ -189,4 +189,4 @@ def test_a_plan_that_shares_what_differs_is_refused(x):
     fields = planned(network, x).to_dict()
     next(e for e in fields["entries"] if e["site"]["name"] == "k")["options"]["K"] = 4
     with pytest.raises(HalutError, match="k and q cannot share an encoder"):
-        surgery.apply(network, Plan.from_dict(fields))
+        swap.apply(network, Plan.from_dict(fields))

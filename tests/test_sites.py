@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from halut.errors import HalutError
-from halut.geometry import Geometry
-from halut.sites import Site, find_sites
+from halut.sites.find import Site, find_sites
+from halut.sites.geometry import Geometry
 
 
 def timm_model(name):

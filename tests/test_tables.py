@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from halut.errors import HalutError
 from halut.ops import accumulate
-from halut.tables import (
+from halut.ops.table_quantization import (
     SCALES,
     average_accumulate,
     best_clip,

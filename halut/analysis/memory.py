@@ -11,8 +11,8 @@ from halut.layers.attention import CodecAttention
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
 from halut.layers.cost import table_scales
-from halut.operators import ReplacedLayer
-from halut.surgery import replaced_layers
+from halut.replace.swap import replaced_layers
+from halut.sites.operator import ReplacedLayer
 
 FLOAT = 32
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from halut.analysis.cost import operations
+from halut.analysis.network_cost import operations
 from halut.errors import HalutError
-from halut.files import read_json, reading
+from halut.io import read_json, reading
 
 ERROR = "error.json"
 """Why the last attempt at a run failed; removed when another gets under way."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
-from halut import surgery
-from halut.modes import evaluating
-from halut.plan import Entry, Plan
+from halut.replace import swap
+from halut.sites.eval_mode import evaluating
+from halut.sites.plan import Entry, Plan
 
 
 def sensitivity(
@@ -30,10 +30,10 @@ def sensitivity(
     lost: dict[str, float] = {}
     for entry in plan.replaced:
         trial = copy.deepcopy(network)
-        layer = surgery.build(trial, entry)
+        layer = swap.build(trial, entry)
         layer.observe(rows_of(entry))
         layer.fit(seed=seed)
-        surgery.swap(trial, entry, layer)
+        swap.swap(trial, entry, layer)
         lost[entry.site.name] = base - score(trial)
         if progress is not None:
             progress(1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from halut.catalogue import operator_type
-from halut.plan import Entry, Plan
-from halut.sites import Site
+from halut.replace.operator_registry import operator_type
+from halut.sites.find import Site
+from halut.sites.plan import Entry, Plan
 
 FLOAT = 4
 

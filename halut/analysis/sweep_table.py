@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from halut.analysis.run_figures import FAILED, FINISHED, UNFINISHED
-from halut.analysis.sweep import SEED, Point, Sweep
+from halut.analysis.sweep_results import SEED, Point, Sweep
 
 COLUMNS = {
     "test_accuracy": ("test", "{:.2f}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from halut.analysis.cost import operations
+from halut.analysis.network_cost import operations
 
 FLOAT = 32
 COLUMNS = ("validation", "test", "bytes", "operations", "bit ops")

@@ -11,11 +11,11 @@ from halut.bench import inputs
 from halut.bench.layer import float_methods
 from halut.bench.method import Method
 from halut.bench.suites import Case
-from halut.catalogue import operator_type
-from halut.inference.bits import BitLayer
+from halut.inference.bit_layers import BitLayer
 from halut.layers.codec import CodecLayer
 from halut.ops import bit_product
-from halut.sites import site_of
+from halut.replace.operator_registry import operator_type
+from halut.sites.find import site_of
 
 ROUNDING = 1e-5
 

@@ -26,9 +26,9 @@ from halut.bench.measure import Settings, result
 from halut.bench.method import WrongAnswer
 from halut.bench.precision import use_tf32
 from halut.bench.suites import Case, chosen
-from halut.checkout import commit
 from halut.errors import HalutError
-from halut.files import write_json
+from halut.io import write_json
+from halut.training.logging.git import commit
 
 CASE_SECONDS = 60.0
 """Most seconds of one case, whatever it learns, checks and times."""

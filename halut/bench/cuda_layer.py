@@ -16,7 +16,7 @@ from halut.bench.layer import forced, in_int8
 from halut.bench.method import Method
 from halut.bench.precision import in_tf32
 from halut.bench.suites import Case
-from halut.inference.packed import packed
+from halut.inference.table_layers import packed
 
 ROUNDING = {torch.float32: 1e-5, torch.float16: 1e-3, torch.int8: 1e-2}
 """Tolerances of ours: torch's own operators may round a product and a sum at once."""

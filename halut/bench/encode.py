@@ -10,7 +10,7 @@ from halut.bench import inputs
 from halut.bench.layer import forced
 from halut.bench.method import Method
 from halut.bench.suites import Case
-from halut.ops import dispatch
+from halut.ops.core import dispatch
 
 
 def methods(case: Case, device: str = "cpu") -> list[Method]:

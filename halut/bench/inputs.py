@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.bench.suites import Case
-from halut.capture import patch_rows, row_count
-from halut.catalogue import operator_type
 from halut.encoders.tree import TreeEncoder
 from halut.layers import LUTLayer
-from halut.sites import site_of
+from halut.replace.operator_registry import operator_type
+from halut.sites.calibration import patch_rows, row_count
+from halut.sites.find import site_of
 
 DESCRIPTION = (
     "random weights; maps are smoothed noise after a ReLU; trees learned from 1024 of their rows, "

@@ -13,8 +13,8 @@ from halut.bench import inputs, onednn
 from halut.bench.method import Method
 from halut.bench.suites import Case
 from halut.inference.onednn import Grid, Int8Product, available
-from halut.inference.packed import PackedLayer, packed
-from halut.ops import dispatch
+from halut.inference.table_layers import PackedLayer, packed
+from halut.ops.core import dispatch
 
 INT8_ERROR = 0.05
 """What 8-bit activations and weights may err by: about 0.01 on these inputs."""

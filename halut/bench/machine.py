@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from halut.ops import cpu, status
+from halut.ops import cpu
+from halut.ops.core import status
 
 
 @functools.cache

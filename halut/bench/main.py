@@ -20,9 +20,9 @@ from halut.bench import cuda, cuda_methods, inputs, machine, report
 from halut.bench.measure import Settings, selected
 from halut.bench.suites import suites
 from halut.bench.summary import summarise
-from halut.checkout import commit
 from halut.errors import HalutError
-from halut.files import write_json
+from halut.io import write_json
+from halut.training.logging.git import commit
 
 SCHEMA = 1
 ISAS = ("vnni", "default")

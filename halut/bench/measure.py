@@ -28,7 +28,7 @@ from halut.bench.method import Method, WrongAnswer
 from halut.bench.suites import Case
 from halut.bench.timing import MEASUREMENT, Timing, interleaved
 from halut.errors import HalutError
-from halut.files import write_json
+from halut.io import write_json
 from halut.ops import cpu
 
 WITH_INT8 = ("layer", "network")

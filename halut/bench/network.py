@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halut import surgery
 from halut.bench import inputs, onednn
 from halut.bench.layer import forced
 from halut.bench.method import Method
 from halut.bench.suites import Case
-from halut.capture import capture
 from halut.inference import prepare
 from halut.inference.fold import fold
 from halut.inference.int8 import int8_network
@@ -24,10 +22,12 @@ from halut.inference.onednn import available
 from halut.inference.prepare import with_packed_layers
 from halut.inference.trace import traced
 from halut.models.build import build_model, find_source
-from halut.ops import dispatch
-from halut.plan import Plan
-from halut.policy import Rule, resolve, simple_rules
-from halut.sites import find_sites
+from halut.ops.core import dispatch
+from halut.replace import swap
+from halut.replace.policy import Rule, resolve, simple_rules
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -125,10 +125,10 @@ def replaced_network(case: Case) -> nn.Module:
     sites = [entry.site for entry in plan.replaced]
     rows = capture(network, sites, [images(case)], rows=inputs.ROWS)
     for entry in plan.replaced:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(rows[entry.site.name])
         layer.fit()
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return network.eval()
 
 

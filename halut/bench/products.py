@@ -10,7 +10,8 @@ from halut.bench.inputs import generator
 from halut.bench.layer import forced
 from halut.bench.method import Method
 from halut.bench.suites import Case
-from halut.ops import accumulate, cpu, dispatch, pack_table
+from halut.ops import accumulate, cpu, pack_table
+from halut.ops.core import dispatch
 
 GATHERED = 1 << 26
 """Elements N * C * M up to which a gather of all entries is timed (256 MB of float32)."""

@@ -15,7 +15,7 @@ from halut.bench.products import one_hot_product
 from halut.bench.suites import Case
 from halut.encoders.tree import TreeEncoder, leaf_assignment
 from halut.layers import LUTLayer
-from halut.ops import dispatch
+from halut.ops.core import dispatch
 
 ONE_HOT_OUTPUTS = 128
 """Outputs up to which the one-hot step is timed; it needs N * C * K floats several times."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from halut.codecs.factors import Spec
 from halut.errors import HalutError
 from halut.registry import Registry
-from halut.sites import Site
+from halut.sites.find import Site
 
 if TYPE_CHECKING:
     from halut.layers.codec import CodecLayer

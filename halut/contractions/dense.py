@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from halut.contractions.base import Contraction, contractions
-from halut.sites import exact_product
+from halut.sites.find import exact_product
 
 if TYPE_CHECKING:
     from halut.layers.codec import CodecLayer

@@ -14,7 +14,7 @@ class Popcount(Dense):
     are sums of bit planes.
 
     Training and evaluation multiply the decoded values, as `dense` does, which is the reference;
-    `halut.inference.prepare` makes layers that pack and count (halut.inference.bits). The counts
+    `halut.inference.prepare` makes layers that pack and count (halut.inference.bit_layers). The counts
     are exact; the sums of their products with factors differ from the reference's by rounding.
     """
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from halut.codecs.factors import Spec
 from halut.contractions.base import Contraction, contractions
-from halut.ops.sign_magnitude import check_inputs
-from halut.sites import Site, exact_product
+from halut.ops.integer.sign_magnitude import check_inputs
+from halut.sites.find import Site, exact_product
 
 if TYPE_CHECKING:
     from halut.layers.codec import CodecLayer

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from halut.blocks import Blocks
-from halut.encoders.shared_input import SharedInput
 from halut.errors import HalutError
-from halut.ops.columns import columns_of
-from halut.ops.conv import ConvGeometry, im2col
+from halut.layers.shared_input import SharedInput
+from halut.ops.blocks import Blocks
+from halut.ops.lookup.columns import columns_of
+from halut.ops.lookup.conv import ConvGeometry, im2col
 from halut.prototypes.buckets import bucket_means
 from halut.registry import Registry
 
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
     """Gradient estimators it supports, its default first."""
     unit: Tensor
     """What the layer divides rows by before the encoder learns or reads them: a power of two that
-    makes them of order one, 1 where they are (halut.units). Encoders need not know of it."""
+    makes them of order one, 1 where they are (halut.ops.power_of_two). Encoders need not know of it."""
     whole_maps: ClassVar[bool] = False
     """True if `answer` gives a map laid out like x, False if rows."""
 
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
         through table. `relax` scales dL/dE and leaves dL/dlut as it is. Encoders with a fused
         operator override this.
         """
-        from halut.ops.relaxed import relaxed_matmul
+        from halut.encoders.relaxed import relaxed_matmul
 
         return relaxed_matmul(self, inputs, lut, table, tau, relax)
 
@@ -190,7 +190,7 @@ class Encoder(nn.Module):
         `parameters` by name as they were in the forward; returns (dx, dtau, one per parameter).
         Encoders with a fused operator override this.
         """
-        from halut.ops.relaxed import pull
+        from halut.encoders.relaxed import pull
 
         with torch.enable_grad():
             source = x.detach().requires_grad_()

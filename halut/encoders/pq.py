@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from halut.blocks import Blocks
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
-from halut.ops.conv import ConvGeometry
+from halut.ops.blocks import Blocks
+from halut.ops.lookup.conv import ConvGeometry
 from halut.option import option
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.codebooks import each_codebook
@@ -206,7 +206,7 @@ class PQEncoder(Encoder):
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
         """The backward of the fused operator, without the table's."""
-        from halut.ops.shared import nearest_encoder_gradient
+        from halut.layers.shared_product import nearest_encoder_gradient
 
         if self.options.output_metric:
             return super().gradient(x, geometry, grad, lut, tau, relax, parameters)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from halut.blocks import Blocks
 from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders, folded
 from halut.errors import HalutError
-from halut.ops.conv import ConvGeometry
+from halut.ops.blocks import Blocks
+from halut.ops.lookup.conv import ConvGeometry
 from halut.option import option
 from halut.prototypes.tree_learning import learn_trees
 
@@ -154,7 +154,7 @@ class TreeEncoder(Encoder):
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
         """The backward of the fused operator, without the table's."""
-        from halut.ops.shared import tree_encoder_gradient
+        from halut.layers.shared_product import tree_encoder_gradient
 
         thresholds = parameters["thresholds"]
         return tree_encoder_gradient(grad, x, self.taps, thresholds, lut, tau, relax, geometry)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from halut.contractions.dense import Dense
 from halut.errors import HalutError
-from halut.inference.layer import InferenceLayer
+from halut.inference.base import InferenceLayer
 from halut.layers.codec import CodecLayer, quantised_input
-from halut.sites import exact_product
+from halut.sites.find import exact_product
 
 
 class FrozenCodecLayer(InferenceLayer):

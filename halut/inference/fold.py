@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from halut.inference.merge import alike, hand_over, joined
-from halut.inference.packed import PackedConv2d, PackedLayer
-from halut.sites import unsupported_reason
+from halut.inference.table_layers import PackedConv2d, PackedLayer
+from halut.sites.find import unsupported_reason
 
 RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 RELU_METHODS = ("relu", "relu_")

@@ -23,7 +23,7 @@ from halut.inference import onednn
 from halut.inference.fold import ADDITIONS_IN_PLACE, hooked, is_addition, is_relu, works_in_place
 from halut.inference.int8_steps import Int8Tables, MaxPool, MeanPool, averages, reads_bytes
 from halut.inference.onednn import Dequantise, Grid, Int8Product, Quantise
-from halut.inference.packed import PackedConv2d, PackedLayer
+from halut.inference.table_layers import PackedConv2d, PackedLayer
 from halut.inference.trace import Call
 from halut.inference.verify import Recorder, copied, same
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.inference.onednn import Grid, Int8Step
-from halut.inference.packed import PackedConv2d, PackedLayer
-from halut.ops import ConvGeometry, dispatch
-from halut.ops.unwatched import unwatched
+from halut.inference.table_layers import PackedConv2d, PackedLayer
+from halut.ops import ConvGeometry
+from halut.ops.core import dispatch
+from halut.ops.core.bypass import unwatched
 
 
 class Int8Tables(Int8Step):

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx, nn
 
-from halut.inference.packed import PackedLayer
+from halut.inference.table_layers import PackedLayer
 
 
 def alike(a: nn.Module, b: nn.Module) -> bool:

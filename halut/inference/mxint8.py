@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from halut.codecs.packing import unpack
-from halut.inference.layer import InferenceLayer
+from halut.inference.base import InferenceLayer
 from halut.layers.codec import CodecLayer, quantised_input
-from halut.ops.mxint8 import DTYPES, mxint8_dequantise
-from halut.sites import exact_product
+from halut.ops.integer.mxint8 import DTYPES, mxint8_dequantise
+from halut.sites.find import exact_product
 
 
 class Mxint8Layer(InferenceLayer):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.errors import HalutError
-from halut.ops.finite import refuse_not_finite
+from halut.ops.core.finite import refuse_not_finite
 
 
 def available() -> bool:

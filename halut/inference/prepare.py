@@ -9,19 +9,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from halut import surgery
 from halut.errors import HalutError
+from halut.inference.base import refuse_gradients
 from halut.inference.fold import Step, fold
-from halut.inference.forms import frozen
 from halut.inference.int8 import holds_products, require_cpu, verified_int8
-from halut.inference.layer import refuse_gradients
-from halut.inference.packed import packed
+from halut.inference.lowering import frozen
 from halut.inference.regions import converted, faithful
+from halut.inference.table_layers import packed
 from halut.inference.trace import Call, foldable
 from halut.inference.verify import check_layers, probes, verified_folding
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
-from halut.modes import evaluating
+from halut.replace import swap
+from halut.sites.eval_mode import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def prepare(
 
     Its layers by look-up tables become PackedLayers; batch norms after a convolution, exact or
     not, become part of it, and so does a ReLU after a packed one; layers of one input and one
-    encoder (halut.sharing) become one layer. Layers of codecs hold their quantised weights, as
+    encoder (halut.replace.sharing) become one layer. Layers of codecs hold their quantised weights, as
     packed bits with contraction=popcount, still quantise their inputs, and keep what follows them:
     a norm folded into quantised weights would move them off their grid. The network is read by
     torch.fx for all that, with every optional argument of its forward at its default.
@@ -81,14 +81,14 @@ def prepare(
 
 def with_packed_layers(network: nn.Module) -> nn.Module:
     """The network itself, its replaced layers in the form they have for inference."""
-    for name, layer in list(surgery.replaced_layers(network)):
+    for name, layer in list(swap.replaced_layers(network)):
         if isinstance(layer, LUTLayer):
             form: nn.Module = packed(layer)
         elif isinstance(layer, CodecLayer):
             form = frozen(layer)
         else:
             continue
-        surgery.place(network, name, form.eval())
+        swap.place(network, name, form.eval())
     return network
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from halut.drop_in import put
-from halut.inference.layer import InferenceLayer
+from halut.inference.base import InferenceLayer
 from halut.inference.trace import Call, arguments, traced
 from halut.inference.verify import copied, same
-from halut.operators import ReplacedLayer
+from halut.sites.modules import put
+from halut.sites.operator import ReplacedLayer
 
 Convert = Callable[[fx.GraphModule, Sequence[Call]], nn.Module]
 """What a graph becomes, verified on its calls."""

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from halut.codecs.powers import times_power
 from halut.errors import HalutError
-from halut.geometry import pad
-from halut.inference.layer import InferenceLayer
+from halut.inference.base import InferenceLayer
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.layers.conv import window_of
-from halut.ops.finite import marked
-from halut.ops.sign_magnitude import sign_magnitude
-from halut.sites import Site
+from halut.ops.core.finite import marked
+from halut.ops.integer.sign_magnitude import sign_magnitude
+from halut.sites.find import Site
+from halut.sites.geometry import pad
 
 
 class SignMagnitudeLayer(InferenceLayer):

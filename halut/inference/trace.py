@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from halut.inference.layer import InferenceLayer
-from halut.inference.packed import PackedLayer
-from halut.operators import ReplacedLayer
+from halut.inference.base import InferenceLayer
+from halut.inference.table_layers import PackedLayer
+from halut.sites.operator import ReplacedLayer
 
 Call = tuple[Any, ...]
 """The arguments of one call of a module, in the order of its forward's parameters."""

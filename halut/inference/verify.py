@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from halut.errors import HalutError
 from halut.inference.fold import KINDS, Folding, Shapes, Step
 from halut.inference.trace import Call
-from halut.operators import ReplacedLayer
+from halut.sites.operator import ReplacedLayer
 
 OTHER = 3
 """Samples of a batch that something is verified on, beside batches of one."""

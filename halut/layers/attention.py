@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halut.attention import AttentionProducts
 from halut.codecs import Codec, Layout
 from halut.codecs.factors import Spec, make_codec
 from halut.errors import HalutError
-from halut.operators import ReplacedLayer
-from halut.ops.finite import kept_finite
-from halut.sites import Site
+from halut.ops.core.finite import kept_finite
+from halut.sites.attention import AttentionProducts
+from halut.sites.find import Site
+from halut.sites.operator import ReplacedLayer
 
 FORMATS = (
     *("integer", "minifloat_ieee", "minifloat_denorm", "log", "block_fp", "block_minifloat"),

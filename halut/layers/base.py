@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halut.blocks import Blocks
 from halut.encoders import encoders, shared_prototypes
 from halut.errors import HalutError
 from halut.layers.diagnostics import diagnose, start_of
 from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
 from halut.layers.product import table_product
-from halut.operators import ReplacedLayer, copied_parameters
 from halut.ops import ConvGeometry, accumulate
-from halut.ops.finite import marked
+from halut.ops.blocks import Blocks
+from halut.ops.core.finite import marked
+from halut.ops.power_of_two import normalised_mse, unit_of
+from halut.ops.table_quantization import QuantisedTable, best_clip, quantise_table
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
-from halut.sites import Site, exact_product
-from halut.tables import QuantisedTable, best_clip, quantise_table
-from halut.units import normalised_mse, unit_of
+from halut.sites.find import Site, exact_product
+from halut.sites.operator import ReplacedLayer, copied_parameters
 
 
 class LUTLayer(ReplacedLayer):

@@ -12,9 +12,9 @@ from halut.codecs import Codec, Layout
 from halut.codecs.factors import FACTORS, Spec, make_codec
 from halut.contractions import contractions
 from halut.errors import HalutError
-from halut.operators import ReplacedLayer, copied_parameters
-from halut.ops.finite import kept_finite
-from halut.sites import Site, exact_product
+from halut.ops.core.finite import kept_finite
+from halut.sites.find import Site, exact_product
+from halut.sites.operator import ReplacedLayer, copied_parameters
 
 
 class CodecLayer(ReplacedLayer):

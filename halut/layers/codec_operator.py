@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from halut.attention import KIND
 from halut.codecs import codecs
 from halut.codecs.factors import FACTORS, Spec, factor_options, resolve_factor
 from halut.contractions.base import AUTO, contractions
 from halut.contractions.base import chosen as contraction_of
 from halut.layers.attention import FORMATS, CodecAttention
-from halut.operators import Operator
 from halut.option import option
-from halut.sites import Site
+from halut.sites.attention import KIND
+from halut.sites.find import Site
+from halut.sites.operator import Operator
 
 
 class CodecOperator(Operator):

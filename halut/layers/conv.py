@@ -6,7 +6,7 @@ from torch import Tensor
 
 from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, identity_gradient
-from halut.sites import Site
+from halut.sites.find import Site
 
 
 class LUTConv2d(LUTLayer):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from halut.tables import clipping_rate
-from halut.units import normalised_mse, unit_of
+from halut.ops.power_of_two import normalised_mse, unit_of
+from halut.ops.table_quantization import clipping_rate
 
 if TYPE_CHECKING:
     from halut.layers.base import LUTLayer

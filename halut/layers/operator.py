@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from halut.attention import KIND
-from halut.blocks import Blocks
 from halut.encoders import EncoderOptions, encoders
 from halut.errors import HalutError
 from halut.layers.options import TableOptions
-from halut.operators import Operator
-from halut.sites import Site
+from halut.ops.blocks import Blocks
+from halut.sites.attention import KIND
+from halut.sites.find import Site
+from halut.sites.operator import Operator
 
 
 class TableOperator(Operator):

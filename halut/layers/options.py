@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from halut.errors import HalutError
+from halut.ops.table_quantization import SCALES, check_options
 from halut.option import option, unknown, where
-from halut.sites import Site
-from halut.tables import SCALES, check_options
+from halut.sites.find import Site
 
 ESTIMATORS = ("auto", "tree", "soft", "identity", "blend")
 PARAMETERISATIONS = ("free", "derived")

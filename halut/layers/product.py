@@ -8,7 +8,7 @@ from torch import Tensor
 
 from halut.layers.source import Source, source_of
 from halut.ops import accumulate, quantise
-from halut.tables import average_groups
+from halut.ops.table_quantization import average_groups
 
 if TYPE_CHECKING:
     from halut.layers.base import LUTLayer

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from halut.encoders.base import folded
-from halut.ops import shared
-from halut.ops.shared import Encoded
+from halut.layers import shared_product
+from halut.layers.shared_product import Encoded
 
 if TYPE_CHECKING:
     from halut.layers.base import LUTLayer
@@ -65,7 +65,7 @@ class SharedSource(Source):
         return self.encoded.codes
 
     def product(self, lut: Tensor, table: Tensor) -> Tensor:
-        return shared.product(self.encoded, lut, table)
+        return shared_product.product(self.encoded, lut, table)
 
     def answer(
         self, lut: Tensor, table: tuple[Tensor, Tensor, Tensor], bias: Tensor | None
@@ -78,4 +78,4 @@ class SharedSource(Source):
         rows, geometry = self.layer.source(self.x)
         whole = geometry is not None and self.layer.encoder.whole_maps
         like = (rows.detach(), geometry) if whole and geometry is not None else None
-        return shared.answer(self.encoded, lut, q, scale, shift, like)
+        return shared_product.answer(self.encoded, lut, q, scale, shift, like)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from halut.errors import HalutError
-from halut.files import write_bytes
+from halut.io import write_bytes
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts put the state dict."""

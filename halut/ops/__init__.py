@@ -1,24 +1,24 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
+from halut.encoders.relaxed import relaxed_matmul
 from halut.ops import cpu, cuda
-from halut.ops.bit_planes import bit_planes
-from halut.ops.bit_product import bit_product
-from halut.ops.code_layer import code_layer
-from halut.ops.columns import columns_of
-from halut.ops.conv import ConvGeometry, conv_taps, im2col
-from halut.ops.dispatch import forced, implementation, implementations
-from halut.ops.identity import identity_gradient
-from halut.ops.layer import nearest_layer, pack_table, tree_layer
-from halut.ops.lookup import accumulate, scatter_add
-from halut.ops.mean import mean_pool
-from halut.ops.mxint8 import mxint8_dequantise
-from halut.ops.nearest import nearest_encode, nearest_matmul
-from halut.ops.pool import max_pool
-from halut.ops.quantise import quantise
-from halut.ops.relaxed import relaxed_matmul
-from halut.ops.sign_magnitude import sign_magnitude
-from halut.ops.tree import tree_encode, tree_matmul
-from halut.ops.tree_train import tree_train
+from halut.ops.core.dispatch import forced, implementation, implementations
+from halut.ops.integer.bit_planes import bit_planes
+from halut.ops.integer.bit_product import bit_product
+from halut.ops.integer.max_pool import max_pool
+from halut.ops.integer.mean_pool import mean_pool
+from halut.ops.integer.mxint8 import mxint8_dequantise
+from halut.ops.integer.sign_magnitude import sign_magnitude
+from halut.ops.layer.coded import code_layer
+from halut.ops.layer.encoded import nearest_layer, pack_table, tree_layer
+from halut.ops.lookup.accumulate import accumulate, scatter_add
+from halut.ops.lookup.columns import columns_of
+from halut.ops.lookup.conv import ConvGeometry, conv_taps, im2col
+from halut.ops.lookup.identity import identity_gradient
+from halut.ops.lookup.quantize import quantise
+from halut.ops.nearest.encode import nearest_encode, nearest_matmul
+from halut.ops.tree.encode import tree_encode, tree_matmul
+from halut.ops.tree.train import tree_train
 
 __all__ = [
     "ConvGeometry",

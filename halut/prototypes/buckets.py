@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halut.blocks import Blocks
+from halut.ops.blocks import Blocks
 
 ROWS = 4096  # rows per step: bounds the float64 copy of the blocks
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier
 
+from halut.ops.power_of_two import unit_of
 from halut.prototypes.cuts import Buckets, Floats, Ints
 from halut.prototypes.kmeans import Matrix, assign_nearest, kmeans
-from halut.units import unit_of
 
 
 @dataclass(frozen=True)

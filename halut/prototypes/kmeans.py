@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halut.errors import HalutError
+from halut.ops.power_of_two import unit_of
 from halut.prototypes.codebooks import faiss_module
-from halut.units import unit_of
 
 Matrix = NDArray[np.float32]
 

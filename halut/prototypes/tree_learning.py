@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halut.blocks import Blocks
+from halut.ops.blocks import Blocks
 from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.cuts import Buckets, Cuts, Floats, Ints, bucket_means
 

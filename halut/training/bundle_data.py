@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data import build as build_data
-from data import datasets
-from data.base import DataModule
+from halut.data import build as build_data
+from halut.data import datasets
+from halut.data.base import DataModule
 from halut.errors import HalutError
 from halut.option import why_without_effect
-from halut.plan import Plan
+from halut.sites.plan import Plan
 
 log = logging.getLogger("halut")
 

@@ -13,29 +13,29 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from data.loader import BatchLoader
-from data.sampler import OrderedBatches
-from data.splits import balanced_subset
-from halut.analysis.bits import bit_figures
-from halut.analysis.cost import exact_cost, replaced_cost
-from halut.analysis.errors import layer_errors
+from halut.analysis.bit_operations import bit_figures
 from halut.analysis.latency import latency
+from halut.analysis.layer_errors import layer_errors
 from halut.analysis.memory import memory_figures, prepared_figures
+from halut.analysis.network_cost import exact_cost, replaced_cost
 from halut.analysis.runtime import check_difference, compare, ways
 from halut.bundle import exact_network, load_bundle
+from halut.data.loader import BatchLoader
+from halut.data.sampler import OrderedBatches
+from halut.data.splits import balanced_subset
 from halut.errors import HalutError, flush, tell
-from halut.files import write_json
 from halut.inference import prepare
+from halut.io import write_json
 from halut.option import without_effect
 from halut.pipes import CODE, silence
-from halut.plan import Plan
+from halut.sites.plan import Plan
 from halut.training.bundle_data import check_fits, data_of
-from halut.training.command import command
-from halut.training.effect import refuse, typed
-from halut.training.evaluate_config import EvaluateConfig, check, register
+from halut.training.config.command import command
+from halut.training.config.evaluate_config import EvaluateConfig, check, register
+from halut.training.config.unused_options import refuse, typed
 from halut.training.evaluate_show import show
-from halut.training.fit import evaluate, evaluated
-from halut.training.progress import bar, complain, log, set_up_logging
+from halut.training.lightning.fit import evaluate, evaluated
+from halut.training.logging.progress import bar, complain, log, set_up_logging
 from halut.training.report import environment
 
 SCHEMA = 1

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from halut.analysis.memory import memory_lines, times
 from halut.analysis.runtime import runtime_lines
-from halut.plan import Plan
-from halut.training.progress import console
+from halut.sites.plan import Plan
+from halut.training.logging.progress import console
 from halut.training.report import plan_table
 from halut.training.report_tables import cost_lines
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from halut.errors import HalutError
-from halut.files import TEMPORARY
-from halut.training import slurm
-from halut.training.distributed import is_main, on_main
+from halut.io import TEMPORARY
+from halut.training.cluster import slurm
+from halut.training.parallel.distributed import is_main, on_main
 
 LOCK = "run.lock"
 TAKING = "run.lock.taking"

@@ -15,15 +15,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from halut.errors import HalutError, flush, tell
 from halut.pipes import CODE, silence
-from halut.training import distributed, interruption, slurm, sweep
-from halut.training.command import command
-from halut.training.config import TrainConfig, check
-from halut.training.effect import check_effect
-from halut.training.progress import complain, set_up_logging
-from halut.training.refusals import one_line
+from halut.training import sweep
+from halut.training.cluster import interruption, slurm
+from halut.training.config.command import command
+from halut.training.config.hydra_errors import one_line
+from halut.training.config.hydra_schemas import register
+from halut.training.config.run_config import TrainConfig, check
+from halut.training.config.trainer_config import check_devices
+from halut.training.config.unused_options import check_effect
+from halut.training.logging.progress import complain, set_up_logging
+from halut.training.parallel import distributed
 from halut.training.run import run
-from halut.training.store import register
-from halut.training.trainer_config import check_devices
 
 register()
 

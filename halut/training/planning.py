@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from halut import schedule
-from halut.attention import KIND, expose_attention
 from halut.errors import HalutError
-from halut.plan import Plan
-from halut.policy import Rule, resolve, simple_rules
-from halut.schedule import Stage
-from halut.sharing import same_inputs, with_sharing
-from halut.sites import find_sites
-from halut.training.config import ScheduleConfig, TrainConfig
-from halut.training.progress import log
+from halut.replace import schedule
+from halut.replace.policy import Rule, resolve, simple_rules
+from halut.replace.schedule import Stage
+from halut.replace.sharing import same_inputs, with_sharing
+from halut.sites.attention import KIND, expose_attention
+from halut.sites.find import find_sites
+from halut.sites.plan import Plan
+from halut.training.config.run_config import ScheduleConfig, TrainConfig
+from halut.training.logging.progress import log
 from halut.training.teacher import check_loss
 
 

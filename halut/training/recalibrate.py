@@ -12,7 +12,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from halut.errors import HalutError
-from halut.modes import evaluating
+from halut.sites.eval_mode import evaluating
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Any]) -> int:

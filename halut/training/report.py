@@ -12,9 +12,9 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from halut.analysis.bits import bit_figures
-from halut.analysis.cost import exact_cost, layer_costs, replaced_cost
+from halut.analysis.bit_operations import bit_figures
 from halut.analysis.memory import memory_figures, site_bytes
+from halut.analysis.network_cost import exact_cost, layer_costs, replaced_cost
 from halut.analysis.site_bytes import (
     SiteBytes,
     bytes_of_site,
@@ -22,15 +22,15 @@ from halut.analysis.site_bytes import (
     plan_bytes,
     warning_lines,
 )
-from halut.catalogue import operator_type
-from halut.checkout import commit
-from halut.plan import Entry, Plan
+from halut.replace.operator_registry import operator_type
+from halut.sites.plan import Entry, Plan
 from halut.training.bundle_data import settings_of
-from halut.training.callbacks import layer_figures
-from halut.training.distributed import world_size
-from halut.training.fit import evaluate, evaluated
-from halut.training.learning import Context
-from halut.training.ptq import Quantised
+from halut.training.calibrate import Context
+from halut.training.lightning.callbacks import layer_figures
+from halut.training.lightning.fit import evaluate, evaluated
+from halut.training.logging.git import commit
+from halut.training.parallel.distributed import world_size
+from halut.training.ptq_baseline import Quantised
 
 SCHEMA = 1
 
@@ -146,7 +146,7 @@ def environment(context: Context | None = None) -> dict[str, Any]:
     import torchvision
 
     from halut import __version__
-    from halut.ops import status
+    from halut.ops.core import status
 
     cuda = torch.cuda.is_available()
     return {

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from halut.analysis.bits import bits_line
+from halut.analysis.bit_operations import bits_line
 from halut.analysis.memory import memory_lines
 from halut.analysis.variants import COLUMNS, variant_cells, variants
-from halut.ptq import told
-from halut.training.progress import console
+from halut.replace.ptq import told
+from halut.training.logging.progress import console
 
 
 def show_report(report: Mapping[str, Any]) -> None:

@@ -13,25 +13,34 @@ import lightning as L
 import torch
 from torch import nn
 
-from data import build as build_data
-from data.loader import BatchLoader
-from data.sampler import OrderedBatches, TrainBatches
-from data.uncertainty import chance, near_chance
-from halut import schedule
 from halut.analysis.sensitivity import accuracy, sensitivity
 from halut.bundle import save_bundle
+from halut.data import build as build_data
+from halut.data.loader import BatchLoader
+from halut.data.sampler import OrderedBatches, TrainBatches
+from halut.data.uncertainty import chance, near_chance
 from halut.errors import HalutError
-from halut.files import reading
-from halut.global_pruning import with_global_pruning
+from halut.io import reading
 from halut.models.build import build_from
-from halut.ops import status
-from halut.plan import Plan
-from halut.schedule import Stage
-from halut.training import whole_run
-from halut.training.base import obtain_base
-from halut.training.baseline import tuned_baseline
-from halut.training.config import TrainConfig
-from halut.training.distributed import (
+from halut.ops.core import status
+from halut.replace import schedule
+from halut.replace.global_pruning import with_global_pruning
+from halut.replace.schedule import Stage
+from halut.sites.plan import Plan
+from halut.training.calibrate import Context, captured
+from halut.training.config.run_config import TrainConfig
+from halut.training.config.unused_options import check_default_operator
+from halut.training.exact_network import obtain_base
+from halut.training.fine_tuned import tuned_baseline
+from halut.training.lightning.fit import evaluate
+from halut.training.lightning.losses import block_names
+from halut.training.lock import locked
+from halut.training.logging import run_progress
+from halut.training.logging.loggers import make_sinks
+from halut.training.logging.metrics import RunLogger
+from halut.training.logging.progress import bar, console, log
+from halut.training.logging.run_progress import parts_of
+from halut.training.parallel.distributed import (
     barrier,
     device_of,
     is_main,
@@ -40,24 +49,15 @@ from halut.training.distributed import (
     together,
     world_size,
 )
-from halut.training.effect import check_default_operator
-from halut.training.fit import evaluate
-from halut.training.learning import Context, captured
-from halut.training.lock import locked
-from halut.training.losses import block_names
-from halut.training.metrics import RunLogger
 from halut.training.planning import make_plan, make_stages
 from halut.training.pretrained import completed
-from halut.training.progress import bar, console, log
-from halut.training.ptq import quantised_baselines, widths_of
+from halut.training.ptq_baseline import quantised_baselines, widths_of
 from halut.training.recalibrate import check_norms
 from halut.training.report import final_report, plan_table
 from halut.training.report_tables import show_report
 from halut.training.run_folder import RunFolder, default_path
-from halut.training.sinks import make_sinks
 from halut.training.stage import check_finite, run_stage
 from halut.training.teacher import make_teacher
-from halut.training.whole_run import parts_of
 
 
 def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _run(
     begun = time.monotonic()
     lost = dict.fromkeys((entry.site.name for entry in plan.replaced), 0.0)  # to count stages by
     expected = _stages(config, plan, network, lost)
-    whole_run.run.begin(parts_of(config, data, expected, len(widths_of(config, say=False))))
+    run_progress.run.begin(parts_of(config, data, expected, len(widths_of(config, say=False))))
     log.info("kernels: %s on the CPU; CUDA: %s", status.cpu_kernels(), status.cuda_kernels())
     origin = obtain_base(network, data, folder, config, plain, logger)
     share_state(network)
@@ -214,9 +214,9 @@ def _run(
         latest = results[-1]["val_accuracy_after_training"]
         log.info("stage_%02d: accuracy %.2f after training", index, latest)
     baseline = tuned_baseline(context, sum(stage.epochs for stage in stages))
-    with whole_run.run.part("ptq"):
+    with run_progress.run.part("ptq"):
         at_bits = quantised_baselines(context)
-    with whole_run.run.part("test"):
+    with run_progress.run.part("test"):
         report = final_report(context, network, results, baseline, at_bits, origin, base_accuracy)
     report["seconds"] = time.monotonic() - begun
     if is_main():

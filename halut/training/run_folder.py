@@ -16,9 +16,9 @@ from torch import nn
 
 from halut.analysis.run_figures import ERROR
 from halut.errors import HalutError, reason
-from halut.files import TEMPORARY, Kind, read_json, write_bytes, write_json
+from halut.io import TEMPORARY, Kind, read_json, write_bytes, write_json
 from halut.models.weights import load_weights, save_weights
-from halut.training import slurm
+from halut.training.cluster import slurm
 from halut.training.lock import LOCK, TAKING
 
 PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "progress")

@@ -10,23 +10,23 @@ from typing import Any
 
 from torch import nn
 
-from halut import surgery
-from halut.capture import capture
 from halut.errors import HalutError
-from halut.files import Kind
-from halut.plan import Plan
-from halut.proof import prove
-from halut.schedule import Stage
-from halut.training.config import Rates, TrainConfig
-from halut.training.distributed import check_equal, is_main, on_main, share_state
-from halut.training.fit import evaluate, fit
-from halut.training.learning import Context, learn
-from halut.training.losses import block_names
-from halut.training.module import Recipe
-from halut.training.progress import log
+from halut.io import Kind
+from halut.replace import swap
+from halut.replace.liveness import prove
+from halut.replace.schedule import Stage
+from halut.sites.calibration import capture
+from halut.sites.plan import Plan
+from halut.training.calibrate import Context, learn
+from halut.training.config.run_config import Rates, TrainConfig
+from halut.training.lightning.fit import evaluate, fit
+from halut.training.lightning.losses import block_names
+from halut.training.lightning.module import Recipe
+from halut.training.logging.progress import log
+from halut.training.logging.run_progress import run
+from halut.training.parallel.distributed import check_equal, is_main, on_main, share_state
 from halut.training.recalibrate import recalibrate
 from halut.training.run_folder import RunFolder, load_network, save_network
-from halut.training.whole_run import run
 
 NUMBER = (int, float)
 SWAPPED: dict[str, Kind] = {
@@ -103,7 +103,7 @@ def run_stage(
     path = folder.stage(index)
     done = on_main(lambda: _note_of(stage, folder, path / "stage.json", DONE))
     if done is not None:
-        surgery.apply(network, context.plan, index + 1)
+        swap.apply(network, context.plan, index + 1)
         load_network(path / "weights.safetensors", network)
         context.logger.offset += done["steps"]
         run.skip(f"stage_{index:02d} learn")
@@ -172,7 +172,7 @@ def _swapped(
     folder, path = context.folder, context.folder.stage(index)
     note = on_main(lambda: _note_of(stage, folder, path / "swap.json", SWAPPED))
     if note is not None:
-        surgery.apply(network, context.plan, index + 1)
+        swap.apply(network, context.plan, index + 1)
         load_network(path / "swapped.safetensors", network)
         return dict(note)
     name = f"stage_{index:02d}"

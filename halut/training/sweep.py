@@ -26,15 +26,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from halut.analysis.curve import check_picture, draw, shown_picture
 from halut.analysis.run_figures import FAILED, check_figure, choices, flat
-from halut.analysis.sweep import gather, tells, write
+from halut.analysis.sweep_plot import check_picture, draw, shown_picture
+from halut.analysis.sweep_results import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError, reason, tell
-from halut.training.distributed import is_main
-from halut.training.effect import check_sweep
+from halut.training.config.unused_options import check_sweep
 from halut.training.lock import InUse, Lock, release
-from halut.training.progress import complain, console, log, set_up_logging
+from halut.training.logging.progress import complain, console, log, set_up_logging
+from halut.training.parallel.distributed import is_main
 from halut.training.run_folder import RunFolder
 
 LONGEST = 120

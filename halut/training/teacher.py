@@ -11,8 +11,8 @@ from torch import nn
 from halut.errors import HalutError
 from halut.models.build import build_model, find_source
 from halut.models.weights import load_weights
-from halut.training.config import LossConfig
-from halut.training.losses import check_blocks
+from halut.training.config.run_config import LossConfig
+from halut.training.lightning.losses import check_blocks
 
 
 def check_loss(network: nn.Module, loss: LossConfig) -> None:

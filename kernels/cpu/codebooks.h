@@ -15,7 +15,7 @@ constexpr int64_t tile_pitch = tile_rows;
 
 inline int64_t padded(int64_t K) { return (K + together - 1) / together * together; }
 
-// The blocks of halut.blocks.Blocks, over all groups.
+// The blocks of halut.ops.blocks.Blocks, over all groups.
 struct Blocks {
   int64_t D, C, groups;
 

@@ -1,6 +1,6 @@
 // Columns of a View for a run of rows, as floats: gathered into a tile whose rows are contiguous,
 // and a tile's gradient added back to the map. References: conv_taps and conv_taps_gradient_torch
-// in halut/ops/conv.py.
+// in halut/ops/lookup/conv.py.
 //
 // Consecutive rows of one output line read the map at one stride, so a column of a run is a few
 // strided copies with zeros where the window hangs over the border.

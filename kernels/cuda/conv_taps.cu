@@ -1,5 +1,5 @@
 // Columns of the im2col rows of a map, and the map's gradient of them.
-// Reference: conv_taps_torch and conv_taps_gradient_torch in halut/ops/conv.py.
+// Reference: conv_taps_torch and conv_taps_gradient_torch in halut/ops/lookup/conv.py.
 //
 // The gradient gathers: every element of the map adds up the columns that read it, which a table
 // lists by kernel position and channel. It needs no atomics, and the order of its sums is fixed.

@@ -1,5 +1,5 @@
 // NaN answers for inputs that are NaN or infinite: y[n, g, :] = NaN where a column of row n in group
-// g has all exponent bits set. Reference: marked in halut/ops/finite.py.
+// g has all exponent bits set. Reference: marked in halut/ops/core/finite.py.
 //
 // Two kernels: the first looks at x once, in the order of its memory, and leaves a flag per block;
 // the second ends at once where no flag is set, which is nearly always.

@@ -6,12 +6,12 @@ import json
 import sys
 
 import pytest
-from written_runs import write_run
 
-from halut.analysis.curve import curves, draw, figure, one_per_seed, positions
-from halut.analysis.sweep import gather
+from halut.analysis.sweep_plot import curves, draw, figure, one_per_seed, positions
+from halut.analysis.sweep_results import gather
 from halut.cli import main
 from halut.errors import HalutError
+from tests.analysis.written_runs import write_run
 
 pytest.importorskip("matplotlib")
 

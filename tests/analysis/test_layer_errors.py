@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from halut import surgery
-from halut.analysis.errors import ErrorSums, layer_errors
-from halut.capture import capture
+from halut.analysis.layer_errors import ErrorSums, layer_errors
 from halut.errors import HalutError
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.policy import Rule, resolve
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def replaced(images):
     rules = [Rule("0", operator="tree"), Rule("4", operator="pq"), Rule("7", operator="exact")]
     exact = copy.deepcopy(net)
     for entry in resolve(sites, rules, "tree", {}).replaced:
-        layer = surgery.build(net, entry)
+        layer = swap.build(net, entry)
         layer.observe(capture(net, [entry.site], [images])[entry.site.name])
         layer.fit()
-        surgery.swap(net, entry, layer)
+        swap.swap(net, entry, layer)
     return net.train(), exact
 
 
@@ -106,10 +106,10 @@ def test_a_shared_layer_counts_all_of_its_calls():
     x = torch.randn(30, 4)
     plan = resolve(find_sites(net, x[:1])[0], [Rule(operator="tree")], "tree", {"K": 2})
     entry = plan.replaced[0]
-    built = surgery.build(net, entry)
+    built = swap.build(net, entry)
     built.observe(x)
     built.fit()
-    surgery.swap(net, entry, built)
+    swap.swap(net, entry, built)
     with torch.no_grad():
         inner = torch.relu(built(x))
         y, e = torch.cat([built(x), built(inner)]), torch.cat([layer(x), layer(inner)])

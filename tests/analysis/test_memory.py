@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
 from halut.analysis.memory import (
     memory_figures,
     memory_lines,
@@ -16,8 +15,9 @@ from halut.analysis.memory import (
 )
 from halut.codecs import codecs
 from halut.inference import prepare
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.policy import Rule, resolve
+from halut.sites.find import find_sites
 
 
 def replaced(*rules, bias=True):
@@ -26,8 +26,8 @@ def replaced(*rules, bias=True):
     x = torch.randn(20, 64)
     plan = resolve(find_sites(network.eval(), x[:1])[0], rules, "integer", {})
     before = state_bytes(network)
-    surgery.apply(network, plan)
-    for _, layer in surgery.replaced_layers(network):
+    swap.apply(network, plan)
+    for _, layer in swap.replaced_layers(network):
         layer.observe(torch.randn(20, layer.site.D))
         layer.fit()
     return network, memory_figures(network), before

@@ -8,12 +8,12 @@ import os
 
 import pytest
 from rich.console import Console
-from written_runs import report, write_failure, write_run
 
 from halut.analysis.run_figures import FAILED, FINISHED, figures_of
-from halut.analysis.sweep import MOST_AXES, gather, write
+from halut.analysis.sweep_results import MOST_AXES, gather, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.cli import main
+from tests.analysis.written_runs import report, write_failure, write_run
 
 
 def printed(sweep, width: int) -> str:

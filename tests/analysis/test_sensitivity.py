@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from halut import surgery
 from halut.analysis.sensitivity import accuracy, sensitivity
-from halut.capture import capture
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.policy import Rule, resolve
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
 
 
 def test_each_site_alone_and_the_network_untouched():
@@ -19,10 +19,10 @@ def test_each_site_alone_and_the_network_untouched():
     sites, _ = find_sites(net, x[:1])
     rules = [Rule("2", operator="exact"), Rule("*", operator="tree")]
     plan = resolve(sites, rules, "tree", {"K": 2, "C": 1})
-    wanted, before, seen, scored = net(x).detach(), surgery.digest(net), [], []
+    wanted, before, seen, scored = net(x).detach(), swap.digest(net), [], []
 
     def score(network):
-        scored.append([name for name, _ in surgery.replaced_layers(network)])
+        scored.append([name for name, _ in swap.replaced_layers(network)])
         return -float((network(x) - wanted).square().sum().detach())
 
     def rows_of(entry):
@@ -34,7 +34,7 @@ def test_each_site_alone_and_the_network_untouched():
     assert lost["0"] > 0
     assert lost["4"] > 0
     assert seen == [1, 1, 1]
-    assert surgery.digest(net) == before
+    assert swap.digest(net) == before
     assert net.training
 
 

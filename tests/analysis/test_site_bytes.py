@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from halut import surgery
-from halut.analysis.cost import layer_costs
 from halut.analysis.memory import memory_figures, site_bytes
+from halut.analysis.network_cost import layer_costs
 from halut.analysis.site_bytes import bytes_of_site, plan_bytes
-from halut.catalogue import operator_names
-from halut.policy import Rule, resolve
-from halut.sharing import same_inputs, with_sharing
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.operator_registry import operator_names
+from halut.replace.policy import Rule, resolve
+from halut.replace.sharing import same_inputs, with_sharing
+from halut.sites.find import find_sites
 from halut.training.report import plan_table
 
 
@@ -66,7 +66,7 @@ def test_1x1_and_linear_layers_take_half_of_their_floats_by_default():
 def test_the_plan_s_bytes_are_those_of_the_network(operator):
     network, plan = planned(operator)
     found = plan_bytes(plan)
-    surgery.apply(network, plan)
+    swap.apply(network, plan)
     total = sum(found[entry.site.name].planned for entry in plan.replaced)
     assert total == site_bytes(memory_figures(network))["replacement_bytes"] > 0
     assert found["q"].exact == 4 * (64 * 48 + 48)
@@ -81,7 +81,7 @@ def test_a_shared_encoder_counts_once():
     assert shared["q"] == alone["q"]
     assert alone["k"].planned - shared["k"].planned == 4 * 8 * (15 + 4)
     network, plan = planned(share=True)
-    surgery.apply(network, plan)
+    swap.apply(network, plan)
     total = sum(shared[entry.site.name].planned for entry in plan.replaced)
     assert total == site_bytes(memory_figures(network))["replacement_bytes"]
 

@@ -9,12 +9,12 @@ import math
 
 import pytest
 from rich.console import Console
-from written_runs import write_failure, write_run
 
 from halut.analysis.run_figures import FAILED, FINISHED, UNFINISHED
-from halut.analysis.sweep import as_json, gather, write
+from halut.analysis.sweep_results import as_json, gather, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError
+from tests.analysis.written_runs import write_failure, write_run
 
 
 def printed(sweep) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from number_formats import make, normal
 
 from halut.codecs import Layout, codecs
 from halut.codecs.bases import midpoints
+from tests.codecs.number_formats import make, normal
 
 X = torch.tensor([-1.0, -0.5, 0.25, 1.25])
 

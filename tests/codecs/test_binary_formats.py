@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from number_formats import make, normal, quantised
+
+from tests.codecs.number_formats import make, normal, quantised
 
 X = [[-1.5, -0.25, 0.0, 0.5], [3.0, 1.0, -1.0, 7.0]]
 

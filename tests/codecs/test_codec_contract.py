@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
 from halut.bundle import load_bundle, save_bundle
-from halut.capture import capture
-from halut.catalogue import operator_type
 from halut.codecs import Layout, codecs
 from halut.codecs.factors import make_codec, resolve_factor
 from halut.codecs.packing import pack, unpack
 from halut.inference import prepare
 from halut.inference.codec import restored
 from halut.models.build import build_model
-from halut.plan import Plan
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.operator_registry import operator_type
+from halut.replace.policy import Rule, resolve
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Plan
 
 LAYOUTS = (
     Layout("weight", (6, 9, 7)),
@@ -176,10 +176,10 @@ def learned(name, network, x):
     factors = {factor: {"name": name} for factor in ("weight", "activation", "bias")}
     plan = resolve(sites, [Rule(operator=name, options=factors)], name, {})
     for entry in plan.replaced:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(capture(network, [entry.site], [x])[entry.site.name])
         layer.fit(seed=1)
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return plan
 
 
@@ -199,7 +199,7 @@ def test_plan_and_state_come_back(name, network, x, tmp_path):
     plan.save(tmp_path / "plan.json")
     loaded = Plan.load(tmp_path / "plan.json")
     assert loaded == plan
-    again = surgery.apply(Net().eval(), loaded)
+    again = swap.apply(Net().eval(), loaded)
     again.load_state_dict(network.state_dict(), strict=True)
     assert torch.equal(again(x), network(x))
     assert torch.equal(network(x), network(x))
@@ -212,20 +212,20 @@ def test_one_training_step_is_finite_and_moves(name, network, x):
     network(x).square().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
     optimiser.step()
-    for _, layer in surgery.replaced_layers(network):
+    for _, layer in swap.replaced_layers(network):
         layer.after_step(0.5)
     assert network(x).isfinite().all()
     moved = {k for k, v in network.named_parameters() if not torch.equal(v, before[k])}
     assert "head.weight" in moved
     roles = [
-        p for _, m in surgery.replaced_layers(network) for g in m.param_groups().values() for p in g
+        p for _, m in swap.replaced_layers(network) for g in m.param_groups().values() for p in g
     ]
     assert {id(p) for p in roles} == {id(p) for p in network.parameters()}
 
 
 def test_packed_execution_is_the_reference(name, network, x):
     learned(name, network, x)
-    for _, layer in surgery.replaced_layers(network):
+    for _, layer in swap.replaced_layers(network):
         weight, bias = restored(layer)
         assert torch.equal(weight, layer.quantised_weight())
         assert (bias is None) == (layer.bias is None)

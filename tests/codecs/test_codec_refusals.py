@@ -8,9 +8,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
 from halut.errors import HalutError
-from halut.training.config import check
+from halut.training.config.hydra_schemas import conf_dir
+from halut.training.config.run_config import check
 from halut.training.main import typed
-from halut.training.store import conf_dir
 
 
 def refusal(*overrides):

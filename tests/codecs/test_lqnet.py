@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from number_formats import make, normal
 from torch import distributed, multiprocessing
 
 from halut.codecs import Layout, codecs
+from tests.codecs.number_formats import make, normal
 
 X = torch.tensor([[[-1.5, -0.4, 0.1, 0.3, 0.9, 2.0]]])
 

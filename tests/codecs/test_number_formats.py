@@ -7,9 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from number_formats import denorm, every_value, ieee, make, nearest, normal, quantised, sqnr
 
 from halut.ops import mxint8_dequantise
+from tests.codecs.number_formats import (
+    denorm,
+    every_value,
+    ieee,
+    make,
+    nearest,
+    normal,
+    quantised,
+    sqnr,
+)
 
 # -- integers -------------------------------------------------------------------------------------
 

@@ -6,15 +6,15 @@ import copy
 
 import pytest
 import torch
-from number_formats import make, normal, quantised
 from torch import nn
 from torch.nn.utils import prune
 
-from halut import surgery
 from halut.errors import HalutError
-from halut.global_pruning import with_global_pruning
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.global_pruning import with_global_pruning
+from halut.replace.policy import Rule, resolve
+from halut.sites.find import find_sites
+from tests.codecs.number_formats import make, normal, quantised
 
 SPARSITIES = (0.0, 0.1, 0.37, 0.5, 0.9, 0.999)
 
@@ -121,7 +121,7 @@ def test_global_pruning_is_torchs(network, method):
     count = round(0.6 * sum(module.weight.numel() for module, _ in places))
     torch.manual_seed(4)
     prune.global_unstructured(places, kind, amount=count)
-    surgery.apply(network, settled)
+    swap.apply(network, settled)
     for index in (0, 2, 3):
         layer, wanted = network[index], reference[index].weight
         layer.observe(torch.zeros(1, layer.site.D))
@@ -143,6 +143,6 @@ def test_global_pruning_that_empties_a_layer_is_refused(network):
 
 
 def test_a_global_layer_alone_is_refused(network):
-    layer = surgery.build(network, planned(network, scope="global")["0"])
+    layer = swap.build(network, planned(network, scope="global")["0"])
     with pytest.raises(HalutError, match="settled over a whole plan"):
         layer.fit()

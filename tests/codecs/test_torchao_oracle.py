@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from number_formats import make
+
+from tests.codecs.number_formats import make
 
 pytest.importorskip("torchao", reason="pip install 'halut[torchao]'")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from cuda_case import case
 from torch import Tensor
+
+from tests.cuda.cuda_case import case
 
 
 def add_bits() -> None:

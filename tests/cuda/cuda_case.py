@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halut.ops import ConvGeometry, dispatch
+from halut.ops import ConvGeometry
+from halut.ops.core import dispatch
 
 WINDOW = ConvGeometry((3, 3), (2, 1), (1, 0, 2, 1), (1, 2))
 HALVES = (torch.float16, torch.bfloat16)

@@ -3,13 +3,13 @@
 Run against the torch implementation, on the CPU through the launch shim and on a GPU.
 """
 
-from cuda_bits import add_bits
-from cuda_case import CASES, Case, assert_alike, expected, on_gpu, run
-from cuda_layers import add_layers
-from cuda_products import add_products
-from cuda_prototypes import add_prototypes
-from cuda_tables import add_tables
-from cuda_trees import add_convolutions, add_trees
+from tests.cuda.cuda_bits import add_bits
+from tests.cuda.cuda_case import CASES, Case, assert_alike, expected, on_gpu, run
+from tests.cuda.cuda_layers import add_layers
+from tests.cuda.cuda_products import add_products
+from tests.cuda.cuda_prototypes import add_prototypes
+from tests.cuda.cuda_tables import add_tables
+from tests.cuda.cuda_trees import add_convolutions, add_trees
 
 __all__ = ["CASES", "Case", "assert_alike", "expected", "on_gpu", "run"]
 

@@ -8,9 +8,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from cuda_case import Case, run
 
 from halut.ops.cuda import launch
+from tests.cuda.cuda_case import Case, run
 
 Launch = tuple[str, str]
 """(source, kernel)"""

@@ -7,15 +7,15 @@ from itertools import product
 from typing import Any
 
 import torch
-from cuda_case import HALVES, WINDOW, case, image
-from cuda_tables import drawn_table
-from cuda_trees import map_trees
 from torch import Tensor
 
-from halut.blocks import Blocks
 from halut.ops import ConvGeometry
-from halut.ops.answer import answer_size
-from halut.ops.columns import row_count
+from halut.ops.blocks import Blocks
+from halut.ops.epilogue import answer_size
+from halut.ops.lookup.columns import row_count
+from tests.cuda.cuda_case import HALVES, WINDOW, case, image
+from tests.cuda.cuda_tables import drawn_table
+from tests.cuda.cuda_trees import map_trees
 
 
 def add_layers() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from cuda_case import HALVES, WINDOW, case, image
 
-from halut.blocks import Blocks
+from halut.ops.blocks import Blocks
+from tests.cuda.cuda_case import HALVES, WINDOW, case, image
 
 
 def add_prototypes() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from cuda_case import HALVES, WINDOW, case, image
 from torch import Tensor
 
 from halut.ops import ConvGeometry
+from tests.cuda.cuda_case import HALVES, WINDOW, case, image
 
 
 def add_trees() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cuda_cases import CASES, on_gpu, run
-from cuda_launches import covering
 
 from halut.ops.cuda import launch
+from tests.cuda.cuda_cases import CASES, on_gpu, run
+from tests.cuda.cuda_launches import covering
 
 HERE = Path(__file__).parent
 SECONDS = 90

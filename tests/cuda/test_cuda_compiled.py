@@ -2,11 +2,11 @@
 
 import json
 
-import compiled
 import pytest
 
 from halut.errors import HalutError
 from halut.ops.cuda import cubin
+from tests.cuda import compiled
 
 pytest.importorskip("cupy", reason="needs cupy-cuda13x, whose NVRTC compiles the kernels")
 

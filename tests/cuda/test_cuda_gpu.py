@@ -5,16 +5,11 @@ import threading
 from pathlib import Path
 
 import pytest
-import sanitized_gpu
 import torch
-from cuda_cases import CASES, Case, assert_alike, expected, on_gpu, run
-from cuda_launches import launches
 from torch import Tensor
 
 from halut.ops import (
     accumulate,
-    checks,
-    dispatch,
     forced,
     nearest_encode,
     nearest_matmul,
@@ -22,7 +17,11 @@ from halut.ops import (
     tree_encode,
     tree_matmul,
 )
+from halut.ops.core import checks, dispatch
 from halut.ops.cuda import launch
+from tests.cuda import sanitized_gpu
+from tests.cuda.cuda_cases import CASES, Case, assert_alike, expected, on_gpu, run
+from tests.cuda.cuda_launches import launches
 
 pytestmark = [
     pytest.mark.gpu,

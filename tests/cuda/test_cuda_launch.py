@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from halut.errors import HalutError
-from halut.ops import dispatch
+from halut.ops.core import dispatch
 from halut.ops.cuda import cubin, launch
 from halut.ops.cuda.arguments import Arguments
 

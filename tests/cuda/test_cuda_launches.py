@@ -4,11 +4,11 @@ import json
 import subprocess
 import time
 
-import compiled
 import pytest
-import sanitized_gpu
-from cuda_cases import CASES
-from cuda_launches import covering, launches
+
+from tests.cuda import compiled, sanitized_gpu
+from tests.cuda.cuda_cases import CASES
+from tests.cuda.cuda_launches import covering, launches
 
 
 def kernels(cases):

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from halut import ptq, surgery
-from halut.capture import capture
 from halut.inference import prepare
 from halut.models.build import build_model
 from halut.ops import forced
 from halut.ops.cuda import launch
-from halut.plan import Plan
-from halut.policy import resolve, simple_rules
-from halut.sites import find_sites
+from halut.replace import ptq, swap
+from halut.replace.policy import resolve, simple_rules
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda"
@@ -71,10 +71,10 @@ def learned(name: str, operator: str) -> tuple[nn.Module, Plan]:
     plan = resolve(sites, rules, operator, OPERATORS[operator], unsupported)
     rows = capture(network, [entry.site for entry in plan.replaced], [x])
     for entry in plan.replaced:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(rows[entry.site.name][:512])
         layer.fit()
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     assert {value.device.type for value in network.state_dict().values()} == {DEVICE}
     return network.eval(), plan
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from cuda_cases import CASES, assert_alike, expected, run
-from cuda_tables import drawn_table
 
-from halut.ops import checks
+from halut.ops.core import checks
 from halut.ops.cuda import lookup, tree
-from halut.ops.lookup import accumulate_reference
+from halut.ops.lookup.accumulate import accumulate_reference
+from tests.cuda.cuda_cases import CASES, assert_alike, expected, run
+from tests.cuda.cuda_tables import drawn_table
 
 OPERATIONS = {
     *("accumulate", "scatter_add", "tree_encode", "tree_gradient", "nearest_encode"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from generate import (
+
+from halut import data
+from tests.datasets.generate import (
     write_cifar10,
     write_cifar100,
     write_fashion_mnist,
@@ -11,8 +13,6 @@ from generate import (
     write_imagenet,
     write_speech_commands,
 )
-
-import data
 
 WRITERS = {
     "cifar10": write_cifar10,

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generate import write_cifar10, write_cifar100, write_fashion_mnist
 
-import data
-from data.arrays import ImageConfig, crop_flip
-from data.randomness import fold, integers, uniforms
-from data.samples import Request, Samples, Split
+from halut import data
+from halut.data.arrays import ImageConfig, crop_flip
+from halut.data.randomness import fold, integers, uniforms
+from halut.data.samples import Request, Samples, Split
 from halut.errors import HalutError
+from tests.datasets.generate import write_cifar10, write_cifar100, write_fashion_mnist
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 needs_fashion = pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs dataset-fashion-mnist")

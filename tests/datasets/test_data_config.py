@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import OmegaConf
 
-import data
+from halut import data
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 

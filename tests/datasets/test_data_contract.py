@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import WRITERS
 
-import data
-from data.loader import BatchLoader, TrainLoader
-from data.sampler import OrderedBatches, TrainBatches
+from halut import data
+from halut.data.loader import BatchLoader, TrainLoader
+from halut.data.sampler import OrderedBatches, TrainBatches
 from halut.errors import HalutError
 
 pytestmark = pytest.mark.parametrize("name", sorted(data.datasets))
@@ -214,7 +214,7 @@ def test_missing_root_says_where_it_looked(name, tmp_path, monkeypatch):
     if name not in WRITERS:
         pytest.skip("reads no files")
     monkeypatch.setenv("HALUT_DATA", str(tmp_path / "by_environment"))
-    monkeypatch.setattr("data.fashion_mnist.DEBIAN", str(tmp_path / "package"))
+    monkeypatch.setattr("halut.data.fashion_mnist.DEBIAN", str(tmp_path / "package"))
     with pytest.raises(HalutError) as caught:
         data.build(name, root=str(tmp_path / "by_root")).setup()
     message = str(caught.value)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.files import files, finder, folders, printable, read_lines, walk
-from data.image_reading import inspect, read_image
+from halut.data.files import files, finder, folders, printable, read_lines, walk
+from halut.data.image_reading import inspect, read_image
 from halut.errors import HalutError
 
 NAMES = ["yes/a.wav", "no/b c.wav", "café/d.wav"]

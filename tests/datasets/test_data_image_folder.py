@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generate import write_image_folder
 from PIL import Image
 
-import data
+from halut import data
 from halut.errors import HalutError
+from tests.datasets.generate import write_image_folder
 
 CLASSES = ("cross", "disc", "stripes")
 

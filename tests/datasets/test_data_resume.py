@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-import data
+from halut import data
 from halut.errors import HalutError
 
 STEPS = 5  # batches of an epoch

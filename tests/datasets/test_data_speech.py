@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from generate import OTHER_WORDS, RATE, WORDS, write_speech_commands
 
-import data
-from data.audio import Features, Frontend
-from data.samples import Request
+from halut import data
+from halut.data.audio import Features, Frontend
+from halut.data.samples import Request
 from halut.errors import HalutError
+from tests.datasets.generate import OTHER_WORDS, RATE, WORDS, write_speech_commands
 
 
 def module_of(root, **options):

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import data
-from data.loader import TrainLoader
-from data.randomness import fold, integers, isolated, uniforms
-from data.sampler import TrainBatches
-from data.splits import balanced_subset, stratified_split
+from halut import data
+from halut.data.loader import TrainLoader
+from halut.data.randomness import fold, integers, isolated, uniforms
+from halut.data.sampler import TrainBatches
+from halut.data.splits import balanced_subset, stratified_split
 from halut.errors import HalutError
 
 SIZES = st.lists(st.integers(2, 30), min_size=1, max_size=6)

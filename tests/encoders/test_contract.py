@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from halut.blocks import Blocks
 from halut.encoders import Encoder, encoders
 from halut.errors import HalutError
+from halut.ops.blocks import Blocks
 from halut.prototypes.buckets import bucket_means, bucket_sizes, reconstruct
 
 SHAPES = [(12, 3, 1, 8), (7, 3, 1, 4), (5, 5, 1, 2), (6, 2, 2, 16), (7, 2, 3, 4), (9, 1, 1, 256)]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from halut.blocks import Blocks
 from halut.encoders.pq import PQEncoder, PQOptions
 from halut.errors import HalutError
+from halut.ops.blocks import Blocks
 from halut.prototypes.buckets import reconstruct
 
 

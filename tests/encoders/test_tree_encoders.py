@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from halut.blocks import Blocks
 from halut.encoders import encoders
 from halut.encoders.decision_tree import DecisionTreeEncoder, DecisionTreeOptions
 from halut.encoders.tree import TreeEncoder, TreeOptions, leaf_assignment, leaf_paths
 from halut.errors import HalutError
+from halut.ops.blocks import Blocks
 from halut.prototypes.cart import learn_node_tree, not_above
 
 

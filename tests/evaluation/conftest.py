@@ -7,16 +7,16 @@ import sys
 
 import pytest
 import torch
-from digits_bundle import MODEL, SETTINGS
 
-import data as datasets
-from halut import surgery
+from halut import data as datasets
 from halut.bundle import save_bundle
-from halut.capture import capture
 from halut.models.build import build_model
-from halut.policy import resolve, simple_rules
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.policy import resolve, simple_rules
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
 from halut.training.bundle_data import settings_of
+from tests.evaluation.digits_bundle import MODEL, SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,10 @@ def original(digits, tmp_path_factory):
     plan = plan.with_stages({entry.site.name: 0 for entry in plan.replaced})
     images = next(digits.calibration_batches(128, seed=0))[0]
     for entry in plan.replaced:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(capture(network, [entry.site], [images])[entry.site.name])
         layer.fit()
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     report = {
         "data": {"name": "digits", "settings": settings_of(digits)},
         "final": {"test_accuracy": 12.5, "val_accuracy": 13.0},

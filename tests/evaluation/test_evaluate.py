@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits_bundle import SETTINGS
 
-from halut.analysis.cost import exact_cost, replaced_cost
-from halut.analysis.errors import layer_errors
+from halut.analysis.layer_errors import layer_errors
+from halut.analysis.network_cost import exact_cost, replaced_cost
 from halut.analysis.sensitivity import accuracy
 from halut.bundle import load_bundle
 from halut.models.build import build_model
-from halut.plan import Plan
+from halut.sites.plan import Plan
 from halut.training.bundle_data import data_of, settings_of
+from tests.evaluation.digits_bundle import SETTINGS
 
 
 @pytest.mark.parametrize("where", ["", "bundle"])
@@ -86,7 +86,7 @@ def test_the_readme_s_network_for_inference(run_folder):
 
 
 def _request(indices):
-    from data.samples import Request
+    from halut.data.samples import Request
 
     return Request(indices)
 

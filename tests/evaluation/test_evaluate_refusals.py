@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from digits_bundle import MODEL
+
+from tests.evaluation.digits_bundle import MODEL
 
 
 def spoil(folder, name, content):

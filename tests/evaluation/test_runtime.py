@@ -14,7 +14,7 @@ from halut.analysis import runtime
 from halut.analysis.runtime import Way, check_difference, compare, set_attention, ways
 from halut.errors import HalutError
 from halut.models.build import build_model
-from halut.training.store import conf_dir
+from halut.training.config.hydra_schemas import conf_dir
 
 
 def compiler():

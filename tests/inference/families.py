@@ -24,15 +24,15 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from halut import surgery
-from halut.capture import capture
-from halut.catalogue import operator_type
 from halut.errors import HalutError
 from halut.inference import prepare
 from halut.inference.onednn import Grid
-from halut.operators import ReplacedLayer
-from halut.plan import Entry
-from halut.sites import Site, find_sites
+from halut.replace import swap
+from halut.replace.operator_registry import operator_type
+from halut.sites.calibration import capture
+from halut.sites.find import Site, find_sites
+from halut.sites.operator import ReplacedLayer
+from halut.sites.plan import Entry
 
 V = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 S = {"depths": (1, 1, 2, 1)}
@@ -232,10 +232,10 @@ def replaced(network: nn.Module, x: Tensor) -> tuple[int, int]:
             entries.append(Entry(site, name, operator.frozen(site), stage=0))
     rows = capture(network, [entry.site for entry in entries], [x], rows=256)
     for entry in entries:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(rows[entry.site.name])
         layer.fit(seed=0)
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return len(entries), len(sites)
 
 

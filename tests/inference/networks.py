@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from halut import surgery
-from halut.capture import capture
 from halut.models.build import build_model
-from halut.plan import Plan
-from halut.policy import resolve, simple_rules
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.policy import resolve, simple_rules
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Plan
 
 NETWORKS = {  # name: (input size, options of its builder)
     "resnet8": ((1, 12, 12), {"width": 4}),
@@ -50,10 +50,10 @@ def replaced(
     plan = resolve(sites, rules, operator, {"K": 8, **(options or {})}, unsupported)
     rows = capture(network, [e.site for e in plan.replaced], [x])
     for entry in plan.replaced:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(rows[entry.site.name][:512])
         layer.fit()
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return network.eval(), plan
 
 

@@ -1,10 +1,11 @@
 """One network of every family of timm and torchvision, prepared, answers as before."""
 
-import families
 import pytest
 import timm
 import torch
-from families import FAMILIES, FLOAT_ERROR, LEFT, TIMM, int8_error
+
+from tests.inference import families
+from tests.inference.families import FAMILIES, FLOAT_ERROR, LEFT, TIMM, int8_error
 
 A_DOZEN = [
     "timm beit",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import network_of, replaced
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,6 +13,7 @@ from halut.inference import PackedConv2d, onednn, prepare
 from halut.inference.int8_steps import Int8Tables, reads_bytes
 from halut.inference.onednn import Grid, Int8Product
 from halut.ops import forced
+from tests.inference.networks import network_of, replaced
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from halut.catalogue import operator_type
 from halut.inference.codec import FrozenCodecLayer
-from halut.inference.forms import frozen
+from halut.inference.lowering import frozen
 from halut.inference.mxint8 import Mxint8Layer
-from halut.sites import find_sites
+from halut.replace.operator_registry import operator_type
+from halut.sites.find import find_sites
 
 SOURCES = {
     "linear": (lambda: nn.Linear(70, 7), (3, 5, 70)),

@@ -5,16 +5,16 @@ import logging
 
 import pytest
 import torch
-from networks import NETWORKS, gap, network_of, replaced
 from timm.layers import create_conv2d
 from torch import nn
 
-from halut.catalogue import operator_type
 from halut.errors import HalutError
 from halut.inference import PackedConv2d, PackedLayer, prepare
-from halut.inference.packed import packed
+from halut.inference.table_layers import packed
 from halut.layers import LUTLayer
-from halut.sites import find_sites
+from halut.replace.operator_registry import operator_type
+from halut.sites.find import find_sites
+from tests.inference.networks import NETWORKS, gap, network_of, replaced
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 

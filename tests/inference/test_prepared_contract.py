@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
-from halut.capture import capture
-from halut.catalogue import operator_names, operator_type
 from halut.errors import HalutError
 from halut.inference import prepare
-from halut.plan import Entry
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.operator_registry import operator_names, operator_type
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Entry
 
 OPTIONS: dict[str, tuple[str, dict]] = {
     **{name: (name, {}) for name in operator_names() if name != "chain"},
@@ -51,10 +51,10 @@ def network_of(operator: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     entries = [Entry(s, name, made.frozen(s), stage=0) for s in sites if made.supports(s) is None]
     rows = capture(network, [e.site for e in entries], [x])
     for entry in entries:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(rows[entry.site.name])
         layer.fit()
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return network.eval(), x
 
 

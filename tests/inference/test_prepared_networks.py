@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import gap, replaced
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from halut.inference import PackedConv2d, prepare
+from tests.inference.networks import gap, replaced
 
 
 class Base(nn.Module):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from environments import Environment, checkout, missing_tools, run
+
+from tests.install.environments import Environment, checkout, missing_tools, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +31,7 @@ def test_the_checkout_runs_and_new_files_are_found(editable, tmp_path):
     (source / "halut" / "encoders" / "brand_new.py").write_text("WHERE = __file__\n")
     code = "import halut.encoders.brand_new as new, halut._kernels as k; print(new.WHERE)"
     code += "; print(k.__file__); import data; print(data.__file__)"
-    code += "; from halut.training.store import conf_dir; print(conf_dir())"
+    code += "; from halut.training.config.hydra_schemas import conf_dir; print(conf_dir())"
     lines = run(environment.python, "-c", code, cwd=tmp_path).stdout.splitlines()
     assert len(lines) == 4
     assert all(line.startswith(str(source.resolve())) for line in lines)

@@ -8,7 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from environments import ROOT, Environment, checkout, missing_tools, run
+
+from tests.install.environments import ROOT, Environment, checkout, missing_tools, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,7 +80,7 @@ def test_the_sdist_holds_sources_alone(built):
 
 
 def test_import_and_environment(installed, tmp_path):
-    code = "import halut, halut._kernels, data, halut.training.store as s; print(halut.__file__)"
+    code = "import halut, halut._kernels, data, halut.training.config.hydra_schemas as s; print(halut.__file__)"
     done = run(installed.python, "-c", code + "; print(s.conf_dir())", cwd=tmp_path)
     packages = str(installed.packages.resolve())
     assert [line.startswith(packages) for line in done.stdout.splitlines()] == [True, True]

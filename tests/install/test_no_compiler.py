@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from environments import Environment, checkout, missing_tools, run
+
+from tests.install.environments import Environment, checkout, missing_tools, run
 
 pytestmark = [
     pytest.mark.slow,

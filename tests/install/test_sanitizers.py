@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from environments import checkout, missing_tools, run
+
+from tests.install.environments import checkout, missing_tools, run
 
 SUITE = ("test_kernel_contract.py", "test_fuzz_lookup.py", "test_fuzz_tree.py")
 SUITE += ("test_fuzz_nearest.py", "test_fuzz_taps.py", "test_fuzz_layer.py")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from drawn import Draw, arranged
 
-from halut.blocks import Blocks
 from halut.ops import ConvGeometry
+from halut.ops.blocks import Blocks
+from tests.kernels.drawn import Draw, arranged
 
 ROWS = [  # N, inputs of a group, G, C, K, M
     (40, 20, 1, 5, 16, 7),

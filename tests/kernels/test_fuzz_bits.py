@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from drawn import FUZZ, GROUPS, KINDS, LAYOUTS, SEEDS, Draw, arranged, every_level
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halut.ops import bit_planes, bit_product, forced
-from halut.ops.bit_planes import bit_planes_reference
-from halut.ops.bit_product import bit_product_reference
+from halut.ops.integer.bit_planes import bit_planes_reference
+from halut.ops.integer.bit_product import bit_product_reference
+from tests.kernels.drawn import FUZZ, GROUPS, KINDS, LAYOUTS, SEEDS, Draw, arranged, every_level
 
 SMALL = st.integers(1, 4)
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from drawn import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halut.errors import HalutError
+from halut.ops import code_layer, nearest_layer, pack_table, tree_layer
+from halut.ops.blocks import Blocks
+from halut.ops.epilogue import answer_size
+from halut.ops.layer.reference import (
+    code_layer_reference,
+    nearest_layer_reference,
+    tree_layer_reference,
+)
+from tests.kernels.drawn import (
     FUZZ,
     GEOMETRIES,
     INPUTS,
@@ -15,18 +27,6 @@ from drawn import (
     Draw,
     arranged,
     every_level,
-)
-from hypothesis import given
-from hypothesis import strategies as st
-
-from halut.blocks import Blocks
-from halut.errors import HalutError
-from halut.ops import code_layer, nearest_layer, pack_table, tree_layer
-from halut.ops.answer import answer_size
-from halut.ops.layer_reference import (
-    code_layer_reference,
-    nearest_layer_reference,
-    tree_layer_reference,
 )
 
 EMPTY = torch.empty(0, dtype=torch.uint8)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import torch
-from drawn import (
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from halut.ops import accumulate, scatter_add
+from halut.ops.lookup.accumulate import accumulate_reference
+from tests.kernels.drawn import (
     CODEBOOKS,
     FLOATS,
     FUZZ,
@@ -19,12 +25,6 @@ from drawn import (
     assert_within,
     every_level,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
-
-from halut.ops import accumulate, scatter_add
-from halut.ops.lookup import accumulate_reference
 
 SIZES = {"N": ROWS, "G": GROUPS, "C": CODEBOOKS, "K": PROTOTYPES, "M": OUTPUTS, "seed": SEEDS}
 PLACES = {"layout": st.sampled_from(LAYOUTS), "other": st.sampled_from(LAYOUTS)}

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import torch
-from drawn import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halut.ops import accumulate, nearest_encode, nearest_matmul
+from halut.ops.blocks import Blocks
+from halut.ops.nearest.reference import (
+    nearest_assign_reference,
+    nearest_encode_reference,
+    nearest_matmul_reference,
+)
+from tests.kernels.drawn import (
     CODEBOOKS,
     FLOATS,
     FUZZ,
@@ -20,16 +30,6 @@ from drawn import (
     assert_near,
     every_level,
     rows_of,
-)
-from hypothesis import given
-from hypothesis import strategies as st
-
-from halut.blocks import Blocks
-from halut.ops import accumulate, nearest_encode, nearest_matmul
-from halut.ops.nearest_reference import (
-    nearest_assign_reference,
-    nearest_encode_reference,
-    nearest_matmul_reference,
 )
 
 PLACES = {"layout": st.sampled_from(LAYOUTS), "other": st.sampled_from(LAYOUTS)}

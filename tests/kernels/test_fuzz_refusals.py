@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from drawn import Draw, every_level
 from torch import Tensor
 
 from halut import ops
 from halut.errors import HalutError
+from tests.kernels.drawn import Draw, every_level
 
 DTYPES = (
     *(torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.bool, torch.int8),

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from drawn import FLOATS, FUZZ, LAYOUTS, SEEDS, SIDES, WINDOWS, Draw, arranged, every_level
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halut.errors import HalutError
 from halut.ops import conv_taps, im2col
+from tests.kernels.drawn import (
+    FLOATS,
+    FUZZ,
+    LAYOUTS,
+    SEEDS,
+    SIDES,
+    WINDOWS,
+    Draw,
+    arranged,
+    every_level,
+)
 
 
 @FUZZ

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import torch
-from drawn import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from halut.ops import accumulate, tree_encode, tree_matmul
+from halut.ops.tree.reference import tree_encode_reference, tree_matmul_reference
+from tests.kernels.drawn import (
     CODEBOOKS,
     FLOATS,
     FUZZ,
@@ -22,11 +27,6 @@ from drawn import (
     every_level,
     rows_of,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from halut.ops import accumulate, tree_encode, tree_matmul
-from halut.ops.tree_reference import tree_encode_reference, tree_matmul_reference
 
 INPUTS = {
     "N": ROWS,

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from contract_cases import CASES, EMPTY, PRIVATE, ROUNDED, Case
 
 from halut.errors import HalutError
-from halut.ops import cpu, dispatch, forced, implementations, pack_table
+from halut.ops import cpu, forced, implementations, pack_table
+from halut.ops.core import dispatch
+from tests.kernels.contract_cases import CASES, EMPTY, PRIVATE, ROUNDED, Case
 
 CPU = torch.device("cpu")
 ORACLE = "torch"

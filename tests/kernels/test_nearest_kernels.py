@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from drawn import arranged, every_level
 
-from halut.blocks import Blocks
 from halut.ops import ConvGeometry, cpu, nearest_encode, nearest_matmul
-from halut.ops.nearest_reference import nearest_assign_reference, nearest_matmul_reference
+from halut.ops.blocks import Blocks
+from halut.ops.nearest.reference import nearest_assign_reference, nearest_matmul_reference
+from tests.kernels.drawn import arranged, every_level
 
 pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
 

@@ -7,9 +7,9 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from halut.capture import unfolded
-from halut.catalogue import operator_type
-from halut.sites import find_sites
+from halut.replace.operator_registry import operator_type
+from halut.sites.calibration import unfolded
+from halut.sites.find import find_sites
 
 LAYERS = {
     "linear": (lambda: nn.Linear(11, 6), (2, 3, 11), {"C": 4}),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 
 import torch
-from lut_oracle import inputs_of
 from torch import nn
 
-from halut.capture import unfolded
-from halut.catalogue import operator_type
-from halut.sharing import share_encoder
-from halut.sites import find_sites
+from halut.replace.operator_registry import operator_type
+from halut.replace.sharing import share_encoder
+from halut.sites.calibration import unfolded
+from halut.sites.find import find_sites
+from tests.layers.lut_oracle import inputs_of
 
 GROUPS = {
     "linear": (lambda M, bias: nn.Linear(11, M, bias), (2, 3, 11), {"C": 4}),

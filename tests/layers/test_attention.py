@@ -7,22 +7,22 @@ import copy
 import pytest
 import torch
 
-from halut import surgery
-from halut.analysis.bits import bit_figures
-from halut.analysis.cost import exact_cost, replaced_cost
-from halut.analysis.errors import layer_errors
+from halut.analysis.bit_operations import bit_figures
+from halut.analysis.layer_errors import layer_errors
 from halut.analysis.memory import memory_figures
-from halut.attention import AttentionProducts, expose_attention
-from halut.capture import capture
-from halut.catalogue import operator_type
+from halut.analysis.network_cost import exact_cost, replaced_cost
 from halut.codecs import codecs
 from halut.errors import HalutError
 from halut.inference import prepare
 from halut.layers.attention import FORMATS, CodecAttention
 from halut.models.build import build_model
-from halut.plan import Plan
-from halut.policy import Rule, resolve, simple_rules
-from halut.sites import Site, find_sites
+from halut.replace import swap
+from halut.replace.operator_registry import operator_type
+from halut.replace.policy import Rule, resolve, simple_rules
+from halut.sites.attention import AttentionProducts, expose_attention
+from halut.sites.calibration import capture
+from halut.sites.find import Site, find_sites
+from halut.sites.plan import Plan
 
 HEADS, D, TOKENS = 2, 8, 16
 NAME = "blocks.0.attn.products"
@@ -49,10 +49,10 @@ def planned(network, x, operator="integer", rules=None, **options):
 def learned(network, x, operator="integer", **options):
     plan = planned(network, x, operator, **options)
     for entry in plan.replaced:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(capture(network, [entry.site], [x])[entry.site.name])
         layer.fit(seed=1)
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return plan
 
 
@@ -121,7 +121,7 @@ def test_products_of_quantised_factors(x, operator):
     with torch.no_grad():
         torch.testing.assert_close(prepare(network, x)(x), network(x))
 
-    again = surgery.apply(vit(), Plan.from_dict(plan.to_dict()))
+    again = swap.apply(vit(), Plan.from_dict(plan.to_dict()))
     again.load_state_dict(network.state_dict(), strict=True)
     assert torch.equal(again(x), network(x))
     network(x).square().sum().backward()

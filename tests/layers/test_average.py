@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from halut.catalogue import operator_type
 from halut.errors import HalutError
-from halut.sites import site_of
-from halut.tables import average_accumulate
+from halut.ops.table_quantization import average_accumulate
+from halut.replace.operator_registry import operator_type
+from halut.sites.find import site_of
 
 
 def layer(average, C=8):

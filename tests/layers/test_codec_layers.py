@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
-from halut.analysis.bits import bit_figures, bits_line
-from halut.analysis.cost import replaced_cost
-from halut.capture import capture, unfolded
-from halut.catalogue import operator_type
+from halut.analysis.bit_operations import bit_figures, bits_line
+from halut.analysis.network_cost import replaced_cost
 from halut.errors import HalutError
 from halut.layers.codec import CodecConv2d, CodecLinear
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.operator_registry import operator_type
+from halut.replace.policy import Rule, resolve
+from halut.sites.calibration import capture, unfolded
+from halut.sites.find import find_sites
 
 SOURCES = {
     "linear": (lambda: nn.Linear(20, 7), (3, 5, 20)),
@@ -135,7 +135,7 @@ def test_averages_are_over_all_layers():
         Rule("1", operator="tree", options={"C": 4, "K": 16}),
     ]
     plan = resolve(find_sites(network, x[:1])[0], rules, "integer", {})
-    surgery.apply(network, plan)
+    swap.apply(network, plan)
     figures = bit_figures(plan, network)
     weights = 32 * 16 * 4 + 16 * 8, 4 * 16 * 16 * 8, 16 * 16 * 32
     assert figures["weight_bits"] == sum(weights) / (32 * 16 + 2 * 16 * 16)

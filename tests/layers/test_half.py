@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
-from halut.capture import capture
-from halut.catalogue import operator_names
-from halut.policy import resolve, simple_rules
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.operator_registry import operator_names
+from halut.replace.policy import resolve, simple_rules
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
 
 VARIANTS = [
     *((name, {}) for name in operator_names()),
@@ -53,10 +53,10 @@ def _learned(name: str, options: dict) -> tuple[nn.Module, torch.Tensor]:
     rules = simple_rules(sites, keep_first=False, keep_last=False)
     plan = resolve(sites, rules, name, options, unsupported, {})
     for entry in plan.replaced:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(capture(network, [entry.site], [x])[entry.site.name])
         layer.fit()
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return network.eval(), x
 
 

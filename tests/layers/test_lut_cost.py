@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
-from halut.analysis.cost import exact_cost, operations, replaced_cost
-from halut.catalogue import operator_type
-from halut.plan import Plan
-from halut.policy import Rule, resolve
-from halut.sites import Site, find_sites
+from halut.analysis.network_cost import exact_cost, operations, replaced_cost
+from halut.replace import swap
+from halut.replace.operator_registry import operator_type
+from halut.replace.policy import Rule, resolve
+from halut.sites.find import Site, find_sites
+from halut.sites.plan import Plan
 
 
 def layer_cost(source, shape, operator="tree", **options):
@@ -97,7 +97,7 @@ def test_a_whole_network_exact_and_replaced():
         "macs": 25 * 36 + 8, "encode_compares": 0, "encode_macs": 0, "encode_adds": 0,
         "lookups": 0, "adds": 0, "weight_bytes": 4 * parameters, "table_bytes": 0,
     }  # fmt: skip
-    replaced = replaced_cost(plan, surgery.apply(copy.deepcopy(network), plan))
+    replaced = replaced_cost(plan, swap.apply(copy.deepcopy(network), plan))
     assert replaced == {
         "macs": 8,
         "encode_compares": 25 * 2,
@@ -139,7 +139,7 @@ def test_exact_operators_cost_what_the_network_costs():
     sites, _ = find_sites(network, torch.zeros(1, 1, 5, 5))
     plan = resolve(sites, [Rule(operator="exact")], "exact", {})
     exact = exact_cost(plan, network)
-    assert replaced_cost(plan, surgery.apply(network, plan)) == exact
+    assert replaced_cost(plan, swap.apply(network, plan)) == exact
 
 
 def test_the_batch_is_not_counted():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from lut_oracle import LAYERS, inputs_of, make
 
-from halut.capture import unfolded
 from halut.encoders import encoders
 from halut.layers.diagnostics import normalised_mse
+from halut.sites.calibration import unfolded
+from tests.layers.lut_oracle import LAYERS, inputs_of, make
 
 ENCODERS = list(encoders)
 RELAXED = [(name, encoders[name].estimators[0]) for name in ENCODERS]

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
-from lut_oracle import LAYERS, inputs_of, make, slow_product
 from torch import nn
 
-from halut.catalogue import operator_type
 from halut.encoders import encoders
-from halut.sites import Site
+from halut.replace.operator_registry import operator_type
+from halut.sites.find import Site
+from tests.layers.lut_oracle import LAYERS, inputs_of, make, slow_product
 
 CASES, ENCODERS = list(LAYERS), list(encoders)
 ESTIMATORS = [(name, one) for name in ENCODERS for one in encoders[name].estimators]
@@ -129,7 +129,7 @@ def test_exact_where_every_block_takes_at_most_K_values(encoder, D, C, K, groups
     """Each value has a prototype of its own, so the table product is the exact product."""
     if groups > 1:  # a 1x1 convolution over groups * D channels
         source = nn.Conv2d(groups * D, groups * 5, 1, groups=groups)
-        from halut.sites import find_sites
+        from halut.sites.find import find_sites
 
         site = find_sites(nn.Sequential(source), torch.zeros(1, groups * D, 1, 1))[0][0]
     else:

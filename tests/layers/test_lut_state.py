@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from lut_oracle import LAYERS, inputs_of, make
 
 from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.diagnostics import code_usage, diagnose
+from tests.layers.lut_oracle import LAYERS, inputs_of, make
 
 ENCODERS = list(encoders)
 FORMS = [

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
-from halut.capture import capture
-from halut.catalogue import operator_names, operator_type
 from halut.errors import HalutError
 from halut.inference import prepare
-from halut.ops.conv import ConvGeometry
-from halut.ops.finite import all_finite, marked
-from halut.plan import Entry
-from halut.sites import find_sites
+from halut.ops.core.finite import all_finite, marked
+from halut.ops.lookup.conv import ConvGeometry
+from halut.replace import swap
+from halut.replace.operator_registry import operator_names, operator_type
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Entry
 
 NETWORKS = {
     "linear": (lambda: nn.Linear(12, 8), (12,)),
@@ -51,10 +51,10 @@ def replaced(exact, x, operator, options, rows=None):
     site = find_sites(net, x[:1])[0][0]
     kind = operator_type(operator)(**options)
     entry = Entry(site, operator, kind.frozen(site), 0)
-    layer = surgery.build(net, entry)
+    layer = swap.build(net, entry)
     layer.observe(capture(net, [site], [x])[site.name] if rows is None else rows)
     layer.fit(seed=0)
-    surgery.swap(net, entry, layer)
+    swap.swap(net, entry, layer)
     return net
 
 

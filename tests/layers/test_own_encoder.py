@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
-from halut.analysis.cost import replaced_cost
-from halut.analysis.errors import layer_errors
-from halut.capture import capture
-from halut.catalogue import operator_names
+from halut.analysis.layer_errors import layer_errors
+from halut.analysis.network_cost import replaced_cost
 from halut.encoders import Encoder, EncoderOptions, encoders
 from halut.encoders.base import check_rows
 from halut.errors import HalutError
-from halut.plan import Plan
-from halut.policy import resolve, simple_rules
 from halut.prototypes.buckets import bucket_means
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.operator_registry import operator_names
+from halut.replace.policy import resolve, simple_rules
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Plan
 
 
 @dataclass
@@ -100,10 +100,10 @@ def test_from_policy_to_training(registered, tmp_path):
     plan.save(tmp_path / "plan.json")
     fresh, wanted = copy.deepcopy(net), net(x).detach()
     for entry in plan.replaced:
-        layer = surgery.build(net, entry)
+        layer = swap.build(net, entry)
         layer.observe(capture(net, [entry.site], [x])[entry.site.name])
         layer.fit()
-        surgery.swap(net, entry, layer)
+        swap.swap(net, entry, layer)
     errors = layer_errors(net, [x])
     assert set(errors) == {"2", "5"}
     assert all(0 < e["normalised_mse"] < 1 for e in errors.values())
@@ -118,7 +118,7 @@ def test_from_policy_to_training(registered, tmp_path):
         optimiser.step()
     assert float((net(x) - wanted).square().sum().detach()) < 0.7 * first
 
-    again = surgery.apply(fresh, Plan.load(tmp_path / "plan.json"))
+    again = swap.apply(fresh, Plan.load(tmp_path / "plan.json"))
     again.load_state_dict(net.state_dict(), strict=True)
     assert torch.equal(again(x), net(x))
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from halut import surgery
-from halut.capture import capture
-from halut.catalogue import operator_names, operator_type
 from halut.inference import prepare
-from halut.matmul import HalutMatmul
-from halut.plan import Entry
+from halut.layers.matmul import HalutMatmul
+from halut.ops.power_of_two import normalised_mse, unit_of
 from halut.prototypes.kmeans import kmeans
-from halut.sites import find_sites
-from halut.units import normalised_mse, unit_of
+from halut.replace import swap
+from halut.replace.operator_registry import operator_names, operator_type
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Entry
 
 SCALES = [2.0**63, 2.0**-100, 2.0**-40, 2.0**30]
 FIXED = ("binary", "minifloat_ieee", "minifloat_denorm", "abcnet")
@@ -42,10 +42,10 @@ def learned(x, operator, options):
     net = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.Flatten()).eval()
     site = find_sites(net, x[:1])[0][0]
     entry = Entry(site, operator, operator_type(operator)(**options).frozen(site), 0)
-    layer = surgery.build(net, entry)
+    layer = swap.build(net, entry)
     layer.observe(capture(net, [site], [x])[site.name])
     layer.fit(seed=0)
-    surgery.swap(net, entry, layer)
+    swap.swap(net, entry, layer)
     return net
 
 
@@ -131,7 +131,7 @@ def test_odd_rows_are_learned_from(operator, rows):
     seen = ODD[rows](x)
     site = find_sites(net, x[:1])[0][0]
     entry = Entry(site, operator, operator_type(operator)().frozen(site), 0)
-    layer = surgery.build(net, entry)
+    layer = swap.build(net, entry)
     layer.observe(seen)
     layer.fit(seed=0)
     with torch.no_grad():

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from shared_group import apart, assert_same_gradients, gradients, group
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from halut.encoders import encoders
+from tests.layers.shared_group import apart, assert_same_gradients, gradients, group
 
 
 class Block(nn.Module):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shared_group import GROUPS, Count, apart, assert_same_gradients, group, step
 
 from halut.encoders import encoders
-from halut.ops import cpu, forced, shared
+from halut.layers import shared_product
+from halut.ops import cpu, forced
+from tests.layers.shared_group import GROUPS, Count, apart, assert_same_gradients, group, step
 
 ESTIMATORS = [(name, one) for name in encoders for one in encoders[name].estimators]
 TABLES = [
@@ -57,7 +58,7 @@ def test_the_same_on_maps(case, encoder, layout, options):
 def test_the_same_where_gradients_meet_in_parts(monkeypatch, encoder, case):
     layers, x = group(case, encoder)
     x = torch.cat([x, 2 * x, -x], 0)
-    monkeypatch.setattr(shared, "ROWS", (4, 4))
+    monkeypatch.setattr(shared_product, "ROWS", (4, 4))
     count = Count(monkeypatch, layers[0].encoder)
     step(layers, x)
     assert count.take()[1] > 2

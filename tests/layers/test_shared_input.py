@@ -8,10 +8,10 @@ import weakref
 
 import pytest
 import torch
-from shared_group import Count, apart, assert_same_gradients, group, step
 from torch import nn
 
 from halut.encoders import encoders
+from tests.layers.shared_group import Count, apart, assert_same_gradients, group, step
 
 
 @pytest.fixture

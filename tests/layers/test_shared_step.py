@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from halut.catalogue import operator_type
 from halut.ops import cpu
-from halut.sharing import share_encoder
-from halut.sites import find_sites
+from halut.replace.operator_registry import operator_type
+from halut.replace.sharing import share_encoder
+from halut.sites.find import find_sites
 
 N, D = 1576, 192
 """Eight images of 197 tokens, the width of ViT-tiny."""

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from halut.capture import capture, unfolded
-from halut.catalogue import operator_type
 from halut.errors import HalutError
-from halut.inference.forms import frozen
+from halut.inference.lowering import frozen
 from halut.inference.sign_magnitude import SignMagnitudeLayer
-from halut.ops.sign_magnitude import sign_magnitude_reference
-from halut.sites import Site, find_sites
+from halut.ops.integer.sign_magnitude import sign_magnitude_reference
+from halut.replace.operator_registry import operator_type
+from halut.sites.calibration import capture, unfolded
+from halut.sites.find import Site, find_sites
 
 SOURCES = {
     "linear": (lambda: nn.Linear(20, 7), (3, 5, 20)),

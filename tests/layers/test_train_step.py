@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from halut.catalogue import operator_type
 from halut.ops import cpu
-from halut.sites import find_sites
+from halut.replace.operator_registry import operator_type
+from halut.sites.find import find_sites
 
 pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halut.blocks import Blocks
 from halut.ops import ConvGeometry, pack_table
+from halut.ops.blocks import Blocks
 
 ROWS = [  # N, columns of a group, G, C, K, M
     (40, 20, 1, 5, 16, 7),

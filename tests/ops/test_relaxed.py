@@ -4,18 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from halut.blocks import Blocks
 from halut.encoders.base import Encoder
-from halut.ops import (
-    checks,
-    nearest_encode,
-    nearest_matmul,
-    relaxed_matmul,
-    tree_encode,
-    tree_matmul,
-)
-from halut.ops.nearest_reference import nearest_assign_reference
-from halut.ops.tree_reference import tree_assign_reference
+from halut.ops import nearest_encode, nearest_matmul, relaxed_matmul, tree_encode, tree_matmul
+from halut.ops.blocks import Blocks
+from halut.ops.core import checks
+from halut.ops.nearest.reference import nearest_assign_reference
+from halut.ops.tree.reference import tree_assign_reference
 
 
 class Tree(Encoder):

@@ -5,10 +5,10 @@ import threading
 import time
 
 import pytest
-from layer_cases import LAYOUTS, MAPS, tree_case
 
 from halut.ops import tree_layer
-from halut.ops.dispatch import available
+from halut.ops.core.dispatch import available
+from tests.ops.layer_cases import LAYOUTS, MAPS, tree_case
 
 TASKS = "/proc/self/task"
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from halut.errors import HalutError
-from halut.ops import ConvGeometry, accumulate, checks, columns_of, tree_encode, tree_matmul
-from halut.ops.tree_reference import (
+from halut.ops import ConvGeometry, accumulate, columns_of, tree_encode, tree_matmul
+from halut.ops.core import checks
+from halut.ops.tree.reference import (
     tree_assign_reference,
     tree_encode_reference,
     tree_matmul_reference,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from halut.blocks import Blocks
+from halut.ops.blocks import Blocks
 from halut.prototypes.buckets import bucket_means, bucket_sizes, reconstruct
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from halut.blocks import Blocks
 from halut.errors import HalutError
+from halut.ops.blocks import Blocks
 from halut.prototypes import ridge
 from halut.prototypes.buckets import bucket_means, reconstruct
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from halut.blocks import Blocks
+from halut.ops.blocks import Blocks
 from halut.prototypes.cuts import midpoint
 from halut.prototypes.tree_learning import learn_tree, learn_trees
 

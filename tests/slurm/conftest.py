@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cluster import ROOT, Cluster, missing
+from tests.slurm.cluster import ROOT, Cluster, missing
 
 
 @dataclass

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import ROOT, Cluster, runs
 from safetensors.torch import load_file
+
+from tests.slurm.cluster import ROOT, Cluster, runs
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

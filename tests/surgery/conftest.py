@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from zoo import Zoo
+
+from tests.surgery.zoo import Zoo
 
 
 @pytest.fixture

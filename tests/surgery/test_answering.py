@@ -10,16 +10,16 @@ import timm
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
-from zoo import plan_of
 
-from halut import surgery
-from halut.analysis.errors import layer_errors
-from halut.capture import capture
+from halut.analysis.layer_errors import layer_errors
 from halut.errors import HalutError
 from halut.inference import prepare
-from halut.plan import Entry, Plan
-from halut.proof import prove
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.liveness import prove
+from halut.sites.calibration import capture
+from halut.sites.find import find_sites
+from halut.sites.plan import Entry, Plan
+from tests.surgery.zoo import plan_of
 
 
 class Two(nn.Module):
@@ -51,10 +51,10 @@ def replaced(network, x, operator="exact", **options):
     plan = plan_of(network, x[:1], operator, options)
     rows = capture(network, [e.site for e in plan.replaced], [x], rows=4096)
     for entry in plan.replaced:
-        layer = surgery.build(network, entry)
+        layer = swap.build(network, entry)
         layer.observe(rows[entry.site.name])
         layer.fit(seed=0)
-        surgery.swap(network, entry, layer)
+        swap.swap(network, entry, layer)
     return network, plan
 
 
@@ -122,7 +122,7 @@ def _prepared(network, rows, use):
 def test_handles_still_remove_their_hooks(rows):
     network = two()
     handle = network.a.register_forward_hook(doubles)
-    surgery.apply(network, plan_of(network, rows[:1]))
+    swap.apply(network, plan_of(network, rows[:1]))
     with torch.no_grad():
         doubled = network.a(rows)
         handle.remove()
@@ -207,7 +207,7 @@ def test_what_would_not_answer_is_kept_and_the_rest_stays_exact(rows, use, chang
         wanted = network(rows)
     assert reason in kept(network, rows)["a"]
     with torch.no_grad():
-        surgery.apply(network, plan_of(network, rows[:1]), example=rows[:4])
+        swap.apply(network, plan_of(network, rows[:1]), example=rows[:4])
         assert torch.equal(network(rows), wanted)
 
 
@@ -303,16 +303,16 @@ def test_the_proof_names_layers_that_are_passed_by():
     site = find_sites(nn.Sequential(nn.Linear(8, 16)), x[:1])[0][0]
     entry = Entry(copy.copy(site), "exact", stage=0)
     object.__setattr__(entry.site, "name", "0.linear1")
-    surgery.swap(network, entry, surgery.build(network, entry))
+    swap.swap(network, entry, swap.build(network, entry))
     with pytest.raises(HalutError, match=r"0\.linear1: in evaluation .* does not call"):
         prove(network, x)
     with pytest.raises(HalutError, match=r"policy\.keep=\[0\.linear1\]"):
-        surgery.apply(network, Plan((entry,)), example=x)
+        swap.apply(network, Plan((entry,)), example=x)
 
 
 def test_the_proof_names_layers_whose_answer_is_thrown_away(rows):
     network = two()
-    surgery.apply(network, plan_of(network, rows[:1]), example=rows[:2])
+    swap.apply(network, plan_of(network, rows[:1]), example=rows[:2])
     network.use = lambda net, x: (net.a(x), net.b(x))[1]
     with pytest.raises(HalutError, match=r"^a: the network's answer does not depend"):
         prove(network, rows[:2])
@@ -321,8 +321,8 @@ def test_the_proof_names_layers_whose_answer_is_thrown_away(rows):
 
 def test_a_factor_of_zero_does_not_hide_a_layer(rows):
     network = two(lambda net, x: x + 0 * net.b(net.a(x)))  # as residual branches start
-    surgery.apply(network, plan_of(network, rows[:1]), example=rows[:2])
-    assert len(list(surgery.replaced_layers(network))) == 2
+    swap.apply(network, plan_of(network, rows[:1]), example=rows[:2])
+    assert len(list(swap.replaced_layers(network))) == 2
 
 
 def test_a_plan_cannot_name_what_is_no_site(rows):
@@ -330,7 +330,7 @@ def test_a_plan_cannot_name_what_is_no_site(rows):
     plan = plan_of(network, rows[:1])
     parametrizations.weight_norm(network.a)
     with pytest.raises(HalutError, match="a cannot be replaced: its weight is computed"):
-        surgery.apply(network, plan)
+        swap.apply(network, plan)
 
 
 def test_finding_sites_leaves_no_trace(rows):

@@ -7,13 +7,13 @@ import copy
 import pytest
 import timm
 import torch
-from zoo import Shared, plan_of
 
-from halut import surgery
-from halut.operators import ExactLayer, ReplacedLayer
-from halut.plan import Plan
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
+from halut.replace import swap
+from halut.replace.policy import Rule, resolve
+from halut.sites.find import find_sites
+from halut.sites.operator import ExactLayer, ReplacedLayer
+from halut.sites.plan import Plan
+from tests.surgery.zoo import Shared, plan_of
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -26,8 +26,8 @@ def test_exact_operators_keep_every_bit_of_every_geometry(zoo, x, channels_last)
         wanted = zoo(x)
         plan = plan_of(zoo, x[:1])
         assert len(plan.replaced) == 10
-        surgery.apply(zoo, plan)
-        assert len(list(surgery.replaced_layers(zoo))) == 10
+        swap.apply(zoo, plan)
+        assert len(list(swap.replaced_layers(zoo))) == 10
         assert torch.equal(zoo(x), wanted)
 
 
@@ -52,15 +52,15 @@ def test_exact_operators_keep_every_bit_of_known_networks(name, size):
         wanted = network(x)
         assert wanted.std() > 0
         plan = plan_of(network, x)
-        surgery.apply(network, plan)
-        assert len(list(surgery.replaced_layers(network))) == len(plan.entries)
+        swap.apply(network, plan)
+        assert len(list(swap.replaced_layers(network))) == len(plan.entries)
         assert torch.equal(network(x), wanted)
 
 
 def test_weight_and_bias_are_copied_not_shared(zoo, x):
     plan, before = plan_of(zoo, x[:1]), copy.deepcopy(zoo.state_dict())
     source = zoo.grouped
-    surgery.apply(zoo, plan)
+    swap.apply(zoo, plan)
     assert torch.equal(zoo.grouped.weight, before["grouped.weight"].reshape(12, 18))
     assert torch.equal(zoo.grouped.bias, before["grouped.bias"])
     assert zoo.stem.bias is None
@@ -75,33 +75,33 @@ def test_a_replayed_plan_loads_strictly_and_answers_the_same(zoo, x, operator, t
     options = {} if operator == "exact" else {"K": 4}
     plan = plan_of(zoo, x[:1], operator, options, only=["grouped", "same", "head"])
     for entry in plan.replaced:
-        layer = surgery.build(zoo, entry)
+        layer = swap.build(zoo, entry)
         generator = torch.Generator().manual_seed(entry.site.D)
         layer.observe(torch.randn(64, entry.site.D * entry.site.groups, generator=generator))
         layer.fit(seed=0)
-        surgery.swap(zoo, entry, layer)
+        swap.swap(zoo, entry, layer)
     plan.save(tmp_path / "plan.json")
-    again = surgery.apply(fresh, Plan.load(tmp_path / "plan.json"))
+    again = swap.apply(fresh, Plan.load(tmp_path / "plan.json"))
     with torch.no_grad():
         for value in again.state_dict().values():
             value.zero_()
         again.load_state_dict(zoo.state_dict(), strict=True)
         assert torch.equal(again(x), zoo(x))
-    assert surgery.digest(again) == surgery.digest(zoo)
+    assert swap.digest(again) == swap.digest(zoo)
 
 
 def test_stages_one_after_the_other(zoo, x):
     plan = plan_of(zoo, x[:1], only=["stem", "same", "head"])
     plan = plan.with_stages({"same": 0, "stem": 1, "head": 1})
-    surgery.apply(zoo, plan, 1)
-    assert [name for name, _ in surgery.replaced_layers(zoo)] == ["same"]
+    swap.apply(zoo, plan, 1)
+    assert [name for name, _ in swap.replaced_layers(zoo)] == ["same"]
     kept = zoo.same
-    surgery.apply(zoo, plan, 2)
-    assert [name for name, _ in surgery.replaced_layers(zoo)] == ["stem", "same", "head"]
+    swap.apply(zoo, plan, 2)
+    assert [name for name, _ in swap.replaced_layers(zoo)] == ["stem", "same", "head"]
     assert zoo.same is kept
-    layers = dict(surgery.replaced_layers(zoo))
-    surgery.apply(zoo, plan)
-    assert dict(surgery.replaced_layers(zoo)) == layers
+    layers = dict(swap.replaced_layers(zoo))
+    swap.apply(zoo, plan)
+    assert dict(swap.replaced_layers(zoo)) == layers
 
 
 def test_a_shared_layer_is_replaced_at_every_place():
@@ -110,7 +110,7 @@ def test_a_shared_layer_is_replaced_at_every_place():
     wanted = network(x)
     plan = plan_of(network, x[:1])
     assert [e.site.rows for e in plan] == [2, 1]
-    surgery.apply(network, plan)
+    swap.apply(network, plan)
     assert isinstance(network.first, ExactLayer)
     assert network.second[0] is network.first
     assert torch.equal(network(x), wanted)
@@ -121,7 +121,7 @@ def test_order_of_children_mode_and_frozen_parameters_stay(zoo, x):
     zoo.train()
     zoo.stem.eval()
     zoo.head.requires_grad_(False)
-    surgery.apply(zoo, plan_of(zoo, x[:1], "tree", {"K": 2}, only=["stem", "head", "same"]))
+    swap.apply(zoo, plan_of(zoo, x[:1], "tree", {"K": 2}, only=["stem", "head", "same"]))
     assert [name for name, _ in zoo.named_children()] == names
     assert zoo.same.training
     assert not zoo.stem.training
@@ -130,18 +130,18 @@ def test_order_of_children_mode_and_frozen_parameters_stay(zoo, x):
 
 
 def test_the_digest_tells_networks_apart(zoo):
-    before = surgery.digest(zoo)
-    assert surgery.digest(copy.deepcopy(zoo)) == before
+    before = swap.digest(zoo)
+    assert swap.digest(copy.deepcopy(zoo)) == before
     zoo.to(memory_format=torch.channels_last)
-    assert surgery.digest(zoo) == before  # the layout in memory is no part of it
+    assert swap.digest(zoo) == before  # the layout in memory is no part of it
     with torch.no_grad():
         zoo.head.bias[0] += 2**-20
-    assert surgery.digest(zoo) != before
+    assert swap.digest(zoo) != before
 
 
 def test_the_life_cycle_of_every_replaced_layer(zoo, x):
-    surgery.apply(zoo, plan_of(zoo, x[:1]))
-    for _, layer in surgery.replaced_layers(zoo):
+    swap.apply(zoo, plan_of(zoo, x[:1]))
+    for _, layer in swap.replaced_layers(zoo):
         assert isinstance(layer, ReplacedLayer)
         roles = layer.param_groups()
         given = [id(p) for group in roles.values() for p in group]
@@ -153,6 +153,6 @@ def test_the_life_cycle_of_every_replaced_layer(zoo, x):
 def test_rules_of_several_operators_in_one_network(zoo, x):
     sites, _ = find_sites(zoo, x[:1])
     rules = [Rule("head", operator="pq", options={"K": 2}), Rule("s*", operator="exact")]
-    surgery.apply(zoo, resolve(sites, rules, "tree", {}))
-    kinds = {name: type(layer).__name__ for name, layer in surgery.replaced_layers(zoo)}
+    swap.apply(zoo, resolve(sites, rules, "tree", {}))
+    kinds = {name: type(layer).__name__ for name, layer in swap.replaced_layers(zoo)}
     assert kinds == {"stem": "ExactLayer", "same": "ExactLayer", "head": "LUTLinear"}

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 from torch import nn
-from zoo import Zoo, plan_of
 
-from halut import surgery
 from halut.errors import HalutError
-from halut.operators import Exact
-from halut.plan import Plan
+from halut.replace import swap
+from halut.sites.operator import Exact
+from halut.sites.plan import Plan
+from tests.surgery.zoo import Zoo, plan_of
 
 
 def unchanged(network, before):
-    assert not list(surgery.replaced_layers(network))
-    assert surgery.digest(network) == before
+    assert not list(swap.replaced_layers(network))
+    assert swap.digest(network) == before
 
 
 def altered(plan, altered_site, **fields):
@@ -39,17 +39,17 @@ def altered(plan, altered_site, **fields):
     ],
 )
 def test_a_plan_of_another_network_changes_nothing(zoo, x, fields, message):
-    plan, before = plan_of(zoo, x[:1]), surgery.digest(zoo)
+    plan, before = plan_of(zoo, x[:1]), swap.digest(zoo)
     with pytest.raises(HalutError, match=message):
-        surgery.apply(zoo, altered(plan, "head", **fields))
+        swap.apply(zoo, altered(plan, "head", **fields))
     unchanged(zoo, before)
 
 
 def test_a_plan_for_another_stride_changes_nothing(zoo, x):
-    plan, before = plan_of(zoo, x[:1]), surgery.digest(zoo)
+    plan, before = plan_of(zoo, x[:1]), swap.digest(zoo)
     zoo.dilated.stride = (1, 1)
     with pytest.raises(HalutError, match="another network: dilated"):
-        surgery.apply(zoo, plan)
+        swap.apply(zoo, plan)
     unchanged(zoo, before)
 
 
@@ -57,12 +57,12 @@ def test_a_place_that_is_no_matrix_product(zoo, x):
     plan = plan_of(zoo, x[:1])
     zoo.head = nn.ReLU()
     with pytest.raises(HalutError, match="head is a ReLU, not a site"):
-        surgery.apply(zoo, plan)
-    assert not list(surgery.replaced_layers(zoo))
+        swap.apply(zoo, plan)
+    assert not list(swap.replaced_layers(zoo))
 
 
 def test_an_operator_that_refuses_late_changes_nothing(zoo, x, monkeypatch):
-    plan, before = plan_of(zoo, x[:1]), surgery.digest(zoo)
+    plan, before = plan_of(zoo, x[:1]), swap.digest(zoo)
     build = Exact.build
 
     def refuse(self, site, source=None):
@@ -72,21 +72,21 @@ def test_an_operator_that_refuses_late_changes_nothing(zoo, x, monkeypatch):
 
     monkeypatch.setattr(Exact, "build", refuse)
     with pytest.raises(HalutError, match="not here"):
-        surgery.apply(zoo, plan)
+        swap.apply(zoo, plan)
     unchanged(zoo, before)
 
 
 def test_options_of_another_version_change_nothing(zoo, x):
-    plan, before = plan_of(zoo, x[:1], "tree", only=["head"]), surgery.digest(zoo)
+    plan, before = plan_of(zoo, x[:1], "tree", only=["head"]), swap.digest(zoo)
     bad = Plan(tuple(replace(e, options={**e.options, "future": 1}) if e.replaced else e
                      for e in plan))  # fmt: skip
     with pytest.raises(HalutError, match=r"unknown option halut\.future"):
-        surgery.apply(zoo, bad)
+        swap.apply(zoo, bad)
     unchanged(zoo, before)
 
 
 def test_replaced_layers_of_another_plan_are_refused(zoo, x):
-    surgery.apply(zoo, plan_of(zoo, x[:1]))
+    swap.apply(zoo, plan_of(zoo, x[:1]))
     other = plan_of(Zoo(), x[:1, :, :, :20])  # other numbers of rows
     with pytest.raises(HalutError, match="another network"):
-        surgery.apply(zoo, other)
+        swap.apply(zoo, other)

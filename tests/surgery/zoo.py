@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from halut.policy import resolve, simple_rules
-from halut.sites import find_sites
+from halut.replace.policy import resolve, simple_rules
+from halut.sites.find import find_sites
 
 
 class Zoo(nn.Module):

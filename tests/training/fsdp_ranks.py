@@ -16,29 +16,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import digit_attention
 import torch
-from learned_layers import with_learned
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-import halut.training.fit as fitting
-from data import build
-from halut import surgery
+import halut.training.lightning.fit as fitting
+from halut.data import build
 from halut.errors import HalutError
 from halut.models.build import build_model
-from halut.plan import KEEP
-from halut.policy import Rule, resolve
-from halut.schedule import ROLES
-from halut.sharing import with_sharing
-from halut.sites import find_sites
-from halut.training import distributed
-from halut.training.config import LossConfig, TrainerConfig
-from halut.training.interruption import Interrupted, watch
-from halut.training.metrics import RunLogger
-from halut.training.module import Recipe
+from halut.replace import swap
+from halut.replace.policy import Rule, resolve
+from halut.replace.schedule import ROLES
+from halut.replace.sharing import with_sharing
+from halut.sites.find import find_sites
+from halut.sites.plan import KEEP
+from halut.training.cluster.interruption import Interrupted, watch
+from halut.training.config.run_config import LossConfig, TrainerConfig
+from halut.training.lightning.module import Recipe
+from halut.training.logging.metrics import RunLogger
+from halut.training.parallel import distributed
+from halut.training.parallel.sharded_fit import parameters
 from halut.training.run_folder import save_network
-from halut.training.sharded_fit import parameters
+from tests.training import digit_attention
+from tests.training.learned_layers import with_learned
 
 OPERATORS = {
     "stack1.conv2": ("pq", {"parameterisation": "derived", "K": 8}),
@@ -121,7 +121,7 @@ def watched(kind: type, note: Path) -> type:
             )
             found = {
                 "bytes": sum(t.numel() * t.element_size() for t in local),
-                "digest": surgery.digest(weights),
+                "digest": swap.digest(weights),
             }
             note.write_text(json.dumps(found))
 

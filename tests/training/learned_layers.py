@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from halut import surgery
-from halut.capture import capture
-from halut.plan import Plan
+from halut.replace import swap
+from halut.sites.calibration import capture
+from halut.sites.plan import Plan
 
 
 def with_learned(
@@ -14,7 +14,7 @@ def with_learned(
 ) -> nn.Module:
     """The network with all of the plan's layers, learned from what the exact ones saw."""
     seen = capture(network, [entry.site for entry in plan.replaced], [images], rows=rows)
-    surgery.apply(network, plan)
+    swap.apply(network, plan)
     for entry in plan.replaced:
         layer = network.get_submodule(entry.site.name)
         layer.observe(seen[entry.site.name])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from halut.training.averaging import AveragedWeights
+from halut.training.lightning.averaging import AveragedWeights
 
 
 class State(nn.Module):

@@ -6,18 +6,18 @@ import json
 
 import pytest
 import torch
-from smoke_run import LAST, runner
 
-from halut.analysis.bits import bit_figures
+from halut.analysis.bit_operations import bit_figures
 from halut.analysis.memory import memory_figures
 from halut.bundle import load_bundle
 from halut.inference import prepare
-from halut.inference.bits import BitLayer
+from halut.inference.bit_layers import BitLayer
 from halut.layers.attention import CodecAttention
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
+from halut.training.config.evaluate_config import EvaluateConfig, RuntimeConfig
 from halut.training.evaluate import evaluate_bundle
-from halut.training.evaluate_config import EvaluateConfig, RuntimeConfig
+from tests.training.smoke_run import LAST, runner
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from halut.ptq import available
+from halut.replace.ptq import available
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = (

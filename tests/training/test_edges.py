@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage import checkpoints, contents, values
 
-from halut import files
+from halut import io
 from halut.cli import main as cli
 from halut.errors import HalutError, reason
+from tests.training.damage import checkpoints, contents, values
 
 OPTIONS = (
     "debug=smoke", "debug.traceback=false", "model.options.width=4", "data.batch_size=16",
@@ -180,7 +180,7 @@ def full(*words: str):
 )
 def test_a_full_disk_is_one_line_and_the_run_continues(train, run, tmp_path, monkeypatch, word):
     new = tmp_path / "new"
-    monkeypatch.setattr(files.os, "replace", full(word, "error.json"))
+    monkeypatch.setattr(io.os, "replace", full(word, "error.json"))
     outcome = train(*OPTIONS, f"run_dir={new}")
     one_line(outcome)
     assert outcome.code == 1
@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_line_and_the_run_continues(train, run, tmp_path, mon
 
 
 def test_a_disk_full_at_the_end_still_shows_the_result(train, run, monkeypatch):
-    monkeypatch.setattr(files.os, "replace", full("report.json"))
+    monkeypatch.setattr(io.os, "replace", full("report.json"))
     outcome = train(*OPTIONS, f"run_dir={run}")
     one_line(outcome)
     assert outcome.code == 1
@@ -201,7 +201,7 @@ def test_a_disk_full_at_the_end_still_shows_the_result(train, run, monkeypatch):
 
 def test_a_table_that_cannot_be_written_is_printed(finished, tmp_path, capsys, monkeypatch):
     runs = shutil.copytree(finished.parent, tmp_path / "runs")
-    monkeypatch.setattr(files.os, "replace", full("sweep.json"))
+    monkeypatch.setattr(io.os, "replace", full("sweep.json"))
     assert cli(["table", str(runs)]) == 1
     written = capsys.readouterr()
     assert "1 runs: 1 finished" in written.out
@@ -287,8 +287,8 @@ def test_refusals_are_told_in_one_line_and_faults_are_not():
     assert torch_s.endswith("(debug=traceback shows where)")
     long = reason(RuntimeError("x" * 5000))
     assert len(long) < 700
-    assert reason(raised(lambda: files.write_json(Path("/proc/x"), {1: object()}))) is not None
-    assert reason(raised(lambda: files._finite())) is not None  # a test called it wrongly
+    assert reason(raised(lambda: io.write_json(Path("/proc/x"), {1: object()}))) is not None
+    assert reason(raised(lambda: io._finite())) is not None  # a test called it wrongly
 
 
 def test_a_fault_of_this_program_keeps_its_traceback(train, tmp_path, monkeypatch):
@@ -314,8 +314,8 @@ def test_a_fault_of_this_program_keeps_its_traceback(train, tmp_path, monkeypatc
 def test_files_follow_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
-        files.write_json(tmp_path / "new" / "a.json", {})
-        files.write_bytes(tmp_path / ("n" * 255), b"")  # as long as a name can be
+        io.write_json(tmp_path / "new" / "a.json", {})
+        io.write_bytes(tmp_path / ("n" * 255), b"")  # as long as a name can be
     finally:
         os.umask(before)
     found = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}

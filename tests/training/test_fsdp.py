@@ -10,18 +10,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import digit_attention
 import pytest
 import torch
-from fsdp_ranks import CASES, OPERATORS, fit, resnet
 from safetensors.torch import load_file
-from smoke_run import distance
 from torch import Tensor
 
 from halut.errors import HalutError
 from halut.option import check_choices
-from halut.training.callbacks import AtomicCheckpointIO
-from halut.training.trainer_config import TrainerConfig, check_trainer
+from halut.training.config.trainer_config import TrainerConfig, check_trainer
+from halut.training.lightning.callbacks import AtomicCheckpointIO
+from tests.training import digit_attention
+from tests.training.fsdp_ranks import CASES, OPERATORS, fit, resnet
+from tests.training.smoke_run import distance
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

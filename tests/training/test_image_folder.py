@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from generate import write_image_folder
 
 from halut.models.build import build_model
 from halut.models.config import ModelConfig
 from halut.models.weights import save_weights
 from halut.training.pretrained import new_classifier
+from tests.datasets.generate import write_image_folder
 
 QUICK = (
     "data=image_folder",
@@ -150,7 +150,7 @@ def test_a_bad_test_picture_ends_the_run_before_it_trains(train, tmp_path):
     raw[60:90] = bytes(30)  # its header and its end are whole
     bad.write_bytes(raw)
     outcome = train(*SMOKE, *split, f"run_dir={tmp_path / 'second'}", "base.epochs=1")
-    failed(outcome, f"data.image_folder: cannot read {bad}")
+    failed(outcome, f"halut.data.image_folder: cannot read {bad}")
     assert "training the exact network" not in outcome.out
     assert not (tmp_path / "second").exists()  # once it is mended, the same command begins
 

@@ -7,12 +7,12 @@ import os
 
 import pytest
 import timm
-from generate import write_imagenet
 from safetensors.torch import load_file
 
 from halut.errors import HalutError
 from halut.models.config import ModelConfig
 from halut.training.pretrained import completed, preprocessing
+from tests.datasets.generate import write_imagenet
 
 COMMAND = ("model=resnet50", "halut.C=32")
 
@@ -40,7 +40,7 @@ def test_without_imagenet_one_message_says_what_where_and_how(
     message = " ".join(outcome.err.split())
     assert message.count("error:") == 1
     for words in (
-        "data.imagenet: no folder with train/ and val/ found",
+        "halut.data.imagenet: no folder with train/ and val/ found",
         "neither data.root nor HALUT_DATA is set",
         "train/WNID/*.JPEG (WNID as n01440764) and val/WNID/*.JPEG",
         "devkit",

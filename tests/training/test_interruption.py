@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from halut import announced
-from halut.training import interruption, learning
-from halut.training.interruption import SIGNALS, Interrupted, Watch
-from halut.training.metrics import RunLogger
-from halut.training.module import StageModule
+from halut.training import calibrate
+from halut.training.cluster import early_signals, interruption
+from halut.training.cluster.interruption import SIGNALS, Interrupted, Watch
+from halut.training.lightning.module import StageModule
+from halut.training.logging.metrics import RunLogger
 from halut.training.run_folder import default_path
 
 OPTIONS = (
@@ -111,7 +111,7 @@ def test_a_signal_at_any_time(train, signal_at, monkeypatch, tmp_path, whole, ow
 
 def test_a_signal_while_learning_costs_the_stage_alone(train, signal_at, monkeypatch, tmp_path):
     run = tmp_path / "run"
-    signal_at(learning, "reservoirs_of", 2, signal.SIGTERM)
+    signal_at(calibrate, "reservoirs_of", 2, signal.SIGTERM)
     outcome = train(*OPTIONS, "schedule.epochs=0", "base.epochs=0", f"run_dir={run}")
     assert outcome.code == 143
     assert (run / "stage_00" / "stage.json").exists()
@@ -153,7 +153,7 @@ def test_an_announcement_is_not_overruled_by_the_sigterm_behind_it():
 
 
 def test_a_signal_during_the_imports_is_answered_by_the_run(monkeypatch):
-    monkeypatch.setattr(announced, "received", [signal.SIGUSR1])
+    monkeypatch.setattr(early_signals, "received", [signal.SIGUSR1])
     with pytest.raises(Interrupted, match="SIGUSR1"), Watch().run():
         pytest.fail("it was to end at once")
 

@@ -7,10 +7,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from halut.errors import HalutError
-from halut.training import slurm
-from halut.training.launching import wanted
-from halut.training.slurm import Step
-from halut.training.trainer_config import TrainerConfig
+from halut.training.cluster import slurm
+from halut.training.cluster.launcher import wanted
+from halut.training.cluster.slurm import Step
+from halut.training.config.trainer_config import TrainerConfig
 
 SWEEP = ("-m", "hydra/launcher=slurm", "halut.C=16,32,64")
 
@@ -184,7 +184,7 @@ def test_trainer_slurm_takes_devices_and_nodes_from_the_allocation(monkeypatch):
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from halut.training.store import conf_dir, register
+    from halut.training.config.hydra_schemas import conf_dir, register
 
     register()
     GlobalHydra.instance().clear()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from halut.blocks import Blocks
 from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.plan import Entry
+from halut.ops.blocks import Blocks
 from halut.prototypes.codebooks import Ranks, each_codebook, shared_out
-from halut.sites import Site
-from halut.training.distributed import maximum, together
-from halut.training.gather import codebook_ranks
-from halut.training.learning import owners
+from halut.sites.find import Site
+from halut.sites.plan import Entry
+from halut.training.calibrate import owners
+from halut.training.parallel.distributed import maximum, together
+from halut.training.parallel.gather import codebook_ranks
 
 
 def with_ranks(count, work):

@@ -225,10 +225,10 @@ def test_a_second_sweep_and_a_value_in_use_are_refused(train, busy, tmp_path):
 
 
 def test_a_run_holds_its_folder_to_its_end_and_leaves_no_lock(train, tmp_path, monkeypatch):
-    from halut.training import base, report
+    from halut.training import exact_network, report
 
     seen = []
-    for module, name in ((base, "save_network"), (report, "site_figures")):
+    for module, name in ((exact_network, "save_network"), (report, "site_figures")):
         original = getattr(module, name)
 
         def wrapped(*args, original=original):

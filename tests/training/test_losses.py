@@ -7,16 +7,15 @@ import math
 import pytest
 import timm
 import torch
-from learned_layers import with_learned
 from torch import nn
 
 from halut.errors import HalutError
 from halut.models.build import build_model
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
-from halut.surgery import replaced_layers
-from halut.training.config import LossConfig
-from halut.training.losses import (
+from halut.replace.policy import Rule, resolve
+from halut.replace.swap import replaced_layers
+from halut.sites.find import find_sites
+from halut.training.config.run_config import LossConfig
+from halut.training.lightning.losses import (
     Features,
     Reconstruction,
     block_names,
@@ -25,6 +24,7 @@ from halut.training.losses import (
     feature_loss,
 )
 from halut.training.teacher import check_loss, make_teacher
+from tests.training.learned_layers import with_learned
 
 
 def replaced(name="stack*.conv*", operator="tree", **options):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from halut.training.metrics import CsvSink, RunLogger
+from halut.training.logging.metrics import CsvSink, RunLogger
 
 
 class Memory:

@@ -8,13 +8,13 @@ import pytest
 import timm
 import torch
 
-from halut import surgery
 from halut.errors import HalutError
 from halut.models.build import build_model
-from halut.policy import Rule, resolve
-from halut.schedule import ROLES
-from halut.sites import find_sites
-from halut.training.optim import by_role, make_optimizer, make_schedule
+from halut.replace import swap
+from halut.replace.policy import Rule, resolve
+from halut.replace.schedule import ROLES
+from halut.sites.find import find_sites
+from halut.training.lightning.optim import by_role, make_optimizer, make_schedule
 
 LR = {role: 10.0**-i for i, role in enumerate(ROLES)}
 DECAY = {role: i + 1.0 for i, role in enumerate(ROLES)}
@@ -25,7 +25,7 @@ def replaced(operator="tree", name="stack*.conv*", **options):
     network = build_model("resnet8", 10, 1, width=8)
     sites, _ = find_sites(network, torch.zeros(1, 1, 8, 8))
     rules = [Rule(name=name, operator=operator, options=options)]
-    return surgery.apply(network, resolve(sites, rules, operator, {}))
+    return swap.apply(network, resolve(sites, rules, operator, {}))
 
 
 def roles_of(network):
@@ -165,7 +165,7 @@ def test_a_layer_swapped_in_after_a_frozen_stage_trains():
     make_optimizer(network, "adamw", LR, DECAY, freeze=["rest"])
     sites, _ = find_sites(build_model("resnet8", 10, 1, width=8), torch.zeros(1, 1, 8, 8))
     plan = resolve(sites, [Rule(name="stack1.conv?", operator="tree")], "tree", {})
-    surgery.apply(network, plan)
+    swap.apply(network, plan)
     assert groups_of(network)["stack1.conv2.lut"]["role"] == "table"
 
 

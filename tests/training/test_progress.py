@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from halut.training import progress, whole_run
-from halut.training.whole_run import Part
+from halut.training.logging import progress, run_progress
+from halut.training.logging.run_progress import Part
 
 
 def shown(monkeypatch, terminal: bool) -> str:
@@ -46,9 +46,9 @@ class Clock:
         return self.now
 
 
-def a_run(clock: Clock) -> whole_run.WholeRun:
+def a_run(clock: Clock) -> run_progress.WholeRun:
     """A base of 100 batches, then two stages of 50 each."""
-    run = whole_run.WholeRun(clock)
+    run = run_progress.WholeRun(clock)
     stages = [Part(f"stage_0{i}", "tables", 50, f"stage {i + 1} of 2") for i in range(2)]
     run.begin([Part("base", "exact", 100), *stages])
     return run
@@ -106,7 +106,7 @@ def test_without_a_terminal_a_line_a_minute(monkeypatch):
 
 
 def test_times_are_said_as_people_do():
-    said = [whole_run.duration(seconds) for seconds in (0.2, 45, 700, 11_100)]
+    said = [run_progress.duration(seconds) for seconds in (0.2, 45, 700, 11_100)]
     assert said == ["1 s", "45 s", "12 min", "3 h 05 min"]
 
 

@@ -6,16 +6,16 @@ import sys
 
 import pytest
 import torch
-from smoke_run import NARROW, Run
 from torch import nn
 
-import halut.training.ptq as ptq
+import halut.training.ptq_baseline as ptq
 from halut.bundle import load_bundle
 from halut.errors import HalutError
-from halut.plan import Entry
-from halut.ptq import QuantisedProduct, available, check_choice, input_ranges, quantised
-from halut.sites import find_sites
-from halut.training.config import TrainConfig
+from halut.replace.ptq import QuantisedProduct, available, check_choice, input_ranges, quantised
+from halut.sites.find import find_sites
+from halut.sites.plan import Entry
+from halut.training.config.run_config import TrainConfig
+from tests.training.smoke_run import NARROW, Run
 
 needs_torchao = pytest.mark.skipif(not available(), reason="pip install 'halut[torchao]'")
 TRAINED = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from smoke_run import COMMON, NARROW, distance, moved, runner
 
 from halut.models.build import build_model
 from halut.models.weights import save_weights
+from tests.training.smoke_run import COMMON, NARROW, distance, moved, runner
 
 
 @pytest.fixture

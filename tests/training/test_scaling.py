@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from halut.training.scaling import computed
+from halut.training.parallel.scaling import computed
 
 
 def entry(ranks: int, step: float, learning: float) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from smoke_run import COMMON, LAST, moved, runner
+
+from tests.training.smoke_run import COMMON, LAST, moved, runner
 
 
 @pytest.fixture

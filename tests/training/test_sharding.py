@@ -9,17 +9,17 @@ import timm
 import torch
 import torch.distributed as dist
 import torchvision
-from learned_layers import with_learned
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from halut import surgery
-from halut.catalogue import operator_names
-from halut.policy import Rule, resolve
-from halut.sites import find_sites
-from halut.training import sharding
-from halut.training.optim import by_role
+from halut.replace import swap
+from halut.replace.operator_registry import operator_names
+from halut.replace.policy import Rule, resolve
+from halut.sites.find import find_sites
+from halut.training.lightning.optim import by_role
+from halut.training.parallel import sharding
+from tests.training.learned_layers import with_learned
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_every_operator_steps_in_shards_as_it_does_whole(operator, mesh):
         assert norm > 0.05
         for network, optimizer in ((sharded, ours), (wanted, theirs)):
             optimizer.step()
-            for _, layer in surgery.replaced_layers(network):
+            for _, layer in swap.replaced_layers(network):
                 layer.after_step((seed + 1) / 3)
     sharding.gather(sharded, found)
     for name, tensor in wanted.state_dict().items():

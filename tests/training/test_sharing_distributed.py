@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from digit_attention import NAMES
 from safetensors.torch import load_file
+
+from tests.training.digit_attention import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = (

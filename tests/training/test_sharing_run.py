@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from digit_attention import NAMES
-from smoke_run import moved, runner
 
 from halut.bundle import load_bundle
+from tests.training.digit_attention import NAMES
+from tests.training.smoke_run import moved, runner
 
 
 @pytest.fixture

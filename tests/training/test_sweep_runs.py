@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from smoke_run import COMMON, NARROW, Run
 
 from halut.cli import main
+from tests.training.smoke_run import COMMON, NARROW, Run
 
 VALUES = ("halut.width=4,8,99", "halut=integer", "policy.only=[stack3.conv2]")
 QUICK = (*COMMON, *NARROW, "schedule.epochs=0", "capture.samples=16")

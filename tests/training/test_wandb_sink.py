@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from halut.errors import HalutError
-from halut.files import write_json
-from halut.training.config import LoggerConfig
+from halut.io import write_json
+from halut.training.config.run_config import LoggerConfig
+from halut.training.logging.wandb_logger import WandbSink
 from halut.training.run_folder import RunFolder
-from halut.training.wandb_sink import WandbSink
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYER = (

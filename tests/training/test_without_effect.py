@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from halut.option import every, option, options_of, where, without_effect
-from halut.training.config import TrainConfig
-from halut.training.needs import roles
+from halut.training.config.needs import roles
+from halut.training.config.run_config import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_rules_that_leave_the_operator_no_layer(train, tmp_path):
     ],
 )
 def test_roles_are_those_that_a_layer_has(operator, wanted):
-    from halut.training.store import _named
+    from halut.training.config.hydra_schemas import _named
 
     config = TrainConfig(halut=_named(operator)())
     assert roles(config) == wanted

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
-from halut.ops import dispatch
-from halut.ops.bit_planes import planes_shape
-from halut.ops.conv import ConvGeometry
+from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
+from halut.ops.integer.bit_planes import planes_shape
+from halut.ops.lookup.conv import ConvGeometry
 
 PIXEL = ConvGeometry((1, 1))
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
-from halut.ops import dispatch
-from halut.ops.conv import ConvGeometry, is_by_pixel
+from halut.ops.core import dispatch
 from halut.ops.cpu.view import refuse, view
+from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
 
 
 def _is_float(x: Tensor, *_) -> bool:

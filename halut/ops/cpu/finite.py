@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
-from halut.ops import dispatch
+from halut.ops.core import dispatch
+from halut.ops.core.finite import dense
 from halut.ops.cpu.view import DTYPES
-from halut.ops.finite import dense
 
 
 def _supports(x: Tensor) -> bool:

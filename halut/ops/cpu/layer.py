@@ -11,11 +11,11 @@ from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.errors import HalutError
-from halut.ops import dispatch
-from halut.ops.answer import answer_like, laid_out_as
-from halut.ops.conv import ConvGeometry
+from halut.ops.core import dispatch
+from halut.ops.core.finite import dense, marked
 from halut.ops.cpu.view import NUMBERS, view
-from halut.ops.finite import dense, marked
+from halut.ops.epilogue import answer_like, laid_out_as
+from halut.ops.lookup.conv import ConvGeometry
 
 FEW = 16
 """Rows below which adding table rows as they lie beats byte permutes."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
-from halut.ops import dispatch
+from halut.ops.core import dispatch
 
 TABLES = (torch.float32, torch.int8)
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
-from halut.ops import dispatch
-from halut.ops.answer import answer_like
-from halut.ops.columns import column_count, row_count, zero_gradient
-from halut.ops.conv import ConvGeometry
+from halut.ops.core import dispatch
+from halut.ops.core.finite import marked
 from halut.ops.cpu.finite import finite
 from halut.ops.cpu.layer import shuffled, sums_of_codes
 from halut.ops.cpu.view import DTYPES, view
-from halut.ops.distance import METRICS
-from halut.ops.finite import marked
+from halut.ops.epilogue import answer_like
+from halut.ops.lookup.columns import column_count, row_count, zero_gradient
+from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.nearest.distance import METRICS
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ROWS = 9 * 64

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
-from halut.ops import dispatch
-from halut.ops.conv import ConvGeometry, is_by_pixel
+from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
-from halut.ops.pool import pooled_like
+from halut.ops.integer.max_pool import pooled_like
+from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
 
 
 @dispatch.implementation("max_pool", "cpu", devices=("cpu",))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
-from halut.ops import dispatch
+from halut.ops.core import dispatch
 
 
 @dispatch.implementation("sign_magnitude", "cpu", devices=("cpu",))

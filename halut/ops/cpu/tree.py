@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from halut import _kernels  # type: ignore[attr-defined]
-from halut.ops import dispatch
-from halut.ops.columns import column_count, row_count, zero_gradient
-from halut.ops.conv import ConvGeometry
+from halut.ops.core import dispatch
 from halut.ops.cpu.view import DTYPES, refuse, view
-from halut.ops.tree_reference import tree_shape
+from halut.ops.lookup.columns import column_count, row_count, zero_gradient
+from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.tree.reference import tree_shape
 
 CHUNK_ROWS = 512
 CHUNK_PRODUCTS = 1 << 18

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halut.ops import dispatch
-from halut.ops.bit_planes import planes_shape
-from halut.ops.conv import ConvGeometry
+from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
 from halut.ops.cuda import launch
+from halut.ops.integer.bit_planes import planes_shape
+from halut.ops.lookup.conv import ConvGeometry
 
 PIXEL = ConvGeometry((1, 1))
 THREADS = 256

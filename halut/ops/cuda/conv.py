@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from halut.ops import dispatch
-from halut.ops.conv import ConvGeometry, is_by_pixel
+from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
 from halut.ops.cuda import launch
 from halut.ops.cuda.lookup import NAMES
+from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
 
 THREADS = 256
 NAMED = {**NAMES, torch.float64: "f64"}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from halut.errors import HalutError
-from halut.files import write_bytes
+from halut.io import write_bytes
 
 FOLDERS = (
     Path(__file__).parents[2] / "kernels" / "cuda",  # installed

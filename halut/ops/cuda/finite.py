@@ -1,4 +1,4 @@
-"""NaN answers of NaN and infinite inputs by kernels/cuda/not_finite.cu; see halut.ops.finite."""
+"""NaN answers of NaN and infinite inputs by kernels/cuda/not_finite.cu; see halut.ops.core.finite."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halut.ops.columns import row_count
-from halut.ops.conv import ConvGeometry
+from halut.ops.core.finite import dense, marked
 from halut.ops.cpu.view import NUMBERS, view
 from halut.ops.cuda import launch
 from halut.ops.cuda.lookup import NAMES, plane_of
 from halut.ops.cuda.tree import FLOATS
-from halut.ops.finite import dense, marked
+from halut.ops.lookup.columns import row_count
+from halut.ops.lookup.conv import ConvGeometry
 
 THREADS = 256
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halut.ops import dispatch
-from halut.ops.answer import answer_like, laid_out_as
-from halut.ops.columns import row_count
-from halut.ops.conv import ConvGeometry
+from halut.ops.core import dispatch
+from halut.ops.core.finite import marked
 from halut.ops.cpu.view import DTYPES, NUMBERS
 from halut.ops.cuda import finite, launch, nearest, tree
 from halut.ops.cuda.conv import fits
 from halut.ops.cuda.lookup import CHANGING, add_rows, adding, plane_of
-from halut.ops.finite import marked
+from halut.ops.epilogue import answer_like, laid_out_as
+from halut.ops.lookup.columns import row_count
+from halut.ops.lookup.conv import ConvGeometry
 
 
 def _supports(x: Tensor, *inputs) -> bool:

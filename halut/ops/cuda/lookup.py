@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halut.ops import dispatch
-from halut.ops.checks import workspace
+from halut.ops.core import dispatch
+from halut.ops.core.checks import workspace
 from halut.ops.cpu.view import NUMBERS
 from halut.ops.cuda import launch
 

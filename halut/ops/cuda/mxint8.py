@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halut.ops import dispatch
+from halut.ops.core import dispatch
 from halut.ops.cuda import launch
 from halut.ops.cuda.lookup import NAMES
 

@@ -1,5 +1,5 @@
 // Columns of a map's im2col rows, and their gradient. References: conv_taps_torch and
-// conv_taps_gradient_torch in halut/ops/conv.py.
+// conv_taps_gradient_torch in halut/ops/lookup/conv.py.
 #include "../columns.h"
 
 HALUT_BEGIN

@@ -1,4 +1,4 @@
-// A table's signed integers, scales and offsets. Reference: quantise_table in halut/tables.py; the
+// A table's signed integers, scales and offsets. Reference: quantise_table in halut/ops/table_quantization.py; the
 // same operations in the same order, so the same bits.
 #include "../lanes.h"
 

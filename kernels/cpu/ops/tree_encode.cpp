@@ -1,5 +1,5 @@
 // Codes of hash trees from rows or a map. Reference: tree_encode_reference in
-// halut/ops/tree_reference.py.
+// halut/ops/tree/reference.py.
 //
 // Per tile of rows and codebook, the tested columns are gathered and whole vectors of rows walk the
 // tree: the thresholds of a level are picked by the bits before it, with 2^level - 1 selections.

@@ -1,5 +1,5 @@
 // The gradient of the `tree` estimator, given the products dE = lut . grad of a chunk of rows.
-// Reference: tree_gradient_torch in halut/ops/tree_gradient.py, whose head derives the formulas.
+// Reference: tree_gradient_torch in halut/ops/tree/gradient.py, whose head derives the formulas.
 //
 // Here all constants are left out until the end. With M the unscaled mean of a subtree's leaves
 // (K dE / 2^level), a pass up the tree takes S and D, the sum and difference of a node's two

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cuda_cases import CASES, assert_alike, expected, run
+from driver.standin import Driver
 from shim.runner import Shim
 
-from driver.standin import Driver
 from halut.errors import HalutError
-from halut.ops import dispatch
+from halut.ops.core import dispatch
 from halut.ops.cuda import cubin, launch
+from tests.cuda.cuda_cases import CASES, assert_alike, expected, run
 
 STREAM = 0x5EED
 

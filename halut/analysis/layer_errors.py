@@ -1,0 +1,113 @@
+"""How far each replaced layer is from the exact product of the very input it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halut.errors import HalutError
+from halut.replace.swap import replaced_layers
+from halut.sites.eval_mode import evaluating
+from halut.sites.modules import given
+from halut.sites.operator import ReplacedLayer
+
+METRICS = ("mae", "mse", "normalised_mse", "cosine")
+
+
+@dataclass
+class ErrorSums:
+    """Running sums over answers y and exact answers e, in float64, from which all metrics follow.
+
+    Over all entries seen, taken as one long vector each:
+
+        mae            = mean |y - e|
+        mse            = mean (y - e)^2
+        normalised_mse = ||y - e||^2 / ||e||^2       0: perfect, 1: as bad as answering zero
+        cosine         = <y, e> / (||y|| ||e||)      1: perfect up to a positive factor
+
+    Where ||e|| = 0, normalised_mse is 0 for y = 0 and infinite otherwise; where ||y|| ||e|| = 0,
+    cosine is 1 if both vanish and 0 otherwise.
+    """
+
+    count: int = 0
+    absolute: float = 0.0
+    squared: float = 0.0
+    power: float = 0.0
+    exact_power: float = 0.0
+    product: float = 0.0
+
+    def add(self, y: Tensor, exact: Tensor) -> None:
+        """Take in answers of one batch, of one shape."""
+        y, exact = y.detach().double().flatten(), exact.detach().double().flatten()
+        difference = y - exact
+        self.count += y.numel()
+        self.absolute += float(difference.abs().sum())
+        self.squared += float(difference @ difference)
+        self.power += float(y @ y)
+        self.exact_power += float(exact @ exact)
+        self.product += float(y @ exact)
+
+    def metrics(self) -> dict[str, float]:
+        """mae, mse, normalised_mse and cosine of everything added."""
+        powers = self.power * self.exact_power
+        if self.exact_power > 0:
+            normalised = self.squared / self.exact_power
+        else:
+            normalised = 0.0 if self.squared == 0 else float("inf")
+        if powers > 0:
+            cosine = max(-1.0, min(1.0, self.product / powers**0.5))
+        else:
+            cosine = 1.0 if self.power == self.exact_power else 0.0
+        return {
+            "mae": self.absolute / self.count,
+            "mse": self.squared / self.count,
+            "normalised_mse": normalised,
+            "cosine": cosine,
+        }
+
+
+@torch.no_grad()
+def layer_errors(
+    network: nn.Module,
+    batches: Iterable[Any],
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """mae, mse, normalised_mse and cosine (see ErrorSums) of every replaced layer, by name.
+
+    Each layer's answer is compared with the exact product, `ReplacedLayer.exact`, of the same
+    input: that which reaches it through the network as it stands, layers before it replaced. A
+    layer's error is thus its own, and not that of those before it. The exact product has the weight
+    of the replaced layer, as it was when it was replaced, and today's bias.
+
+    `batches` yields (images, labels) or images; sums stream over them, nothing is kept. The network
+    runs in evaluation mode and is left in the modes it had. Layers that were never called are left
+    out. Raises HalutError if there are no batches, or an answer is NaN or infinite.
+    """
+    sums = {name: ErrorSums() for name, _ in replaced_layers(network)}
+    handles = [
+        layer.register_forward_hook(_note(name, sums[name]), prepend=True, with_kwargs=True)
+        for name, layer in replaced_layers(network)
+    ]
+    seen = 0
+    with evaluating(network, handles) as device:
+        for batch in batches:
+            seen += 1
+            network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
+            if progress is not None:
+                progress(1)
+    if seen == 0:
+        raise HalutError("layer errors need at least one batch of samples, got none")
+    return {name: total.metrics() for name, total in sums.items() if total.count}
+
+
+def _note(name: str, total: ErrorSums) -> Any:
+    def note(layer: ReplacedLayer, args: Any, named: dict[str, Any], output: Tensor) -> None:
+        if not bool(torch.isfinite(output).all()):
+            raise HalutError(f"{name}: the replaced layer's answers hold NaN or infinite values")
+        total.add(output, layer.exact(*given(args, named)))
+
+    return note

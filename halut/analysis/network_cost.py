@@ -1,0 +1,73 @@
+"""What a network costs per sample, exact and replaced, over all of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from halut.replace.swap import replaced_layers
+from halut.sites.operator import ReplacedLayer
+from halut.sites.plan import Plan
+
+ENCODE = ("encode_compares", "encode_macs", "encode_adds")
+KEYS = ("macs", *ENCODE, "lookups", "adds", "weight_bytes", "table_bytes")
+
+
+def exact_cost(plan: Plan, network: nn.Module) -> dict[str, int]:
+    """Cost of the exact network; `network` is the exact one. Weights are 32-bit floats.
+
+    macs counts the plan's sites, replaced or kept; weight_bytes every parameter.
+    """
+    cost = dict.fromkeys(KEYS, 0)
+    cost["macs"] = sum(entry.site.macs for entry in plan)
+    cost["weight_bytes"] = 4 * sum(p.numel() for p in network.parameters())
+    return cost
+
+
+def replaced_cost(plan: Plan, network: nn.Module) -> dict[str, int]:
+    """Cost of `network` with the plan's sites replaced: operators, and all that stayed exact.
+
+    table_bytes holds tables alone; prototypes and thresholds (encoder_bytes) count as weight_bytes.
+    An encoder's state is that of inference: no gradients, no copy of the exact weight. Layers that
+    share an encoder encode once.
+    """
+    layers = dict(layer_costs(network))
+    cost = dict.fromkeys(KEYS, 0)
+    for figures in layers.values():
+        for key in KEYS:
+            cost[key] += figures.get(key, 0)
+        cost["weight_bytes"] += figures.get("encoder_bytes", 0)
+    inside = {id(p) for _, layer in replaced_layers(network) for p in layer.parameters()}
+    cost["macs"] += sum(e.site.macs for e in plan if e.site.name not in layers)
+    cost["weight_bytes"] += 4 * sum(p.numel() for p in network.parameters() if id(p) not in inside)
+    return cost
+
+
+def layer_costs(network: nn.Module) -> Iterator[tuple[str, dict[str, int]]]:
+    """(name, cost) of every replaced layer; a shared encoder costs at the first that has it."""
+    counted: set[int] = set()
+    for name, layer in replaced_layers(network):
+        yield name, layer_cost(layer, counted)
+
+
+def layer_cost(layer: ReplacedLayer, counted: set[int]) -> dict[str, int]:
+    """The layer's cost, less that of an encoder whose id is among `counted`; adds its own id."""
+    figures = layer.cost()
+    encoder = getattr(layer, "encoder", None)
+    if id(encoder) in counted:
+        figures["bops"] -= figures["encode_bops"]
+        figures.update(dict.fromkeys((*ENCODE, "encode_bops", "encoder_bytes"), 0))
+    if encoder is not None:
+        counted.add(id(encoder))
+    return figures
+
+
+def operations(cost: Mapping[str, Any]) -> int:
+    """One for a multiply-add, a compare, an add of an encoder, and a look-up with its add.
+
+    Takes the costs of earlier reports too, whose encode_ops were not split.
+    """
+    keys = ("macs", *ENCODE, "encode_ops", "lookups")
+    return sum(cost.get(key, 0) for key in keys)

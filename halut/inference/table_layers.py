@@ -1,0 +1,233 @@
+"""Layers by look-up tables that can only answer: buffers, and one operator call per forward."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halut.encoders.pq import PQEncoder
+from halut.encoders.tree import TreeEncoder
+from halut.errors import HalutError
+from halut.inference.base import InferenceLayer
+from halut.layers.base import LUTLayer
+from halut.ops import ConvGeometry, accumulate, pack_table
+from halut.ops.core.bypass import unwatched
+from halut.ops.core.finite import marked
+from halut.ops.core.prepared_calls import Calls
+from halut.ops.epilogue import rows_of, scaled, shaped
+from halut.ops.layer.checks import check_residual
+from halut.ops.layer.encoded import window
+
+# The operators themselves: halut.ops' functions check, at every call, what is checked here once.
+OPERATORS = {
+    "tree": torch.ops.halut.tree_layer.default,
+    "nearest": torch.ops.halut.nearest_layer.default,
+}
+
+
+class PackedLayer(InferenceLayer):
+    """What a trained LUTLayer answers, and nothing else: no weight, no float table, no gradient.
+
+    y = max(scale * sum_c table[c, code_c(x)] + bias, low), with `table` [G, C, K, M] int8 (float32
+    for float tables and for a scale per codebook), `scale` and `bias` float32 [G * M]; the bias
+    holds the zero points. `taps` and `thresholds`, or `prototypes`, make the codes; an encoder
+    without an operator of its own stays a module, `encoder`. `low` is None, or 0.0 for a ReLU.
+
+    Buffers keep their dtypes when the network is cast (`.half()`), as the inputs may have any of
+    float32, float16 and bfloat16; answers have the inputs' dtype. Raises HalutError for a layer
+    with halut.average, whose biased sums exist for comparison only.
+    """
+
+    taps: Tensor
+    thresholds: Tensor
+    prototypes: Tensor
+    table: Tensor
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: LUTLayer) -> None:
+        super().__init__()
+        self.site = layer.site
+        if layer.options.average is not None:
+            raise HalutError(
+                f"{self.site.name} adds by halut.average, which has no inference kernel: its "
+                "averages are biased, and for comparison; train with halut.average=null"
+            )
+        for name, value in zip(("table", "scale", "bias"), frozen_table(layer), strict=True):
+            self.register_buffer(name, value.contiguous())
+        self.low: float | None = None
+        self.encoder: nn.Module | None = None
+        self.form = self._take(layer.encoder)
+        self.calls = Calls()
+        self.divisor = self._divisor()
+        self.register_buffer("packed", pack_table(self.table), persistent=False)
+
+    def _take(self, encoder: nn.Module) -> str:
+        """Keep what makes the codes; the name of the way they are made."""
+        if type(encoder) is TreeEncoder:
+            self.register_buffer("taps", encoder.taps.detach().clone())
+            thresholds = encoder.times_unit(encoder.thresholds.detach().float())
+            self.register_buffer("thresholds", thresholds.clone())
+            return "tree"
+        if type(encoder) is PQEncoder and not encoder.options.output_metric:
+            self.register_buffer("prototypes", encoder.prototypes.detach().float().clone())
+            self.register_buffer("unit", encoder.unit.detach().clone())
+            self.metric = encoder.options.metric
+            return "nearest"
+        self.encoder = encoder.requires_grad_(False)
+        return "encoder"
+
+    def geometry_of(self, x: Tensor) -> ConvGeometry | None:
+        """The window that reads x: none, x holds rows."""
+        return None
+
+    def answer(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The layer's answer to rows, or to a map, plus a residual."""
+        held: dict[str, Any] = self._buffers  # nn.Module's attributes cost a microsecond a piece
+        return self.operate(x, (held["scale"], held["bias"], self.low, x.dtype), residual)
+
+    def operate(
+        self,
+        x: Tensor,
+        answer: tuple[Tensor, Tensor, float | None, torch.dtype],
+        residual: Tensor | None = None,
+        residual_scale: float = 1.0,
+        thresholds: Tensor | None = None,
+    ) -> Tensor:
+        """The operator on scale, bias, low and dtype of any answer, and other thresholds."""
+        held: dict[str, Any] = self._buffers
+        table, added = held["table"], (residual, residual_scale)
+        inputs: tuple[Any, ...]
+        if self.form == "tree":
+            known = held["thresholds"] if thresholds is None else thresholds
+            inputs = (held["taps"], known, table, held["packed"], *answer)
+        elif self.form == "nearest":
+            inputs = (held["prototypes"], self.metric, self.site.groups, table, held["packed"])
+            inputs = (*inputs, *answer)
+        if self.divisor != 1.0:
+            x = x / self.divisor
+        geometry = self.geometry_of(x)
+        if self.form != "encoder" and not (x.shape[0] and unwatched(x)):
+            return OPERATORS[self.form](x, *inputs, *window(geometry), *added)
+        if self.form != "encoder":
+            return self.calls.run(f"{self.form}_layer", x, (*inputs, geometry), *added)
+        encoder: Any = self.encoder
+        codes = encoder.codes(x.float(), geometry)
+        check_residual(residual, x, answer[0].shape[0], geometry)
+        if residual is None:
+            y = torch.ops.halut.code_layer(codes, table, held["packed"], *answer)
+        else:
+            sums = accumulate(codes, table)
+            y = scaled(sums, *answer, rows_of(residual), residual_scale)
+        return marked(shaped(y, x, geometry), x, geometry, self.site.groups)
+
+    @torch.no_grad()
+    def scale_and_shift(self, factor: Tensor, shift: Tensor) -> None:
+        """Answer factor * y + shift from now on, both [G * M]."""
+        self.bias.mul_(factor).add_(shift)
+        self.scale.mul_(factor)
+
+    def _divisor(self) -> float:
+        """What the input is divided by before its distances are taken: its encoder's unit."""
+        if self.form == "tree":
+            return 1.0  # its thresholds are in the input's own size
+        unit = self.unit if self.encoder is None else self.encoder.unit
+        return float(unit)  # type: ignore[arg-type]
+
+    def pack(self) -> None:
+        """Lay the table out anew, for the device it is on."""
+        self.calls.forget()
+        self.divisor = self._divisor()
+        self.packed = pack_table(self.table)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLayer:
+        super()._apply(fn, recurse)
+        self.pack()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.pack()
+
+    def extra_repr(self) -> str:
+        G, C, K, M = self.table.shape
+        kind = str(self.table.dtype).removeprefix("torch.")
+        relu = ", ReLU" if self.low == 0 else ""
+        return f"{self.form}, {G * M} outputs, C={C}, K={K}, {kind}{relu}"
+
+
+@functools.cache
+def _geometry(*window: tuple[int, ...]) -> ConvGeometry:
+    """One object for equal windows: prepared calls know it again by that."""
+    return ConvGeometry(*window)  # type: ignore[arg-type]
+
+
+class PackedLinear(PackedLayer):
+    """x [..., D] -> [..., M]; see PackedLayer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's answer, in its input's dtype."""
+        self.check(input)
+        return self.answer(input)
+
+    def operate(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
+        """As PackedLayer's, for any number of dimensions before the last."""
+        if x.ndim == 2:
+            return super().operate(x, *given, **named)
+        y = super().operate(x.reshape(-1, self.site.D), *given, **named)
+        return y.view(*x.shape[:-1], self.site.M)
+
+
+class PackedConv2d(PackedLayer):
+    """x [B, C_in, H, W] -> [B, M, OH, OW], in x's memory format; see PackedLayer."""
+
+    def __init__(self, layer: LUTLayer) -> None:
+        super().__init__(layer)
+        g = self.site.geometry
+        assert g is not None
+        self.channels = self.site.D // self.site.taps * self.site.groups
+        self.pads = None if isinstance(g.padding, str) else g.padding  # else by the map's size
+        self.geometry = _geometry(g.kernel, g.stride, self.pads or (), g.dilation)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The layer's answer, in its input's dtype; the residual is added before a ReLU."""
+        self.check(input)
+        return self.answer(input, residual)
+
+    def geometry_of(self, x: Tensor) -> ConvGeometry:
+        """The window, whose padding may depend on the size of the map."""
+        if self.pads is not None:
+            return self.geometry
+        assert self.site.geometry is not None
+        pads = self.site.geometry.pads(x.shape[2], x.shape[3])
+        g, made = self.geometry, ConvGeometry if torch.compiler.is_compiling() else _geometry
+        return made(g.kernel_size, g.stride, pads, g.dilation)
+
+
+@torch.no_grad()
+def frozen_table(layer: LUTLayer) -> tuple[Tensor, Tensor, Tensor]:
+    """(table [G, C, K, M], scale [G * M], bias [G * M]) of a layer as its forward reads them.
+
+    int8 entries where the sums are integer, else float32 with a scale of one.
+    """
+    lut = layer.full_lut().detach().float()
+    bias = torch.zeros(layer.site.M, device=lut.device)
+    if layer.bias is not None:
+        bias += layer.bias.detach()
+    quantised = layer.table(lut)
+    if quantised is None:
+        return lut.clone(), torch.ones_like(bias), bias
+    if not quantised.integer_sums:
+        return quantised.dequantise(), torch.ones_like(bias), bias
+    scale = quantised.output_scale().float().clone()
+    return quantised.q.to(torch.int8), scale, quantised.folded_bias() + bias
+
+
+def packed(layer: LUTLayer) -> PackedLayer:
+    """The packed form of one layer."""
+    return PackedLinear(layer) if layer.site.geometry is None else PackedConv2d(layer)

@@ -1,0 +1,232 @@
+"""Table products of one encoded input: codes are found once, the encoder's gradient is taken once.
+
+Layers of one input and one encoder differ by their tables i alone. `encode` finds the codes, and
+every `product` or `answer` looks them up in a table of its own:
+
+    y_i[n, g, m] = sum_c table_i[g, c, codes[n, g, c], m]
+
+In the backward pass each scatters its own dlut_i and leaves its gradient with the node of the
+codes. Autograd runs that node when all products in this pass have run; the relaxed gradient
+depends on them through dE = sum_i grad_i lut_i' only, which is one product of the gradients side
+by side with the tables side by side, and is pulled through the encoder once. A product that is
+not in the pass has no part in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from halut.ops.core import dispatch
+from halut.ops.core.checks import check_tables
+from halut.ops.layer.checks import check_answer
+from halut.ops.lookup.accumulate import accumulate, scatter_add
+from halut.ops.lookup.columns import empty_gradient
+from halut.ops.lookup.conv import ConvGeometry
+
+if TYPE_CHECKING:
+    from halut.encoders.base import Encoder
+
+Parts = dict[int, list[tuple[Tensor, Tensor]]]
+"""Gradients [N, G * M_i] and luts [G, C, K, M_i] that wait for their node, by backward pass."""
+
+ROWS = (1 << 12, 1 << 16)
+"""Rows whose gradients are laid side by side at once, on a CPU and on a GPU."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """codes [N, G * C] uint8 of an input; `node`, a zero that leads autograd to the encoder."""
+
+    codes: Tensor
+    node: Tensor
+    parts: Parts
+
+
+def encode(
+    encoder: Encoder, x: Tensor, geometry: ConvGeometry | None, tau: Tensor, relax: float = 1.0
+) -> Encoded:
+    """The codes of rows or of a map, ready for any number of products.
+
+    tau and relax as in Encoder.matmul. In the backward pass x, tau and the encoder's parameters
+    get what Encoder.gradient gives for all products together.
+    """
+    parts: Parts = {}
+    names, parameters = [], []
+    for name, parameter in encoder.named_parameters():
+        names.append(name)
+        parameters.append(parameter)
+    given = (encoder, parts, names, x, geometry, tau, relax)
+    node, codes = _Encode.apply(*given, *parameters)
+    return Encoded(codes, node, parts)
+
+
+def product(encoded: Encoded, lut: Tensor, table: Tensor) -> Tensor:
+    """accumulate(codes, table), [N, G * M], with the gradient of Encoder.matmul.
+
+    lut and table [G, C, K, M]; raises HalutError on shapes that do not fit.
+    """
+    check_tables(lut, table, encoded.codes.shape[1])
+    return _Product.apply(encoded.parts, encoded.node, encoded.codes, lut, table)
+
+
+def answer(
+    encoded: Encoded,
+    lut: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    like: tuple[Tensor, ConvGeometry] | None = None,
+) -> Tensor:
+    """scale * accumulate(codes, table) + bias: rows [N, G * M], with the gradient of tree_train.
+
+    lut [G, C, K, M] float32 and table int8 alike, scale (no gradient) and bias [G * M] float32.
+    With `like`, a map and its geometry, the answer is a map [B, G * M, OH, OW] laid out alike.
+    Raises HalutError on shapes that do not fit.
+    """
+    check_tables(lut, lut, encoded.codes.shape[1])
+    check_answer(table, table.new_empty(0, dtype=torch.uint8), scale, bias, None, torch.float32)
+    return _Answer.apply(encoded.parts, encoded.node, encoded.codes, lut, table, scale, bias, like)
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, encoder, parts, names, x, geometry, tau, relax, *parameters):
+        codes = encoder.codes(x, geometry)
+        ctx.encoder, ctx.parts, ctx.names = encoder, parts, names
+        ctx.geometry, ctx.relax = geometry, relax
+        ctx.save_for_backward(x, tau, *parameters)
+        ctx.mark_non_differentiable(codes)
+        return torch.zeros((), device=x.device), codes
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *_):
+        waiting = ctx.parts.pop(torch._C._current_graph_task_id(), [])
+        x, tau, *parameters = ctx.saved_tensors
+        if not waiting or not ctx.relax:
+            return (None,) * (7 + len(parameters))
+        named = dict(zip(ctx.names, parameters, strict=True))
+        dx, dtau, *rest = _gradient(ctx, waiting, x, tau, named)
+        found = (None, None, None, dx, None, dtau, None, *rest)
+        return tuple(
+            value if need else None for value, need in zip(found, ctx.needs_input_grad, strict=True)
+        )
+
+
+def _gradient(ctx, waiting: list[tuple[Tensor, Tensor]], x: Tensor, tau: Tensor, named):
+    """Encoder.gradient of all products together: dx, dtau and those of the parameters.
+
+    Rows are taken in parts, as a copy of all gradients side by side would be the largest tensor.
+    """
+    grads, luts = zip(*waiting, strict=True)
+    waiting.clear()
+    if len(grads) == 1 or x.shape[0] == 0:
+        grad = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
+        lut = luts[0] if len(luts) == 1 else torch.cat(luts, 3)
+        return ctx.encoder.gradient(x, ctx.geometry, grad, lut, tau, ctx.relax, named)
+    lut, per_item = torch.cat(luts, 3), grads[0].shape[0] // x.shape[0]
+    dx = empty_gradient(x)
+    sums: list[Tensor] = []
+    step = max(1, ROWS[x.device.type == "cuda"] // per_item)
+    for start in range(0, x.shape[0], step):
+        part = x[start : start + step]
+        rows = slice(start * per_item, (start + len(part)) * per_item)
+        grouped = [grad[rows].unflatten(1, (lut.shape[0], -1)) for grad in grads]
+        grad = torch.cat(grouped, 2).flatten(1)
+        given = (part, ctx.geometry, grad, lut, tau, ctx.relax, named)
+        dx[start : start + step], *rest = ctx.encoder.gradient(*given)
+        sums = [a + b for a, b in zip(sums, rest, strict=True)] if sums else rest
+    return dx, *sums
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, parts, node, codes, lut, table):
+        _keep(ctx, parts, node, codes, lut)
+        return accumulate(codes, table)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return None, *_pass_on(ctx, grad, ctx.needs_input_grad[3]), None
+
+
+class _Answer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, parts, node, codes, lut, table, scale, bias, like):
+        _keep(ctx, parts, node, codes, lut)
+        empty = table.new_empty(0, dtype=torch.uint8)
+        given = (codes, table, empty, scale, bias, None, torch.float32)
+        if like is None:
+            return torch.ops.halut.code_layer(*given)
+        x, geometry = like
+        return dispatch.run("code_map", codes.device, *given, x, geometry)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        rows = grad if grad.ndim == 2 else grad.permute(0, 2, 3, 1)
+        rows = rows.to(torch.float32).reshape(-1, grad.shape[1])
+        need_lut, need_bias = ctx.needs_input_grad[3], ctx.needs_input_grad[6]
+        passed = _pass_on(ctx, rows, need_lut)
+        return None, *passed, None, None, rows.sum(0) if need_bias else None, None
+
+
+def _keep(ctx, parts: Parts, node: Tensor, codes: Tensor, lut: Tensor) -> None:
+    # The node's tensor lives as long as one product of it can still run backward.
+    ctx.parts, ctx.node = parts, node
+    ctx.save_for_backward(codes, lut)
+
+
+def _pass_on(ctx, rows: Tensor, need_lut: bool) -> tuple[Tensor | None, None, Tensor | None]:
+    """Gradients of (node, codes, lut); the node's own, zero, only makes autograd go there."""
+    codes, lut = ctx.saved_tensors
+    dnode = None
+    if ctx.needs_input_grad[1]:
+        task = torch._C._current_graph_task_id()
+        ctx.parts.setdefault(task, []).append((rows, lut.detach()))
+        dnode = torch.zeros_like(ctx.node)
+    dlut = None
+    if need_lut:
+        dlut = scatter_add(codes, rows, lut.shape[0], lut.shape[2]).to(lut.dtype)
+    return dnode, None, dlut
+
+
+def tree_encoder_gradient(
+    grad: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    relax: float = 1.0,
+    geometry: ConvGeometry | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What tree_matmul's backward gives to x, tau and thresholds, for grad [N, G * M]."""
+    numbers = geometry.flat() if geometry else []
+    unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
+    inputs = (grad, x, taps, thresholds, lut, unread, tau, relax, False, numbers)
+    dx, dthresholds, dtau, _ = torch.ops.halut.tree_matmul_backward(*inputs)
+    return dx, dtau, dthresholds
+
+
+def nearest_encoder_gradient(
+    grad: Tensor,
+    x: Tensor,
+    prototypes: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    metric: str,
+    relax: float = 1.0,
+    geometry: ConvGeometry | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What nearest_matmul's backward gives to x, tau and prototypes, for grad [N, G * M]."""
+    numbers = geometry.flat() if geometry else []
+    unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
+    inputs = (grad, x, prototypes, lut, unread, tau, metric, relax, False, numbers)
+    dx, dprototypes, dtau, _ = torch.ops.halut.nearest_matmul_backward(*inputs)
+    return dx, dtau, dprototypes

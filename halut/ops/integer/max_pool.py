@@ -1,0 +1,88 @@
+"""Max pooling of uint8 maps, which torch has not: a network of 8-bit activations meets it.
+
+    y[b, c, oy, ox] = max over i, j of x[b, c, oy sh + i - top, ox sw + j - left], 0 outside
+
+which is the least there is. Torch's own pooling of bytes is slow by plane and fails by pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halut.errors import HalutError
+from halut.ops.core import dispatch
+from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
+
+
+def max_pool(x: Tensor, geometry: ConvGeometry, by_plane: bool = False) -> Tensor:
+    """x uint8 [B, C, H, W] -> uint8 [B, C, OH, OW], in x's memory format, or contiguous.
+
+    Raises HalutError for another dtype or shape, or a map smaller than the window.
+    """
+    if x.dtype != torch.uint8 or x.ndim != 4:
+        raise HalutError(f"x must be a uint8 map [B, C, H, W], got {x.dtype} {list(x.shape)}")
+    if min(geometry.output_size(x.shape[2], x.shape[3])) < 1:
+        raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
+    return torch.ops.halut.max_pool(x, geometry.flat(), by_plane)
+
+
+def pooled_like(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
+    """An uninitialised answer."""
+    size = (*x.shape[:2], *geometry.output_size(x.shape[2], x.shape[3]))
+    planes = by_plane or not is_by_pixel(x)
+    layout = torch.contiguous_format if planes else torch.channels_last
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _geometry(numbers: Sequence[int]) -> ConvGeometry:
+    geometry = ConvGeometry.unflat(numbers)
+    assert geometry is not None
+    return geometry
+
+
+_library = torch.library.Library("halut", "FRAGMENT")
+_library.define(
+    "max_pool(Tensor x, int[] geometry, bool by_plane) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl(_library, "max_pool", "CompositeExplicitAutograd")
+def _(x: Tensor, geometry: Sequence[int], by_plane: bool) -> Tensor:
+    shape = _geometry(geometry)
+    if x.numel() == 0:
+        return pooled_like(x, shape, by_plane)
+    return dispatch.run("max_pool", x.device, x, shape, by_plane)
+
+
+@torch.library.register_fake("halut::max_pool", lib=_library)
+def _(x: Tensor, geometry: Sequence[int], by_plane: bool) -> Tensor:
+    return pooled_like(x, _geometry(geometry), by_plane)
+
+
+@dispatch.implementation("max_pool", "torch")
+def max_pool_torch(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
+    """Maxima of shifted maps, rows first."""
+    found = F.pad(x, geometry.padding)
+    shape = zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
+    for dim, (size, stride, dilation) in zip((2, 3), shape, strict=True):
+        count = (found.shape[dim] - dilation * (size - 1) - 1) // stride + 1
+        every = (*[slice(None)] * dim, slice(None, None, stride))
+        parts = [
+            found.narrow(dim, i * dilation, (count - 1) * stride + 1)[every] for i in range(size)
+        ]
+        found = parts[0]
+        for part in parts[1:]:
+            found = torch.maximum(found, part)
+    return pooled_like(x, geometry, by_plane).copy_(found)
+
+
+def max_pool_reference(x: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Oracle: torch's pooling of the padded map in float64."""
+    padded = F.pad(x.double(), geometry.padding)
+    g = geometry
+    return F.max_pool2d(padded, g.kernel_size, g.stride, 0, g.dilation).to(x.dtype)

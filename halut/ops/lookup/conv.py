@@ -1,0 +1,219 @@
+"""Taps of a convolution's patches, gathered from the activation map: its im2col is never built.
+
+Column (channel * kh + i) * kw + j of a patch is input channel `channel` at kernel position (i, j),
+over all channels (those of group g are contiguous, so columns are group-major). Rows are ordered
+(image, oy, ox).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halut.errors import HalutError
+from halut.ops.core import dispatch
+from halut.ops.core.checks import check_floating, check_same_device
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """A convolution's shape; padding is (left, right, top, bottom), in pixels."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(OH, OW) of a map of height x width pixels."""
+        left, right, top, bottom = self.padding
+        (kh, kw), (dh, dw), (sh, sw) = self.kernel_size, self.dilation, self.stride
+        rows = (height + top + bottom - dh * (kh - 1) - 1) // sh + 1
+        return rows, (width + left + right - dw * (kw - 1) - 1) // sw + 1
+
+    def flat(self) -> list[int]:
+        """Kernel, stride, padding, dilation in ten numbers, as operators take them."""
+        return [*self.kernel_size, *self.stride, *self.padding, *self.dilation]
+
+    @staticmethod
+    def unflat(numbers: Sequence[int]) -> ConvGeometry | None:
+        """The geometry of ten numbers, None (rows, no map) of none."""
+        if not numbers:
+            return None
+        kh, kw, sh, sw, left, right, top, bottom, dh, dw = numbers
+        return ConvGeometry((kh, kw), (sh, sw), (left, right, top, bottom), (dh, dw))
+
+
+def conv_taps(
+    x: Tensor,
+    taps: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+) -> Tensor:
+    """Columns `taps` of the im2col rows of x, [B * OH * OW, T], differentiable in x.
+
+    x [B, Cin, H, W] contiguous or channels_last, taps int64 [T] in [0, Cin * kh * kw), in any
+    order and with repeats; padding (left, right, top, bottom) is zero. The result is strided
+    column by column for a contiguous x. Raises HalutError if shapes do not fit.
+    """
+    _check_map(x, kernel_size, stride, padding, dilation)
+    check_same_device(x=x, taps=taps)
+    if taps.dtype != torch.int64 or taps.ndim != 1 or taps.shape[0] == 0:
+        raise HalutError(f"taps must be int64 [T >= 1], got {taps.dtype} {list(taps.shape)}")
+    geometry = [list(part) for part in (kernel_size, stride, padding, dilation)]
+    return torch.ops.halut.conv_taps(x, taps, *geometry)
+
+
+def im2col(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+) -> Tensor:
+    """All patches of x [B, Cin, H, W] as rows, [B * OH * OW, Cin * kh * kw], differentiable."""
+    _check_map(x, kernel_size, stride, padding, dilation)
+    padded = F.pad(x, list(padding)) if any(padding) else x
+    columns = F.unfold(padded, tuple(kernel_size), tuple(dilation), 0, tuple(stride))
+    return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+
+
+def _check_map(x: Tensor, kernel_size, stride, padding, dilation) -> None:
+    check_floating("x", x, 4)
+    check_window(x, kernel_size, stride, padding, dilation)
+
+
+def check_window(x: Tensor, kernel_size, stride, padding, dilation) -> None:
+    """Raise HalutError unless the window is one, and fits the map x [B, Cin, H, W]."""
+    sizes = (len(kernel_size), len(stride), len(padding), len(dilation))
+    if sizes != (2, 2, 4, 2) or min(*kernel_size, *stride, *dilation) < 1 or min(padding) < 0:
+        raise HalutError(
+            "kernel_size, stride and dilation are two positive numbers, padding four of 0 or "
+            f"more: got {kernel_size}, {stride}, {dilation}, {padding}"
+        )
+    geometry = _geometry(kernel_size, stride, padding, dilation)
+    if min(geometry.output_size(x.shape[2], x.shape[3])) < 1:
+        raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
+
+
+def _geometry(kernel_size, stride, padding, dilation) -> ConvGeometry:
+    return ConvGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
+
+
+def check_taps(taps: Tensor, columns: int) -> None:
+    """Raise HalutError unless every tap is one of so many columns."""
+    # On a GPU this would wait for the device at every call; indexing there asserts by itself.
+    if taps.device.type == "cpu" and bool(((taps < 0) | (taps >= columns)).any()):
+        raise HalutError(f"taps must be in 0..{columns - 1}")
+
+
+def is_by_pixel(x: Tensor) -> bool:
+    """True if the channels of a pixel are adjacent in memory, and its planes are not."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("halut::conv_taps", mutates_args=())
+def _conv_taps(
+    x: Tensor,
+    taps: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    geometry = _geometry(kernel_size, stride, padding, dilation)
+    return dispatch.run("conv_taps", x.device, x, taps, geometry)
+
+
+@_conv_taps.register_fake
+def _(x, taps, kernel_size, stride, padding, dilation):
+    geometry = _geometry(kernel_size, stride, padding, dilation)
+    OH, OW = geometry.output_size(x.shape[2], x.shape[3])
+    rows = x.shape[0] * OH * OW
+    if is_by_pixel(x):
+        return x.new_empty(rows, taps.shape[0])
+    return x.new_empty(taps.shape[0], rows).t()
+
+
+@torch.library.custom_op("halut::conv_taps_backward", mutates_args=())
+def _conv_taps_backward(
+    grad: Tensor,
+    taps: Tensor,
+    size: Sequence[int],
+    by_pixel: bool,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    geometry = _geometry(kernel_size, stride, padding, dilation)
+    return dispatch.run("conv_taps_gradient", grad.device, grad, taps, size, by_pixel, geometry)
+
+
+@_conv_taps_backward.register_fake
+def _(grad, taps, size, by_pixel, kernel_size, stride, padding, dilation):
+    layout = torch.channels_last if by_pixel else torch.contiguous_format
+    return torch.empty(size, dtype=grad.dtype, device=grad.device, memory_format=layout)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, taps, *ctx.geometry = inputs
+    ctx.save_for_backward(taps)
+    ctx.size, ctx.by_pixel = x.shape, is_by_pixel(x)
+
+
+def _backward(ctx, grad: Tensor):
+    (taps,) = ctx.saved_tensors
+    dx = torch.ops.halut.conv_taps_backward(grad, taps, ctx.size, ctx.by_pixel, *ctx.geometry)
+    return dx, None, None, None, None, None
+
+
+_conv_taps.register_autograd(_backward, setup_context=_save)
+
+
+@dispatch.implementation("conv_taps", "torch")
+def conv_taps_torch(x: Tensor, taps: Tensor, geometry: ConvGeometry) -> Tensor:
+    """`conv_taps` as one indexing of the overlapping view [B, Cin, kh, kw, OH, OW] of the map."""
+    (kh, kw), (sh, sw) = geometry.kernel_size, geometry.stride
+    B, Cin = x.shape[:2]
+    OH, OW = geometry.output_size(x.shape[2], x.shape[3])
+    check_taps(taps, Cin * kh * kw)
+    padded = F.pad(x, geometry.padding) if any(geometry.padding) else x
+    b, c, h, w = padded.stride()
+    strides = (b, c, h * geometry.dilation[0], w * geometry.dilation[1], h * sh, w * sw)
+    patches = padded.as_strided((B, Cin, kh, kw, OH, OW), strides, padded.storage_offset())
+    where = (taps // (kh * kw), taps // kw % kh, taps % kw)
+    if is_by_pixel(x):
+        columns = patches.permute(0, 4, 5, 1, 2, 3)[:, :, :, where[0], where[1], where[2]]
+        return columns.reshape(B * OH * OW, taps.shape[0]).contiguous()
+    return patches.permute(1, 2, 3, 0, 4, 5)[where].reshape(taps.shape[0], -1).contiguous().t()
+
+
+@dispatch.implementation("conv_taps_gradient", "torch")
+def conv_taps_gradient_torch(
+    grad: Tensor, taps: Tensor, size: Sequence[int], by_pixel: bool, geometry: ConvGeometry
+) -> Tensor:
+    """The map's gradient: columns of one kernel position are added to its channels at once."""
+    (kh, kw), (sh, sw), (dh, dw) = geometry.kernel_size, geometry.stride, geometry.dilation
+    left, right, top, bottom = geometry.padding
+    B, Cin, H, W = size
+    OH, OW = geometry.output_size(H, W)
+    layout = torch.channels_last if by_pixel else torch.contiguous_format
+    padded = grad.new_zeros(B, Cin, H + top + bottom, W + left + right)
+    padded = padded.to(memory_format=layout)
+    columns = grad.reshape(B, OH, OW, taps.shape[0]).permute(0, 3, 1, 2)  # [B, T, OH, OW]
+    order = torch.argsort(taps % (kh * kw), stable=True)
+    counts = torch.bincount(taps % (kh * kw), minlength=kh * kw).tolist()
+    for position, chosen in enumerate(order.split(counts)):
+        y, x = position // kw * dh, position % kw * dw
+        pixels = padded[:, :, y : y + sh * (OH - 1) + 1 : sh, x : x + sw * (OW - 1) + 1 : sw]
+        if chosen.numel():
+            pixels.index_add_(1, taps[chosen] // (kh * kw), columns[:, chosen])
+    return padded[:, :, top : top + H, left : left + W].contiguous(memory_format=layout)

@@ -1,0 +1,74 @@
+"""Proof that replaced layers answer: each is called, and the network's answer depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from halut.errors import HalutError
+from halut.sites.eval_mode import evaluating
+from halut.sites.operator import ReplacedLayer
+from halut.sites.usage import Forward, counting, forwards, same, seeded
+
+
+def prove(network: nn.Module, x: Tensor, names: Sequence[str] | None = None) -> None:
+    """Raise HalutError naming the replaced layers (of `names`, or all) that do not answer.
+
+    The network is run on the batch x in evaluation mode, with and without gradients, and without
+    module hooks, which switch torch's fused paths off; then once for each layer with this layer's
+    answers spoiled, which the network's answer must show. A layer that is passed by, as its weight
+    is read by other code, or whose answer is thrown away, would be reported without ever running.
+    """
+    layers: dict[str, nn.Module] = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, ReplacedLayer) and (names is None or name in names)
+    }
+    with evaluating(network) as device:
+        x = x.to(device)
+        for gradients in (False, True):
+            counts = dict.fromkeys(layers, 0)
+            with forwards(layers, counting(counts)), torch.set_grad_enabled(gradients):
+                answer = seeded(network, x)
+            passed = [name for name, count in counts.items() if not count]
+            how = "in training" if gradients else "in evaluation"
+            _refuse(passed, f"{how} the network does not call what took their place")
+            if not gradients:
+                wanted, again = answer, seeded(network, x)
+        idle = [name for name in layers if not _matters(network, x, wanted, name, layers[name])]
+        if same(again, wanted, 0.0):  # else nothing can be told
+            _refuse(idle, "the network's answer does not depend on what took their place")
+
+
+def _refuse(names: list[str], reason: str) -> None:
+    if names:
+        keep = ",".join(names)
+        raise HalutError(f"{', '.join(names)}: {reason}; keep them: policy.keep=[{keep}]")
+
+
+def _matters(network: nn.Module, x: Tensor, wanted: Any, name: str, layer: nn.Module) -> bool:
+    """Whether NaN, or where that is not let through, negated answers of a layer are seen."""
+    for spoil in (lambda y: y * float("nan"), lambda y: -1 - y):
+        with forwards({name: layer}, _spoiling(spoil)):
+            try:
+                if not same(seeded(network, x), wanted, 0.0):
+                    return True
+            except Exception:  # the network's own code found the answer to be no good: it saw it
+                return True
+    return False
+
+
+def _spoiling(spoil: Any) -> Any:
+    def wrap(name: str, forward: Forward) -> Forward:
+        def run(*args: Any, **named: Any) -> Any:
+            return tree_map(
+                lambda y: spoil(y) if isinstance(y, Tensor) else y, forward(*args, **named)
+            )
+
+        return run
+
+    return wrap

@@ -1,0 +1,115 @@
+"""Schedules: which sites are replaced in which stage, and how each stage trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from halut.errors import HalutError
+from halut.registry import Registry
+from halut.sites.plan import Entry, Plan
+
+Order = Callable[[Sequence[Entry], dict[str, Any]], list[list[str]]]
+orders: Registry[Order] = Registry("schedule order")
+
+ROLES = ("table", "prototypes", "thresholds", "temperature", "basis", "rest")
+CALIBRATE = ("replaced", "original")
+
+
+@dataclass
+class Stage:
+    """One stage: sites replaced together, then trained.
+
+    `calibrate`: "replaced" learns each site on the network as it stands, earlier sites of the
+    stage swapped already; "original" learns all of them on the exact network. `lr` overrides the
+    optimiser's learning rate per role, `freeze` names roles that do not train.
+    """
+
+    sites: list[str]
+    epochs: int = 1
+    calibrate: str = "replaced"
+    lr: dict[str, float] = field(default_factory=dict)
+    freeze: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise HalutError(f"schedule: epochs must be at least 0, got {self.epochs}")
+        if self.calibrate not in CALIBRATE:
+            known = ", ".join(CALIBRATE)
+            raise HalutError(f"unknown schedule.calibrate {self.calibrate!r}; choose: {known}")
+        for role in (*self.lr, *self.freeze):
+            if role not in ROLES:
+                raise HalutError(f"unknown role {role!r}; choose from: {', '.join(ROLES)}")
+
+
+@orders.register("all_at_once")
+def all_at_once(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
+    """Every site in one stage."""
+    return [[entry.site.name for entry in entries]]
+
+
+@orders.register("front_to_back")
+def front_to_back(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
+    """In the order of the forward pass, `per_stage` sites at a time."""
+    return _chunks([entry.site.name for entry in entries], context.get("per_stage", 1))
+
+
+@orders.register("back_to_front")
+def back_to_front(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
+    """The last site first, `per_stage` sites at a time."""
+    return _chunks([entry.site.name for entry in entries][::-1], context.get("per_stage", 1))
+
+
+@orders.register("by_sensitivity")
+def by_sensitivity(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
+    """The site whose replacement alone costs least first; context["sensitivity"] maps names."""
+    loss = context.get("sensitivity")
+    if loss is None:
+        raise HalutError("schedule by_sensitivity needs the accuracy lost per site")
+    names = sorted((entry.site.name for entry in entries), key=lambda name: (loss[name], name))
+    return _chunks(names, context.get("per_stage", 1))
+
+
+@orders.register("by_block")
+def by_block(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
+    """One stage per block of the network; context["blocks"] lists module name prefixes in order.
+
+    Sites outside every listed block form stages of their own with their neighbours.
+    """
+    blocks = context.get("blocks") or []
+    stages: list[tuple[str, list[str]]] = []
+    for entry in entries:
+        block = block_of(entry.site.name, blocks)
+        if not stages or stages[-1][0] != block:
+            stages.append((block, []))
+        stages[-1][1].append(entry.site.name)
+    return [names for _, names in stages]
+
+
+def block_of(name: str, blocks: Sequence[str]) -> str:
+    """The longest listed prefix the module name lies under, else "" ."""
+    found = [b for b in blocks if name == b or name.startswith(b + ".")]
+    return max(found, key=len, default="")
+
+
+def _chunks(names: list[str], size: int) -> list[list[str]]:
+    if size < 1:
+        raise HalutError(f"schedule.per_stage must be at least 1, got {size}")
+    return [names[i : i + size] for i in range(0, len(names), size)]
+
+
+def assign(plan: Plan, groups: Sequence[Sequence[str]]) -> Plan:
+    """The plan with every replaced site in its stage; each must be named exactly once."""
+    stage_of: dict[str, int] = {}
+    for index, names in enumerate(groups):
+        for name in names:
+            if not plan[name].replaced:
+                raise HalutError(f"schedule: stage {index} names {name}, which the plan keeps")
+            if name in stage_of:
+                raise HalutError(f"schedule: {name} is in stages {stage_of[name]} and {index}")
+            stage_of[name] = index
+    missing = [e.site.name for e in plan.replaced if e.site.name not in stage_of]
+    if missing:
+        raise HalutError(f"schedule: no stage replaces {', '.join(missing)}")
+    return plan.with_stages(stage_of)

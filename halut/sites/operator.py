@@ -1,0 +1,183 @@
+"""Operators: what a site becomes. Tables and codecs share this life cycle and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from halut.errors import HalutError
+from halut.ops.power_of_two import normalised_mse
+from halut.option import why_without_effect
+from halut.registry import Registry
+from halut.sites.find import Site, check_map, exact_product
+
+operators: Registry[type[Operator]] = Registry("operator")
+
+
+@dataclasses.dataclass
+class NoOptions:
+    """An operator without options."""
+
+
+class Operator:
+    """Builds the module that takes a site's place.
+
+    The module has `observe(rows)`, `fit()`, `forward`, `after_step(progress)`, `param_groups()`,
+    `cost()` and `export()`; all of its state lives in parameters and buffers.
+    """
+
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, **options: Any) -> None:
+        self.options = checked_options(self.Options, options)
+
+    @classmethod
+    def about(cls) -> str:
+        """What it does, in a line."""
+        return (cls.__doc__ or "").split("\n")[0]
+
+    def supports(self, site: Site) -> str | None:
+        """Why this operator cannot stand at the site by its nature, or None if it can."""
+        return None
+
+    def without_effect(self, path: str) -> str | None:
+        """Why the option `path`, without halut. in front, has no effect; None: it has one."""
+        return why_without_effect(self.options, path)
+
+    def check(self, site: Site) -> None:
+        """Raise HalutError if the options do not fit the site, naming the valid range."""
+
+    def frozen(self, site: Site) -> dict[str, Any]:
+        """Every option as a plan keeps it: plain values, with what depends on the site settled."""
+        return dataclasses.asdict(self.options)
+
+    def summary(self, site: Site) -> dict[str, Any]:
+        """What to show of the options at the site: those that are not the default."""
+        defaults = type(self.options)()
+        given = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options)}
+        return {k: v for k, v in given.items() if v is not None and v != getattr(defaults, k)}
+
+    def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
+        """The module for the site; weight and bias are copied from `source` if it is given."""
+        raise NotImplementedError
+
+
+class ReplacedLayer(nn.Module):
+    """What surgery puts in a site's place. Layers with the same `shares` have one encoder."""
+
+    site: Site
+    shares: str | None = None
+
+    def observe(self, rows: Tensor) -> None:
+        """Take calibration rows [N, groups * D]; they are dropped by `fit`."""
+
+    def fit(self, seed: int = 0, progress: Any = None) -> None:
+        """Learn from the observed rows."""
+
+    def exact(self, *x: Any, **named: Any) -> Tensor:
+        """What the exact product would answer to the layer's input x: what errors refer to."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimiser step; `progress` in 0..1 is the share of the stage done."""
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by optimiser role: table, prototypes, thresholds, temperature, basis, rest."""
+        return {"rest": list(self.parameters())}
+
+    def diagnose(self, *x: Any, **named: Any) -> dict[str, float]:
+        """Figures of the layer on one batch x, for the logs: its normalised_mse, ..."""
+        y, exact = self.forward(*x), self.exact(*x)  # without hooks
+        return {"normalised_mse": float(normalised_mse(y.to(exact.dtype), exact))}
+
+    def cost(self) -> dict[str, int]:
+        """Per sample: macs, encode_macs, lookups, bops, ...; and weight_bytes, table_bytes, ..."""
+        raise NotImplementedError
+
+    def export(self) -> dict[str, Tensor]:
+        """What inference needs, as named tensors."""
+        return dict(self.state_dict())
+
+
+def checked_options(kind: type, options: dict[str, Any], path: str = "halut.") -> Any:
+    """The options dataclass `kind` from plain values; a wrong key or type is refused by name.
+
+    Mappings become the dataclasses that stand in their place.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    hints = typing.get_type_hints(kind) if fields else {}
+    made = {}
+    for key, value in options.items():
+        if key not in fields:
+            raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(fields)}")
+        nested = [t for t in (hints[key], *typing.get_args(hints[key])) if _is_options(t)]
+        if nested and isinstance(value, dict):
+            made[key] = checked_options(nested[0], value, f"{path}{key}.")
+            continue
+        if not _fits(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", str(hints[key]))
+            raise HalutError(f"{path}{key} must be {wanted}, got {value!r}")
+        made[key] = value
+    return kind(**made)
+
+
+def _is_options(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if union else (hint,)
+    if hint is Any or Any in kinds:
+        return True
+    if isinstance(value, bool) and bool not in kinds:
+        return False
+    plain = tuple(typing.get_origin(k) or k for k in kinds)
+    return isinstance(value, plain) or (isinstance(value, int) and float in plain)
+
+
+@operators.register("exact")
+class Exact(Operator):
+    """The exact product through the same surgery: changes nothing, which is its use."""
+
+    def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
+        return ExactLayer(site, source)
+
+
+class ExactLayer(ReplacedLayer):
+    """y = x W' + bias for any site, bit for bit what the replaced module computed."""
+
+    def __init__(self, site: Site, source: nn.Module | None = None) -> None:
+        super().__init__()
+        self.site = site
+        self.weight, self.bias = copied_parameters(site, source)
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_map(input, self.site)
+        return exact_product(input, self.weight, self.bias, self.site)
+
+    def exact(self, x: Tensor) -> Tensor:
+        return self.forward(x)  # not self(x): hooks may be asking
+
+    def cost(self) -> dict[str, int]:
+        parameters = self.site.weights + (self.site.M if self.site.bias else 0)
+        return {"macs": self.site.macs, "weight_bytes": 4 * parameters}
+
+
+def copied_parameters(
+    site: Site, source: nn.Module | None
+) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """weight [M, D] and bias [M] of the source module, or zeros of their shapes."""
+    import torch
+
+    if source is None:
+        bias = nn.Parameter(torch.zeros(site.M)) if site.bias else None
+        return nn.Parameter(torch.zeros(site.M, site.D)), bias
+    weight = typing.cast(Tensor, source.weight).detach().reshape(site.M, site.D).clone()
+    if not site.bias:
+        return nn.Parameter(weight), None
+    return nn.Parameter(weight), nn.Parameter(typing.cast(Tensor, source.bias).detach().clone())

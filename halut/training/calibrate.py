@@ -1,0 +1,159 @@
+"""Capture and learning of a stage's operators, shared out over the ranks.
+
+Every rank captures from its share of the calibration batches; the reservoirs merge into the one
+that a single process would have drawn. Sites that wait for each other are learned by all ranks
+together, codebook by codebook; sites that do not, each by one rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from halut.prototypes.codebooks import shared_out
+from halut.replace import swap
+from halut.sites.calibration import Reservoir, expected_memory, held_rows, reservoirs_of
+from halut.sites.plan import Entry, Plan
+from halut.training.config.run_config import TrainConfig
+from halut.training.logging.metrics import RunLogger
+from halut.training.logging.progress import bar
+from halut.training.parallel.distributed import device_of, rank, share_state, together, world_size
+from halut.training.parallel.gather import codebook_ranks, merged
+from halut.training.run_folder import RunFolder
+
+
+@dataclass
+class Context:
+    """What every stage of a run works with. `exact` is the base network, frozen."""
+
+    config: TrainConfig
+    folder: RunFolder
+    data: Any
+    plan: Plan
+    exact: nn.Module
+    teacher: nn.Module | None
+    logger: RunLogger
+
+
+def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibrate: str) -> None:
+    """Swap the entries' sites for operators learned from captured rows; all ranks call it.
+
+    "replaced": site after site on the network as it then stands, its codebooks dealt to the ranks;
+    "original": all of them from the exact network's activations, the sites dealt to the ranks.
+    """
+    device = device_of(context.config.trainer.accelerator)
+    network.to(device)
+    if calibrate == "original":
+        context.exact.to(device)
+        for group in _within_memory(entries, context.config):
+            rows = captured(context, context.exact, group)
+            _learn_apart(context, network, group, rows)
+        return
+    for entry in entries:
+        rows = captured(context, network, [entry])
+        with shared_out(codebook_ranks()):
+            _learn_site(context, network, entry, rows[entry.site.name])
+
+
+def owners(entries: Sequence[Entry], ranks: int) -> dict[str, int]:
+    """The rank that learns each site: the largest first, each to whom has least so far.
+
+    Sites that share an encoder go to one rank. Size: inputs times outputs.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.shares or entry.site.name, []).append(entry)
+    sizes = {
+        name: sum(e.site.D * (e.site.M + e.site.groups) for e in members)
+        for name, members in groups.items()
+    }
+    load = [0] * ranks
+    found = {}
+    for name in sorted(groups, key=lambda name: -sizes[name]):
+        least = load.index(min(load))
+        load[least] += sizes[name]
+        found.update({e.site.name: least for e in groups[name]})
+    return found
+
+
+def _learn_apart(
+    context: Context, network: nn.Module, entries: Sequence[Entry], rows: dict[str, torch.Tensor]
+) -> None:
+    """Every rank learns its own sites; then all have them."""
+    owner = owners(entries, world_size())
+
+    def mine() -> None:
+        for entry in entries:
+            seen = rows.pop(entry.site.name)
+            if owner[entry.site.name] == rank():
+                _learn_site(context, network, entry, seen)
+            else:
+                swap.swap(network, entry, swap.build(network, entry))
+
+    together(mine)
+    for entry in entries:
+        name = entry.site.name
+        share_state(network.get_submodule(name), owner[name])
+
+
+def _within_memory(entries: Sequence[Entry], config: TrainConfig) -> list[list[Entry]]:
+    """Neighbours whose full reservoirs fit into memory together: one pass over the data each."""
+    bound = config.capture.memory_gib * 2**30
+    groups: list[list[Entry]] = []
+    used = 0
+    for entry in entries:
+        size = expected_memory([entry.site], config.capture.rows)
+        if not groups or used + size > bound:
+            groups.append([])
+            used = 0
+        groups[-1].append(entry)
+        used += size
+    return groups
+
+
+def calibration(context: Context, shard: tuple[int, int]) -> tuple[Iterator[Any], int]:
+    """Every n-th calibration batch from the r-th on, shard = (r, n), and about how many."""
+    samples, data = context.config.capture.samples, context.data
+    batches = data.calibration_batches(samples, seed=context.config.seed, shard=shard)
+    return batches, -(-samples // (data.config.eval_batch_size * shard[1]))
+
+
+def captured(
+    context: Context, network: nn.Module, entries: Sequence[Entry], *, alone: bool = False
+) -> dict[str, torch.Tensor]:
+    """Calibration rows of the entries' sites; all ranks take part, or (alone) only this one."""
+    settings = context.config.capture
+    shard = (0, 1) if alone else (rank(), world_size())
+    batches, total = calibration(context, shard)
+    shown = context.config.trainer.progress
+    with bar(f"capture {entries[0].site.name}", total, shown) as progress:
+
+        def sample() -> dict[str, Reservoir]:
+            return reservoirs_of(
+                network,
+                [entry.site for entry in entries],
+                batches,
+                settings.rows,
+                int(settings.memory_gib * 2**30),
+                context.config.seed,
+                progress,
+                shard,
+            )
+
+        if alone:
+            return held_rows(sample())
+        found = together(sample)
+        return held_rows({name: merged(reservoir) for name, reservoir in found.items()})
+
+
+def _learn_site(context: Context, network: nn.Module, entry: Entry, rows: torch.Tensor) -> None:
+    layer = swap.build(network, entry)
+    layer.observe(rows)
+    codebooks = getattr(getattr(layer, "blocks", None), "total", 1)
+    with bar(f"learn {entry.site.name}", codebooks, context.config.trainer.progress) as progress:
+        layer.fit(seed=context.config.seed, progress=progress)
+    swap.swap(network, entry, layer)

@@ -1,0 +1,114 @@
+"""The two commands' edge: help of our own, and refusals in one line where Hydra has several."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from halut.pipes import quiet_pipes
+from halut.training.config.help import page
+from halut.training.config.hydra_errors import known_options, nearest, one_line
+from halut.training.config.hydra_schemas import conf_dir
+from halut.training.logging.progress import complain
+
+FLAGS = (
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "-c",
+    "--resolve",
+    "--package",
+    "-p",
+    "--run",
+    "-r",
+    "--multirun",
+    "-m",
+    "--shell-completion",
+    "-sc",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--experimental-rerun",
+    "--info",
+    "-i",
+)
+"""Hydra's own."""
+FULL = "HYDRA_FULL_ERROR"
+
+
+def command(
+    name: str, schema: type, prepare: Callable[[list[str]], list[str]] = list
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Decorator: the function as a program that composes conf/NAME.yaml of the dataclass `schema`.
+
+    `prepare` may rewrite the command line before Hydra reads it.
+    """
+
+    def decorate(run: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        composed = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(run)
+
+        @functools.wraps(run)
+        def main() -> Any:
+            with quiet_pipes():
+                arguments = prepare(sys.argv[1:])
+                program = _program()
+                if "--help" in arguments or "-h" in arguments:
+                    print(page(name, schema, program, arguments), end="")
+                    return None
+                try:
+                    _check_flags(arguments, schema)
+                    with _full_errors():
+                        sys.argv = [sys.argv[0], *arguments]
+                        return composed()
+                except (HydraException, OmegaConfBaseException) as error:
+                    complain(one_line(error, schema, program))
+                    sys.exit(1)
+
+        return main
+
+    return decorate
+
+
+def _program() -> str:
+    first = sys.argv[0]
+    return first if first.startswith("halut ") else f"python {os.path.basename(first)}"
+
+
+def _check_flags(arguments: list[str], schema: type) -> None:
+    """Refuse what looks like an option of other tools: --epochs 5."""
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if not flag.startswith("-") or any(known.startswith(flag) for known in FLAGS):
+            continue
+        key = flag.lstrip("-").replace("-", "_")
+        known = sorted(set(known_options(schema)))
+        near = [key] if key in known else nearest(key, known)
+        hint = f"; did you mean {' or '.join(f'{each}=...' for each in near)}?" if near else ""
+        complain(f"unknown option {flag}: options are written KEY=VALUE{hint}")
+        sys.exit(2)
+
+
+@contextmanager
+def _full_errors() -> Iterator[None]:
+    """Hydra hands its exceptions on, in place of printing them with advice of its own."""
+    before = os.environ.get(FULL)
+    os.environ[FULL] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(FULL, None)
+        else:
+            os.environ[FULL] = before

@@ -1,0 +1,211 @@
+"""`--help` and `--help GROUP`: what there is to choose and to set.
+
+Texts are those of the options' dataclasses, and the comments at the head of the files in conf/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from halut.data import schemas as schemas_of_data
+from halut.errors import HalutError
+from halut.models.config import ModelConfig
+from halut.option import default_of, unknown, why_without_effect
+from halut.replace.operator_registry import operator_names, operator_type
+from halut.training.config.hydra_schemas import conf_dir
+from halut.training.logging.progress import complain
+
+WIDTH = 79
+NAMES = 30
+"""Columns of an option's name and default."""
+
+
+def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
+    """What `--help` prints: an overview, or the group named after it (GROUP, GROUP=CHOICE, all)."""
+    plain = [each.lstrip("+") for each in arguments if not each.startswith("-")]
+    places = [i for i, each in enumerate(arguments) if each in ("--help", "-h")]
+    after = arguments[places[0] + 1 : places[0] + 2]
+    chosen = dict(each.split("=", 1) for each in plain if "=" in each)
+    top = {field.name: field for field in dataclasses.fields(schema)}
+    groups = [each for each in top if _is_group(top[each])]
+    if not after or after[0].startswith("-"):
+        return _overview(name, top, groups, program)
+    wanted = after[0].partition("=")[0].split(".")[0]
+    if wanted == "all":
+        return "\n".join(_group(name, schema, top, each, program, chosen) for each in groups)
+    if wanted == "hydra" or wanted not in top:
+        complain(unknown("group", wanted, [*groups, "all"]))
+        raise SystemExit(2)
+    if wanted not in groups:
+        return _options([(wanted, top[wanted], default_of(top[wanted]))])
+    return _group(name, schema, top, wanted, program, chosen)
+
+
+def _is_group(field: dataclasses.Field[Any]) -> bool:
+    return field.name in ("data", "model", "halut") or dataclasses.is_dataclass(default_of(field))
+
+
+def _overview(name: str, top: dict[str, Any], groups: list[str], program: str) -> str:
+    config: Any = OmegaConf.load(Path(conf_dir()) / f"{name}.yaml")
+    lines = [
+        *_wrapped("", config.hydra.help.header.strip(), 0),
+        "",
+        f"usage: {program} [KEY=VALUE ...]",
+        "",
+    ]
+    lines += ["groups (GROUP=CHOICE; default in brackets):"]
+    defaults = _defaults(name)
+    for group in dict.fromkeys([*groups, *[g for g in defaults if g not in groups]]):
+        text = top[group].metadata["help"] if group in top else _presets[group]
+        value = f" [{defaults[group]}]" if defaults.get(group) else ""
+        lines += _wrapped(f"  {group}", f"{text}{value}", 14)
+        if choices := _choices(group):
+            lines += _wrapped("", ", ".join(choices), 16)
+    group, choice = ("halut", "pq") if "halut" in groups else ("runtime", "eager")
+    lines += ["", f"{program} --help {group}: the group {group} and its options;"]
+    lines += [f"... --help {group}={choice}: those of one choice; --help all: every group", ""]
+    lines += ["options:"]
+    singles = [(each, top[each], default_of(top[each])) for each in top if each not in groups]
+    lines += _options(singles).splitlines()
+    lines += ["", *_wrapped("", _flags, 0), "", config.hydra.help.footer.rstrip(), ""]
+    return "\n".join(lines)
+
+
+_presets = {
+    "experiment": "a whole experiment: sets options of several groups",
+    "debug": "what helps to find a fault",
+}
+_flags = (
+    "-m runs every value of KEY=A,B,C; --cfg job prints the configuration; --hydra-help tells "
+    "Hydra's own flags. A model's further arguments: +model.options.KEY=VALUE."
+)
+
+
+def _defaults(name: str) -> dict[str, str | None]:
+    """The choice of each group that NAME.yaml makes."""
+    config: Any = OmegaConf.load(Path(conf_dir()) / f"{name}.yaml")
+    entries = [dict(entry) for entry in config.defaults if OmegaConf.is_dict(entry)]
+    pairs = {str(key): value for entry in entries for key, value in entry.items()}
+    return {key: value for key, value in pairs.items() if not key.startswith("override")}
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (Path(conf_dir()) / group).glob("*.yaml"))
+
+
+def _group(
+    name: str, whole: Any, top: dict[str, Any], group: str, program: str, chosen: dict[str, str]
+) -> str:
+    """The choices of a group, a line each, and the options of the one that is chosen."""
+    choices = _choices(group)
+    wanted = chosen.get(group) or _defaults(name).get(group) or (choices[0] if choices else "")
+    if choices and wanted not in choices:
+        raise HalutError(unknown(group, wanted, choices))
+    lines = [f"{group}: {top[group].metadata['help']}", ""]
+    if group in chosen:
+        lines += _wrapped("", ", ".join(choices), 2)
+    for choice in choices if group not in chosen else ():
+        text = textwrap.shorten(_about(group, choice), WIDTH - 26, placeholder=" ...")
+        lines.append(f"  {group + '=' + choice:23s} {text}".rstrip())
+    schema = _schema(top, group, wanted)
+    of = f" of {group}={wanted}" if choices else ""
+    others = f" (of another: {program} --help {group}=CHOICE)" if len(choices) > 1 else ""
+    lines += [""] if choices else []
+    lines += [
+        f"options{of}{others}:",
+        _options(_fields(whole, group, schema, wanted, choices)).rstrip(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str]) -> list[Any]:
+    """(key, field, default) of a group's options, one level of nested ones as well."""
+    own: dict[str, Any] = {}
+    if choices:
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(_file(group, choice)))
+        own = {k: v for k, v in (loaded or {}).items() if k not in ("defaults", group)}
+    found: list[Any] = []
+    run = None if whole.trains else whole()
+    for field in dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ():
+        if run is not None and why_without_effect(run, f"{group}.{field.name}") == run.untrained():
+            continue  # training runs alone read it
+        default = own.get(field.name, default_of(field))
+        key = f"{group}.{field.name}"
+        if field.name == "name" and choices:
+            if group == "model":
+                found.append((key, field, own.get("name", "???")))
+        elif dataclasses.is_dataclass(default) and group != "halut":
+            for inner in dataclasses.fields(default):
+                found.append((f"{key}.{inner.name}", inner, getattr(default, inner.name)))
+        else:
+            found.append((key, field, _Nested() if dataclasses.is_dataclass(default) else default))
+    return found
+
+
+class _Nested:
+    """What stands for a codec of its own."""
+
+
+def _schema(top: dict[str, Any], group: str, choice: str) -> Any:
+    if group == "data":
+        return schemas_of_data().get(choice) or schemas_of_data()["digits"]
+    if group == "model":
+        return ModelConfig
+    if group == "halut":
+        return operator_type(choice).Options if choice in operator_names() else object
+    return type(default_of(top[group]))
+
+
+def _file(group: str, choice: str) -> Path:
+    return Path(conf_dir()) / group / f"{choice}.yaml"
+
+
+def _about(group: str, choice: str) -> str:
+    """The comment that a file of conf/ begins with, else what its schema says of itself."""
+    lines = _file(group, choice).read_text().splitlines()
+    text = " ".join(line.lstrip("# ") for line in lines if line.startswith("# ") and line != "")
+    text = text.replace("@package _global_", "").strip()
+    if not text and group == "halut" and choice in operator_names():
+        kind = operator_type(choice)
+        text = kind.about()
+    if not text and group == "data":
+        text = (schemas_of_data()[choice].__doc__ or "").split("\n\n")[0].strip()
+    return " ".join(text.split())
+
+
+def _options(fields: list[Any]) -> str:
+    """Name and default, text, choices: of each option."""
+    lines: list[str] = []
+    for key, field, default in fields:
+        text = field.metadata.get("help", "")
+        if choices := field.metadata.get("choices"):
+            text += f" ({', '.join(choices)})"
+        value = "" if isinstance(default, _Nested) else f"={_shown(default)}"
+        lines += _wrapped(f"  {key}{value}", text, NAMES)
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if value is None or value is dataclasses.MISSING:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k}: {v}" for k, v in value.items()) + "}"
+    return str(value)
+
+
+def _wrapped(name: str, text: str, column: int) -> list[str]:
+    """`name`, and the text beside it from `column` on, below it where the name is longer."""
+    lines = textwrap.wrap(text, WIDTH - column) or [""]
+    if len(name) + 2 > column and name:
+        return [name, *[" " * column + line for line in lines]] if text else [name]
+    first = f"{name:{column}s}{lines[0]}".rstrip()
+    return [first, *[" " * column + line for line in lines[1:]]]

@@ -1,0 +1,56 @@
+"""The structured schemas behind conf/: every group refuses a wrong key or type."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from halut.data import schemas as schemas_of_data
+from halut.models.config import ModelConfig
+from halut.replace.operator_registry import operator_names, operator_type
+from halut.training.cluster.launcher import SlurmLauncherConfig
+from halut.training.config import run_config as schemas
+
+
+def conf_dir() -> str:
+    """The folder of YAML files: conf/ of the checkout, or the copy inside the installed package."""
+    package = Path(__file__).resolve().parents[2]
+    for folder in (package.parent / "conf", package / "conf"):
+        if (folder / "train.yaml").exists():
+            return str(folder)
+    raise FileNotFoundError("conf/train.yaml: the installation is incomplete")
+
+
+def register() -> None:
+    """File every schema under its group; safe to call again."""
+    store = ConfigStore.instance()
+    store.store(name="schema_train", node=schemas.TrainConfig)
+    groups: dict[str, Any] = {
+        "policy": schemas.PolicyConfig,
+        "schedule": schemas.ScheduleConfig,
+        "trainer": schemas.TrainerConfig,
+        "logger": schemas.LoggerConfig,
+        "debug": schemas.DebugConfig,
+    }
+    for group, node in groups.items():
+        store.store(group=f"{group}/schema", name=group, node=node)
+    store.store(group="hydra/launcher/schema", name="slurm", node=SlurmLauncherConfig)
+    store.store(group="model/schema", name="model", node=ModelConfig)
+    for name in operator_names():
+        store.store(group="halut/schema", name=name, node=_named(name))
+    for name, node in schemas_of_data().items():
+        store.store(group="data/schema", name=name, node=node)
+
+
+def _named(operator: str) -> type:
+    """The operator's options with its name in front."""
+    options = operator_type(operator).Options
+    return dataclasses.make_dataclass(
+        f"{options.__name__}Config",
+        [("name", str, dataclasses.field(default=operator))],
+        bases=(options,) if dataclasses.is_dataclass(options) else (),
+        namespace={"__post_init__": lambda self: None},
+    )

@@ -1,0 +1,201 @@
+"""What the options of a training run need to have an effect: see halut.option."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from halut.errors import HalutError
+from halut.option import Needs, while_training
+from halut.replace.operator_registry import operator_type
+from halut.replace.policy import laid_over
+from halut.replace.schedule import ROLES
+from halut.sites.find import Site
+from halut.sites.plan import KEEP, Plan
+
+PER_STAGE = ("front_to_back", "back_to_front", "by_sensitivity")
+"""Orders that count sites per stage."""
+
+
+def untrained_base(run: Any) -> str | None:
+    """Why the exact network is not trained; None: it is."""
+    if run.model.weights is not None:
+        return "the network has its weights from model.weights"
+    if run.model.pretrained:
+        return "the network has pretrained weights (model.pretrained=false trains it)"
+    return "it needs base.epochs above 0" if run.base.epochs == 0 else None
+
+
+def untrained_stages(run: Any) -> str | None:
+    """Why no stage trains; None: one does."""
+    schedule = run.schedule
+    epochs = [stage.get("epochs", schedule.epochs) for stage in schedule.stages]
+    if not epochs:
+        epochs = [schedule.epochs, schedule.final_epochs or 0]
+        if schedule.order == "all_at_once" and schedule.final_epochs is not None:
+            epochs = [schedule.final_epochs]
+    return None if any(epochs) else "no stage trains: it needs schedule.epochs above 0"
+
+
+def while_stages_train(own: Any, run: Any) -> str | None:
+    """What only a stage's fit reads, or the baseline's."""
+    return untrained_stages(run) if run.trains else while_training(own, run)
+
+
+def start_to_find(own: Any, run: Any) -> str | None:
+    """base.epochs: there is no start yet."""
+    return untrained_base(run) if run.base.epochs else None
+
+
+def while_base_trains(own: Any, run: Any) -> str | None:
+    """What only the exact network's own training reads."""
+    return untrained_base(run)
+
+
+def something_cached(own: Any, run: Any) -> str | None:
+    """base.cache: of the base, or of the fine-tuned exact network."""
+    base = untrained_base(run)
+    if base is None or (run.baseline and untrained_stages(run) is None):
+        return None
+    return f"{base}, and no baseline is trained"
+
+
+def without_plan(own: Any, run: Any) -> str | None:
+    """What the plan of a file says already."""
+    return None if run.plan is None else f"plan={run.plan} says what becomes of every layer"
+
+
+def without_stages(own: Any, run: Any) -> str | None:
+    """What schedule.stages says in full."""
+    return "schedule.stages lists the stages" if own.stages else None
+
+
+def some_stage_lacks(key: str) -> Needs:
+    """What stages of a list have unless they say their own `key`."""
+
+    def why(own: Any, run: Any) -> str | None:
+        if own.stages and all(key in stage for stage in own.stages):
+            return f"every stage of schedule.stages has its own {key}"
+        alone = own.order == "all_at_once" and not own.stages
+        if key == "epochs" and alone and own.final_epochs is not None:
+            return "the only stage trains schedule.final_epochs"
+        return None
+
+    return why
+
+
+def of_order(*orders: str) -> Needs:
+    """What only these orders of the sites read."""
+
+    def why(own: Any, run: Any) -> str | None:
+        if own.stages or own.order not in orders:
+            order = "of schedule.stages" if own.stages else own.order
+            return f"the order is {order}; it needs schedule={' or '.join(orders)}"
+        return None
+
+    return why
+
+
+def of_roles(own: Any, run: Any) -> str | None:
+    """Rates by optimiser role, of which each must have parameters."""
+    known = roles(run)
+    missing = [role for role in own if role not in known and role in ROLES]
+    return no_role(missing[0], known) if missing else None
+
+
+def of_role(role: str) -> Needs:
+    """The rate of one optimiser role."""
+
+    def why(own: Any, run: Any) -> str | None:
+        known = roles(run)
+        return None if role in known else no_role(role, known)
+
+    return why
+
+
+def no_role(role: str, known: set[str]) -> str:
+    """That no layer has parameters of the role."""
+    there = ", ".join(each for each in ROLES if each in known)
+    return f"no layer has parameters of the role {role}; there are: {there}"
+
+
+def roles(run: Any) -> set[str]:
+    """The optimiser roles that the operators of a configuration have parameters of."""
+    found = {"rest"}
+    for name, options in operators_of(run):
+        found |= _roles(name, tuple(sorted((k, repr(v)) for k, v in options.items())), options)
+    return found
+
+
+def operators_of(run: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Every operator that the policy, or the plan of a file, can put into the network."""
+    if run.plan is not None:
+        return [(e.operator, dict(e.options)) for e in Plan.load(Path(run.plan)).replaced]
+    options = asdict(run.halut)
+    default = options.pop("name")
+    found = [(default, options)]
+    for rule in run.policy.rules:
+        name = rule.get("operator", default) or default
+        if name != KEEP:
+            over = rule.get("options") or {}
+            found.append((name, laid_over(options, over) if name == default else dict(over)))
+    return found
+
+
+_known: dict[Any, set[str]] = {}
+
+
+def _roles(name: str, key: Any, options: dict[str, Any]) -> set[str]:
+    """Of one operator: those of a layer that is built for a site made up for it."""
+    if (name, key) not in _known:
+        _known[name, key] = _built_roles(name, options)
+    return _known[name, key]
+
+
+def _built_roles(name: str, options: dict[str, Any]) -> set[str]:
+    C = options.get("C") or 1
+    sizes = {"C": C, "V": None} if "C" in options else {}
+    width = max(8, C * (options.get("average") or 1))
+    site = Site("site", "linear", D=width, M=8)
+    try:
+        layer: Any = operator_type(name)(**{**options, **sizes}).build(site)
+    except HalutError:
+        return set(ROLES)  # the plan will say what is wrong
+    return {role for role, parameters in layer.param_groups().items() if list(parameters)}
+
+
+def distilled(own: Any, run: Any) -> str | None:
+    """What only distillation reads."""
+    return None if own.distill else "nothing is distilled: it needs loss.distill above 0"
+
+
+def taught(own: Any, run: Any) -> str | None:
+    """What only a teacher has."""
+    if own.distill or own.features:
+        return None
+    return "there is no teacher: it needs loss.distill or loss.features above 0"
+
+
+def with_tables(own: Any, run: Any) -> str | None:
+    """What only layers by tables have."""
+    if any("K" in options for _, options in operators_of(run)):
+        return None
+    return "no layer is replaced by tables; it needs halut=tree, pq or decision_tree"
+
+
+def in_a_sweep(own: Any, run: Any) -> str | None:
+    """How a sweep is shown."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return None
+    return "this is one run; it needs a sweep: -m, and a key with several values"
+
+
+def with_wandb(own: Any, run: Any) -> str | None:
+    """What only W&B is told."""
+    if own.name.startswith("wandb"):
+        return None
+    return f"logger={own.name} does not read it; it needs logger=wandb or wandb_offline"

@@ -1,0 +1,299 @@
+"""The configuration of a run as dataclasses: a wrong key or type is refused when it is composed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from halut.analysis.run_figures import check_figure, flat
+from halut.analysis.sweep_plot import check_picture
+from halut.option import check_choices, every, option, where
+from halut.replace.operator_registry import operator_type
+from halut.replace.policy import laid_over
+from halut.replace.ptq import check_choice
+from halut.replace.schedule import CALIBRATE, ROLES, orders
+from halut.sites.plan import KEEP
+from halut.training.config import needs
+from halut.training.config.ranges import between
+from halut.training.config.sweep_config import SweepConfig
+from halut.training.config.trainer_config import TrainerConfig, check_trainer
+
+
+@dataclass
+class PolicyConfig:
+    """Which layers are replaced: the first rule that matches a layer decides.
+
+    Order of precedence: keep, keep_first / keep_last / keep_depthwise, rules, only x kinds.
+    """
+
+    keep: list[str] = option(
+        [], "name patterns of layers that stay exact, such as [conv1,layer4.*]"
+    )
+    only: list[str] = option([], "name patterns of the layers to replace; []: all")
+    kinds: list[str] = option(
+        [],
+        "kinds: linear, conv2d, pointwise, spatial, depthwise, grouped, attention; []: all",
+    )
+    keep_first: bool = option(True, "keep the first layer exact")
+    keep_last: bool = option(True, "keep the last layer exact")
+    keep_depthwise: bool = option(True, "keep depthwise convolutions exact")
+    rules: list[dict[str, Any]] = option(
+        [], "ordered rules in full: [{name: conv2, operator: pq, options: {V: 4}}, ...]"
+    )
+    share: bool = option(False, "layers that read the very same input, as q, k, v, get one encoder")
+
+
+@dataclass
+class ScheduleConfig:
+    """When layers are replaced, and how long each stage trains."""
+
+    order: str = option(
+        "front_to_back", "order of the sites", choices=tuple(orders), needs=needs.without_stages
+    )
+    per_stage: int = option(1, "sites of one stage", needs=needs.of_order(*needs.PER_STAGE))
+    epochs: int = option(1, "epochs of a stage", needs=needs.some_stage_lacks("epochs"))
+    final_epochs: int | None = option(
+        None, "epochs of the last stage; null: as the others", needs=needs.without_stages
+    )
+    train_batches: int | None = option(
+        None,
+        "shuffled batches that an epoch of a stage and of the baseline is cut to; null: all",
+        needs=needs.while_stages_train,
+    )
+    calibrate: str = option(
+        "replaced",
+        "what a stage learns from: the network as it stands, or the exact one",
+        choices=CALIBRATE,
+        needs=needs.some_stage_lacks("calibrate"),
+    )
+    lr: dict[str, float] = option(
+        {},
+        "learning rates by role, over optim.lr",
+        needs=every(needs.while_stages_train, lambda own, run: needs.of_roles(own.lr, run)),
+    )
+    freeze: list[str] = option(
+        [],
+        "roles that do not train: " + ", ".join(ROLES),
+        needs=every(needs.while_stages_train, lambda own, run: needs.of_roles(own.freeze, run)),
+    )
+    select: str = option(
+        "best",
+        "weights a stage ends with: of the best validation epoch, or the last",
+        choices=("best", "last"),
+        needs=needs.while_stages_train,
+    )
+    blocks: list[str] = option(
+        [], "module names of by_block; []: the network's own", needs=needs.of_order("by_block")
+    )
+    sensitivity_samples: int = option(
+        1000,
+        "validation samples that the order by_sensitivity is measured on",
+        needs=needs.of_order("by_sensitivity"),
+    )
+    stages: list[dict[str, Any]] = option(
+        [], "the stages in full, over order: [{sites: [conv1, conv2], epochs: 2}, ...]"
+    )
+
+
+@dataclass
+class Rates:
+    """One number per optimiser role."""
+
+    table: float = option(0.0, "tables", needs=needs.of_role("table"))
+    prototypes: float = option(0.0, "prototypes", needs=needs.of_role("prototypes"))
+    thresholds: float = option(0.0, "thresholds of trees", needs=needs.of_role("thresholds"))
+    temperature: float = option(0.0, "temperatures", needs=needs.of_role("temperature"))
+    basis: float = option(0.0, "bases of number formats", needs=needs.of_role("basis"))
+    rest: float = option(0.0, "all that stays exact, norms and biases")
+
+
+def _learning_rates() -> Rates:
+    return Rates(
+        table=1e-3, prototypes=1e-3, thresholds=1e-3, temperature=1e-3, basis=1e-3, rest=1e-3
+    )
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser of the stages: a learning rate and a weight decay for every role."""
+
+    name: str = option("adamw", "optimiser", choices=("adamw", "sgd"))
+    lr: Rates = field(default_factory=_learning_rates, metadata={"help": "learning rate"})
+    weight_decay: Rates = field(
+        default_factory=lambda: Rates(rest=1e-4), metadata={"help": "weight decay"}
+    )
+    momentum: float = option(
+        0.9,
+        "momentum of sgd",
+        needs=where(lambda own: own.name == "sgd", "it needs optim.name=sgd"),
+    )
+    warmup: float = option(0.05, "share of a stage's steps over which rates rise from 0")
+    schedule: str = option("cosine", "rates after the warmup", choices=("cosine", "constant"))
+    floor: float = option(
+        0.01,
+        "share of a rate that cosine ends at",
+        needs=where(lambda own: own.schedule == "cosine", "it needs optim.schedule=cosine"),
+    )
+
+
+@dataclass
+class LossConfig:
+    """loss = (1 - distill) CE + distill T^2 KL + features MSE + reconstruction MSE."""
+
+    label_smoothing: float = option(
+        0.0,
+        "label smoothing of CE",
+        needs=where(lambda own: own.distill < 1, "loss.distill=1 leaves labels out"),
+    )
+    distill: float = option(0.5, "share of the teacher's answers, 0..1")
+    temperature: float = option(2.0, "T of distillation", needs=needs.distilled)
+    features: float = option(0.0, "weight of the distance to the teacher's block outputs")
+    feature_blocks: list[str] = option(
+        [],
+        "module names of those blocks; []: the network's own",
+        needs=where(lambda own: own.features > 0, "it needs loss.features above 0"),
+    )
+    reconstruction: float = option(
+        0.0, "weight of the tables' distance to the exact product", needs=needs.with_tables
+    )
+    teacher: str | None = option(
+        None, "another model's name; null: the exact network", needs=needs.taught
+    )
+    teacher_weights: str | None = option(
+        None,
+        "file of the teacher's weights; null: the published ones",
+        needs=every(
+            needs.taught,
+            where(lambda own: own.teacher is not None, "it needs loss.teacher=MODEL"),
+        ),
+    )
+
+
+@dataclass
+class BaseConfig:
+    """How the exact network comes by its weights where no file and no pretrained ones are given."""
+
+    epochs: int = option(10, "epochs; 0: random weights", needs=needs.start_to_find)
+    optimizer: str = option(
+        "adamw", "optimiser", choices=("adamw", "sgd"), needs=needs.while_base_trains
+    )
+    lr: float = option(2e-3, "learning rate", needs=needs.while_base_trains)
+    weight_decay: float = option(1e-3, "weight decay", needs=needs.while_base_trains)
+    label_smoothing: float = option(0.0, "label smoothing", needs=needs.while_base_trains)
+    warmup: float = option(
+        0.1, "share of the steps over which the rate rises from 0", needs=needs.while_base_trains
+    )
+    cache: str | None = option(
+        "runs/base",
+        "folder that keeps exact networks for later runs; null: none",
+        needs=needs.something_cached,
+    )
+
+
+@dataclass
+class CaptureConfig:
+    """Calibration: what layers are learned from."""
+
+    samples: int = option(2048, "training samples seen")
+    rows: int = option(65_536, "rows kept of each layer's inputs")
+    memory_gib: float = option(2.0, "memory of all kept rows together, in GiB")
+
+
+@dataclass
+class LoggerConfig:
+    """Where figures go; metrics.csv is always written."""
+
+    name: str = option("csv", "logger", choices=("csv", "wandb", "wandb_offline"))
+    every: int = option(20, "optimiser steps between figures")
+    project: str = option("halut", "W&B project", needs=needs.with_wandb)
+    entity: str | None = option(None, "W&B entity; null: your own", needs=needs.with_wandb)
+    group: str | None = option(None, "W&B group", needs=needs.with_wandb)
+    tags: list[str] = option([], "W&B tags", needs=needs.with_wandb)
+
+
+@dataclass
+class DebugConfig:
+    """What helps to find a fault."""
+
+    traceback: bool = option(False, "show where an error came from")
+
+
+@dataclass
+class TrainConfig:
+    """One run. `data`, `model` and `halut` have schemas of their own, by name."""
+
+    trains: ClassVar[bool] = True
+
+    data: Any = option(None, "the data set")
+    model: Any = option(None, "the network")
+    halut: Any = option(None, "what a layer becomes", needs=needs.without_plan)
+    policy: PolicyConfig = option(PolicyConfig, "which layers", needs=needs.without_plan)
+    schedule: ScheduleConfig = option(ScheduleConfig, "when, and how long each stage trains")
+    trainer: TrainerConfig = option(TrainerConfig, "devices, precision, checkpoints")
+    logger: LoggerConfig = option(LoggerConfig, "where figures go")
+    debug: DebugConfig = option(DebugConfig, "what helps to find a fault")
+    optim: OptimConfig = option(
+        OptimConfig, "optimiser of the stages", needs=needs.while_stages_train
+    )
+    loss: LossConfig = option(LossConfig, "losses of the stages", needs=needs.while_stages_train)
+    base: BaseConfig = option(BaseConfig, "training of the exact network, if it has no weights")
+    capture: CaptureConfig = option(CaptureConfig, "calibration samples")
+    recalibrate: int = option(32, "batches for the batch norms after a swap; 0: none")
+    baseline: bool = option(True, "fine-tune the exact network as long, to compare")
+    ptq: Any = option(
+        "auto",
+        "widths of weights, 2..8, at which torchao quantises the exact network, such as [8,4]; "
+        "none; auto: 8 and 4 if torchao is installed and baseline is on",
+    )
+    plan: str | None = option(None, "a plan.json, in place of policy and halut")
+    seed: int = option(0, "seed of everything that is drawn")
+    run_dir: str | None = option(
+        None,
+        "folder of the run, resumed if it holds one; null: runs/DATE-TIME-HASH. Of a sweep: one "
+        "folder in it for each value; null: runs/NAME-HASH",
+    )
+    sweep: SweepConfig = option(SweepConfig, "how a sweep is shown", needs=needs.in_a_sweep)
+
+    def untrained(self) -> str | None:
+        """Why nothing trains, neither the base nor a stage; None: something does."""
+        base, stages = needs.untrained_base(self), needs.untrained_stages(self)
+        return None if base is None or stages is None else f"{base}, and {stages}"
+
+
+def check_operators(config: TrainConfig) -> None:
+    """Raise HalutError for options that no site could have: the operator's, and the rules'."""
+    options = asdict(config.halut)
+    default = options.pop("name")
+    operator_type(default)(**options)
+    for rule in config.policy.rules:
+        name = rule.get("operator", default) or default
+        if name != KEEP:
+            over = rule.get("options") or {}
+            operator_type(name)(**(laid_over(options, over) if name == default else over))
+
+
+def check(config: TrainConfig) -> None:
+    """Raise HalutError on values that no schema can refuse."""
+    check_choices(config)
+    check_operators(config)
+    check_choice(config.ptq)
+    check_figure("sweep.y", config.sweep.y)
+    if config.sweep.x is not None and not config.sweep.x.startswith("halut."):
+        keys = {key for key, _ in flat(asdict(config))}
+        check_figure("sweep.x", config.sweep.x, keys, "any option, such as halut.C")
+    check_picture("sweep.picture", config.sweep.picture)
+    between("loss.distill", config.loss.distill, 0, 1)
+    between("loss.temperature", config.loss.temperature, 1e-6)
+    between("loss.label_smoothing", config.loss.label_smoothing, 0, 1)
+    between("loss.features", config.loss.features, 0)
+    between("loss.reconstruction", config.loss.reconstruction, 0)
+    between("optim.warmup", config.optim.warmup, 0, 1)
+    between("schedule.epochs", config.schedule.epochs, 0)
+    between("schedule.per_stage", config.schedule.per_stage, 1)
+    if config.schedule.train_batches is not None:
+        between("schedule.train_batches", config.schedule.train_batches, 1)
+    between("base.epochs", config.base.epochs, 0)
+    between("capture.samples", config.capture.samples, 1)
+    between("capture.rows", config.capture.rows, 1)
+    between("recalibrate", config.recalibrate, 0)
+    check_trainer(config.trainer)

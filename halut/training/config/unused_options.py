@@ -1,0 +1,174 @@
+"""Refuses options that nothing reads: what the user typed, and what a file of theirs says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from halut.errors import HalutError
+from halut.option import options_of, without_effect
+from halut.replace.operator_registry import operator_type
+from halut.sites.plan import Plan
+
+MOST = 100
+"""Values of a sweep that are looked at before it begins."""
+
+
+def typed() -> dict[str, str]:
+    """The options of the command line, by key; the text of each."""
+    if not HydraConfig.initialized():
+        return {}
+    task = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    return {o.key_or_group: text(o) for o in task if not o.is_delete()}
+
+
+def text(override: Override) -> str:
+    """KEY=VALUE as it was typed, less a + in front."""
+    return str(override.input_line).lstrip("+")
+
+
+def check_effect(config: Any) -> None:
+    """Raise HalutError for an option of the command line, or of an experiment's file, that has no
+    effect; of a sweep's value none is refused: see `check_sweep`.
+
+    An experiment has to make sense by itself; what the command line lays over it may make some of
+    its options moot.
+    """
+    given = typed()
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return
+    refuse_launcher()
+    refuse(given, ineffective(config, given))
+    set_by_files = {
+        each.path: each.value
+        for each in options_of(config)
+        if each.value != each.default
+        and each.path not in given
+        and not each.path.startswith("sweep.")  # an experiment that is swept can be run once
+    }
+    moot = ineffective(config, set_by_files)
+    alone = experiment_alone() if moot else None
+    if alone is None:
+        return
+    values = {each.path: each.value for each in options_of(alone)}
+    for key, reason in ineffective(alone, moot).items():
+        if values.get(key) == set_by_files[key]:
+            raise HalutError(f"{key}={values[key]} of the files in conf/ {no_effect(reason)}")
+
+
+def refuse(given: Mapping[str, str], moot: Mapping[str, str]) -> None:
+    """Raise HalutError for the first of the options that have no effect."""
+    for key, reason in moot.items():
+        raise HalutError(f"{given.get(key, key)} {no_effect(reason)}")
+
+
+def no_effect(reason: str) -> str:
+    """has no effect, and why."""
+    return f"has no effect: {reason}"
+
+
+def refuse_launcher() -> None:
+    """Raise HalutError for options of launchers and sweepers where one run is started."""
+    if not HydraConfig.initialized():
+        return
+    for line in HydraConfig.get().overrides.hydra:
+        if line.lstrip("+").startswith(("hydra/launcher", "hydra.launcher", "hydra.sweep")):
+            raise HalutError(f"{line} {no_effect('this is one run; it needs a sweep: -m')}")
+
+
+def ineffective(config: Any, keys: Iterable[str]) -> dict[str, str]:
+    """Those of the keys that have no effect in a training configuration, with the reasons."""
+    keys = list(keys)
+    found = without_effect(config, keys)
+    for key in keys:
+        group, _, path = key.partition(".")
+        if group == "halut" and path and key not in found:
+            options = asdict(config.halut)
+            value, default = _at(options, path), _at(asdict(type(config.halut)()), path)
+            if value is None or (value is False and default is False):
+                continue
+            reason = operator_type(options.pop("name"))(**options).without_effect(path)
+            if reason is not None:
+                found[key] = reason
+    return found
+
+
+def _at(options: Any, path: str) -> Any:
+    for name in path.split("."):
+        options = options.get(name) if isinstance(options, dict) else None
+    return options
+
+
+def experiment_alone() -> Any:
+    """The configuration of the files alone, with the experiment that was chosen; None if it does
+    not compose."""
+    hydra = HydraConfig.get()
+    chosen = [o for o in hydra.overrides.task if o.lstrip("+").startswith("experiment=")]
+    return composed(str(hydra.job.config_name), [*chosen, "hydra.mode=RUN"])
+
+
+def composed(name: str, overrides: Sequence[str]) -> Any:
+    """The configuration of these overrides as dataclasses; None if it does not compose."""
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        config = loader.load_configuration(name, list(overrides), run_mode=RunMode.RUN)
+        OmegaConf.set_struct(config, False)
+        config.pop("hydra")
+        return OmegaConf.to_object(config)
+    except (HydraException, OmegaConfBaseException, HalutError):
+        return None
+
+
+def check_sweep(config: DictConfig, given: Mapping[str, Override]) -> None:
+    """Raise HalutError for an option of a sweep that has no effect in any of its values.
+
+    Sweeps of more than MOST values are not looked at.
+    """
+    choices = [
+        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [str(o.input_line)]
+        for o in given.values()
+    ]
+    lines = {key: text(override) for key, override in given.items()}
+    moot: dict[str, str] | None = None
+    values = list(itertools.islice(itertools.product(*choices), MOST + 1))
+    if len(values) > MOST:
+        return
+    for value in values:
+        settings = composed(str(config.hydra.job.config_name), value)
+        if settings is None:
+            continue
+        try:
+            here = ineffective(settings, [k for k in given if not k.startswith("sweep")])
+        except HalutError:  # what is wrong with this value is told when its turn comes
+            continue
+        moot = here if moot is None else {k: why for k, why in moot.items() if k in here}
+        if not moot:
+            return
+    refuse(lines, moot or {})
+
+
+def check_default_operator(config: Any, plan: Plan) -> None:
+    """Raise HalutError if options of the group halut are typed, and no layer has its operator."""
+    name = config.halut.name
+    if config.plan is not None or any(entry.operator == name for entry in plan.replaced):
+        return
+    for key, line in typed().items():
+        if key.split(".")[0] == "halut":
+            there = ", ".join(sorted({entry.operator for entry in plan.replaced}))
+            raise HalutError(
+                f"{line} {no_effect(f'policy.rules replace every layer by {there}')}; give options "
+                "in the rule"
+            )

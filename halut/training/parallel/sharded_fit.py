@@ -1,0 +1,146 @@
+"""`trainer.strategy=fsdp`: what a fit does differently where the network is in shards."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from halut.errors import HalutError
+from halut.training.lightning.module import Recipe, StageModule
+from halut.training.parallel import sharding
+from halut.training.parallel.distributed import share_buffers
+
+
+class ShardedModule(StageModule):
+    """Trains a sharded copy of `network`, which gets its weights for validation and at the end.
+
+    What is measured, saved and used by all that comes after the fit is whole.
+    """
+
+    def __init__(
+        self, network: nn.Module, num_classes: int, recipe: Recipe, teacher: nn.Module | None = None
+    ) -> None:
+        super().__init__(copy.deepcopy(network), num_classes, recipe, teacher)
+        self._whole = lambda: network  # no submodule: it stays where it is and is not copied
+
+    @property
+    def whole(self) -> nn.Module:
+        return self._whole()
+
+    def shard(self, network: nn.Module, mesh: DeviceMesh) -> None:
+        """Shard the network trained, or a copy of it."""
+        # The reconstruction loss is not part of any block's forward pass.
+        sharding.shard(network, mesh, keep_gathered=self._reconstruction is not None)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        try:
+            return super().training_step(batch, batch_idx)
+        except RuntimeError as error:
+            if "DTensor" not in str(error):
+                raise
+            raise HalutError(
+                "trainer.strategy=fsdp: the network reads a block's weights outside the block's "
+                f"forward pass, where they are in shards: use trainer.strategy=ddp ({error})"
+            ) from error
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        configured = super().configure_optimizers()
+        one_kind(configured["optimizer"])  # type: ignore[index, call-overload, arg-type]
+        return configured
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        sharding.average(parameters(optimizer))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val:
+            sharding.clip_norm(parameters(optimizer), gradient_clip_val)
+
+    def on_validation_epoch_start(self) -> None:
+        sharding.gather(self.network, self.whole)
+        self.whole.to(self.device).eval()
+        share_buffers(self.whole)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.whole.cpu().train()
+
+    def on_train_end(self) -> None:
+        sharding.gather(self.network, self.whole)
+
+
+class ShardedStrategy(DDPStrategy):
+    """Lightning's ranks as for ddp, but with the module's network in shards instead of wrapped.
+
+    Lightning's own strategies for this write checkpoints in which optimiser states are numbered
+    otherwise than everywhere else, and make new process groups for every fit. Here the checkpoint
+    is that of one process: any strategy and any number of ranks continues from it. It is read
+    before the network is sharded, optimiser states after.
+    """
+
+    mesh: DeviceMesh
+
+    def model_to_device(self) -> None:
+        """Sharding moves it, block by block."""
+
+    def configure_ddp(self) -> None:
+        module = self.lightning_module
+        assert isinstance(module, ShardedModule)
+        self.mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        module.shard(module.network, self.mesh)
+        super().model_to_device()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return {k: sharding.stored(v) for k, v in super().lightning_module_state_dict().items()}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return _each(super().optimizer_state(optimizer), lambda i, v: sharding.stored(v))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        states = []
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            own = parameters(optimizer)
+            states.append(_each(state, lambda i, v, own=own: sharding.part(v, own[i])))
+        super().load_optimizer_state_dict({"optimizer_states": states})
+        for optimizer in self.optimizers:
+            one_kind(optimizer)
+
+    def teardown(self) -> None:
+        self.optimizers = []
+        module = self.lightning_module
+        if isinstance(module, ShardedModule):
+            module.network = module.whole
+        super().teardown()
+
+
+def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All that the optimiser steps, in the order of its groups."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def one_kind(optimizer: Optimizer) -> None:
+    """Groups of shards and whole tensors step one by one: no kernel takes both at once."""
+    for group in optimizer.param_groups:
+        kinds = {isinstance(p, DTensor) for p in group["params"]}
+        group["foreach"] = False if len(kinds) > 1 else None
+
+
+def _each(state: dict[str, Any], change: Any) -> dict[str, Any]:
+    """An optimiser's state with `change(parameter's index, tensor)` for every tensor in it."""
+    changed = {
+        index: {k: change(index, v) if isinstance(v, Tensor) else v for k, v in values.items()}
+        for index, values in state["state"].items()
+    }
+    return {**state, "state": changed}
