@@ -10,7 +10,10 @@ from pathlib import Path
 
 from halut.pipes import silence
 
-OURS = tuple(str(Path(__file__).resolve().parents[1] / name) + os.sep for name in ("halut", "data"))
+OURS = tuple(
+    str(folder) + os.sep
+    for folder in (Path(__file__).resolve().parent, Path(__file__).with_name("data").resolve())
+)
 FAULTS = (TypeError, AssertionError, AttributeError, NameError, LookupError, ArithmeticError)
 """What a mistake in a program raises; a refusal only where a library's own code raises it."""
 LONGEST = 600

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from halut.errors import HalutError
+from halut.ops.geometry import ConvGeometry
 from halut.sites.calibration import (
     Reservoir,
     capture,
@@ -20,7 +21,6 @@ from halut.sites.calibration import (
     unfolded,
 )
 from halut.sites.find import Site, find_sites
-from halut.sites.geometry import Geometry
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
@@ -37,7 +37,8 @@ sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 )
 def test_patch_rows_are_the_unfolded_rows(kernel, stride, dilation, padding, channels, batch, seed):
     C_in, groups = channels
-    geometry = Geometry(kernel, stride, padding, dilation)
+    same = padding == "same"
+    geometry = ConvGeometry(kernel, stride, (0,) * 4 if same else padding, dilation, same)
     site = Site("s", "conv2d", C_in // groups * kernel[0] * kernel[1], groups, groups, False, 1,
                 geometry)  # fmt: skip
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Geometry of convolutions: output sizes and padding, as torch and timm have them."""
+"""ConvGeometry of convolutions: output sizes and padding, as torch and timm have them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
+from halut.ops.geometry import pad
 from halut.sites.find import exact_product, find_sites
-from halut.sites.geometry import pad
 
 geometries = st.builds(
     dict,

@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from halut.errors import HalutError
+from halut.ops.geometry import ConvGeometry
 from halut.sites.find import Site, find_sites
-from halut.sites.geometry import Geometry
 
 
 def timm_model(name):
@@ -42,7 +42,7 @@ def test_sites_come_in_the_order_of_the_forward_pass():
 def test_shapes_rows_and_kinds():
     sites, _ = find_sites(Backwards(), torch.zeros(1, 2, 9, 8))
     first, twice, last = sites
-    geometry = Geometry((3, 2), (2, 1), (0, 0, 0, 0), (1, 1))
+    geometry = ConvGeometry((3, 2), (2, 1), (0, 0, 0, 0), (1, 1))
     assert first == Site("first", "conv2d", 2 * 3 * 2, 6, 1, False, 4 * 7, geometry)
     assert twice.rows == 2 * 4 * 7  # two calls
     assert (twice.D, twice.M, twice.groups, twice.bias) == (3 * 9, 6, 2, True)
@@ -191,7 +191,7 @@ def test_tensorflow_padding_of_efficientnet_lite():
     sites, _ = find_sites(network, torch.zeros(1, 3, 64, 64))
     by_name = {site.name: site for site in sites}
     stem = by_name["conv_stem"].geometry
-    assert stem.padding == "same"
+    assert stem.same
     assert stem.pads(64, 64) == (0, 1, 0, 1)
     assert stem.pads(65, 65) == (1, 1, 1, 1)
     assert stem.output_size(65, 64) == (33, 32)
@@ -203,5 +203,5 @@ def test_a_site_survives_json():
 
     for site in find_sites(Backwards(), torch.zeros(1, 2, 9, 8))[0]:
         assert Site.from_dict(json.loads(json.dumps(site.to_dict()))) == site
-    same = Site("s", "conv2d", 9, 2, geometry=Geometry((3, 3), (1, 1), "same", (1, 1)))
+    same = Site("s", "conv2d", 9, 2, geometry=ConvGeometry((3, 3), same=True))
     assert Site.from_dict(json.loads(json.dumps(same.to_dict()))) == same

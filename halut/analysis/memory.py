@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from halut.layers.attention import CodecAttention
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
-from halut.layers.cost import table_scales
 from halut.replace.swap import replaced_layers
 from halut.sites.operator import ReplacedLayer
 
@@ -64,7 +63,7 @@ def _held(layer: ReplacedLayer, seen: set[int]) -> dict[str, int]:
     """Bytes of one replaced layer by what they are."""
     cost = layer.cost()
     if isinstance(layer, LUTLayer):
-        scales = FLOAT // 8 * table_scales(layer)
+        scales = FLOAT // 8 * layer.scales()
         encoder = 0 if id(layer.encoder) in seen else cost["encoder_bytes"]
         seen.add(id(layer.encoder))
         biases = cost["weight_bytes"] - scales

@@ -28,7 +28,7 @@ class SignMagnitudeOptions(IntegerOptions):
 
 @codecs.register("sign_magnitude")
 class SignMagnitudeCodec(IntegerCodec):
-    """The values of `integer`; halut.ops.integer.sign_magnitude multiplies their magnitudes, unsigned.
+    """The values of `integer`; halut.ops.sign_magnitude multiplies their magnitudes, unsigned.
 
     Codes are stored in two's complement: the sign and |-128| apart would take nine bits.
     """

@@ -14,8 +14,9 @@ class Popcount(Dense):
     are sums of bit planes.
 
     Training and evaluation multiply the decoded values, as `dense` does, which is the reference;
-    `halut.inference.prepare` makes layers that pack and count (halut.inference.bit_layers). The counts
-    are exact; the sums of their products with factors differ from the reference's by rounding.
+    `halut.inference.prepare` makes layers that pack and count (halut.inference.bit_layers). The
+    counts are exact; the sums of their products with factors differ from the reference's by
+    rounding.
     """
 
     @classmethod

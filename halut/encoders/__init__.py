@@ -10,12 +10,20 @@ from pkgutil import iter_modules
 from halut.encoders.base import (
     Encoder,
     EncoderOptions,
-    check_rows,
     encoders,
     shared_prototypes,
 )
+from halut.encoders.lookup_table import LookupTable
+from halut.ops.blocks import check_rows
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Encoder", "EncoderOptions", "check_rows", "encoders", "shared_prototypes"]
+__all__ = [
+    "Encoder",
+    "EncoderOptions",
+    "LookupTable",
+    "check_rows",
+    "encoders",
+    "shared_prototypes",
+]

@@ -8,16 +8,22 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from halut.encoders.lookup_table import LookupTable
 from halut.errors import HalutError
-from halut.layers.shared_input import SharedInput
 from halut.ops.blocks import Blocks
+from halut.ops.core.checks import check_tables, chunk_rows, compute_dtype
+from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import columns_of
 from halut.ops.lookup.conv import ConvGeometry, im2col
 from halut.prototypes.buckets import bucket_means
 from halut.registry import Registry
 
 encoders: Registry[type[Encoder]] = Registry("encoder")
+
+BUFFERS = 12
+"""Arrays of GC * K values per row an encoder's `assign` is taken to keep for its backward."""
 
 
 @dataclass
@@ -41,9 +47,10 @@ class Encoder(nn.Module):
     """Gradient estimators it supports, its default first."""
     unit: Tensor
     """What the layer divides rows by before the encoder learns or reads them: a power of two that
-    makes them of order one, 1 where they are (halut.ops.power_of_two). Encoders need not know of it."""
+    makes them of order one, 1 where they are (halut.ops.power_of_two).
+    Encoders need not know of it."""
     whole_maps: ClassVar[bool] = False
-    """True if `answer` gives a map laid out like x, False if rows."""
+    """True if `lookup` of a quantised table gives a map laid out like x, False if rows."""
 
     def __init__(self, blocks: Blocks, K: int, options: EncoderOptions | None = None) -> None:
         super().__init__()
@@ -52,7 +59,6 @@ class Encoder(nn.Module):
         self.blocks = blocks
         self.K = K
         self.options = options if options is not None else self.Options()
-        self.shared = SharedInput()
         self.register_buffer("unit", torch.ones(()))
         self._last_unit: tuple[Tensor, int, float] | None = None
 
@@ -122,20 +128,6 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
-    def matmul(
-        self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor, relax: float = 1.0
-    ) -> Tensor:
-        """The table product with this encoder's relaxed gradient, [N, groups * M_g].
-
-        Forward: y[n, g, m] = sum_c table[g, c, codes[n, g, c], m]. Backward: dL/dE goes through
-        `assign`, taken with the unquantised `lut`; dL/dlut is the scatter-add of the straight-
-        through table. `relax` scales dL/dE and leaves dL/dlut as it is. Encoders with a fused
-        operator override this.
-        """
-        from halut.encoders.relaxed import relaxed_matmul
-
-        return relaxed_matmul(self, inputs, lut, table, tau, relax)
-
     def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """Codes [N, groups * C] of rows x [N, groups * D], or of a map's with its geometry.
 
@@ -143,37 +135,34 @@ class Encoder(nn.Module):
         """
         return self.encode(self.tapped(x, geometry))
 
-    def product(
+    def lookup(
         self,
         x: Tensor,
         geometry: ConvGeometry | None,
-        lut: Tensor,
-        table: Tensor,
+        table: LookupTable,
         tau: Tensor,
         relax: float = 1.0,
     ) -> Tensor:
-        """`matmul` of rows or of a map; overridden where `codes` is."""
-        return self.matmul(self.tapped(x, geometry), lut, table, tau, relax)
+        """The table product of rows x [N, groups * D], or of a map's im2col rows.
 
-    def answer(
-        self,
-        x: Tensor,
-        geometry: ConvGeometry | None,
-        lut: Tensor,
-        table: tuple[Tensor, Tensor, Tensor],
-        bias: Tensor | None,
-        tau: Tensor,
-        relax: float = 1.0,
-    ) -> Tensor:
-        """scale * sum_c q + sum_c offset + bias of a table (q, scale, offset) (ops.quantise).
-
-        The gradient is that of `product` for the float table lut ~ scale * q + offset. Returns
-        rows [N, groups * M_g], or, from encoders that override it, the whole map.
+        Forward: y = scale * sum_c entries[codes] + offsets + bias, see LookupTable. Backward: with
+        dE[n, c, k] = sum_m dy[n, m] lut[c, k, m], relax * dE goes through `assign` to x, tau and
+        the encoder's parameters; lut gets the scatter-add of dy, bias its sum. Returns rows
+        [N, groups * M_g], or, from encoders with an operator that does it all, the whole map.
         """
-        q, scale, offset = table
-        steps = scale.view(q.shape[0], 1, 1, -1)
-        y = self.product(x, geometry, (lut - offset) / steps, q.to(lut.dtype), tau, relax)
-        return y * scale + folded(offset, bias)
+        return table.scaled(self._sums(x, geometry, *table.unscaled(), tau, relax))
+
+    def _sums(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        lut: Tensor,
+        entries: Tensor,
+        tau: Tensor,
+        relax: float,
+    ) -> Tensor:
+        """The sums of `lookup`, [N, groups * M_g]; overridden by encoders with an operator."""
+        return relaxed_matmul(self, self.tapped(x, geometry), lut, entries, tau, relax)
 
     def gradient(
         self,
@@ -185,13 +174,11 @@ class Encoder(nn.Module):
         relax: float,
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
-        """What `product` gives to x, tau and the parameters, for grad [N, groups * M_g].
+        """What `lookup` gives to x, tau and the parameters, for grad [N, groups * M_g].
 
         `parameters` by name as they were in the forward; returns (dx, dtau, one per parameter).
         Encoders with a fused operator override this.
         """
-        from halut.encoders.relaxed import pull
-
         with torch.enable_grad():
             source = x.detach().requires_grad_()
             inputs = self.tapped(source, geometry)
@@ -219,12 +206,6 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
 
-def folded(offset: Tensor, bias: Tensor | None) -> Tensor:
-    """sum_c offset[g, c, m] + bias, [groups * M_g]: what is added to a product once."""
-    shift = offset.sum(1).reshape(-1)
-    return shift if bias is None else shift + bias
-
-
 def shared_prototypes(encoder: Encoder, rows: Tensor) -> Tensor:
     """Prototypes [GC, K, V] as `learn` returns them, of an encoder that stays as it is.
 
@@ -234,9 +215,108 @@ def shared_prototypes(encoder: Encoder, rows: Tensor) -> Tensor:
     return bucket_means(rows, encoder.codes(rows), encoder.blocks, empty)
 
 
-def check_rows(rows: Tensor, inputs: int) -> None:
-    """Raise HalutError unless rows are [N >= 1, inputs], floating and finite."""
-    if rows.ndim != 2 or rows.shape[1] != inputs or rows.shape[0] == 0:
-        raise HalutError(f"rows must be [N >= 1, {inputs}], got {list(rows.shape)}")
-    if not bool(torch.isfinite(rows).all()):
-        raise HalutError("rows hold NaN or infinite values")
+# -- the relaxed gradient of any encoder ----------------------------------------------------------
+
+
+def relaxed_matmul(
+    encoder: Encoder,
+    inputs: Tensor,
+    lut: Tensor,
+    table: Tensor,
+    tau: Tensor,
+    relax: float = 1.0,
+) -> Tensor:
+    """accumulate(encoder.encode(inputs), table), [N, G * M], with the gradient of assign.
+
+    inputs [N, T], lut and table [G, C, K, M], tau as `encoder.assign` takes it. Backward, with
+    dE[n, c, k] = sum_m grad[n, m] lut[c, k, m]: lut gets scatter_add(codes, grad), the table
+    nothing; inputs, tau and the encoder's parameters get relax * dE pulled through
+    `encoder.assign`, which is recomputed chunk by chunk. Raises HalutError on shapes that do not
+    fit.
+    """
+    codes = encoder.encode(inputs.detach())
+    check_tables(lut, table, codes.shape[1])
+    names = [name for name, _ in encoder.named_parameters()]
+    given = (encoder, names, codes, inputs, lut, table, tau, relax)
+    return _RelaxedMatmul.apply(*given, *encoder.parameters())
+
+
+class _RelaxedMatmul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, encoder, names, codes, inputs, lut, table, tau, relax, *parameters):
+        ctx.encoder, ctx.names, ctx.relax = encoder, names, relax
+        ctx.save_for_backward(codes, inputs, lut, tau, *parameters)
+        return accumulate(codes, table)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        codes, inputs, lut, tau, *parameters = ctx.saved_tensors
+        _, _, _, need_inputs, need_lut, _, need_tau, _, *need_parameters = ctx.needs_input_grad
+        dlut = None
+        if need_lut:
+            dlut = scatter_add(codes, grad, lut.shape[0], lut.shape[2]).to(lut.dtype)
+        if not ctx.relax or not (need_inputs or need_tau or any(need_parameters)):
+            return None, None, None, None, dlut, *[None] * (3 + len(parameters))
+        named = dict(zip(ctx.names, parameters, strict=True))
+        dinputs, dtau, *rest = pull(ctx.encoder, inputs, lut, tau, grad, ctx.relax, named)
+        wanted = [
+            value if need else None for value, need in zip(rest, need_parameters, strict=True)
+        ]
+        return (
+            *(None, None, None, dinputs if need_inputs else None, dlut),
+            *(None, dtau if need_tau else None, None, *wanted),
+        )
+
+
+class _Assign(nn.Module):
+    """`assign` of an encoder as a module's forward, so that it can be called with parameters."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, inputs: Tensor, tau: Tensor) -> Tensor:
+        return self.encoder.assign(inputs, tau)
+
+
+def pull(
+    encoder: Encoder,
+    inputs: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    grad: Tensor,
+    relax: float,
+    parameters: Mapping[str, Tensor],
+) -> list[Tensor]:
+    """Gradients of inputs, tau and the encoder's parameters: relax * dE through encoder.assign.
+
+    `parameters` are what the forward was computed with, by name. They are given, not read from the
+    encoder: where a checkpoint recomputes them they are other tensors than its own.
+    """
+    G, C, K, M = lut.shape
+    dtype = compute_dtype(lut.dtype)
+    entries = (lut.detach().to(dtype) * relax).view(G, C * K, M)
+    tau = tau.detach().requires_grad_()
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    assign = _Assign(encoder)
+    named = {f"encoder.{name}": value for name, value in leaves.items()}
+    dinputs = torch.empty_like(inputs)
+    sums = [torch.zeros_like(value) for value in (tau, *leaves.values())]
+    step = chunk_rows(BUFFERS * G * C * K * entries.element_size(), inputs.device)
+    for start in range(0, inputs.shape[0], step):
+        rows = slice(start, start + step)
+        columns = grad[rows].to(dtype).view(-1, G, M).transpose(0, 1)
+        products = torch.bmm(columns, entries.transpose(1, 2))  # [G, n, C * K]
+        part = inputs[rows].detach().requires_grad_()
+        with torch.enable_grad():
+            soft = functional_call(assign, named, (part, tau))
+        products = products.transpose(0, 1).reshape(soft.shape).to(soft.dtype)
+        dpart, *rest = torch.autograd.grad(
+            soft, [part, tau, *leaves.values()], products, allow_unused=True
+        )
+        dinputs[rows] = 0 if dpart is None else dpart
+        for total, value in zip(sums, rest, strict=True):
+            if value is not None:
+                total += value
+    return [dinputs, *sums]

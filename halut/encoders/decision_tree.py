@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
+from halut.encoders.base import Encoder, EncoderOptions, encoders
 from halut.encoders.tree import leaf_assignment, tree_depth
 from halut.errors import HalutError
-from halut.ops.blocks import Blocks
+from halut.ops.blocks import Blocks, check_rows
 from halut.option import option
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.cart import NodeTree, learn_node_tree

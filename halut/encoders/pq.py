@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders
+from halut import ops
+from halut.encoders.base import Encoder, EncoderOptions, encoders
 from halut.errors import HalutError
-from halut.ops.blocks import Blocks
+from halut.ops.blocks import Blocks, check_rows
 from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.nearest.encode import nearest_encoder_gradient
 from halut.option import option
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.codebooks import each_codebook
@@ -138,15 +140,11 @@ class PQEncoder(Encoder):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """inputs [N, groups * D] -> codes [N, GC] uint8."""
-        from halut import ops
-
         x, prototypes = self._measured(inputs.detach())
         return ops.nearest_encode(x, prototypes.detach(), self.options.metric, self.blocks.groups)
 
     def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """Codes of rows or of a map, read in place unless the metric is the output's."""
-        from halut import ops
-
         if self.options.output_metric:
             return self.encode(self.tapped(x, geometry))
         metric, groups = self.options.metric, self.blocks.groups
@@ -166,33 +164,22 @@ class PQEncoder(Encoder):
         products = torch.einsum("ncv,ckv->nck", x, prototypes)
         return x.square().sum(-1, keepdim=True) - 2 * products + prototypes.square().sum(-1)
 
-    def matmul(
-        self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor, relax: float = 1.0
-    ) -> Tensor:
-        """The fused operator of the base class's product."""
-        from halut import ops
-
-        x, prototypes = self._measured(inputs)
-        return ops.nearest_matmul(
-            x, prototypes, lut, table, tau, self.options.metric, self.blocks.groups, relax
-        )
-
-    def product(
+    def _sums(
         self,
         x: Tensor,
         geometry: ConvGeometry | None,
         lut: Tensor,
-        table: Tensor,
+        entries: Tensor,
         tau: Tensor,
-        relax: float = 1.0,
+        relax: float,
     ) -> Tensor:
-        """The fused operator on rows or a map, read in place unless the metric is the output's."""
-        from halut import ops
-
+        """The fused operator, which reads x in place unless the metric is the output's."""
+        prototypes: Tensor = self.prototypes
         if self.options.output_metric:
-            return self.matmul(self.tapped(x, geometry), lut, table, tau, relax)
+            x, prototypes = self._measured(self.tapped(x, geometry))
+            geometry = None
         metric, groups = self.options.metric, self.blocks.groups
-        arguments = (x, self.prototypes, lut, table, tau, metric, groups, relax, geometry)
+        arguments = (x, prototypes, lut, entries, tau, metric, groups, relax, geometry)
         return ops.nearest_matmul(*arguments)
 
     def gradient(
@@ -206,8 +193,6 @@ class PQEncoder(Encoder):
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
         """The backward of the fused operator, without the table's."""
-        from halut.layers.shared_product import nearest_encoder_gradient
-
         if self.options.output_metric:
             return super().gradient(x, geometry, grad, lut, tau, relax, parameters)
         metric, prototypes = self.options.metric, parameters["prototypes"]

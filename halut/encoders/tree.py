@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from halut.encoders.base import Encoder, EncoderOptions, check_rows, encoders, folded
+from halut import ops
+from halut.encoders.base import Encoder, EncoderOptions, encoders
+from halut.encoders.lookup_table import LookupTable
 from halut.errors import HalutError
-from halut.ops.blocks import Blocks
+from halut.ops.blocks import Blocks, check_rows
 from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.tree.encode import tree_encoder_gradient
+from halut.ops.tree.train import INPUTS as TRAINED
 from halut.option import option
 from halut.prototypes.tree_learning import learn_trees
 
@@ -81,8 +85,6 @@ class TreeEncoder(Encoder):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """inputs = the taps [N, GC * depth] -> codes [N, GC] uint8."""
-        from halut import ops
-
         return ops.tree_encode(inputs.detach(), self._all(inputs), self.thresholds.detach())
 
     def _all(self, inputs: Tensor) -> Tensor:
@@ -90,8 +92,6 @@ class TreeEncoder(Encoder):
 
     def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """Codes of rows or of a map, read in place."""
-        from halut import ops
-
         return ops.tree_encode(x.detach(), self.taps, self.thresholds.detach(), geometry)
 
     def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
@@ -100,48 +100,34 @@ class TreeEncoder(Encoder):
         tapped = inputs.reshape(len(inputs), self.blocks.total, self.depth)[:, :, levels]
         return leaf_assignment(tapped, self.thresholds, tau)
 
-    def matmul(
-        self, inputs: Tensor, lut: Tensor, table: Tensor, tau: Tensor, relax: float = 1.0
+    def lookup(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        table: LookupTable,
+        tau: Tensor,
+        relax: float = 1.0,
     ) -> Tensor:
-        """The fused operator of the base class's product."""
-        from halut import ops
+        """One operator from x to the answer of a quantised table; other dtypes go by the parts."""
+        lut = table.lut
+        if table.scale is None or lut.dtype != torch.float32 or x.dtype not in TRAINED:
+            return super().lookup(x, geometry, table, tau, relax)
+        shift = table.shift()
+        assert shift is not None
+        numbers = [] if geometry is None else geometry.numbers
+        inputs = (x, self.taps, self.thresholds, lut, table.entries, table.scale, shift, tau)
+        return torch.ops.halut.tree_train(*inputs, relax, numbers)
 
-        return ops.tree_matmul(inputs, self._all(inputs), self.thresholds, lut, table, tau, relax)
-
-    def product(
+    def _sums(
         self,
         x: Tensor,
         geometry: ConvGeometry | None,
         lut: Tensor,
-        table: Tensor,
+        entries: Tensor,
         tau: Tensor,
-        relax: float = 1.0,
+        relax: float,
     ) -> Tensor:
-        """The fused operator on rows or a map, read in place."""
-        from halut import ops
-
-        return ops.tree_matmul(x, self.taps, self.thresholds, lut, table, tau, relax, geometry)
-
-    def answer(
-        self,
-        x: Tensor,
-        geometry: ConvGeometry | None,
-        lut: Tensor,
-        table: tuple[Tensor, Tensor, Tensor],
-        bias: Tensor | None,
-        tau: Tensor,
-        relax: float = 1.0,
-    ) -> Tensor:
-        """One operator from x to the answer; layers that are not float32 go by the parts."""
-        from halut import ops
-
-        own = {lut.dtype, self.thresholds.dtype}
-        if own != {torch.float32} or x.dtype == torch.float64:
-            return super().answer(x, geometry, lut, table, bias, tau, relax)
-        q, scale, offset = table
-        encoder = (x, self.taps, self.thresholds)
-        shift = folded(offset, bias)
-        return ops.tree_train(*encoder, lut, q, scale, shift, tau, relax, geometry)
+        return ops.tree_matmul(x, self.taps, self.thresholds, lut, entries, tau, relax, geometry)
 
     def gradient(
         self,
@@ -154,8 +140,6 @@ class TreeEncoder(Encoder):
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
         """The backward of the fused operator, without the table's."""
-        from halut.layers.shared_product import tree_encoder_gradient
-
         thresholds = parameters["thresholds"]
         return tree_encoder_gradient(grad, x, self.taps, thresholds, lut, tau, relax, geometry)
 

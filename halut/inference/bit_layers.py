@@ -14,11 +14,10 @@ from halut.errors import HalutError
 from halut.inference.base import InferenceLayer
 from halut.inference.codec import restored
 from halut.layers.codec import CodecLayer, canonical_input
-from halut.layers.conv import window_of
 from halut.ops import bit_planes, bit_product
 from halut.ops.core.finite import marked
+from halut.ops.geometry import ConvGeometry, pad
 from halut.ops.integer.bit_planes import packed_planes
-from halut.sites.geometry import Geometry, pad
 
 
 class BitLayer(InferenceLayer):
@@ -101,7 +100,7 @@ class BitLayer(InferenceLayer):
         self.register_buffer("alpha", held[1].transpose(1, 2).contiguous())
         self.register_buffer("constant", held[2].reshape(1, -1))
         g = self.site.geometry
-        pads = self.signed and g is not None and g.padding != (0, 0, 0, 0)
+        pads = self.signed and g is not None and (g.same or g.padding != (0, 0, 0, 0))
         self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -113,7 +112,7 @@ class BitLayer(InferenceLayer):
         y = self._product(self.packed(x), self._constant(x, g))
         size = g.output_size(x.shape[2], x.shape[3])
         y = y.view(x.shape[0], *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
-        return marked(y, x, window_of(self.site, x), self.site.groups)
+        return marked(y, x, g.on(x), self.site.groups)
 
     def packed(self, x: Tensor) -> Tensor:
         """The words of every row, [N, G, J, W]."""
@@ -137,12 +136,12 @@ class BitLayer(InferenceLayer):
         y = y.view(y.shape[0], self.site.groups, -1)
         return (y[..., :-1] + self.offset * y[..., -1:]).flatten(1)
 
-    def _constant(self, x: Tensor, g: Geometry) -> Tensor:
+    def _constant(self, x: Tensor, g: ConvGeometry) -> Tensor:
         """What is added to the products: [OH * OW, outputs], or [1, outputs] at all of them."""
         if self.padded is None:
             return self.constant
         ones = pad(torch.ones(1, 1, *x.shape[2:], device=x.device), g)
-        inside = F.unfold(ones, g.kernel, g.dilation, 0, g.stride)[0]  # [taps, OH * OW]
+        inside = F.unfold(ones, g.kernel_size, g.dilation, 0, g.stride)[0]  # [taps, OH * OW]
         return (1 - inside).T @ self.padded + self.constant
 
 
@@ -158,7 +157,7 @@ def words_of(rows: Tensor) -> Tensor:
     return F.pad(rows, (0, -rows.shape[-1] % 8)).contiguous().view(torch.int64)
 
 
-def patches(packed: Tensor, g: Geometry) -> Tensor:
+def patches(packed: Tensor, g: ConvGeometry) -> Tensor:
     """Planes [B, H, W, G, J, bytes] -> those of patches [B * OH * OW, G, J, taps * bytes], or
     words in place of bytes, if those are whole."""
     size = g.output_size(packed.shape[1], packed.shape[2])
@@ -166,7 +165,9 @@ def patches(packed: Tensor, g: Geometry) -> Tensor:
     packed = F.pad(packed, (0, 0, 0, 0, 0, 0, left, right, top, bottom))
     if packed.shape[-1] % 8 == 0:
         packed = packed.contiguous().view(torch.int64)
-    places = [[step * d for step in range(k)] for k, d in zip(g.kernel, g.dilation, strict=True)]
+    places = [
+        [step * d for step in range(k)] for k, d in zip(g.kernel_size, g.dilation, strict=True)
+    ]
     (sh, sw), (OH, OW) = g.stride, size
     found = [
         packed[:, i : i + sh * (OH - 1) + 1 : sh, j : j + sw * (OW - 1) + 1 : sw]

@@ -77,7 +77,7 @@ def reads_bytes(layer: PackedLayer, grid: Grid) -> bool:
         return False
     if not isinstance(layer, PackedConv2d) or grid.zero_point == 0:
         return True
-    return layer.pads is not None and not any(layer.pads)
+    return not layer.geometry.same and not any(layer.geometry.padding)
 
 
 class MaxPool(Int8Step):
@@ -97,7 +97,7 @@ class MaxPool(Int8Step):
         """uint8 [B, C, H, W] -> uint8 [B, C, OH, OW]."""
         if unwatched(x):
             return dispatch.run("max_pool", x.device, x, self.geometry, self.by_plane)
-        return torch.ops.halut.max_pool(x, self.geometry.flat(), self.by_plane)
+        return torch.ops.halut.max_pool(x, self.geometry.numbers, self.by_plane)
 
 
 class MeanPool(Int8Step):

@@ -11,11 +11,10 @@ from halut.codecs.powers import times_power
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer
 from halut.layers.codec import CodecLayer, canonical_input
-from halut.layers.conv import window_of
 from halut.ops.core.finite import marked
+from halut.ops.geometry import pad
 from halut.ops.integer.sign_magnitude import sign_magnitude
 from halut.sites.find import Site
-from halut.sites.geometry import pad
 
 
 class SignMagnitudeLayer(InferenceLayer):
@@ -61,7 +60,7 @@ class SignMagnitudeLayer(InferenceLayer):
         if self.site.geometry is None:
             return marked(y.view(*x.shape[:-1], self.site.M), x, None, self.site.groups)
         y = y.view(*patches.shape[:3], self.site.M).permute(0, 3, 1, 2)
-        return marked(y, x, window_of(self.site, x), self.site.groups)
+        return marked(y, x, self.site.geometry.on(x), self.site.groups)
 
 
 def patches_of(codes: Tensor, x: Tensor, site: Site) -> Tensor:
@@ -76,7 +75,7 @@ def patches_of(codes: Tensor, x: Tensor, site: Site) -> Tensor:
         return codes
     maps = pad(codes.flatten(-2).permute(0, 3, 1, 2), g).permute(0, 2, 3, 1)
     height, width = g.output_size(x.shape[2], x.shape[3])
-    (kh, kw), (sh, sw), (dh, dw) = g.kernel, g.stride, g.dilation
+    (kh, kw), (sh, sw), (dh, dw) = g.kernel_size, g.stride, g.dilation
     count = torch.arange(max(height, width, kh, kw), device=x.device)
     rows = count[:height, None] * sh + count[:kh] * dh  # [OH, kh]
     columns = count[:width, None] * sw + count[:kw] * dw  # [OW, kw]

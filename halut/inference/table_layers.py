@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -161,12 +160,6 @@ class PackedLayer(InferenceLayer):
         return f"{self.form}, {G * M} outputs, C={C}, K={K}, {kind}{relu}"
 
 
-@functools.cache
-def _geometry(*window: tuple[int, ...]) -> ConvGeometry:
-    """One object for equal windows: prepared calls know it again by that."""
-    return ConvGeometry(*window)  # type: ignore[arg-type]
-
-
 class PackedLinear(PackedLayer):
     """x [..., D] -> [..., M]; see PackedLayer."""
 
@@ -191,8 +184,7 @@ class PackedConv2d(PackedLayer):
         g = self.site.geometry
         assert g is not None
         self.channels = self.site.D // self.site.taps * self.site.groups
-        self.pads = None if isinstance(g.padding, str) else g.padding  # else by the map's size
-        self.geometry = _geometry(g.kernel, g.stride, self.pads or (), g.dilation)
+        self.geometry = g
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """The layer's answer, in its input's dtype; the residual is added before a ReLU."""
@@ -201,12 +193,7 @@ class PackedConv2d(PackedLayer):
 
     def geometry_of(self, x: Tensor) -> ConvGeometry:
         """The window, whose padding may depend on the size of the map."""
-        if self.pads is not None:
-            return self.geometry
-        assert self.site.geometry is not None
-        pads = self.site.geometry.pads(x.shape[2], x.shape[3])
-        g, made = self.geometry, ConvGeometry if torch.compiler.is_compiling() else _geometry
-        return made(g.kernel_size, g.stride, pads, g.dilation)
+        return self.geometry.on(x)
 
 
 @torch.no_grad()

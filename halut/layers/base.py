@@ -1,26 +1,42 @@
-"""The layer of the table family: encode, look up, add; trained straight through."""
+"""The layer of the table family: encode, look up, add; trained straight through.
+
+Bit operations follow one rule in every layer: a multiply-add of a b1-bit by a b2-bit factor counts
+b1 b2 (as in van Baalen et al., Bayesian Bits, 2020), an add or a compare of b-bit operands b, and a
+look-up of a b-bit entry b. The bits by which accumulators grow, biases, norms and activation
+functions are not counted, nor is what makes codes of a codec's inputs.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from halut.encoders import encoders, shared_prototypes
+from halut.encoders import Encoder, LookupTable, encoders, shared_prototypes
 from halut.errors import HalutError
-from halut.layers.diagnostics import diagnose, start_of
 from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
-from halut.layers.product import table_product
+from halut.layers.shared_input import Reading, SharedInput
+from halut.layers.shared_product import SharedCodes
 from halut.ops import ConvGeometry, accumulate
 from halut.ops.blocks import Blocks
 from halut.ops.core.finite import marked
 from halut.ops.power_of_two import normalised_mse, unit_of
-from halut.ops.table_quantization import QuantisedTable, best_clip, quantise_table
+from halut.ops.table_quantization import (
+    QuantisedTable,
+    average_groups,
+    best_clip,
+    clipping_rate,
+    quantise_table,
+)
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites.find import Site, exact_product
 from halut.sites.operator import ReplacedLayer, copied_parameters
+
+FLOAT = 32
+"""Bits of what encoders read and compare with."""
 
 
 class LUTLayer(ReplacedLayer):
@@ -67,16 +83,21 @@ class LUTLayer(ReplacedLayer):
             self.register_buffer(start_of(name), torch.zeros_like(parameter))
         self._rows: list[Tensor] = []
         self.encoder_shared = False
-        self.encoder.shared.join(self)
+        self.readers: SharedInput | None = None
 
     def share(self, other: LUTLayer) -> None:
         """Encode by `other`'s encoder, at its temperature; inputs of both are encoded once."""
         self.encoder, self.tau, self.encoder_shared = other.encoder, other.tau, True
-        self.encoder.shared.join(self)
+        if other.readers is None:
+            other.readers = SharedInput()
+            other.readers.join(other)
+        self.readers = other.readers
+        self.readers.join(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.encoder.shared.join(self)
+        if self.readers is not None:
+            self.readers.join(self)
 
     # -- learning ---------------------------------------------------------------------------
 
@@ -121,7 +142,8 @@ class LUTLayer(ReplacedLayer):
             for name, parameter in self.encoder.named_parameters():
                 self.get_buffer(start_of(name)).copy_(parameter)
         self.to(device)
-        self.encoder.shared.forget()
+        if self.readers is not None:
+            self.readers.forget()
 
     def _fit_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
         codes = self.encoder.codes(rows)
@@ -167,10 +189,40 @@ class LUTLayer(ReplacedLayer):
             return None
         return quantise_table(lut, self.options.bits, self.options.scale, self.clip)
 
+    def lookup_table(self) -> LookupTable:
+        """The table as the forward reads it, quantised as the options say, with the bias."""
+        lut, options = self.full_lut(), self.options
+        if options.bits is None:
+            return LookupTable(lut, lut.detach(), self.bias)
+        if options.scale == "codebook":
+            table = quantise_table(lut, options.bits, options.scale, self.clip)
+            return LookupTable(lut, table.dequantise(), self.bias)
+        quantised = torch.ops.halut.quantise(lut.detach(), options.bits, options.scale, self.clip)
+        q, scale, offset = quantised
+        return LookupTable(lut, q, self.bias, scale, offset)
+
     def product(self, x: Tensor) -> Tensor:
         """Table product of the layer's input with bias: rows [N, M], or the layer's output."""
-        return table_product(self, self.encoder.in_units(x))
+        rows, geometry = self.source(self.encoder.in_units(x))
+        encoder: Encoder | SharedCodes = self.encoder
+        table, relax = self.lookup_table(), self.relax
+        if self.readers is not None:
+            wanted = None if self.estimator == "identity" else relax
+            reading = Reading(self.encoder, self.tau, rows, geometry, wanted)
+            encoder = self.readers.encoded(self, x, reading) or encoder
+        if self.estimator != "identity" and self.options.average is None:
+            return encoder.lookup(rows, geometry, table, self.tau, relax)
+        codes, (lut, entries) = encoder.codes(rows.detach(), geometry), table.unscaled()
+        if self.estimator == "identity":
+            sums = accumulate(codes, lut + (entries - lut).detach())
+        else:
+            sums = encoder.lookup(rows, geometry, LookupTable(lut, entries), self.tau, relax)
+        if self.options.average is not None:
+            averaged = average_groups(codes, entries, self.options.average)
+            sums = sums + (averaged - sums).detach()
+        return table.scaled(sums)
 
+    @property
     def relax(self) -> float:
         """Share of the relaxed codes in the gradient."""
         return 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
@@ -192,7 +244,8 @@ class LUTLayer(ReplacedLayer):
         with torch.no_grad():
             self.tau.clamp_(min=1e-4)
             self.blend.fill_(min(max(progress, 0.0), 1.0))
-        self.encoder.shared.forget()
+        if self.readers is not None:  # changes of `data` are not counted
+            self.readers.forget()
 
     def reconstruction(self, x: Tensor) -> Tensor:
         """||x_hat W' - x W'||^2 over the exact answer's power: a loss for tables and prototypes."""
@@ -246,14 +299,110 @@ class LUTLayer(ReplacedLayer):
         return marked(y, x, self.source(x)[1], self.site.groups)
 
     def cost(self) -> dict[str, int]:
-        from halut.layers.cost import table_cost
+        """Operations for one sample and bytes of what inference must hold.
 
-        return table_cost(self)
+        Encode: N C log2 K compares for a tree, N D K multiply-adds and N C (K - 1) compares for
+        nearest prototypes; N C M look-ups and as many adds; tables C K M bits / 8 bytes; codes N C
+        log2 K bits. N counts tokens or output positions. The exact product's N D M multiply-adds
+        are gone; the one per output that rescales integer sums, like the bias, is not counted.
+        bops: bit operations, of which the encoder has encode_bops. weight_bytes holds the bias,
+        with the folded zero points of quantised tables, and the tables' scales.
+        """
+        site, options, blocks = self.site, self.options, self.blocks
+        encode = self.encoder.cost(site.rows)
+        lookups = site.rows * blocks.C * site.M  # every group adds C entries to each of its outputs
+        quantised = options.bits is not None
+        bits = FLOAT if options.bits is None else options.bits
+        entries = blocks.C * options.K * site.M
+        compares, macs, adds = encode["compares"], encode["macs"], encode.get("adds", 0)
+        encode_bops = FLOAT * (compares + adds) + FLOAT * FLOAT * macs
+        return {
+            "macs": 0,
+            "encode_compares": compares,
+            "encode_macs": macs,
+            "encode_adds": adds,
+            "lookups": lookups,
+            "adds": lookups,
+            "bops": encode_bops + 2 * bits * lookups,
+            "encode_bops": encode_bops,
+            "weight_bytes": 4 * ((site.M if site.bias or quantised else 0) + self.scales()),
+            "table_bytes": math.ceil(entries * bits / 8),
+            "encoder_bytes": encode["state_bytes"],
+            "index_bits": site.rows * blocks.total * math.ceil(math.log2(options.K)),
+        }
 
+    def scales(self) -> int:
+        """Scales the quantised table has; 0 for a float table."""
+        if self.options.bits is None:
+            return 0
+        sizes = {"layer": 1, "channel": self.site.M, "codebook": self.blocks.total}
+        return sizes[self.options.scale]
+
+    @torch.no_grad()
     def diagnose(self, x: Tensor) -> dict[str, float]:
-        return diagnose(self, x)
+        """Figures of one layer on one batch x, for the logs.
+
+        normalised_mse against the exact layer on the same input; code_perplexity and dead
+        prototypes; drift, the relative distance of the encoder's parameters from where learning
+        left them; soft_hard_gap, the relative difference of the relaxed and the hard product; the
+        share of table entries clipped; the temperature.
+        """
+        inputs = self.encoder.tapped(*self.source(self.encoder.in_units(x)))
+        codes = self.encoder.encode(inputs)
+        perplexity, dead = code_usage(codes, self.options.K)
+        lut = self.full_lut()
+        table = self.table(lut)
+        figures = {
+            "normalised_mse": float(normalised_mse(self.forward(x), self.exact(x))),
+            "code_perplexity": perplexity,
+            "dead_prototypes": float(dead),
+            "drift": self._drift(),
+            "clipping_rate": clipping_rate(lut, table) if table is not None else 0.0,
+            "tau": float(self.tau.mean()),
+        }
+        if self.estimator != "identity":
+            figures["soft_hard_gap"] = self._soft_hard_gap(inputs[:1024], codes[:1024], lut)
+        return figures
+
+    def _drift(self) -> float:
+        moved = power = 0.0
+        for name, parameter in self.encoder.named_parameters():
+            start = self.get_buffer(start_of(name))
+            moved += float((parameter - start).square().sum())
+            power += float(start.square().sum())
+        return (moved / power) ** 0.5 if power else 0.0
+
+    def _soft_hard_gap(self, inputs: Tensor, codes: Tensor, lut: Tensor) -> float:
+        G, C, K, _ = lut.shape
+        lut = lut / unit_of(float(lut.abs().max()))
+        soft = self.encoder.assign(inputs, self.tau).view(-1, G, C, K).to(lut.dtype)
+        hard = torch.nn.functional.one_hot(codes.long().view(-1, G, C), K).to(lut.dtype)
+        difference = torch.einsum("ngck,gckm->ngm", soft - hard, lut)
+        return float((difference.square().sum() / _power(hard, lut)).sqrt())
 
     def extra_repr(self) -> str:
         o = self.options
         bits = "float" if o.bits is None else f"{o.bits} bits"
         return f"{self.encoder_name}, C={self.blocks.C}, K={o.K}, {bits}, {self.estimator}"
+
+
+def start_of(parameter: str) -> str:
+    """Name of the buffer that holds where learning left an encoder's parameter."""
+    return "start_" + parameter.replace(".", "_")
+
+
+def code_usage(codes: Tensor, K: int) -> tuple[float, int]:
+    """Mean perplexity over codebooks (1..K) and the number of prototypes no row chose.
+
+    codes [N, C]; the perplexity of one codebook is exp of the entropy of its code frequencies.
+    """
+    C = codes.shape[1]
+    joint = codes.long() + K * torch.arange(C, device=codes.device)
+    counts = torch.bincount(joint.flatten(), minlength=C * K).view(C, K).double()
+    share = counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
+    entropy = -(share * share.clamp_min(1e-30).log()).sum(dim=1)
+    return float(entropy.exp().mean()), int((counts == 0).sum())
+
+
+def _power(hard: Tensor, lut: Tensor) -> Tensor:
+    return torch.einsum("ngck,gckm->ngm", hard, lut).square().sum().clamp_min(1e-30)

@@ -16,6 +16,9 @@ from halut.ops.core.finite import kept_finite
 from halut.sites.find import Site, exact_product
 from halut.sites.operator import ReplacedLayer, copied_parameters
 
+FLOAT = 32
+"""Bits of what is not quantised."""
+
 
 class CodecLayer(ReplacedLayer):
     """y = contract(Qx(x), Qw(W)) + Qb(b) at one site; a codec that is None keeps floats.
@@ -152,9 +155,34 @@ class CodecLayer(ReplacedLayer):
         return figures
 
     def cost(self) -> dict[str, int]:
-        from halut.layers.codec_cost import codec_cost
+        """Multiply-adds and bits for one sample, and bytes of what inference must hold.
 
-        return codec_cost(self)
+        macs are the exact product's: a narrow multiplication is one, and so is one by a pruned
+        weight, as nothing here skips them. bops = (bits of a weight's code) * (bits of an
+        activation's) * macs. weight_bits holds the weights' codes and shared scales; input_bits
+        those of the rows * groups * D values that the product reads; weight_bytes also the bias and
+        the calibrated scales.
+        """
+        site, found = self.site, self.factors()
+        weight, activation = found.get("weight"), found.get("activation")
+        bits = {role: codec.bits() for role, codec in found.items()}
+        weight_bits = bits.get("weight", FLOAT * site.weights)
+        bias_bits = bits.get("bias", FLOAT * (site.M if site.bias else 0))
+        positions = site.rows * site.taps  # of groups * C inputs each
+        inputs = activation.layout.numel if activation else site.groups * site.D // site.taps
+        state = (
+            sum(4 * tensor.numel() for tensor in activation.state_dict().values())
+            if activation
+            else 0
+        )
+        wide = (codec.width if codec else FLOAT for codec in (weight, activation))
+        return {
+            "macs": site.macs,
+            "bops": site.macs * next(wide) * next(wide),
+            "weight_bits": weight_bits,
+            "input_bits": positions * bits.get("activation", FLOAT * inputs),
+            "weight_bytes": -(-weight_bits // 8) + -(-bias_bits // 8) + state,
+        }
 
     @torch.no_grad()
     def export(self) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, identity_gradient
-from halut.sites.find import Site
 
 
 class LUTConv2d(LUTLayer):
@@ -18,7 +17,9 @@ class LUTConv2d(LUTLayer):
     """
 
     def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
-        return x, window_of(self.site, x)
+        geometry = self.site.geometry
+        assert geometry is not None
+        return x, geometry.on(x)
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
         if y.ndim == 4:
@@ -32,11 +33,3 @@ class LUTConv2d(LUTLayer):
         _, geometry = self.source(x)
         weight = self.weight.view(self.site.M, -1, *geometry.kernel_size)
         return identity_gradient(y, x, weight, geometry, share)
-
-
-def window_of(site: Site, x: Tensor) -> ConvGeometry:
-    """The window of a convolution's site on the map x, whose size its padding may depend on."""
-    g = site.geometry
-    assert g is not None
-    pads = g.pads(x.shape[2], x.shape[3])
-    return ConvGeometry(g.kernel, g.stride, pads, g.dilation, site.groups)

@@ -8,19 +8,43 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from halut.layers.shared_product import Encoded, Parts, encode
+from halut.encoders import Encoder
+from halut.layers.shared_product import SharedCodes, encode
+from halut.ops import ConvGeometry
 
-if TYPE_CHECKING:
-    from halut.layers.base import LUTLayer
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How a layer reads its input: rows, or a map with its geometry, in the encoder's unit.
+
+    relax is the share of the relaxed codes in the gradient, None where codes alone are asked.
+    """
+
+    encoder: Encoder
+    tau: Tensor
+    rows: Tensor
+    geometry: ConvGeometry | None
+    relax: float | None
+
+    def state(self) -> list[Tensor]:
+        """Tensors that codes and their gradient depend on."""
+        return [self.tau, *self.encoder.parameters(), *self.encoder.buffers()]
+
+    def encoded(self) -> SharedCodes:
+        """The codes, with the node that leads to the encoder."""
+        if self.relax is not None:
+            return encode(self.encoder, self.rows, self.geometry, self.tau, self.relax)
+        codes = self.encoder.codes(self.rows.detach(), self.geometry)
+        return SharedCodes(codes, self.rows.new_zeros(()), {})
 
 
 class SharedInput:
-    """The codes of the last input of a group of layers; it hangs at their encoder.
+    """The codes of the last input of a group of layers with one encoder; each of them holds it.
 
     They are for the very same tensor, unchanged since (`_version`), under the same encoder, tau and
     modes (gradients, autocast, checkpoint): anything else is encoded anew. They are dropped when
@@ -29,13 +53,13 @@ class SharedInput:
     """
 
     def __init__(self) -> None:
-        self.members: weakref.WeakSet[LUTLayer] = weakref.WeakSet()
+        self.members: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._last: _Remembered | None = None
 
     def __reduce__(self) -> tuple[type[SharedInput], tuple[()]]:
         return SharedInput, ()  # the copied layers join it (LUTLayer.__setstate__)
 
-    def join(self, layer: LUTLayer) -> None:
+    def join(self, layer: nn.Module) -> None:
         """Let `layer` find what the others have encoded."""
         self.members.add(layer)
         self.forget()
@@ -44,19 +68,19 @@ class SharedInput:
         """Drop the codes, for changes that tensors do not count: those of their `data`."""
         self._last = None
 
-    def encoded(self, layer: LUTLayer, x: Tensor, relax: float | None) -> Encoded | None:
-        """x as `layer` reads it, encoded by it or by another member; relax None: codes alone.
+    def encoded(self, layer: nn.Module, x: Tensor, read: Reading) -> SharedCodes | None:
+        """The codes of x, encoded for `layer`, a member, or before for another one.
 
         None if it has to encode by itself: nobody shares with it, or nothing may be remembered.
         """
-        readers = [one for one in self.members if one.encoder.shared is self]
-        if len(readers) < 2 or layer not in self.members or not _countable(layer, x):
+        readers = [one for one in self.members if one.readers is self]
+        if len(readers) < 2 or layer not in self.members or not _countable(x, read):
             return None
-        key = _key(layer, x, relax)
+        key = _key(x, read)
         last = self._last  # another thread may put its own there
         found = last.encoded(x, key) if last is not None else None
         if last is None or found is None:
-            found = _encode(layer, x, relax)
+            found = read.encoded()
             last = _Remembered(x, key, found, weakref.ref(self))
             self._last = last
         last.taken.add(layer)
@@ -69,7 +93,7 @@ class _Remembered:
     """Codes, weakly tied to their input and to the node of the graph they were found in."""
 
     def __init__(
-        self, x: Tensor, key: _Key, encoded: Encoded, owner: weakref.ref[SharedInput]
+        self, x: Tensor, key: _Key, encoded: SharedCodes, owner: weakref.ref[SharedInput]
     ) -> None:
         def gone(_: Any) -> None:
             shared = owner()
@@ -77,17 +101,18 @@ class _Remembered:
                 shared.forget()
 
         self.x = reference = weakref.ref(x, gone)
-        self.key, self.codes, self.parts = key, encoded.codes, encoded.parts
+        self.key, self.codes, self.parts = key, encoded.found, encoded.parts
+        self.whole_maps = encoded.whole_maps
         # A node holds the input and all before it: the products made of it keep it, not we.
         graph = encoded.node.requires_grad
         self.node = weakref.ref(encoded.node) if graph else (lambda node=encoded.node: node)
-        self.taken: weakref.WeakSet[LUTLayer] = weakref.WeakSet()
+        self.taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
-    def encoded(self, x: Tensor, key: _Key) -> Encoded | None:
+    def encoded(self, x: Tensor, key: _Key) -> SharedCodes | None:
         node = self.node()
         if self.x() is not x or not self.key.same(key) or node is None:
             return None
-        return Encoded(self.codes, node, self.parts)
+        return SharedCodes(self.codes, node, self.parts, self.whole_maps)
 
 
 @dataclass(eq=False)
@@ -113,13 +138,13 @@ class _Key:
         )
 
 
-def _key(layer: LUTLayer, x: Tensor, relax: float | None) -> _Key:
-    tensors = _state(layer)
+def _key(x: Tensor, read: Reading) -> _Key:
+    tensors = read.state()
     device = x.device.type
     autocast = torch.is_autocast_enabled(device)
     modes = (
-        layer.site.geometry,
-        relax,
+        read.geometry,
+        read.relax,
         torch.is_grad_enabled(),
         autocast and torch.get_autocast_dtype(device),
     )
@@ -130,23 +155,12 @@ def _key(layer: LUTLayer, x: Tensor, relax: float | None) -> _Key:
     return _Key(tensors, [x._version, *(one._version for one in tensors)], modes, hook)
 
 
-def _state(layer: LUTLayer) -> list[Tensor]:
-    return [layer.tau, *layer.encoder.parameters(), *layer.encoder.buffers()]
-
-
-def _countable(layer: LUTLayer, x: Tensor) -> bool:
+def _countable(x: Tensor, read: Reading) -> bool:
     """True if changes of x and the encoder can be told, and nothing traces or transforms them."""
     return (
-        not torch.jit.is_tracing()
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and torch._C._functorch.peek_interpreter_stack() is None
-        and type(x) in (Tensor, torch.nn.Parameter)
-        and not any(one.is_inference() for one in (x, *_state(layer)))  # they have no version
+        and type(x) in (Tensor, nn.Parameter)
+        and not any(one.is_inference() for one in (x, *read.state()))  # they have no version
     )
-
-
-def _encode(layer: LUTLayer, x: Tensor, relax: float | None) -> Encoded:
-    rows, geometry = layer.source(x)
-    if relax is not None:
-        return encode(layer.encoder, rows, geometry, layer.tau, relax)
-    parts: Parts = {}
-    return Encoded(layer.encoder.codes(rows.detach(), geometry), x.new_zeros(()), parts)

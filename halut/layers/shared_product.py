@@ -15,20 +15,17 @@ not in the pass has no part in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from halut.encoders import Encoder, LookupTable
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_tables
 from halut.ops.layer.checks import check_answer
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import empty_gradient
 from halut.ops.lookup.conv import ConvGeometry
-
-if TYPE_CHECKING:
-    from halut.encoders.base import Encoder
 
 Parts = dict[int, list[tuple[Tensor, Tensor]]]
 """Gradients [N, G * M_i] and luts [G, C, K, M_i] that wait for their node, by backward pass."""
@@ -38,20 +35,48 @@ ROWS = (1 << 12, 1 << 16)
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
-    """codes [N, G * C] uint8 of an input; `node`, a zero that leads autograd to the encoder."""
+class SharedCodes:
+    """The codes of one input, in place of the encoder of a layer that reads it.
 
-    codes: Tensor
+    codes [N, G * C] uint8; `node`, a zero that leads autograd to the encoder; `whole_maps` is the
+    encoder's. Values are those of the encoder itself, gradients equal them up to rounding.
+    """
+
+    found: Tensor
     node: Tensor
     parts: Parts
+    whole_maps: bool = False
+
+    def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
+        """Encoder.codes of the input, which x is."""
+        return self.found
+
+    def lookup(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        table: LookupTable,
+        tau: Tensor,
+        relax: float = 1.0,
+    ) -> Tensor:
+        """Encoder.lookup of the input, which x is; tau and relax are those it was encoded with."""
+        lut, entries, _, scale, _ = table
+        if scale is None or lut.dtype != torch.float32:
+            return table.scaled(product(self, *table.unscaled()))
+        like = None
+        if geometry is not None and self.whole_maps:
+            like = x.detach(), geometry
+        shift = table.shift()
+        assert shift is not None
+        return answer(self, lut, entries, scale, shift, like)
 
 
 def encode(
     encoder: Encoder, x: Tensor, geometry: ConvGeometry | None, tau: Tensor, relax: float = 1.0
-) -> Encoded:
+) -> SharedCodes:
     """The codes of rows or of a map, ready for any number of products.
 
-    tau and relax as in Encoder.matmul. In the backward pass x, tau and the encoder's parameters
+    tau and relax as in Encoder.lookup. In the backward pass x, tau and the encoder's parameters
     get what Encoder.gradient gives for all products together.
     """
     parts: Parts = {}
@@ -61,20 +86,20 @@ def encode(
         parameters.append(parameter)
     given = (encoder, parts, names, x, geometry, tau, relax)
     node, codes = _Encode.apply(*given, *parameters)
-    return Encoded(codes, node, parts)
+    return SharedCodes(codes, node, parts, encoder.whole_maps)
 
 
-def product(encoded: Encoded, lut: Tensor, table: Tensor) -> Tensor:
-    """accumulate(codes, table), [N, G * M], with the gradient of Encoder.matmul.
+def product(encoded: SharedCodes, lut: Tensor, table: Tensor) -> Tensor:
+    """accumulate(codes, table), [N, G * M], with the gradient of Encoder.lookup.
 
     lut and table [G, C, K, M]; raises HalutError on shapes that do not fit.
     """
-    check_tables(lut, table, encoded.codes.shape[1])
-    return _Product.apply(encoded.parts, encoded.node, encoded.codes, lut, table)
+    check_tables(lut, table, encoded.found.shape[1])
+    return _Product.apply(encoded.parts, encoded.node, encoded.found, lut, table)
 
 
 def answer(
-    encoded: Encoded,
+    encoded: SharedCodes,
     lut: Tensor,
     table: Tensor,
     scale: Tensor,
@@ -87,9 +112,9 @@ def answer(
     With `like`, a map and its geometry, the answer is a map [B, G * M, OH, OW] laid out alike.
     Raises HalutError on shapes that do not fit.
     """
-    check_tables(lut, lut, encoded.codes.shape[1])
+    check_tables(lut, lut, encoded.found.shape[1])
     check_answer(table, table.new_empty(0, dtype=torch.uint8), scale, bias, None, torch.float32)
-    return _Answer.apply(encoded.parts, encoded.node, encoded.codes, lut, table, scale, bias, like)
+    return _Answer.apply(encoded.parts, encoded.node, encoded.found, lut, table, scale, bias, like)
 
 
 class _Encode(torch.autograd.Function):
@@ -194,39 +219,3 @@ def _pass_on(ctx, rows: Tensor, need_lut: bool) -> tuple[Tensor | None, None, Te
     if need_lut:
         dlut = scatter_add(codes, rows, lut.shape[0], lut.shape[2]).to(lut.dtype)
     return dnode, None, dlut
-
-
-def tree_encoder_gradient(
-    grad: Tensor,
-    x: Tensor,
-    taps: Tensor,
-    thresholds: Tensor,
-    lut: Tensor,
-    tau: Tensor,
-    relax: float = 1.0,
-    geometry: ConvGeometry | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What tree_matmul's backward gives to x, tau and thresholds, for grad [N, G * M]."""
-    numbers = geometry.flat() if geometry else []
-    unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
-    inputs = (grad, x, taps, thresholds, lut, unread, tau, relax, False, numbers)
-    dx, dthresholds, dtau, _ = torch.ops.halut.tree_matmul_backward(*inputs)
-    return dx, dtau, dthresholds
-
-
-def nearest_encoder_gradient(
-    grad: Tensor,
-    x: Tensor,
-    prototypes: Tensor,
-    lut: Tensor,
-    tau: Tensor,
-    metric: str,
-    relax: float = 1.0,
-    geometry: ConvGeometry | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What nearest_matmul's backward gives to x, tau and prototypes, for grad [N, G * M]."""
-    numbers = geometry.flat() if geometry else []
-    unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
-    inputs = (grad, x, prototypes, lut, unread, tau, metric, relax, False, numbers)
-    dx, dprototypes, dtau, _ = torch.ops.halut.nearest_matmul_backward(*inputs)
-    return dx, dtau, dprototypes

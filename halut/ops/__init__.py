@@ -1,6 +1,5 @@
 """The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
 
-from halut.encoders.relaxed import relaxed_matmul
 from halut.ops import cpu, cuda
 from halut.ops.core.dispatch import forced, implementation, implementations
 from halut.ops.integer.bit_planes import bit_planes
@@ -41,7 +40,6 @@ __all__ = [
     "nearest_matmul",
     "pack_table",
     "quantise",
-    "relaxed_matmul",
     "scatter_add",
     "sign_magnitude",
     "tree_encode",

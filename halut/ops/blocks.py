@@ -79,3 +79,11 @@ class Blocks:
         columns = self.columns().to(rows.device)
         padded = torch.cat([rows, rows.new_zeros(rows.shape[0], 1)], dim=1)
         return padded[:, columns]  # column -1 is the appended zero
+
+
+def check_rows(rows: Tensor, inputs: int) -> None:
+    """Raise HalutError unless rows are [N >= 1, inputs], floating and finite."""
+    if rows.ndim != 2 or rows.shape[1] != inputs or rows.shape[0] == 0:
+        raise HalutError(f"rows must be [N >= 1, {inputs}], got {list(rows.shape)}")
+    if not bool(torch.isfinite(rows).all()):
+        raise HalutError("rows hold NaN or infinite values")

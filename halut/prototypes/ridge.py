@@ -14,9 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from halut.encoders.base import check_rows
 from halut.errors import HalutError
-from halut.ops.blocks import Blocks
+from halut.ops.blocks import Blocks, check_rows
 from halut.prototypes.buckets import reconstruct
 
 GRID = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)

@@ -76,7 +76,7 @@ def is_kind(site: Site, kind: str) -> bool:
 
 def kernel_of(site: Site) -> tuple[int, int] | None:
     """Kernel size of a convolution, None for a Linear."""
-    return site.geometry.kernel if site.geometry else None
+    return site.geometry.kernel_size if site.geometry else None
 
 
 def simple_rules(

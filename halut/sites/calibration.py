@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.errors import HalutError
+from halut.ops.geometry import pad
 from halut.sites.eval_mode import evaluating
 from halut.sites.find import Site
-from halut.sites.geometry import pad
 from halut.sites.modules import given
 from halut.sites.usage import Forward, forwards
 
@@ -82,8 +82,8 @@ def patch_rows(x: Tensor, site: Site, index: Tensor) -> Tensor:
     image = index // (height * width)
     top = index // width % height * g.stride[0]
     left = index % width * g.stride[1]
-    i = torch.arange(g.kernel[0], device=x.device) * g.dilation[0]
-    j = torch.arange(g.kernel[1], device=x.device) * g.dilation[1]
+    i = torch.arange(g.kernel_size[0], device=x.device) * g.dilation[0]
+    j = torch.arange(g.kernel_size[1], device=x.device) * g.dilation[1]
     patches = padded[
         image[:, None, None], :, (top[:, None] + i)[:, :, None], (left[:, None] + j)[:, None, :]
     ]  # [R, kh, kw, C_in]
@@ -194,5 +194,5 @@ def unfolded(x: Tensor, site: Site) -> Tensor:
     g = site.geometry
     if g is None:
         return x.reshape(-1, site.D)
-    columns = F.unfold(pad(x, g), g.kernel, g.dilation, 0, g.stride)
+    columns = F.unfold(pad(x, g), g.kernel_size, g.dilation, 0, g.stride)
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.errors import HalutError
+from halut.ops.geometry import ConvGeometry, pad
 from halut.sites.attention import KIND, AttentionProducts
 from halut.sites.eval_mode import evaluating
-from halut.sites.geometry import Geometry, pad
 from halut.sites.modules import place, put
 from halut.sites.replaceable import pads_as_tensorflow, unsupported_reason
 from halut.sites.usage import counting, followed, forwards, same, seeded
@@ -38,7 +38,7 @@ class Site:
     groups: int = 1
     bias: bool = True
     rows: int = 1
-    geometry: Geometry | None = None
+    geometry: ConvGeometry | None = None
 
     @property
     def macs(self) -> int:
@@ -65,28 +65,47 @@ class Site:
     @property
     def taps(self) -> int:
         """Kernel positions: kh * kw, 1 for a Linear."""
-        return self.geometry.kernel[0] * self.geometry.kernel[1] if self.geometry else 1
+        return self.geometry.kernel_size[0] * self.geometry.kernel_size[1] if self.geometry else 1
 
     def describe(self) -> str:
         """One word on what it is: linear, attention, conv 3x3, depthwise 3x3, grouped 3x3."""
         if self.geometry is None:
             return self.kind
-        size = f"{self.geometry.kernel[0]}x{self.geometry.kernel[1]}"
+        size = f"{self.geometry.kernel_size[0]}x{self.geometry.kernel_size[1]}"
         prefix = "depthwise" if self.depthwise else "grouped" if self.groups > 1 else "conv"
         return f"{prefix} {size}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        return {**asdict(self), "geometry": geometry_fields(self.geometry)}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Site:
         """Inverse of to_dict."""
-        geometry = fields.get("geometry")
-        if geometry is not None:
-            pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in geometry.items()}
-            geometry = Geometry(**pairs)
-        return cls(**{**fields, "geometry": geometry})
+        return cls(**{**fields, "geometry": geometry_of(fields.get("geometry"))})
+
+
+def geometry_fields(geometry: ConvGeometry | None) -> dict[str, Any] | None:
+    """A geometry in a plan file, where `padding` is four numbers or "same"."""
+    if geometry is None:
+        return None
+    return {
+        "kernel": geometry.kernel_size,
+        "stride": geometry.stride,
+        "padding": "same" if geometry.same else geometry.padding,
+        "dilation": geometry.dilation,
+    }
+
+
+def geometry_of(fields: dict[str, Any] | None) -> ConvGeometry | None:
+    """Inverse of geometry_fields."""
+    if fields is None:
+        return None
+    pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    kernel_size, same = pairs.pop("kernel"), pairs["padding"] == "same"
+    if same:
+        del pairs["padding"]
+    return ConvGeometry(kernel_size, same=same, **pairs)
 
 
 @dataclass(frozen=True)
@@ -305,14 +324,13 @@ def site_of(name: str, module: nn.Module, rows: int, tokens: int = 0) -> Site:
     )
 
 
-def _geometry(module: nn.Conv2d) -> Geometry:
+def _geometry(module: nn.Conv2d) -> ConvGeometry:
     kh, kw = module.kernel_size
     sh, sw = module.stride
     dh, dw = module.dilation
-    padding: tuple[int, int, int, int] | str
     if pads_as_tensorflow(module):
-        padding = "same"
-    elif module.padding == "same":
+        return ConvGeometry((kh, kw), (sh, sw), dilation=(dh, dw), same=True)
+    if module.padding == "same":
         wide, high = dw * (kw - 1), dh * (kh - 1)
         padding = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
     elif module.padding == "valid":
@@ -321,7 +339,7 @@ def _geometry(module: nn.Conv2d) -> Geometry:
         assert not isinstance(module.padding, str)
         top, left = module.padding
         padding = (left, left, top, top)
-    return Geometry((kh, kw), (sh, sw), padding, (dh, dw))
+    return ConvGeometry((kh, kw), (sh, sw), padding, (dh, dw))
 
 
 def exact_product(x: Tensor, weight: Tensor, bias: Tensor | None, site: Site) -> Tensor:
@@ -332,7 +350,7 @@ def exact_product(x: Tensor, weight: Tensor, bias: Tensor | None, site: Site) ->
     g = site.geometry
     if g is None:
         return F.linear(x, weight, bias)
-    weight = weight.reshape(site.M, -1, *g.kernel)
+    weight = weight.reshape(site.M, -1, *g.kernel_size)
     left, right, top, bottom = g.pads(x.shape[2], x.shape[3])
     if left == right and top == bottom:
         return F.conv2d(x, weight, bias, g.stride, (top, left), g.dilation, site.groups)

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from shim.runner import Shim, compiler
 
 from halut.ops.cuda import cubin, launch
+from tests.cuda.shim.runner import Shim, compiler
 
 SOURCES = sorted(path.stem for path in cubin.folder().glob("*.cu"))
 

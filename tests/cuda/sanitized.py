@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import torch
-from shim.runner import Shim
 
 from halut.ops.cuda import launch
 from tests.cuda.cuda_cases import CASES, run
+from tests.cuda.shim.runner import Shim
 
 HEAVY = {"64", "128", "256"}
 

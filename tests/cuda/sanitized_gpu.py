@@ -1,7 +1,7 @@
 """compute-sanitizer over the kernels on a GPU: every one, by few cases that reach all.
 
-python sanitized_gpu.py runs those cases and prints the kernels that ran. initcheck is not asked: it
-does not see what torch's allocator hands out, and accuses libraries.
+python -m tests.cuda.sanitized_gpu runs those cases and prints the kernels that ran. initcheck is
+not asked: it does not see what torch's allocator hands out, and accuses libraries.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ def watched(tool: str, *command: str, seconds: float = SECONDS) -> subprocess.Co
     within the 2 MiB that it shares with others.
     """
     options = ["--tool", tool, *TOOLS[tool], "--error-exitcode", "9"]
-    paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-    more = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": paths}
+    more = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(HERE.parents[1])}
     arguments = ["compute-sanitizer", *options, sys.executable, *command]
     with subprocess.Popen(
         arguments,

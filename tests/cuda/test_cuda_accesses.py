@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from shim.runner import KernelError, Shim, barriers, compiler
 
 from halut.ops.cuda import launch
 from tests.cuda.compiled import SOURCES
 from tests.cuda.cuda_cases import CASES, Case, assert_alike, expected, run
 from tests.cuda.cuda_launches import covering, elements, launches
+from tests.cuda.shim.runner import KernelError, Shim, barriers, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the launch shim needs g++ or clang++")
 

@@ -19,7 +19,7 @@ pytest.importorskip("cupy", reason="needs cupy-cuda13x")
 def test_launches_through_cupy(built):
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+        "PYTHONPATH": str(HERE.parents[1]),
         "PYTEST_ADDOPTS": "",
     }
     environment.pop("PYTEST_XDIST_WORKER", None)

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from shim.runner import Shim, compiler
 
 from halut.ops.cuda import cubin
+from tests.cuda.shim.runner import Shim, compiler
 
 HERE = Path(__file__).parent
 
@@ -29,7 +29,7 @@ def sanitized(folder: Path, *operations: str) -> subprocess.CompletedProcess[str
         **os.environ,
         "LD_PRELOAD": runtime(),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+        "PYTHONPATH": str(HERE.parents[1]),
     }
     return subprocess.run(
         [sys.executable, str(HERE / "sanitized.py"), str(folder), *operations],

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from shim.runner import KernelError, Shim
 
 from halut.ops.cuda import cubin, launch, lookup
 from tests.cuda.cuda_cases import CASES, assert_alike, expected, run
+from tests.cuda.shim.runner import KernelError, Shim
 
 BUGS = {  # source: what is there, what is put in its place, and a case that reads it
     "accumulate": [

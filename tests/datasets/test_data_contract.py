@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import WRITERS
 
 from halut import data
 from halut.data.loader import BatchLoader, TrainLoader
 from halut.data.sampler import OrderedBatches, TrainBatches
 from halut.errors import HalutError
+from tests.datasets.conftest import WRITERS
 
 pytestmark = pytest.mark.parametrize("name", sorted(data.datasets))
 

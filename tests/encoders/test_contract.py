@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from halut.encoders import Encoder, encoders
+from halut.encoders import Encoder, LookupTable, encoders
 from halut.errors import HalutError
+from halut.ops import quantise
 from halut.ops.blocks import Blocks
 from halut.prototypes.buckets import bucket_means, bucket_sizes, reconstruct
 
@@ -134,28 +135,43 @@ def test_gradients_are_finite_and_reach_inputs_state_and_temperature(name):
         assert tensor.grad.abs().sum() > 0
 
 
-def test_the_product_is_hard_forward_and_relaxed_backward(name):
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_lookup_is_hard_forward_and_relaxed_backward(name, quantized):
+    """What layers call: of float tables and of integer ones, as the base class defines it."""
     encoder, rows, _ = build(name)
     generator = torch.Generator().manual_seed(6)
     lut = torch.randn(2, 3, 8, 5, generator=generator, requires_grad=True)
+    bias = torch.randn(10, generator=generator, requires_grad=True)
     tau = torch.tensor(encoder.initial_tau(rows), requires_grad=True)
     target = torch.randn(300, 10, generator=generator)
+    table = LookupTable(lut, lut.detach(), bias)
+    if quantized:
+        q, scale, offset = quantise(lut, 8, "channel", torch.ones(()))
+        table = LookupTable(lut, q, bias, scale, offset)
 
-    def run(product):
-        encoder.zero_grad()
-        inputs = encoder.tapped(rows).clone().requires_grad_()
-        y = product(inputs, lut, lut, tau)
-        leaves = [inputs, lut, tau, *encoder.parameters()]
+    def run(lookup):
+        x = rows.clone().requires_grad_()
+        y = lookup(x, None, table, tau, 0.7)
+        leaves = [x, lut, bias, tau, *encoder.parameters()]
         return y, torch.autograd.grad((y * target).sum(), leaves)
 
-    y, gradients = run(encoder.matmul)
+    y, gradients = run(encoder.lookup)
     codes = encoder.codes(rows).long().view(300, 2, 3)
-    looked_up = lut[torch.arange(2)[:, None], torch.arange(3), codes].sum(2)
-    torch.testing.assert_close(y, looked_up.reshape(300, 10))
-    generic_y, generic = run(lambda *arguments: Encoder.matmul(encoder, *arguments))
+    values = table.entries
+    if quantized:
+        values = values * table.scale.view(2, 1, 1, 5) + table.offset
+    looked_up = values[torch.arange(2)[:, None], torch.arange(3), codes].sum(2)
+    torch.testing.assert_close(y, looked_up.reshape(300, 10) + bias)
+
+    def by_definition(x, geometry, table, tau, relax):
+        sums = Encoder._sums(encoder, x, geometry, *table.unscaled(), tau, relax)
+        return table.scaled(sums)
+
+    generic_y, generic = run(by_definition)
     torch.testing.assert_close(generic_y, y)
     for fused, plain in zip(gradients, generic, strict=True):
-        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+        assert plain.abs().sum() > 0
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -317,7 +317,7 @@ def figures(family: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the table of all families: python tests/inference/families.py benchmarks."""
+    """Write the table of all families: python -m tests.inference.families benchmarks."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))

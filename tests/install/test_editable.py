@@ -30,7 +30,7 @@ def test_the_checkout_runs_and_new_files_are_found(editable, tmp_path):
     environment, source = editable
     (source / "halut" / "encoders" / "brand_new.py").write_text("WHERE = __file__\n")
     code = "import halut.encoders.brand_new as new, halut._kernels as k; print(new.WHERE)"
-    code += "; print(k.__file__); import data; print(data.__file__)"
+    code += "; print(k.__file__); import halut.data; print(halut.data.__file__)"
     code += "; from halut.training.config.hydra_schemas import conf_dir; print(conf_dir())"
     lines = run(environment.python, "-c", code, cwd=tmp_path).stdout.splitlines()
     assert len(lines) == 4

@@ -53,7 +53,7 @@ def test_the_wheel_is_small_and_holds_what_runs(built):
     assert {f"halut/{name}" for name in sources("kernels/cuda", "*.cu")} <= names
     assert any(name.startswith("halut/_kernels") and name.endswith(".so") for name in names)
     folders = {name.split("/")[0] for name in names}
-    assert folders == {"halut", "data", next(f for f in folders if f.endswith(".dist-info"))}
+    assert folders == {"halut", next(f for f in folders if f.endswith(".dist-info"))}
 
 
 def test_the_sdist_holds_sources_alone(built):
@@ -80,7 +80,8 @@ def test_the_sdist_holds_sources_alone(built):
 
 
 def test_import_and_environment(installed, tmp_path):
-    code = "import halut, halut._kernels, data, halut.training.config.hydra_schemas as s; print(halut.__file__)"
+    code = "import halut, halut._kernels, halut.data\n"
+    code += "import halut.training.config.hydra_schemas as s; print(halut.__file__)"
     done = run(installed.python, "-c", code + "; print(s.conf_dir())", cwd=tmp_path)
     packages = str(installed.packages.resolve())
     assert [line.startswith(packages) for line in done.stdout.splitlines()] == [True, True]

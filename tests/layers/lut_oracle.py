@@ -52,7 +52,7 @@ def slow_rows(x, layer):
     B, channels, height, width = x.shape
     left, _, top, _ = g.pads(height, width)
     OH, OW = g.output_size(height, width)
-    rows = np.zeros((B, OH, OW, channels, *g.kernel), dtype=x.dtype)
+    rows = np.zeros((B, OH, OW, channels, *g.kernel_size), dtype=x.dtype)
     for (b, oy, ox, c, i, j), _ in np.ndenumerate(rows):
         y = oy * g.stride[0] + i * g.dilation[0] - top
         z = ox * g.stride[1] + j * g.dilation[1] - left

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from halut.encoders import encoders
-from halut.layers.diagnostics import normalised_mse
+from halut.ops.power_of_two import normalised_mse
 from halut.sites.calibration import unfolded
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
 

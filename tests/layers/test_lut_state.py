@@ -10,7 +10,7 @@ import torch
 
 from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.layers.diagnostics import code_usage, diagnose
+from halut.layers.base import code_usage
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
 
 ENCODERS = list(encoders)
@@ -129,7 +129,7 @@ def test_the_ridge_refinement_lowers_the_error_on_its_rows():
 def test_diagnose_against_definitions():
     layer, source = make("grouped", bits=4, clip="mse")
     x = inputs_of(LAYERS["grouped"][1])
-    figures = diagnose(layer, x)
+    figures = layer.diagnose(x)
     with torch.no_grad():
         y, exact = layer(x), source(x)
     wanted = float((y - exact).square().sum() / exact.square().sum())
@@ -139,7 +139,7 @@ def test_diagnose_against_definitions():
     assert figures["soft_hard_gap"] > 0
     with torch.no_grad():
         layer.encoder.thresholds *= 1.1
-    assert diagnose(layer, x)["drift"] == pytest.approx(0.1, rel=1e-4)
+    assert layer.diagnose(x)["drift"] == pytest.approx(0.1, rel=1e-4)
 
 
 def test_code_usage_by_hand():

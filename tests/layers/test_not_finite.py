@@ -169,7 +169,7 @@ def test_nothing_is_learned_from_rows_or_weights_that_are_no_numbers(operator):
 def test_marked_reads_windows_and_groups():
     x = torch.zeros(1, 4, 5, 5)
     x[0, 3, 0, 0] = float("nan")
-    geometry = ConvGeometry((2, 3), (2, 2), (1, 0, 1, 0), (1, 1), 2)
+    geometry = ConvGeometry((2, 3), (2, 2), (1, 0, 1, 0))
     y = torch.zeros(1, 6, *geometry.output_size(5, 5))
     bad = marked(y, x, geometry, 2)
     weight = torch.ones(6, 2, 2, 3)

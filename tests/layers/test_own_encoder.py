@@ -11,8 +11,7 @@ from torch import nn
 
 from halut.analysis.layer_errors import layer_errors
 from halut.analysis.network_cost import replaced_cost
-from halut.encoders import Encoder, EncoderOptions, encoders
-from halut.encoders.base import check_rows
+from halut.encoders import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
 from halut.prototypes.buckets import bucket_means
 from halut.replace import swap

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_codec_layers import SOURCES, built
 from torch import nn
 
 from halut.errors import HalutError
@@ -12,6 +11,7 @@ from halut.inference import prepare
 from halut.inference.bit_layers import BitLayer
 from halut.inference.codec import FrozenCodecLayer
 from halut.ops import cpu, forced
+from tests.layers.test_codec_layers import SOURCES, built
 
 UNSIGNED = {"name": "binary", "unsigned": True}
 CODECS = [

@@ -85,8 +85,8 @@ PEAK = """
 import copy, re, sys
 from pathlib import Path
 import torch
-sys.path.insert(0, {folder!r})
-from test_shared_step import D, members, step
+sys.path.insert(0, {root!r})
+from tests.layers.test_shared_step import D, members, step
 torch.set_num_threads(1)
 status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 layers = members({encoder!r})
@@ -108,7 +108,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text()).group(1)) - before)
 
 def peak(**options):
     """KiB that a step, or an evaluation, adds to a fresh process."""
-    code = PEAK.format(folder=str(Path(__file__).parent), **options)
+    code = PEAK.format(root=str(Path(__file__).parents[2]), **options)
     run = [sys.executable, "-c", code]
     return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
 

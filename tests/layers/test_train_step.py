@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,8 +69,8 @@ PEAK = """
 import re, sys
 from pathlib import Path
 import torch
-sys.path.insert(0, {folder!r})
-from test_train_step import pair, step
+sys.path.insert(0, {root!r})
+from tests.layers.test_train_step import pair, step
 torch.set_num_threads(1)
 status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 exact, layer, x = pair({channels}, {outputs}, {side}, {images})
@@ -87,8 +88,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text()).group(1)) - before)
 
 def peak(tables, **shape):
     """KiB that a step adds to a fresh process."""
-    folder = __file__.rpartition("/")[0]
-    code = PEAK.format(tables=tables, folder=folder, **shape)
+    code = PEAK.format(tables=tables, root=str(Path(__file__).parents[2]), **shape)
     run = [sys.executable, "-c", code]
     # Memory goes back when it is freed: what a heap keeps in pieces differs from run to run.
     fixed = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

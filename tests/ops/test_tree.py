@@ -144,7 +144,7 @@ def test_maps_are_read_in_place(geometry, layout):
     assert torch.equal(codes, tree_encode_reference(columns_of(x, taps, geometry), rest[0]))
     thresholds, lut, table, tau = (value.requires_grad_() for value in rest[:4])
     arguments = (x.requires_grad_(), taps, thresholds, lut, table.detach(), tau, 0.5)
-    torch.library.opcheck(torch.ops.halut.tree_matmul.default, (*arguments, geometry.flat()))
+    torch.library.opcheck(torch.ops.halut.tree_matmul.default, (*arguments, geometry.numbers))
 
 
 def test_sliced_and_empty_maps():

@@ -1,4 +1,4 @@
-"""NaN answers of NaN and infinite inputs by kernels/cuda/not_finite.cu; see halut.ops.core.finite."""
+"""NaN answers of NaN and infinite inputs by kernels/cuda/not_finite.cu (halut.ops.core.finite)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def max_pool(x: Tensor, geometry: ConvGeometry, by_plane: bool = False) -> Tenso
         raise HalutError(f"x must be a uint8 map [B, C, H, W], got {x.dtype} {list(x.shape)}")
     if min(geometry.output_size(x.shape[2], x.shape[3])) < 1:
         raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
-    return torch.ops.halut.max_pool(x, geometry.flat(), by_plane)
+    return torch.ops.halut.max_pool(x, geometry.numbers, by_plane)
 
 
 def pooled_like(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
@@ -39,7 +39,7 @@ def pooled_like(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
 
 
 def _geometry(numbers: Sequence[int]) -> ConvGeometry:
-    geometry = ConvGeometry.unflat(numbers)
+    geometry = ConvGeometry.of_numbers(numbers)
     assert geometry is not None
     return geometry
 

@@ -2,8 +2,8 @@
 
     y[n, g, m] = max(scale[g, m] * sum_c table[g, c, codes[n, g, c], m] + bias[g, m], low)
 
-with the rounding of halut.ops.layer.encoded. Zero points fold into bias and low: an int8 answer of zero
-point z has z added to its bias, and ReLU is low = z.
+with the rounding of halut.ops.layer.encoded. Zero points fold into bias and low: an int8 answer of
+zero point z has z added to its bias, and ReLU is low = z.
 """
 
 from __future__ import annotations

@@ -54,11 +54,11 @@ def tree_layer(
     """The layer above with the codes of hash trees (halut.ops.tree.encode).
 
     x: rows [N, columns] (geometry None) or a map [B, Cin, H, W], whose rows are its patches
-    (halut.ops.lookup.conv), of float32, float16, bfloat16, int8 or uint8. taps int64 [GC * depth] columns
-    of the rows, thresholds float32 [GC, K - 1] heap ordered, K = 2**depth; table [G, C, K, M] int8
-    or float32 with G * C = GC; packed = pack_table(table), or an empty uint8 tensor; scale and bias
-    float32 [G * M]; low: the least answer (0.0: ReLU), or None; dtype: one of those x may have;
-    residual: of the answer's shape and one of these dtypes, or None.
+    (halut.ops.lookup.conv), of float32, float16, bfloat16, int8 or uint8. taps int64 [GC * depth]
+    columns of the rows, thresholds float32 [GC, K - 1] heap ordered, K = 2**depth; table [G, C, K,
+    M] int8 or float32 with G * C = GC; packed = pack_table(table), or an empty uint8 tensor; scale
+    and bias float32 [G * M]; low: the least answer (0.0: ReLU), or None; dtype: one of those x may
+    have; residual: of the answer's shape and one of these dtypes, or None.
 
     Returns rows [N, G * M], or the map [B, G * M, OH, OW], contiguous if x is (one channel is), or
     if x is neither, else channels_last. N may be 0. Raises HalutError on dtypes, shapes or devices

@@ -8,7 +8,6 @@ over all channels (those of group g are contiguous, so columns are group-major).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,36 +16,7 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_floating, check_same_device
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """A convolution's shape; padding is (left, right, top, bottom), in pixels."""
-
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(OH, OW) of a map of height x width pixels."""
-        left, right, top, bottom = self.padding
-        (kh, kw), (dh, dw), (sh, sw) = self.kernel_size, self.dilation, self.stride
-        rows = (height + top + bottom - dh * (kh - 1) - 1) // sh + 1
-        return rows, (width + left + right - dw * (kw - 1) - 1) // sw + 1
-
-    def flat(self) -> list[int]:
-        """Kernel, stride, padding, dilation in ten numbers, as operators take them."""
-        return [*self.kernel_size, *self.stride, *self.padding, *self.dilation]
-
-    @staticmethod
-    def unflat(numbers: Sequence[int]) -> ConvGeometry | None:
-        """The geometry of ten numbers, None (rows, no map) of none."""
-        if not numbers:
-            return None
-        kh, kw, sh, sw, left, right, top, bottom, dh, dw = numbers
-        return ConvGeometry((kh, kw), (sh, sw), (left, right, top, bottom), (dh, dw))
+from halut.ops.geometry import ConvGeometry
 
 
 def conv_taps(

@@ -30,13 +30,17 @@ def identity_gradient(
         fits = fits and weight.ndim == 2 and x.shape[-1] == weight.shape[1]
     else:
         fits = x.ndim == 4 and weight.ndim == 4 and tuple(y.shape) == _output(x, weight, geometry)
-        fits = fits and x.shape[1] == weight.shape[1] * geometry.groups
+        fits = fits and x.shape[1] == weight.shape[1] * _groups(x, weight)
     if not fits:
         raise HalutError(
             f"y {list(y.shape)}, x {list(x.shape)} and weight {list(weight.shape)} do not fit "
             f"{'a linear layer' if geometry is None else geometry}"
         )
     return _IdentityGradient.apply(y, x, weight, geometry, scale)
+
+
+def _groups(x: Tensor, weight: Tensor) -> int:
+    return x.shape[1] // max(weight.shape[1], 1)
 
 
 def _output(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> tuple[int, ...]:
@@ -77,6 +81,6 @@ def _conv_input_gradient(grad: Tensor, weight: Tensor, size, geometry: ConvGeome
         stride=geometry.stride,
         padding=0,
         dilation=geometry.dilation,
-        groups=geometry.groups,
+        groups=Cin // weight.shape[1],
     )
     return dx[:, :, top : top + H, left : left + W]

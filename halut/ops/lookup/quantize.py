@@ -12,7 +12,8 @@ from halut.ops.table_quantization import check_options, quantise_table
 
 
 def quantise(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q [G, C, K, M] int8, scale [G * M] and offset [G, C, 1, M] of halut.ops.table_quantization.quantise_table.
+    """q [G, C, K, M] int8, scale [G * M] and offset [G, C, 1, M] of
+    table_quantization.quantise_table.
 
     lut ~ scale * q + offset. scale is "channel" or "layer" (all G * M are equal); clip a scalar
     tensor. No gradient. Raises HalutError on unknown options.

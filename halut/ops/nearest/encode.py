@@ -56,7 +56,7 @@ def nearest_encode(
     if not x.is_floating_point() and x.dtype != torch.int8:
         raise HalutError(f"x must be floating or int8, got {x.dtype}")
     _check_nearest(x, prototypes, metric, groups, geometry)
-    numbers = geometry.flat() if geometry else []
+    numbers = geometry.numbers if geometry else []
     return torch.ops.halut.nearest_encode(x.detach(), prototypes.detach(), metric, groups, numbers)
 
 
@@ -95,9 +95,27 @@ def nearest_matmul(
             f"lut {list(lut.shape)} does not fit {groups} groups and prototypes "
             f"{list(prototypes.shape)}"
         )
-    numbers = geometry.flat() if geometry else []
+    numbers = geometry.numbers if geometry else []
     arguments = (x, prototypes, lut, table, tau, metric, relax, numbers)
     return torch.ops.halut.nearest_matmul(*arguments)[0]
+
+
+def nearest_encoder_gradient(
+    grad: Tensor,
+    x: Tensor,
+    prototypes: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    metric: str,
+    relax: float = 1.0,
+    geometry: ConvGeometry | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What nearest_matmul's backward gives to x, tau and prototypes, for grad [N, G * M]."""
+    numbers = geometry.numbers if geometry else []
+    unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
+    inputs = (grad, x, prototypes, lut, unread, tau, metric, relax, False, numbers)
+    dx, dprototypes, dtau, _ = torch.ops.halut.nearest_matmul_backward(*inputs)
+    return dx, dtau, dprototypes
 
 
 def _check_nearest(
@@ -125,13 +143,13 @@ def _check_nearest(
 def _nearest_encode(
     x: Tensor, prototypes: Tensor, metric: str, groups: int, geometry: Sequence[int]
 ) -> Tensor:
-    shape = ConvGeometry.unflat(geometry)
+    shape = ConvGeometry.of_numbers(geometry)
     return dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups, shape)
 
 
 @_nearest_encode.register_fake
 def _(x, prototypes, metric, groups, geometry):
-    N = row_count(x, ConvGeometry.unflat(geometry))
+    N = row_count(x, ConvGeometry.of_numbers(geometry))
     return x.new_empty(N, prototypes.shape[0], dtype=torch.uint8)
 
 
@@ -146,14 +164,14 @@ def _nearest_matmul(
     relax: float,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    shape = ConvGeometry.unflat(geometry)
+    shape = ConvGeometry.of_numbers(geometry)
     codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, lut.shape[0], shape)
     return dispatch.run("accumulate", x.device, codes, table), codes
 
 
 @_nearest_matmul.register_fake
 def _(x, prototypes, lut, table, tau, metric, relax, geometry):
-    N = row_count(x, ConvGeometry.unflat(geometry))
+    N = row_count(x, ConvGeometry.of_numbers(geometry))
     y = table.new_empty(N, table.shape[0] * table.shape[3])
     return y, x.new_empty(N, prototypes.shape[0], dtype=torch.uint8)
 
@@ -172,7 +190,16 @@ def _nearest_matmul_backward(
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if relax:
-        arguments = (grad, x, prototypes, lut, tau, metric, relax, ConvGeometry.unflat(geometry))
+        arguments = (
+            grad,
+            x,
+            prototypes,
+            lut,
+            tau,
+            metric,
+            relax,
+            ConvGeometry.of_numbers(geometry),
+        )
         encoder = dispatch.run("nearest_gradient", x.device, *arguments)
     else:
         encoder = zero_gradient(x), _zeros(prototypes), _zeros(tau)

@@ -47,7 +47,7 @@ def tree_encode(
     Raises HalutError unless K is a power of two in 2..256 and shapes agree.
     """
     _check_tree(x, taps, thresholds, geometry)
-    numbers = geometry.flat() if geometry else []
+    numbers = geometry.numbers if geometry else []
     return torch.ops.halut.tree_encode(x.detach(), taps, thresholds.detach(), numbers)
 
 
@@ -82,8 +82,26 @@ def tree_matmul(
     check_same_device(x=x, thresholds=thresholds, lut=lut, table=table, tau=tau)
     if lut.shape[2] != thresholds.shape[1] + 1:
         raise HalutError(f"lut has K = {lut.shape[2]}, thresholds K = {thresholds.shape[1] + 1}")
-    numbers = geometry.flat() if geometry else []
+    numbers = geometry.numbers if geometry else []
     return torch.ops.halut.tree_matmul(x, taps, thresholds, lut, table, tau, relax, numbers)[0]
+
+
+def tree_encoder_gradient(
+    grad: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    relax: float = 1.0,
+    geometry: ConvGeometry | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What tree_matmul's backward gives to x, tau and thresholds, for grad [N, G * M]."""
+    numbers = geometry.numbers if geometry else []
+    unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
+    inputs = (grad, x, taps, thresholds, lut, unread, tau, relax, False, numbers)
+    dx, dthresholds, dtau, _ = torch.ops.halut.tree_matmul_backward(*inputs)
+    return dx, dtau, dthresholds
 
 
 def _check_tree(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None) -> None:
@@ -105,13 +123,13 @@ def _check_tree(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeome
 
 @torch.library.custom_op("halut::tree_encode", mutates_args=())
 def _tree_encode(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: Sequence[int]) -> Tensor:
-    shape = ConvGeometry.unflat(geometry)
+    shape = ConvGeometry.of_numbers(geometry)
     return dispatch.run("tree_encode", x.device, x, taps, thresholds, shape)
 
 
 @_tree_encode.register_fake
 def _(x, taps, thresholds, geometry):
-    N = row_count(x, ConvGeometry.unflat(geometry))
+    N = row_count(x, ConvGeometry.of_numbers(geometry))
     return x.new_empty(N, thresholds.shape[0], dtype=torch.uint8)
 
 
@@ -126,14 +144,14 @@ def _tree_matmul(
     relax: float,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    shape = ConvGeometry.unflat(geometry)
+    shape = ConvGeometry.of_numbers(geometry)
     codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, shape)
     return dispatch.run("accumulate", x.device, codes, table), codes
 
 
 @_tree_matmul.register_fake
 def _(x, taps, thresholds, lut, table, tau, relax, geometry):
-    N = row_count(x, ConvGeometry.unflat(geometry))
+    N = row_count(x, ConvGeometry.of_numbers(geometry))
     y = table.new_empty(N, table.shape[0] * table.shape[3])
     return y, x.new_empty(N, thresholds.shape[0], dtype=torch.uint8)
 
@@ -152,7 +170,7 @@ def _tree_matmul_backward(
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     G, _, K, _ = lut.shape
-    shape = ConvGeometry.unflat(geometry)
+    shape = ConvGeometry.of_numbers(geometry)
     if relax:
         encoder = dispatch.run(
             "tree_gradient", x.device, grad, x, taps, thresholds, lut, tau, relax, shape

@@ -57,7 +57,7 @@ def tree_train(
             f"lut must be float32 and table int8, of one shape, got {lut.dtype} "
             f"{list(lut.shape)} and {table.dtype} {list(table.shape)}"
         )
-    numbers = geometry.flat() if geometry else []
+    numbers = geometry.numbers if geometry else []
     inputs = (x, taps, thresholds, lut, table, scale, bias, tau, relax, numbers)
     return torch.ops.halut.tree_train(*inputs)
 
@@ -75,7 +75,7 @@ def _tree_train(
     relax: float,
     geometry: Sequence[int],
 ) -> Tensor:
-    shape = ConvGeometry.unflat(geometry)
+    shape = ConvGeometry.of_numbers(geometry)
     if x.shape[0] == 0:
         return answer_like(x, scale.shape[0], torch.float32, shape)
     empty = table.new_empty(0, dtype=torch.uint8)
@@ -85,7 +85,7 @@ def _tree_train(
 
 @_tree_train.register_fake
 def _(x, taps, thresholds, lut, table, scale, bias, tau, relax, geometry):
-    return answer_like(x, scale.shape[0], torch.float32, ConvGeometry.unflat(geometry))
+    return answer_like(x, scale.shape[0], torch.float32, ConvGeometry.of_numbers(geometry))
 
 
 @torch.library.custom_op("halut::tree_train_backward", mutates_args=())
@@ -101,7 +101,7 @@ def _tree_train_backward(
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     G, _, K, M = lut.shape
-    shape = ConvGeometry.unflat(geometry)
+    shape = ConvGeometry.of_numbers(geometry)
     rows = grad if shape is None else grad.permute(0, 2, 3, 1)
     rows = rows.to(torch.float32).reshape(-1, G * M)
     if relax:

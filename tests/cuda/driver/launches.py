@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from driver.standin import Driver
-from shim.runner import Shim
 
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.cuda import cubin, launch
 from tests.cuda.cuda_cases import CASES, assert_alike, expected, run
+from tests.cuda.driver.standin import Driver
+from tests.cuda.shim.runner import Shim
 
 STREAM = 0x5EED
 

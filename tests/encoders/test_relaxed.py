@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from halut.encoders.base import Encoder
-from halut.ops import nearest_encode, nearest_matmul, relaxed_matmul, tree_encode, tree_matmul
+from halut.encoders.base import Encoder, relaxed_matmul
+from halut.ops import nearest_encode, nearest_matmul, tree_encode, tree_matmul
 from halut.ops.blocks import Blocks
 from halut.ops.core import checks
 from halut.ops.nearest.reference import nearest_assign_reference
