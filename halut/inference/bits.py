@@ -13,7 +13,7 @@ from halut.codecs.planes import every_code
 from halut.errors import HalutError
 from halut.geometry import Geometry, pad
 from halut.inference.codec import restored
-from halut.inference.layer import InferenceLayer
+from halut.inference.layer import InferenceLayer, absent
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.layers.conv import window_of
 from halut.ops import bit_planes, bit_product
@@ -45,6 +45,7 @@ class BitLayer(InferenceLayer):
     padded: Tensor | None
     thresholds: Tensor
     table: Tensor
+    weight = property(absent)
 
     def __init__(self, layer: CodecLayer) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class BitLayer(InferenceLayer):
         self.encoder = None if steps else copy.deepcopy(codec)
         steps = steps or every_code(self.planes, device)
         self.register_buffer("beta", factors[0].float().to(device).contiguous())
-        self.register_buffer("thresholds", steps.thresholds.to(device))
+        self.register_buffer("thresholds", steps.thresholds.float().to(device))
         self.register_buffer("table", steps.table.to(device))
         return offset[0].double().to(device)
 
@@ -103,6 +104,15 @@ class BitLayer(InferenceLayer):
         g = self.site.geometry
         pads = self.signed and g is not None and g.padding != (0, 0, 0, 0)
         self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """As the weight: whether there is one, and of which shape."""
+        return self.like.detach().expand(self.site.M) if self.site.bias else None
+
+    def magnitude(self) -> float:
+        """sum_ij |alpha_i| |beta_j| D, of the largest output."""
+        return float(self.alpha.abs().sum(1).max() * self.beta.abs().sum() * self.site.D)
 
     def forward(self, input: Tensor) -> Tensor:
         self.check(input)

@@ -10,7 +10,7 @@ from torch import Tensor
 from halut.codecs.powers import times_power
 from halut.errors import HalutError
 from halut.geometry import pad
-from halut.inference.layer import InferenceLayer
+from halut.inference.layer import InferenceLayer, absent
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.layers.conv import window_of
 from halut.ops.finite import marked
@@ -28,6 +28,7 @@ class SignMagnitudeLayer(InferenceLayer):
     codes: Tensor
     exponent: Tensor
     bias: Tensor | None
+    weight = property(absent)
 
     def __init__(self, layer: CodecLayer) -> None:
         super().__init__()
