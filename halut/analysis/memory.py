@@ -116,8 +116,10 @@ def prepared_figures(network: nn.Module) -> dict[str, int]:
     prepared_bytes: parameters and persistent buffers, so every table once. prepared_layout_bytes:
     buffers made of those again, which is how a kernel wants tables to lie.
     """
-    state = _storage_bytes(network.state_dict(keep_vars=True).values())
-    return {"prepared_bytes": state, "prepared_layout_bytes": state_bytes(network) - state}
+    kept = list(network.state_dict(keep_vars=True).values())
+    state = _storage_bytes(kept)
+    whole = _storage_bytes((*kept, *network.buffers()))
+    return {"prepared_bytes": state, "prepared_layout_bytes": whole - state}
 
 
 def _storage_bytes(tensors: Iterable[Tensor]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from halut.codecs import Codec
 from halut.codecs.planes import every_code
 from halut.errors import HalutError
-from halut.inference.base import InferenceLayer
+from halut.inference.base import InferenceLayer, absent
 from halut.inference.codec import restored
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.ops import bit_planes, bit_product
@@ -44,6 +44,7 @@ class BitLayer(InferenceLayer):
     padded: Tensor | None
     thresholds: Tensor
     table: Tensor
+    weight = property(absent)
 
     def __init__(self, layer: CodecLayer) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class BitLayer(InferenceLayer):
         self.encoder = None if steps else copy.deepcopy(codec)
         steps = steps or every_code(self.planes, device)
         self.register_buffer("beta", factors[0].float().to(device).contiguous())
-        self.register_buffer("thresholds", steps.thresholds.to(device))
+        self.register_buffer("thresholds", steps.thresholds.float().to(device))
         self.register_buffer("table", steps.table.to(device))
         return offset[0].double().to(device)
 
@@ -102,6 +103,15 @@ class BitLayer(InferenceLayer):
         g = self.site.geometry
         pads = self.signed and g is not None and (g.same or g.padding != (0, 0, 0, 0))
         self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """As the weight: whether there is one, and of which shape."""
+        return self.like.detach().expand(self.site.M) if self.site.bias else None
+
+    def magnitude(self) -> float:
+        """sum_ij |alpha_i| |beta_j| D, of the largest output."""
+        return float(self.alpha.abs().sum(1).max() * self.beta.abs().sum() * self.site.D)
 
     def forward(self, input: Tensor) -> Tensor:
         self.check(input)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from halut.codecs.packing import unpack
-from halut.inference.base import InferenceLayer
+from halut.inference.base import InferenceLayer, absent
 from halut.layers.codec import CodecLayer, quantised_input
 from halut.ops.integer.mxint8 import DTYPES, mxint8_dequantise
 from halut.sites.find import exact_product
@@ -24,6 +24,7 @@ class Mxint8Layer(InferenceLayer):
     codes: Tensor
     scales: Tensor
     bias: Tensor | None
+    weight = property(absent)
 
     def __init__(self, layer: CodecLayer) -> None:
         super().__init__()

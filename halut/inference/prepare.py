@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from halut.errors import HalutError
-from halut.inference.base import refuse_gradients
+from halut.inference.base import InferenceLayer, refuse_training
 from halut.inference.fold import Step, fold
 from halut.inference.int8 import holds_products, require_cpu, verified_int8
 from halut.inference.lowering import frozen
 from halut.inference.regions import converted, faithful
 from halut.inference.table_layers import packed
 from halut.inference.trace import Call, foldable
-from halut.inference.verify import check_layers, probes, verified_folding
+from halut.inference.verify import check_code, check_layers, probes, verified_folding
 from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
 from halut.replace import swap
@@ -75,7 +75,7 @@ def prepare(
         elif foldable(ready):
             ready = _folded(ready, batches)
     _freeze(ready.eval())
-    ready.register_forward_pre_hook(refuse_gradients, with_kwargs=True)
+    ready.register_forward_pre_hook(refuse_training, with_kwargs=True)
     return ready
 
 
@@ -83,11 +83,12 @@ def with_packed_layers(network: nn.Module) -> nn.Module:
     """The network itself, its replaced layers in the form they have for inference."""
     for name, layer in list(swap.replaced_layers(network)):
         if isinstance(layer, LUTLayer):
-            form: nn.Module = packed(layer)
+            form: InferenceLayer = packed(layer)
         elif isinstance(layer, CodecLayer):
             form = frozen(layer)
         else:
             continue
+        form.like = nn.Parameter(layer.weight.detach().new_full((), torch.nan), False)
         swap.place(network, name, form.eval())
     return network
 
@@ -112,6 +113,7 @@ def _batches(
         batches = [calibration, *(x for x in batches if len(x) != len(calibration))]
     with evaluating(network):
         taken = check_layers(network, ready, batches)
+        check_code(network, ready, taken)
     if calibration is not None and taken[0] is not calibration:
         raise HalutError("the network cannot take the batch it is to be calibrated on")
     return taken

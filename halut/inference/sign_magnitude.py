@@ -9,12 +9,13 @@ from torch import Tensor
 
 from halut.codecs.powers import times_power
 from halut.errors import HalutError
-from halut.inference.base import InferenceLayer
+from halut.inference.base import InferenceLayer, absent
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.ops.core.finite import marked
 from halut.ops.geometry import pad
 from halut.ops.integer.sign_magnitude import sign_magnitude
 from halut.sites.find import Site
+from halut.sites.find.geometry import pad
 
 
 class SignMagnitudeLayer(InferenceLayer):
@@ -27,6 +28,7 @@ class SignMagnitudeLayer(InferenceLayer):
     codes: Tensor
     exponent: Tensor
     bias: Tensor | None
+    weight = property(absent)
 
     def __init__(self, layer: CodecLayer) -> None:
         super().__init__()

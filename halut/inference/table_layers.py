@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from halut.encoders.pq import PQEncoder
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
-from halut.inference.base import InferenceLayer
+from halut.inference.base import InferenceLayer, absent
 from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, accumulate, pack_table
 from halut.ops.core.bypass import unwatched
@@ -48,6 +48,7 @@ class PackedLayer(InferenceLayer):
     packed: Tensor
     scale: Tensor
     bias: Tensor
+    weight = property(absent)
 
     def __init__(self, layer: LUTLayer) -> None:
         super().__init__()
@@ -149,8 +150,8 @@ class PackedLayer(InferenceLayer):
         self.pack()
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
         self.pack()
 
     def extra_repr(self) -> str:

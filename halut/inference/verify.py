@@ -15,9 +15,11 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from halut.errors import HalutError
+from halut.inference.base import InferenceLayer
 from halut.inference.fold import KINDS, Folding, Shapes, Step
 from halut.inference.trace import Call
 from halut.sites.operator import ReplacedLayer
+from halut.sites.usage import forwards, seeded
 
 OTHER = 3
 """Samples of a batch that something is verified on, beside batches of one."""
@@ -113,6 +115,29 @@ def check_layers(
     return taken
 
 
+def check_code(network: nn.Module, prepared: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Raise HalutError if the code around the layers does otherwise with their forms in place.
+
+    Forms answer what their layers do meanwhile: what is compared is what the network's code makes
+    of other attributes, types and parameters. Networks that do not repeat themselves cannot be.
+    """
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, ReplacedLayer)}
+    forms = {name: prepared.get_submodule(name) for name in layers}
+    for x in batches:
+        wanted, again = (seeded(network, copied(x)) for _ in range(2))
+        reason = "answers otherwise"
+        with forwards(forms, lambda name, _: layers[name].forward):
+            try:
+                right = same(seeded(prepared, copied(x)), wanted)
+            except Exception as error:
+                right, reason = False, f"fails, {type(error).__name__}: {error}".splitlines()[0]
+        if not right and same(again, wanted):
+            raise HalutError(
+                f"the code of {type(network).__name__} {reason} with prepared layers in the place "
+                f"of its own ({', '.join(layers)}): it reads something that they have not"
+            )
+
+
 def _comparison(name: str, form: nn.Module) -> Any:
     def compare(layer: ReplacedLayer, args: Any, kwargs: Any, answer: Tensor) -> None:
         ours = form.forward(*args, **kwargs)  # not its hooks, which have been
@@ -125,7 +150,10 @@ def _comparison(name: str, form: nn.Module) -> Any:
             return
         far = (ours.double() - answer.double()).abs()
         far = (far if layer.site.geometry is None else far.movedim(1, -1)).flatten(0, -2)
-        most = 100 * tolerance(answer.dtype) * answer.double().abs().max()
+        near = tolerance(answer.dtype)
+        terms = form.magnitude() if isinstance(form, InferenceLayer) else 0.0
+        most = 100 * near * answer.double().abs().max() + near * terms
+        most += torch.finfo(answer.dtype).tiny  # below, floats round more coarsely
         wrong = int((~(far.amax(-1) <= most)).sum())
         if wrong > max(1, CODES.get(answer.dtype, 0.3) * len(far)):
             raise HalutError(

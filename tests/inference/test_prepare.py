@@ -108,7 +108,8 @@ def test_holds_little(resnet8):
             entries = layer.lut.numel()
             small = packed.taps.nbytes + packed.thresholds.nbytes + 8 * layer.site.M
             assert saved == entries + small
-            assert list(packed.parameters()) == []
+            assert list(packed.parameters()) == [packed.like]
+            assert packed.like.numel() == 1
 
 
 @torch.no_grad()
