@@ -29,7 +29,7 @@ from halut.inference import prepare
 from halut.option import without_effect
 from halut.pipes import CODE, silence
 from halut.plan import Plan
-from halut.training.bundle_data import check_fits, data_of
+from halut.training.bundle_data import check_fits, data_of, recorded_root
 from halut.training.command import command
 from halut.training.effect import refuse, typed
 from halut.training.evaluate_config import EvaluateConfig, check, register
@@ -123,6 +123,9 @@ def evaluate_bundle(
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     network, plan, report = load_bundle(path)
+    name = (report.get("data") or {}).get("name")
+    if chosen.get("root") is None and chosen.get("name") in (None, name):
+        chosen = {**chosen, "root": recorded_root(path, name)}
     data = data_of(report, chosen, given, config)
     check_fits(data, plan)
     if config.trainer.channels_last:
