@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from halut.analysis.curve import check_picture
 from halut.analysis.run_figures import check_figure, flat
 from halut.catalogue import operator_type
-from halut.option import check_choices, every, option, where
+from halut.option import check_choices, every, option, where, while_training
 from halut.plan import KEEP
 from halut.policy import laid_over
 from halut.ptq import check_choice
 from halut.schedule import CALIBRATE, ROLES, orders
 from halut.training import needs
 from halut.training.ranges import between
+from halut.training.refusals import known_options
 from halut.training.sweep_config import SweepConfig
 from halut.training.trainer_config import TrainerConfig, check_trainer
 
@@ -204,7 +205,7 @@ class LoggerConfig:
     """Where figures go; metrics.csv is always written."""
 
     name: str = option("csv", "logger", choices=("csv", "wandb", "wandb_offline"))
-    every: int = option(20, "optimiser steps between figures")
+    every: int = option(20, "optimiser steps between figures", needs=while_training)
     project: str = option("halut", "W&B project", needs=needs.with_wandb)
     entity: str | None = option(None, "W&B entity; null: your own", needs=needs.with_wandb)
     group: str | None = option(None, "W&B group", needs=needs.with_wandb)
@@ -237,7 +238,9 @@ class TrainConfig:
     )
     loss: LossConfig = option(LossConfig, "losses of the stages", needs=needs.while_stages_train)
     base: BaseConfig = option(BaseConfig, "training of the exact network, if it has no weights")
-    capture: CaptureConfig = option(CaptureConfig, "calibration samples")
+    capture: CaptureConfig = option(
+        CaptureConfig, "calibration samples", needs=needs.something_learned
+    )
     recalibrate: int = option(32, "batches for the batch norms after a swap; 0: none")
     baseline: bool = option(True, "fine-tune the exact network as long, to compare")
     ptq: Any = option(
@@ -278,8 +281,9 @@ def check(config: TrainConfig) -> None:
     check_operators(config)
     check_choice(config.ptq)
     check_figure("sweep.y", config.sweep.y)
-    if config.sweep.x is not None and not config.sweep.x.startswith("halut."):
+    if config.sweep.x is not None:
         keys = {key for key, _ in flat(asdict(config))}
+        keys |= {key for key in known_options(TrainConfig) if key.startswith("halut.")}
         check_figure("sweep.x", config.sweep.x, keys, "any option, such as halut.C")
     check_picture("sweep.picture", config.sweep.picture)
     between("loss.distill", config.loss.distill, 0, 1)

@@ -40,7 +40,7 @@ from halut.training.distributed import (
     together,
     world_size,
 )
-from halut.training.effect import check_default_operator
+from halut.training.effect import check_default_operator, check_effect_on_network
 from halut.training.fit import evaluate
 from halut.training.learning import Context, captured
 from halut.training.lock import locked
@@ -108,6 +108,7 @@ def _unfinished(
         share = batches.batch_size // world_size()
         check_norms(network, torch.zeros(1, *data.input_shape), share)
     check_default_operator(config, plan)
+    check_effect_on_network(config, plan, network)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
     if not resuming:
