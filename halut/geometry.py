@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +21,22 @@ class Geometry:
     stride: tuple[int, int]
     padding: tuple[int, int, int, int] | str
     dilation: tuple[int, int]
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Geometry:
+        """Of plain JSON types; raises TypeError for values of other types."""
+        geometry = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        for key, count, least in (
+            ("kernel", 2, 1),
+            ("stride", 2, 1),
+            ("dilation", 2, 1),
+            ("padding", 4, 0),
+        ):
+            value: Any = getattr(geometry, key)
+            numbers = isinstance(value, tuple) and all(whole(each, least) for each in value)
+            if not (numbers and len(value) == count) and (key, value) != ("padding", "same"):
+                raise TypeError(f"{key} must be {count} numbers from {least}, got {value!r}")
+        return geometry
 
     def pads(self, height: int, width: int) -> tuple[int, int, int, int]:
         """(left, right, top, bottom) for a map of height x width."""
@@ -47,6 +64,11 @@ class Geometry:
             for size, k, s, d in zip(padded, self.kernel, self.stride, self.dilation, strict=True)
         ]
         return sizes[0], sizes[1]
+
+
+def whole(value: Any, least: int) -> bool:
+    """True for an integer, which True is not, of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def pad(x: Tensor, geometry: Geometry) -> Tensor:

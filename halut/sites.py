@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from halut.attention import KIND, AttentionProducts
 from halut.drop_in import place, put
 from halut.errors import HalutError
-from halut.geometry import Geometry, pad
+from halut.geometry import Geometry, pad, whole
 from halut.modes import evaluating
 from halut.replaceable import pads_as_tensorflow, unsupported_reason
 from halut.usage import counting, followed, forwards, same, seeded
@@ -81,12 +81,18 @@ class Site:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Site:
-        """Inverse of to_dict."""
+        """Inverse of to_dict; raises TypeError for values of other types."""
         geometry = fields.get("geometry")
         if geometry is not None:
-            pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in geometry.items()}
-            geometry = Geometry(**pairs)
-        return cls(**{**fields, "geometry": geometry})
+            geometry = Geometry.from_dict(geometry)
+        site = cls(**{**fields, "geometry": geometry})
+        for key, kind in (("name", str), ("kind", str), ("bias", bool)):
+            if not isinstance(getattr(site, key), kind):
+                raise TypeError(f"{key} must be {kind.__name__}, got {getattr(site, key)!r}")
+        for key in ("D", "M", "groups", "rows"):
+            if not whole(getattr(site, key), 1):
+                raise TypeError(f"{key} must be a number from 1, got {getattr(site, key)!r}")
+        return site
 
 
 @dataclass(frozen=True)
