@@ -291,6 +291,15 @@ def check(config: TrainConfig) -> None:
     between("loss.label_smoothing", config.loss.label_smoothing, 0, 1)
     between("loss.features", config.loss.features, 0)
     between("loss.reconstruction", config.loss.reconstruction, 0)
+    rates = {"optim.lr": asdict(config.optim.lr), "schedule.lr": config.schedule.lr}
+    for group, by_role in {
+        **rates,
+        "optim.weight_decay": asdict(config.optim.weight_decay),
+    }.items():
+        for role, rate in by_role.items():
+            between(f"{group}.{role}", rate, 0)
+    between("base.lr", config.base.lr, 0)
+    between("base.weight_decay", config.base.weight_decay, 0)
     between("optim.warmup", config.optim.warmup, 0, 1)
     between("schedule.epochs", config.schedule.epochs, 0)
     between("schedule.per_stage", config.schedule.per_stage, 1)
@@ -300,4 +309,5 @@ def check(config: TrainConfig) -> None:
     between("capture.samples", config.capture.samples, 1)
     between("capture.rows", config.capture.rows, 1)
     between("recalibrate", config.recalibrate, 0)
+    between("seed", config.seed, 0, 2**32 - 1)  # what numpy takes
     check_trainer(config.trainer)
