@@ -16,6 +16,7 @@ Pictures stand upright, as EXIF says (torchvision and timm leave them lying).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import statistics
@@ -89,6 +90,7 @@ class ImageFolder(DataModule):
         held = [*pictures.files["val"], *pictures.files["test"]]
         inspect(PLACE, root, held)
         self._choose(root, pictures, inspect(PLACE, root, pictures.files["train"], MANY))
+        self._warn_of_twins(root, pictures)
         sources = self._sources(root, pictures)
         if config.mean is None:
             values = self._measured(Split(sources["train"]))
@@ -152,6 +154,20 @@ class ImageFolder(DataModule):
             *(PLACE, shortest, longest, size),
             *("grey" if config.channels == 1 else "RGB", " ".join(told)),
         )
+
+    def _warn_of_twins(self, root: Path, pictures: Listing) -> None:
+        """Say if held-out pictures are trained on; what cannot be read is told by who reads it."""
+        held = [*pictures.files["val"], *pictures.files["test"]]
+        if rank_and_world()[0] != 0:
+            return
+        with contextlib.suppress(OSError):
+            twins = image_folder_files.repeated(root, pictures.files["train"], held, MANY)
+            for name, twin in list(twins.items())[:1]:
+                log.warning(
+                    "%s: %d pictures of the validation and test parts are among the training "
+                    "pictures too, which flatters accuracy: %s is %s",
+                    *(PLACE, len(twins), printable(name), printable(twin)),
+                )
 
     def _white(self, root: Path, pictures: Listing, headers: list[Header]) -> float | None:
         """The level that holds the values of pictures of more than 8 bits; None without any."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,3 +181,30 @@ def _check(root: Path, pictures: Listing, small: list[int]) -> None:
         if missing:
             told = ", ".join(names[label] for label in sorted(missing))
             log.warning("%s: the %s part has no pictures of %s", PLACE, part, told)
+
+
+def repeated(root: Path, train: list[str], held: list[str], most: int) -> dict[str, str]:
+    """Held-out pictures that are trained on too, byte for byte, each with one of its twins.
+
+    Of more than `most` held-out pictures every n-th is looked at.
+    """
+    held = held[:: max(1, -(-len(held) // most))]
+    twins: dict[str, str] = {}
+    for key in (os.path.getsize, _head, _digest):
+        keys = {name: key(root / name) for name in held}
+        trained = {name: key(root / name) for name in train}
+        known = {value: name for name, value in trained.items()}
+        twins = {name: known[value] for name, value in keys.items() if value in known}
+        common = {keys[name] for name in twins}
+        held, train = list(twins), [name for name in train if trained[name] in common]
+    return twins
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

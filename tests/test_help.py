@@ -49,7 +49,8 @@ def test_the_overview_names_every_group_choice_and_how_to_go_on(train):
 
 
 @pytest.mark.parametrize(
-    "group", [*GROUPS, *(f"halut={name}" for name in operator_names()), "data=imagenet"]
+    "group",
+    [*GROUPS, "experiment", *(f"halut={name}" for name in operator_names()), "data=imagenet"],
 )
 def test_a_group_is_explained_within_two_screens(train, group):
     outcome = train("--help", group)

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from halut.bench import cuda, cuda_methods, inputs, machine, report
 from halut.bench.measure import Settings, selected
-from halut.bench.suites import suites
+from halut.bench.suites import Case, suites
 from halut.bench.summary import summarise
 from halut.errors import HalutError
 from halut.io import write_json
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings, isas = settings_of(options)
         cases = (cuda.selected if options.device == "cuda" else selected)(settings)
+        check_effect(options, cases)
     except HalutError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -80,10 +81,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--input", type=_size, metavar="B,C,H,W", help="of the networks (1,3,224,224)")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    p.add_argument("--threads", type=_numbers, default=[1], metavar="1,2")
-    p.add_argument("--rounds", type=_number, default=None, help="measurements of each (15)")
+    p.add_argument("--threads", type=numbers, metavar="1,2", help="of the CPU (1)")
+    p.add_argument("--rounds", type=number, default=None, help="measurements of each (15)")
     p.add_argument("--quick", action="store_true", help="tiny shapes: does everything run?")
-    p.add_argument("--batch", type=_number, default=128, help="of ResNet-9's convolutions (128)")
+    p.add_argument("--batch", type=number, help="of ResNet-9's convolutions (128)")
     p.add_argument(
         "--isa",
         type=_names,
@@ -100,18 +101,18 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _numbers(text: str) -> list[int]:
-    return [_number(part) for part in text.split(",")]
+def numbers(text: str) -> list[int]:
+    return [number(part) for part in text.split(",")]
 
 
 def _size(text: str) -> list[int]:
-    numbers = _numbers(text)
-    if len(numbers) != 4:
+    size = numbers(text)
+    if len(size) != 4:
         raise argparse.ArgumentTypeError(f"{text!r} is not four numbers B,C,H,W")
-    return numbers
+    return size
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
     try:
         value = int(text)
     except ValueError:
@@ -129,19 +130,41 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str]]:
     both = "amx_int8" in machine.cpu_flags()
     isas = list(options.isa or (ISAS if both else ISAS[:1]))
     cores = os.cpu_count() or 1
-    if max(options.threads) > cores:
-        raise HalutError(f"--threads: {max(options.threads)} threads, but the machine has {cores}")
+    threads = options.threads or [1]
+    if max(threads) > cores:
+        raise HalutError(f"--threads: {max(threads)} threads, but the machine has {cores}")
     rounds = options.rounds or (3 if options.quick else 15)
     settings = Settings(
         only=options.only or (["network"] if options.model else []),
         models=options.model,
         size=options.input,
-        threads=list(dict.fromkeys(options.threads)),
+        threads=list(dict.fromkeys(threads)),
         rounds=rounds,
         quick=options.quick,
-        resnet9_batch=options.batch,
+        resnet9_batch=options.batch or Settings.resnet9_batch,
     )
     return settings, isas
+
+
+def check_effect(options: argparse.Namespace, cases: Sequence[Case]) -> None:
+    """Raise HalutError for an argument that changes nothing of what is timed."""
+    on_gpu = "a GPU is timed, not the CPU" if options.device == "cuda" else None
+    listed = "--list times nothing" if options.list else None
+    network = None if any(c.op == "network" for c in cases) else "no network is timed"
+    layers = None if any(c.suite == "resnet9_3x3" for c in cases) else "resnet9_3x3 is not timed"
+    quick = "--quick has tiny shapes of its own" if options.quick else None
+    reasons = {
+        "model": network,
+        "input": network,
+        "batch": on_gpu or quick or layers,
+        "threads": on_gpu or listed,
+        "isa": on_gpu or listed,
+        "rounds": listed,
+        "json": listed,
+    }
+    for name, reason in reasons.items():
+        if reason is not None and getattr(options, name):
+            raise HalutError(f"--{name} has no effect: {reason}")
 
 
 def run_process(settings: Settings) -> tuple[int, list[dict[str, Any]]]:

@@ -15,7 +15,6 @@ from halut.ops.core.finite import marked
 from halut.ops.geometry import pad
 from halut.ops.integer.sign_magnitude import sign_magnitude
 from halut.sites.find import Site
-from halut.sites.find.geometry import pad
 
 
 class SignMagnitudeLayer(InferenceLayer):

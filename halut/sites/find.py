@@ -81,8 +81,15 @@ class Site:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Site:
-        """Inverse of to_dict."""
-        return cls(**{**fields, "geometry": geometry_of(fields.get("geometry"))})
+        """Inverse of to_dict; raises TypeError for values of other types."""
+        site = cls(**{**fields, "geometry": geometry_of(fields.get("geometry"))})
+        for key, kind in (("name", str), ("kind", str), ("bias", bool)):
+            if not isinstance(getattr(site, key), kind):
+                raise TypeError(f"{key} must be {kind.__name__}, got {getattr(site, key)!r}")
+        for key in ("D", "M", "groups", "rows"):
+            if not _whole(getattr(site, key), 1):
+                raise TypeError(f"{key} must be a number from 1, got {getattr(site, key)!r}")
+        return site
 
 
 def geometry_fields(geometry: ConvGeometry | None) -> dict[str, Any] | None:
@@ -98,14 +105,27 @@ def geometry_fields(geometry: ConvGeometry | None) -> dict[str, Any] | None:
 
 
 def geometry_of(fields: dict[str, Any] | None) -> ConvGeometry | None:
-    """Inverse of geometry_fields."""
+    """Inverse of geometry_fields; raises TypeError for values of other types."""
     if fields is None:
         return None
-    pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    kernel_size, same = pairs.pop("kernel"), pairs["padding"] == "same"
-    if same:
-        del pairs["padding"]
-    return ConvGeometry(kernel_size, same=same, **pairs)
+    known: dict[str, Any] = {"same": fields.get("padding") == "same"}
+    sizes = {"kernel": (2, 1), "stride": (2, 1), "dilation": (2, 1), "padding": (4, 0)}
+    if fields.keys() != sizes.keys():
+        raise TypeError(f"a geometry has {', '.join(sizes)}, got {', '.join(map(str, fields))}")
+    for key, (count, least) in sizes.items():
+        value = fields[key]
+        if key == "padding" and known["same"]:
+            continue
+        numbers = isinstance(value, list | tuple) and all(_whole(each, least) for each in value)
+        if not (numbers and len(value) == count):
+            raise TypeError(f"{key} must be {count} numbers from {least}, got {value!r}")
+        known["kernel_size" if key == "kernel" else key] = tuple(value)
+    return ConvGeometry(**known)
+
+
+def _whole(value: Any, least: int) -> bool:
+    """True for an integer, which True is not, of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 @dataclass(frozen=True)

@@ -139,4 +139,6 @@ def _entry(fields: dict[str, Any]) -> Entry:
         raise TypeError(f"shares must be a site's name or null, got {shares!r}")
     site = Site.from_dict(fields["site"])
     reason = fields.get("reason", "")
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a text, got {reason!r}")
     return Entry(site, fields["operator"], fields["options"], stage, reason, shares)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,6 +16,7 @@ from halut.data import build as build_data
 from halut.data import datasets
 from halut.data.base import DataModule
 from halut.errors import HalutError
+from halut.io import read_json
 from halut.option import why_without_effect
 from halut.sites.plan import Plan
 
@@ -61,6 +64,19 @@ def data_of(
     data.setup()
     _compare(data, recorded if name == recorded.get("name") else {})
     return data
+
+
+def recorded_root(path: Path, name: str | None) -> str | None:
+    """data.root of the run in the folder `path`, or of the run whose bundle it is, if that folder
+    is here; None if it is not, or the run is not one of the data set `name`.
+    """
+    for folder in (path, path.parent):
+        with contextlib.suppress(OSError, HalutError):  # a default alone: no reason to fail
+            data = read_json(folder / "config.json", {"data": dict})["data"]
+            root = data.get("root")
+            if data.get("name") == name and isinstance(root, str):
+                return root if Path(root).expanduser().is_dir() else None
+    return None
 
 
 def _compare(data: DataModule, recorded: Mapping[str, Any]) -> None:

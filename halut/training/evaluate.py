@@ -29,7 +29,7 @@ from halut.io import write_json
 from halut.option import without_effect
 from halut.pipes import CODE, silence
 from halut.sites.plan import Plan
-from halut.training.bundle_data import check_fits, data_of
+from halut.training.bundle_data import check_fits, data_of, recorded_root
 from halut.training.config.command import command
 from halut.training.config.evaluate_config import EvaluateConfig, check, register
 from halut.training.config.unused_options import refuse, typed
@@ -123,6 +123,9 @@ def evaluate_bundle(
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     network, plan, report = load_bundle(path)
+    name = (report.get("data") or {}).get("name")
+    if chosen.get("root") is None and chosen.get("name") in (None, name):
+        chosen = {**chosen, "root": recorded_root(path, name)}
     data = data_of(report, chosen, given, config)
     check_fits(data, plan)
     if config.trainer.channels_last:

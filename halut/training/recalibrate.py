@@ -23,7 +23,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Any]) -> int:
     are put back. Returns the number of batches used; 0 (nothing changed) without batch norms, or
     if there is but one sample: a single sample has no variance, and joins the next batch.
     """
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = running_norms(network)
     if not norms:
         return 0
     momenta = {norm: norm.momentum for norm in norms}
@@ -43,6 +43,11 @@ def recalibrate(network: nn.Module, batches: Iterable[Any]) -> int:
         for norm in norms:
             norm.momentum = momenta[norm]
     return used
+
+
+def running_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that keep a running mean and variance."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 def _no_lone(batches: Iterable[Any]) -> Iterator[Tensor]:

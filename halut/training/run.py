@@ -29,7 +29,7 @@ from halut.replace.schedule import Stage
 from halut.sites.plan import Plan
 from halut.training.calibrate import Context, captured
 from halut.training.config.run_config import TrainConfig
-from halut.training.config.unused_options import check_default_operator
+from halut.training.config.unused_options import check_default_operator, check_effect_on_network
 from halut.training.exact_network import obtain_base
 from halut.training.fine_tuned import tuned_baseline
 from halut.training.lightning.fit import evaluate
@@ -108,6 +108,7 @@ def _unfinished(
         share = batches.batch_size // world_size()
         check_norms(network, torch.zeros(1, *data.input_shape), share)
     check_default_operator(config, plan)
+    check_effect_on_network(config, plan, network)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
     if not resuming:

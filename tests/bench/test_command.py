@@ -89,6 +89,13 @@ def test_checks_tell_equal_from_close():
         (["--model", "resnet19"], "unknown model 'resnet19' in local, timm, torchvision; did you"),
         (["--isa", "amx"], "unknown name 'amx'; choose from: vnni, default"),
         (["--threads", "4096"], "4096 threads, but the machine has"),
+        (["--only", "encode", "--batch", "4"], "--batch has no effect: resnet9_3x3 is not timed"),
+        (["--quick", "--batch", "4"], "--batch has no effect: --quick"),
+        (["--only", "encode", "--model", "resnet8"], "--model has no effect: no network is timed"),
+        (["--only", "bits", "--input", "1,3,8,8"], "--input has no effect: no network is timed"),
+        (["--device", "cuda", "--threads", "1"], "--threads has no effect: a GPU is timed"),
+        (["--device", "cuda", "--isa", "vnni"], "--isa has no effect: a GPU is timed"),
+        (["--list", "--json", "a"], "--json has no effect: --list times nothing"),
     ],
 )
 def test_wrong_values_name_the_choices(arguments, message, capsys):
@@ -105,6 +112,14 @@ def test_wrong_forms_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--only", "resnet9_3x3", "--batch", "4"], ["--model", "resnet8"]]
+)
+def test_what_has_an_effect_is_taken(arguments, capsys):
+    assert main([*arguments, "--list"]) == 0
+    assert ("4x64x32x32" if "--batch" in arguments else "resnet8/") in capsys.readouterr().out
 
 
 def test_list_names_every_case_once(capsys):

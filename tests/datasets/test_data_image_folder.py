@@ -299,6 +299,23 @@ def test_bad_options_name_the_choices(options, message):
         data.build("image_folder", **options)
 
 
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_pictures_that_are_trained_on_and_held_out_are_warned_of(tmp_path, caplog, part):
+    for each, count in (("train", 10), ("val", 4), ("test", 4)):
+        write_image_folder(tmp_path, count, part=each)
+    with caplog.at_level(logging.WARNING, "halut"):
+        module_of(tmp_path)
+        assert "among the training" not in caplog.text
+        module = module_of(tmp_path)
+        twins = {split: sorted(module._files[split])[0] for split in ("train", part)}
+        shutil.copy(tmp_path / twins["train"], tmp_path / twins[part])
+        caplog.clear()
+        module_of(tmp_path)
+    [line] = [each for each in caplog.messages if "among the training" in each]
+    assert "1 pictures of the validation and test parts" in line
+    assert line.endswith(f"{twins[part]} is {twins['train']}")
+
+
 def test_few_samples_are_warned_of(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "halut"):
         module_of(write_image_folder(tmp_path))

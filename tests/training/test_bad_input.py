@@ -217,3 +217,15 @@ def test_damaged_last_checkpoint_keeps_the_run(train, tmp_path):
     for name in ("state.json", "error.json"):  # the refusal is noted for the tables that list it
         (run / name).unlink()
     assert snapshot(run) == before
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["seed=-1", "seed=99999999999", "optim.lr.table=-1", "+schedule.lr.rest=-1", "base.lr=-1",
+     "optim.weight_decay.rest=-1"],
+)  # fmt: skip
+def test_numbers_out_of_range_name_the_option(train, tmp_path, option):
+    outcome = train(option, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"error: {option.lstrip('+').partition('=')[0]} must be ")
+    assert not (tmp_path / "run").exists()

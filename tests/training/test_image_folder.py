@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -118,6 +119,18 @@ def test_evaluation_knows_the_classes_and_the_split(smoke, evaluate, tmp_path):
     code, out, err = evaluate(f"run={smoke}", f"data.root={more}", "samples=0")
     assert code == 0, err
     assert "the test split is not the one held out when the network was trained" in out
+
+
+def test_evaluation_reads_the_pictures_where_the_run_did(smoke, evaluate, pictures, tmp_path):
+    for path in (smoke, smoke / "bundle"):
+        code, out, err = evaluate(f"run={path}", "samples=0")
+        assert code == 0, err
+        assert "not the one held out" not in out
+    alone = shutil.copytree(smoke / "bundle", tmp_path / "alone" / "bundle")
+    (alone.parent / "config.json").write_text('{"data": {"root": []}}')  # some other program's
+    code, _, err = evaluate(f"run={alone}", "samples=0")
+    assert code == 1
+    assert "no folder of class folders found" in err
 
 
 def test_a_run_is_not_continued_with_other_pictures(train, smoke, tmp_path):

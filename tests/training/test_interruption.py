@@ -200,3 +200,19 @@ def test_a_job_names_its_run_folder_after_itself(monkeypatch):
     assert default_path({"seed": 1}) == default_path({"seed": 1})
     assert default_path({"seed": 1}).name.startswith("slurm-77-")
     assert default_path({"seed": 1}) != default_path({"seed": 2})
+
+
+@pytest.mark.parametrize("method", ["training_step", "validation_step", "test_step"])
+def test_an_interrupt_within_a_fit_or_an_evaluation_ends_with_130(
+    train, tmp_path, signal_at, method
+):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal_at(StageModule, method, 1, signal.SIGINT)
+        outcome = train(*OPTIONS, "ptq=none", "schedule.epochs=0", f"run_dir={tmp_path / 'run'}")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert outcome.code == 130
+    assert outcome.err.startswith("error: interrupted; the same command")
+    assert outcome.err.count("\n") == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from halut.training.parallel.scaling import computed
+from halut.errors import HalutError
+from halut.training.parallel.scaling import computed, main
 
 
 def entry(ranks: int, step: float, learning: float) -> dict[str, float]:
@@ -21,3 +22,24 @@ def test_ratios_and_the_model_of_more_ranks():
 
 def test_without_one_rank_there_is_nothing_to_compare_with():
     assert computed([entry(2, 5.0, 20.0)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--ranks 0", "'0' is not a number from 1"),
+        ("--ranks x", "'x' is not a number from 1"),
+        ("--steps 0", "'0' is not a number from 1"),
+        ("--batch 1 --ranks 1,2", "--batch 1 leaves some of 2 ranks no image"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(arguments, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments.split())
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_network_that_nobody_knows_is_refused_before_ranks_start():
+    with pytest.raises(HalutError, match="unknown model 'nothing'"):
+        main(["--model", "nothing"])

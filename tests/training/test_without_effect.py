@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from halut.errors import HalutError
 from halut.option import every, option, options_of, where, without_effect
 from halut.training.config.needs import roles
 from halut.training.config.run_config import TrainConfig
@@ -50,6 +51,11 @@ from halut.training.config.run_config import TrainConfig
         ("trainer.requeue=false trainer.max_requeues=3", "max_requeues=3", "requeue=true"),
         ("logger.project=mine", "logger.project=mine", "logger=wandb"),
         ("sweep.x=halut.C", "sweep.x=halut.C", "-m"),
+        ("base.epochs=0 schedule.epochs=0 logger.every=3", "logger.every=3", "base.epochs"),
+        ("halut=exact capture.samples=9", "capture.samples=9", "nothing is learned"),
+        ("halut=integer halut.fraction=4 capture.rows=9", "capture.rows=9", "by integer"),
+        ("model=tiny_vit recalibrate=3", "recalibrate=3", "no batch norms"),
+        ("policy.share=true", "policy.share=true", "the very same input"),
         ("hydra/launcher=slurm", "hydra/launcher=slurm", "-m"),
     ],
 )  # fmt: skip
@@ -61,6 +67,28 @@ def test_refused_with_what_would_make_it_matter(train, tmp_path, arguments, refu
     assert refused in said
     assert needs in reason
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "recalibrate=3",
+        "model=tiny_vit recalibrate=0",
+        "halut=integer capture.samples=9",
+        "halut=exact policy.rules=[{name:stack1.conv1,operator:pq}] capture.samples=9",
+        "schedule.epochs=0 logger.every=3",
+        "policy.share=false",
+    ],
+)
+def test_taken_where_it_matters(train, tmp_path, monkeypatch, arguments):
+    from halut.training import run
+
+    def stop(*arguments):
+        raise HalutError("stopped")
+
+    monkeypatch.setattr(run, "_record", stop)  # after all that refuses options
+    outcome = train(*arguments.split(), f"run_dir={tmp_path / 'run'}")
+    assert outcome.err == "error: stopped\n"
 
 
 def test_a_plan_of_a_file_leaves_policy_and_operator_nothing_to_say(train, tmp_path):

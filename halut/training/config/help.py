@@ -38,8 +38,12 @@ def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
     wanted = after[0].partition("=")[0].split(".")[0]
     if wanted == "all":
         return "\n".join(_group(name, schema, top, each, program, chosen) for each in groups)
+    presets = [each for each in _defaults(name) if each in _presets and each not in top]
+    if wanted in presets:
+        lines = [f"{wanted}: {_presets[wanted]}", "", *_listed(wanted, _choices(wanted))]
+        return "\n".join(lines) + "\n"
     if wanted == "hydra" or wanted not in top:
-        complain(unknown("group", wanted, [*groups, "all"]))
+        complain(unknown("group", wanted, [*groups, *presets, "all"]))
         raise SystemExit(2)
     if wanted not in groups:
         return _options([(wanted, top[wanted], default_of(top[wanted]))])
@@ -109,9 +113,8 @@ def _group(
     lines = [f"{group}: {top[group].metadata['help']}", ""]
     if group in chosen:
         lines += _wrapped("", ", ".join(choices), 2)
-    for choice in choices if group not in chosen else ():
-        text = textwrap.shorten(_about(group, choice), WIDTH - 26, placeholder=" ...")
-        lines.append(f"  {group + '=' + choice:23s} {text}".rstrip())
+    else:
+        lines += _listed(group, choices)
     schema = _schema(top, group, wanted)
     of = f" of {group}={wanted}" if choices else ""
     others = f" (of another: {program} --help {group}=CHOICE)" if len(choices) > 1 else ""
@@ -145,6 +148,17 @@ def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str
         else:
             found.append((key, field, _Nested() if dataclasses.is_dataclass(default) else default))
     return found
+
+
+def _listed(group: str, choices: list[str]) -> list[str]:
+    """GROUP=CHOICE and what it is, a line each."""
+    names = [f"{group}={choice}" for choice in choices]
+    column = max(23, *map(len, names)) if names else 23
+    lines = []
+    for name, choice in zip(names, choices, strict=True):
+        text = textwrap.shorten(_about(group, choice), WIDTH - column - 3, placeholder=" ...")
+        lines.append(f"  {name:{column}s} {text}".rstrip())
+    return lines
 
 
 class _Nested:

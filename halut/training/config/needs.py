@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from torch import nn
 
 from halut.errors import HalutError
 from halut.option import Needs, while_training
@@ -185,6 +187,33 @@ def with_tables(own: Any, run: Any) -> str | None:
     if any("K" in options for _, options in operators_of(run)):
         return None
     return "no layer is replaced by tables; it needs halut=tree, pq or decision_tree"
+
+
+def something_learned(own: Any, run: Any) -> str | None:
+    """What only operators that learn from calibration samples read."""
+    operators = operators_of(run)
+    if any("K" in options or _calibrated(name, options) for name, options in operators):
+        return None
+    return (
+        f"nothing is learned from samples by {', '.join(sorted({name for name, _ in operators}))}"
+    )
+
+
+def _calibrated(name: str, options: dict[str, Any]) -> bool:
+    """True if rows that a layer is calibrated on change its state."""
+    states = []
+    for scale in (1.0, 100.0):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                site = Site("site", "linear", D=64, M=8)
+                layer: Any = operator_type(name)(**options).build(site, nn.Linear(64, 8))
+                layer.observe(scale * torch.randn(64, 64))
+                layer.fit()
+        except HalutError:
+            return True  # the plan will say what is wrong
+        states.append(layer.state_dict())
+    return any(not torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 def in_a_sweep(own: Any, run: Any) -> str | None:

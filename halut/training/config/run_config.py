@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 
 from halut.analysis.run_figures import check_figure, flat
 from halut.analysis.sweep_plot import check_picture
-from halut.option import check_choices, every, option, where
+from halut.option import check_choices, every, option, where, while_training
 from halut.replace.operator_registry import operator_type
 from halut.replace.policy import laid_over
 from halut.replace.ptq import check_choice
 from halut.replace.schedule import CALIBRATE, ROLES, orders
 from halut.sites.plan import KEEP
 from halut.training.config import needs
+from halut.training.config.hydra_errors import known_options
 from halut.training.config.ranges import between
 from halut.training.config.sweep_config import SweepConfig
 from halut.training.config.trainer_config import TrainerConfig, check_trainer
@@ -204,7 +205,7 @@ class LoggerConfig:
     """Where figures go; metrics.csv is always written."""
 
     name: str = option("csv", "logger", choices=("csv", "wandb", "wandb_offline"))
-    every: int = option(20, "optimiser steps between figures")
+    every: int = option(20, "optimiser steps between figures", needs=while_training)
     project: str = option("halut", "W&B project", needs=needs.with_wandb)
     entity: str | None = option(None, "W&B entity; null: your own", needs=needs.with_wandb)
     group: str | None = option(None, "W&B group", needs=needs.with_wandb)
@@ -237,7 +238,9 @@ class TrainConfig:
     )
     loss: LossConfig = option(LossConfig, "losses of the stages", needs=needs.while_stages_train)
     base: BaseConfig = option(BaseConfig, "training of the exact network, if it has no weights")
-    capture: CaptureConfig = option(CaptureConfig, "calibration samples")
+    capture: CaptureConfig = option(
+        CaptureConfig, "calibration samples", needs=needs.something_learned
+    )
     recalibrate: int = option(32, "batches for the batch norms after a swap; 0: none")
     baseline: bool = option(True, "fine-tune the exact network as long, to compare")
     ptq: Any = option(
@@ -278,8 +281,9 @@ def check(config: TrainConfig) -> None:
     check_operators(config)
     check_choice(config.ptq)
     check_figure("sweep.y", config.sweep.y)
-    if config.sweep.x is not None and not config.sweep.x.startswith("halut."):
+    if config.sweep.x is not None:
         keys = {key for key, _ in flat(asdict(config))}
+        keys |= {key for key in known_options(TrainConfig) if key.startswith("halut.")}
         check_figure("sweep.x", config.sweep.x, keys, "any option, such as halut.C")
     check_picture("sweep.picture", config.sweep.picture)
     between("loss.distill", config.loss.distill, 0, 1)
@@ -287,6 +291,15 @@ def check(config: TrainConfig) -> None:
     between("loss.label_smoothing", config.loss.label_smoothing, 0, 1)
     between("loss.features", config.loss.features, 0)
     between("loss.reconstruction", config.loss.reconstruction, 0)
+    rates = {"optim.lr": asdict(config.optim.lr), "schedule.lr": config.schedule.lr}
+    for group, by_role in {
+        **rates,
+        "optim.weight_decay": asdict(config.optim.weight_decay),
+    }.items():
+        for role, rate in by_role.items():
+            between(f"{group}.{role}", rate, 0)
+    between("base.lr", config.base.lr, 0)
+    between("base.weight_decay", config.base.weight_decay, 0)
     between("optim.warmup", config.optim.warmup, 0, 1)
     between("schedule.epochs", config.schedule.epochs, 0)
     between("schedule.per_stage", config.schedule.per_stage, 1)
@@ -296,4 +309,5 @@ def check(config: TrainConfig) -> None:
     between("capture.samples", config.capture.samples, 1)
     between("capture.rows", config.capture.rows, 1)
     between("recalibrate", config.recalibrate, 0)
+    between("seed", config.seed, 0, 2**32 - 1)  # what numpy takes
     check_trainer(config.trainer)

@@ -15,11 +15,13 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from halut.errors import HalutError
 from halut.option import options_of, without_effect
 from halut.replace.operator_registry import operator_type
 from halut.sites.plan import Plan
+from halut.training.recalibrate import running_norms
 
 MOST = 100
 """Values of a sweep that are looked at before it begins."""
@@ -172,3 +174,19 @@ def check_default_operator(config: Any, plan: Plan) -> None:
                 f"{line} {no_effect(f'policy.rules replace every layer by {there}')}; give options "
                 "in the rule"
             )
+
+
+def check_effect_on_network(config: Any, plan: Plan, network: nn.Module) -> None:
+    """Raise HalutError for typed options that the network leaves without effect.
+
+    Of a sweep none is refused: another value may have another network.
+    """
+    given = typed()
+    if not given or HydraConfig.get().mode == RunMode.MULTIRUN:
+        return
+    moot = {}
+    if "recalibrate" in given and config.recalibrate and not running_norms(network):
+        moot["recalibrate"] = "the network has no batch norms with running statistics"
+    if "policy.share" in given and config.policy.share and not any(e.shares for e in plan):
+        moot["policy.share"] = "no layers to be replaced alike read the very same input"
+    refuse(given, moot)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,13 +139,27 @@ def fit(
         with shown as show, watch.fit():
             told = TrainerProgress(show)
             trainer.callbacks.append(told)  # type: ignore[attr-defined]
-            trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+            with interruptible(trainer):
+                trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None)
     if select == "best" and best.path.exists() and is_main():
         load_network(best.path, network)
     share_state(network)
     return int(trainer.global_step)
+
+
+@contextmanager
+def interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """An interrupt in here is a KeyboardInterrupt; Lightning ends the process with exit code 1."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
+        raise KeyboardInterrupt from None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
 
 
 def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
@@ -173,5 +189,6 @@ def evaluate(network: nn.Module, data: Any, split: str, settings: TrainerConfig)
     with batches_shown(settings.progress) as show, torch.no_grad():
         trainer = make_trainer(settings, None, [TrainerProgress(show)])
         run = trainer.validate if split == "val" else trainer.test
-        results = run(module, datamodule=data, verbose=False)
+        with interruptible(trainer):
+            results = run(module, datamodule=data, verbose=False)
     return float(results[0][f"{split}/accuracy"])

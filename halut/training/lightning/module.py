@@ -85,7 +85,8 @@ class StageModule(L.LightningModule):
         loss = self._loss(logits, x, target)
         if not bool(torch.isfinite(loss)):
             raise HalutError(
-                f"the loss is {float(loss.detach())} at step {self.global_step}: lower optim.lr"
+                f"the loss is {float(loss.detach())} at step {self.global_step}: lower optim.lr, "
+                "or base.lr where the exact network trains"
             )
         return loss
 

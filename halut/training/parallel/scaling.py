@@ -26,6 +26,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from halut.bench import machine
+from halut.bench.main import number, numbers
+from halut.errors import HalutError
 from halut.io import write_json
 from halut.models.build import build_model
 from halut.prototypes.codebooks import shared_out
@@ -44,7 +46,16 @@ CALIBRATION = 8
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0; prints and saves a JSON file."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.batch < max(options.ranks):
+        parser.error(f"--batch {options.batch} leaves some of {max(options.ranks)} ranks no image")
+    if options.device == "cuda" and torch.cuda.device_count() < max(options.ranks):
+        raise HalutError(
+            f"--ranks {max(options.ranks)} --device cuda: torch finds "
+            f"{torch.cuda.device_count()} GPUs here"
+        )
+    build_model(options.model, 10, 3)  # an unknown name is refused before ranks start
     measured = [_run(ranks, options) for ranks in options.ranks]
     for entry in measured:
         # What a rank would take had it a core of its own, whatever else this machine does.
@@ -72,17 +83,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="halut scaling", description=main.__doc__)
-    p.add_argument("--ranks", type=_numbers, default=[1, 2], metavar="1,2")
+    p.add_argument("--ranks", type=numbers, default=[1, 2], metavar="1,2")
     p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     p.add_argument("--model", default="resnet20")
-    p.add_argument("--batch", type=int, default=128, help="images of a step over all ranks (128)")
-    p.add_argument("--steps", type=int, default=20)
+    p.add_argument(
+        "--batch", type=number, default=128, help="images of a step over all ranks (128)"
+    )
+    p.add_argument("--steps", type=number, default=20)
     p.add_argument("--json", metavar="FILE", help="where to save")
     return p
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 def _run(ranks: int, options: argparse.Namespace, learn: bool = True) -> dict[str, Any]:
