@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
 from data import schemas as schemas_of_data
 from halut.catalogue import operator_names, operator_type
-from halut.errors import HalutError
 from halut.models.config import ModelConfig
 from halut.option import default_of, unknown, why_without_effect
 from halut.training.progress import complain
@@ -38,9 +37,11 @@ def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
     wanted = after[0].partition("=")[0].split(".")[0]
     if wanted == "all":
         return "\n".join(_group(name, schema, top, each, program, chosen) for each in groups)
+    presets = [group for group in _defaults(name) if group in _presets and group not in top]
+    if wanted in presets:
+        return "\n".join([f"{wanted}: {_presets[wanted]}", "", *_described(wanted)]) + "\n"
     if wanted == "hydra" or wanted not in top:
-        complain(unknown("group", wanted, [*groups, "all"]))
-        raise SystemExit(2)
+        _refuse("group", wanted, [*groups, *presets, "all"])
     if wanted not in groups:
         return _options([(wanted, top[wanted], default_of(top[wanted]))])
     return _group(name, schema, top, wanted, program, chosen)
@@ -98,6 +99,21 @@ def _choices(group: str) -> list[str]:
     return sorted(path.stem for path in (Path(conf_dir()) / group).glob("*.yaml"))
 
 
+def _refuse(kind: str, word: str, choices: list[str]) -> NoReturn:
+    complain(unknown(kind, word, choices))
+    raise SystemExit(2)
+
+
+def _described(group: str) -> list[str]:
+    """A line for every choice of a group."""
+    lines, choices = [], _choices(group)
+    column = max(23, *(len(f"{group}={choice}") for choice in choices)) if choices else 0
+    for choice in choices:
+        text = textwrap.shorten(_about(group, choice), WIDTH - 3 - column, placeholder=" ...")
+        lines.append(f"  {group + '=' + choice:{column}s} {text}".rstrip())
+    return lines
+
+
 def _group(
     name: str, whole: Any, top: dict[str, Any], group: str, program: str, chosen: dict[str, str]
 ) -> str:
@@ -105,13 +121,12 @@ def _group(
     choices = _choices(group)
     wanted = chosen.get(group) or _defaults(name).get(group) or (choices[0] if choices else "")
     if choices and wanted not in choices:
-        raise HalutError(unknown(group, wanted, choices))
+        _refuse(group, wanted, choices)
     lines = [f"{group}: {top[group].metadata['help']}", ""]
     if group in chosen:
         lines += _wrapped("", ", ".join(choices), 2)
-    for choice in choices if group not in chosen else ():
-        text = textwrap.shorten(_about(group, choice), WIDTH - 26, placeholder=" ...")
-        lines.append(f"  {group + '=' + choice:23s} {text}".rstrip())
+    else:
+        lines += _described(group)
     schema = _schema(top, group, wanted)
     of = f" of {group}={wanted}" if choices else ""
     others = f" (of another: {program} --help {group}=CHOICE)" if len(choices) > 1 else ""
