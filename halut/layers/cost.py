@@ -26,7 +26,7 @@ def table_cost(layer: LUTLayer) -> dict[str, int]:
     N counts tokens or output positions. The exact product's N D M multiply-adds are gone; the one
     per output that rescales integer sums, like the bias, is not counted. bops: bit operations, of
     which the encoder has encode_bops. weight_bytes holds the bias, with the folded zero points of
-    quantised tables, and the tables' scales.
+    quantised tables, and the tables' scales; weight_bits the tables and those scales.
     """
     site, options, blocks = layer.site, layer.options, layer.blocks
     encode = layer.encoder.cost(site.rows)
@@ -47,6 +47,7 @@ def table_cost(layer: LUTLayer) -> dict[str, int]:
         "encode_bops": encode_bops,
         "weight_bytes": 4 * ((site.M if site.bias or quantised else 0) + table_scales(layer)),
         "table_bytes": math.ceil(entries * bits / 8),
+        "weight_bits": entries * bits + FLOAT * table_scales(layer),
         "encoder_bytes": encode["state_bytes"],
         "index_bits": site.rows * blocks.total * math.ceil(math.log2(options.K)),
     }
