@@ -108,6 +108,30 @@ def test_a_wrong_word_is_answered_in_one_line(train, argument, said):
         assert advice not in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("halut=tre", "unknown halut 'tre'; did you mean tree? choose one of: "),
+        ("data=imagenett", "unknown data 'imagenett'; did you mean imagenet? "),
+        ("polcy", "unknown group 'polcy'; did you mean policy? "),
+    ],
+)
+def test_help_for_a_wrong_word_is_refused_in_one_line(train, asked, said):
+    outcome = train("--help", asked)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert said in outcome.err
+    assert outcome.out == ""
+
+
+def test_experiments_have_a_page_of_their_own(train):
+    outcome = train("--help", "experiment")
+    assert outcome.code == 0
+    assert "experiment=width_sweep" in outcome.out
+    assert len(outcome.out.splitlines()) <= SCREENS
+    assert max(map(len, outcome.out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("arguments", [("-m", "halut.cli", "env"), ("train.py", "--help")])
 def test_a_closed_pipe_ends_a_command_without_a_word(arguments, tmp_path):
     read, write = os.pipe()

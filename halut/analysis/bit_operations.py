@@ -16,7 +16,7 @@ FLOAT = 32
 def bit_figures(plan: Plan, network: nn.Module) -> dict[str, float]:
     """weight_bits and activation_bits: averages over all sites, those kept exact included; bops.
 
-    weight_bits: bits of all codes, shared scales and tables, over all weights of the exact
+    weight_bits: bits of all codes, tables and their shared scales, over all weights of the exact
     network's sites. activation_bits: over the values that every site reads for one sample;
     encoders of tables read floats. bops: bit operations by the rule of halut.layers.cost, those of
     multiply-adds, look-ups, adds and compares alike; layers that share an encoder encode once.
@@ -26,11 +26,10 @@ def bit_figures(plan: Plan, network: nn.Module) -> dict[str, float]:
     for entry in plan:
         site = entry.site
         figures = costs.get(site.name, {"macs": site.macs})
-        tables = 8 * figures.get("table_bytes", 0)
         count = site.inputs
         weights += site.weights
         inputs += count
-        weight_bits += figures.get("weight_bits", tables or FLOAT * site.weights)
+        weight_bits += figures.get("weight_bits", FLOAT * site.weights)
         input_bits += figures.get("input_bits", FLOAT * count)
         bops += figures.get("bops", FLOAT * FLOAT * figures["macs"])
     return {

@@ -31,6 +31,11 @@ class SiteBytes:
         """True if the site's tables take more than its INT8 weights would."""
         return self.tables > self.int8
 
+    @property
+    def grows(self) -> bool:
+        """True if the operator with all it holds, encoders included, takes more than the floats."""
+        return self.planned > self.exact
+
 
 def plan_bytes(plan: Plan) -> dict[str, SiteBytes]:
     """The bytes of every site by name; a shared encoder counts at the first site that has it.
@@ -55,34 +60,30 @@ def bytes_of_site(site: Site, cost: Mapping[str, int] | None, shares: bool = Fal
 
 
 def warning_lines(plan: Plan, found: Mapping[str, SiteBytes]) -> list[str]:
-    """What there is to say of tables that are larger than INT8 weights, and than floats."""
+    """What there is to say of tables larger than INT8 weights, and of sites larger than floats."""
+    lines = []
     large = [found[e.site.name] for e in plan.replaced if found[e.site.name].exceeds_int8]
-    if not large:
-        return []
-    tables, int8 = sum(b.tables for b in large), sum(b.int8 for b in large)
-    lines = [
-        f"! the tables of {len(large)} of {len(plan.replaced)} sites take more than their INT8 "
-        f"weights: {tables:,} bytes, not {int8:,}; larger halut.V (smaller halut.C), smaller "
-        "halut.K and fewer halut.bits take less, and cost accuracy"
-    ]
-    larger = [e.site.name for e in plan.replaced if _grows(found[e.site.name])]
+    if large:
+        tables, int8 = sum(b.tables for b in large), sum(b.int8 for b in large)
+        lines.append(
+            f"! the tables of {len(large)} of {len(plan.replaced)} sites take more than their INT8 "
+            f"weights: {tables:,} bytes, not {int8:,}; larger halut.V (smaller halut.C), smaller "
+            "halut.K and fewer halut.bits take less, and cost accuracy"
+        )
+    larger = [e.site.name for e in plan.replaced if found[e.site.name].grows]
     if larger:
-        lines.append(f"!! more than their float weights, even: {', '.join(larger)}")
+        lines.append(f"!! larger than their floats, with all they hold: {', '.join(larger)}")
     return lines
 
 
 def bytes_words(found: SiteBytes, replaced: bool = True) -> str:
-    """A site's bytes before and after; with a mark and how many times INT8 if tables exceed it."""
+    """A site's bytes before and after, marked: ! and how many times INT8, !! more than floats."""
     if not replaced:
         return f"{found.exact:,}"
     words = f"{found.exact:,} -> {found.planned:,}"
-    if not found.exceeds_int8:
-        return words
-    return f"{words} {'!!' if _grows(found) else '!'} {found.tables / found.int8:.3g}x INT8"
-
-
-def _grows(found: SiteBytes) -> bool:
-    return found.exceeds_int8 and found.planned > found.exact
+    if found.grows or found.exceeds_int8:
+        words += " !!" if found.grows else " !"
+    return f"{words} {found.tables / found.int8:.3g}x INT8" if found.exceeds_int8 else words
 
 
 def _cost(entry: Entry) -> Mapping[str, int] | None:

@@ -306,7 +306,8 @@ class LUTLayer(ReplacedLayer):
         log2 K bits. N counts tokens or output positions. The exact product's N D M multiply-adds
         are gone; the one per output that rescales integer sums, like the bias, is not counted.
         bops: bit operations, of which the encoder has encode_bops. weight_bytes holds the bias,
-        with the folded zero points of quantised tables, and the tables' scales.
+        with the folded zero points of quantised tables, and the tables' scales; weight_bits the
+        tables and those scales.
         """
         site, options, blocks = self.site, self.options, self.blocks
         encode = self.encoder.cost(site.rows)
@@ -327,6 +328,7 @@ class LUTLayer(ReplacedLayer):
             "encode_bops": encode_bops,
             "weight_bytes": 4 * ((site.M if site.bias or quantised else 0) + self.scales()),
             "table_bytes": math.ceil(entries * bits / 8),
+            "weight_bits": entries * bits + FLOAT * self.scales(),
             "encoder_bytes": encode["state_bytes"],
             "index_bits": site.rows * blocks.total * math.ceil(math.log2(options.K)),
         }

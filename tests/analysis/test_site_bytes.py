@@ -114,10 +114,25 @@ def test_tables_no_larger_than_int8_weights_are_not(options):
     )
 
 
+def test_sites_that_grow_by_their_encoders_alone_are_marked():
+    """Prototypes are K floats an input: a layer of few outputs grows, however small its tables."""
+    _, plan = planned("pq", V=16)
+    found = plan_bytes(plan)
+    assert found["q"].tables == found["q"].int8
+    assert found["q"].planned == 64 * 48 + 4 * (48 + 48) + 4 * 64 * 16  # tables, scales, prototypes
+    assert not found["q"].grows
+    _, plan = planned("pq", V=16, K=128, bits=2)
+    found = plan_bytes(plan)
+    assert found["q"].planned > found["q"].exact
+    text = " ".join(printed(plan).split())
+    assert f"{found['q'].exact:,} -> {found['q'].planned:,} !!" in text
+    assert "!! larger than their floats, with all they hold: spatial, pointwise, q, k" in text
+
+
 def test_tables_larger_than_floats_are_named():
     text = " ".join(printed(planned(V=4)[1]).split())
     assert "!! 4x INT8" in text
-    assert "more than their float weights, even: spatial, pointwise, q, k" in text
+    assert "larger than their floats, with all they hold: spatial, pointwise, q, k" in text
     assert "! 1.78x INT8" not in text  # V = 4 holds for the 3x3 layer too
     assert "!! 5.33x INT8" in text  # nine inputs make three codebooks
 

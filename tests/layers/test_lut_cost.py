@@ -34,6 +34,7 @@ def test_a_linear_over_tokens():
         "encode_bops": 32 * 7 * 8 * 4,
         "weight_bytes": 4 * 10 + 4 * 10,  # bias with zero points, a scale per output
         "table_bytes": 8 * 16 * 10,
+        "weight_bits": 8 * 16 * 10 * 8 + 10 * 32,  # tables, a scale per output
         "encoder_bytes": 4 * 8 * (15 + 4),
         "index_bits": 7 * 8 * 4,
     }
@@ -60,6 +61,7 @@ def test_nearest_prototypes_and_float_tables():
     assert cost["bops"] == cost["encode_bops"] + 32 * 2 * 3 * 4 * 5
     assert cost["table_bytes"] == 4 * 4 * 10 * 5
     assert cost["weight_bytes"] == 0
+    assert cost["weight_bits"] == 32 * 4 * 10 * 5
     assert cost["encoder_bytes"] == 4 * 12 * 10
     assert cost["index_bits"] == 3 * 4 * 4  # ceil(log2 10)
 
@@ -68,6 +70,7 @@ def test_nearest_prototypes_and_float_tables():
 def test_scales_are_held_too(scale, scales):
     cost = layer_cost(nn.Linear(12, 5, bias=False), (1, 12), C=4, scale=scale)
     assert cost["weight_bytes"] == 4 * (5 + scales)
+    assert cost["weight_bits"] == 8 * 4 * 16 * 5 + 32 * scales
 
 
 def test_a_decision_tree_tests_a_column_of_its_own_per_node():

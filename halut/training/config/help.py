@@ -8,12 +8,11 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
 from halut.data import schemas as schemas_of_data
-from halut.errors import HalutError
 from halut.models.config import ModelConfig
 from halut.option import default_of, unknown, why_without_effect
 from halut.replace.operator_registry import operator_names, operator_type
@@ -38,13 +37,11 @@ def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
     wanted = after[0].partition("=")[0].split(".")[0]
     if wanted == "all":
         return "\n".join(_group(name, schema, top, each, program, chosen) for each in groups)
-    presets = [each for each in _defaults(name) if each in _presets and each not in top]
+    presets = [group for group in _defaults(name) if group in _presets and group not in top]
     if wanted in presets:
-        lines = [f"{wanted}: {_presets[wanted]}", "", *_listed(wanted, _choices(wanted))]
-        return "\n".join(lines) + "\n"
+        return "\n".join([f"{wanted}: {_presets[wanted]}", "", *_described(wanted)]) + "\n"
     if wanted == "hydra" or wanted not in top:
-        complain(unknown("group", wanted, [*groups, *presets, "all"]))
-        raise SystemExit(2)
+        _refuse("group", wanted, [*groups, *presets, "all"])
     if wanted not in groups:
         return _options([(wanted, top[wanted], default_of(top[wanted]))])
     return _group(name, schema, top, wanted, program, chosen)
@@ -102,6 +99,21 @@ def _choices(group: str) -> list[str]:
     return sorted(path.stem for path in (Path(conf_dir()) / group).glob("*.yaml"))
 
 
+def _refuse(kind: str, word: str, choices: list[str]) -> NoReturn:
+    complain(unknown(kind, word, choices))
+    raise SystemExit(2)
+
+
+def _described(group: str) -> list[str]:
+    """A line for every choice of a group."""
+    lines, choices = [], _choices(group)
+    column = max(23, *(len(f"{group}={choice}") for choice in choices)) if choices else 0
+    for choice in choices:
+        text = textwrap.shorten(_about(group, choice), WIDTH - 3 - column, placeholder=" ...")
+        lines.append(f"  {group + '=' + choice:{column}s} {text}".rstrip())
+    return lines
+
+
 def _group(
     name: str, whole: Any, top: dict[str, Any], group: str, program: str, chosen: dict[str, str]
 ) -> str:
@@ -109,12 +121,12 @@ def _group(
     choices = _choices(group)
     wanted = chosen.get(group) or _defaults(name).get(group) or (choices[0] if choices else "")
     if choices and wanted not in choices:
-        raise HalutError(unknown(group, wanted, choices))
+        _refuse(group, wanted, choices)
     lines = [f"{group}: {top[group].metadata['help']}", ""]
     if group in chosen:
         lines += _wrapped("", ", ".join(choices), 2)
     else:
-        lines += _listed(group, choices)
+        lines += _described(group)
     schema = _schema(top, group, wanted)
     of = f" of {group}={wanted}" if choices else ""
     others = f" (of another: {program} --help {group}=CHOICE)" if len(choices) > 1 else ""
@@ -148,17 +160,6 @@ def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str
         else:
             found.append((key, field, _Nested() if dataclasses.is_dataclass(default) else default))
     return found
-
-
-def _listed(group: str, choices: list[str]) -> list[str]:
-    """GROUP=CHOICE and what it is, a line each."""
-    names = [f"{group}={choice}" for choice in choices]
-    column = max(23, *map(len, names)) if names else 23
-    lines = []
-    for name, choice in zip(names, choices, strict=True):
-        text = textwrap.shorten(_about(group, choice), WIDTH - column - 3, placeholder=" ...")
-        lines.append(f"  {name:{column}s} {text}".rstrip())
-    return lines
 
 
 class _Nested:
