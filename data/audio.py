@@ -71,7 +71,7 @@ class Frontend:
             from librosa.filters import mel
         except ImportError as error:
             raise HalutError(
-                "halut.data.speech_commands needs librosa: pip install 'halut[speech]'"
+                "data.speech_commands needs librosa: pip install 'halut[speech]'"
             ) from error
         self.features = features
         self.mel = torch.from_numpy(

@@ -19,7 +19,7 @@ from halut.data.samples import Split
 from halut.errors import HalutError
 from halut.option import option
 
-PLACE = "halut.data.fashion_mnist"
+PLACE = "data.fashion_mnist"
 FOLDERS = ("fashion_mnist", "FashionMNIST/raw")
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 CLASSES = [

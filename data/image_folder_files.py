@@ -22,7 +22,7 @@ from halut.errors import HalutError
 
 log = logging.getLogger("halut")
 
-PLACE = "halut.data.image_folder"
+PLACE = "data.image_folder"
 PARTS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),

@@ -26,7 +26,7 @@ from halut.data.files import finder, folders, printable, read_lines
 from halut.data.image_reading import SUFFIXES
 from halut.errors import HalutError
 
-PLACE = "halut.data.imagenet"
+PLACE = "data.imagenet"
 FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 Listing = tuple[list[str], list[int]]

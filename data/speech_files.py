@@ -17,7 +17,7 @@ from halut.data.files import finder, folders, printable, read_lines
 from halut.data.randomness import Keys, integers
 from halut.errors import HalutError
 
-PLACE = "halut.data.speech_commands"
+PLACE = "data.speech_commands"
 RATE = 16000
 CLIP = RATE  # samples of one second
 SPLITS = ("train", "val", "test")

@@ -22,7 +22,7 @@ print(len(names))
 USE = """
 import torch
 from torch import nn
-from halut import surgery
+from halut.replace import swap
 from halut.sites.calibration import capture
 from halut.models.build import build_model
 from halut.replace.policy import resolve, simple_rules
@@ -33,10 +33,10 @@ sites, unsupported = find_sites(net, x[:1])
 plan = resolve(sites, simple_rules(sites), "tree", {"K": 4}, unsupported)
 rows = capture(net, [e.site for e in plan.replaced], [x])
 for entry in plan.replaced:
-    layer = surgery.build(net, entry)
+    layer = swap.build(net, entry)
     layer.observe(rows[entry.site.name])
     layer.fit()
-    surgery.swap(net, entry, layer)
+    swap.swap(net, entry, layer)
 net(x).sum().backward()
 print("trained", len(plan.replaced))
 """

@@ -74,7 +74,10 @@ def test_rooms_exist():
     picture = TEXT.split("## The rooms")[1].split("```")[1]
     folder = ROOT
     for line in picture.strip().splitlines():
-        names = re.findall(r"[\w.]+(?:/|\.py)", line.split("   ")[0] if line[0] != " " else line)
+        names = re.findall(
+            r"[\w.]+(?:/|\.py)",
+            line.split("   ")[0] if line[0] != " " else line.strip().split("   ")[0],
+        )
         if not line.startswith(" "):
             assert (ROOT / names[0]).exists(), names[0]
             folder = ROOT / names[0]

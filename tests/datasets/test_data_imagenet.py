@@ -60,7 +60,7 @@ def test_corrupt_image_is_named_in_one_line(tmp_path, workers):
     module = module_of(tmp_path, workers=workers)
     path = module.splits["val"].identities()[3]
     Path(path).write_bytes(Path(path).read_bytes()[:200])
-    with pytest.raises(HalutError, match=f"halut.data.imagenet: cannot read {path}") as caught:
+    with pytest.raises(HalutError, match=f"data.imagenet: cannot read {path}") as caught:
         list(module.val_dataloader())
     assert "Traceback" not in str(caught.value)
 
@@ -140,7 +140,7 @@ def test_a_truncated_test_image_is_named_at_the_start(tmp_path):
     root = write_imagenet(tmp_path)
     path = sorted((root / "val" / WNIDS[1]).iterdir())[-1]
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(HalutError, match=f"halut.data.imagenet: cannot read {path}"):
+    with pytest.raises(HalutError, match=f"data.imagenet: cannot read {path}"):
         module_of(root)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_prepared_contract import network_of
 from torch import nn
 
 from halut.errors import HalutError
 from halut.inference import prepare
+from tests.inference.test_prepared_contract import network_of
 
 OPERATORS = ["tree", "pq", "integer", "sign_magnitude", "mxint8", "lqnet popcount"]
 USES = {

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from halut import ops
 from halut.errors import HalutError
+from halut.ops.layer.encoded import window
 from tests.kernels.drawn import Draw, every_level
 
 DTYPES = (
@@ -52,7 +53,7 @@ CALLS: dict[str, Callable[[Draw], tuple[Any, ...]]] = {
     "tree_matmul": lambda d: (*_tree(d), *_luts(d), 1.0, None),
     "nearest_encode": lambda d: (d.values(N, 12), d.values(G * C, K, 2), "l2", G),
     "nearest_matmul": lambda d: (d.values(N, 12), d.values(G * C, K, 2), *_luts(d), "l2", G),
-    "conv_taps": lambda d: (d.values(2, 4, 6, 5), _tree(d)[1], *ops.layer.window(MAP)),
+    "conv_taps": lambda d: (d.values(2, 4, 6, 5), _tree(d)[1], *window(MAP)),
     "tree_layer": lambda d: (*_tree(d), *_table(d), 0.0, torch.float32, None),
     "code_layer": lambda d: (_codes(d), *_table(d), 0.0, torch.float32),
     "bit_planes": lambda d: (

@@ -106,7 +106,7 @@ def test_gradients_are_the_same_bits_again_and_with_more_threads(case, set_threa
 @pytest.mark.parametrize("case", [MAPS[0], (0, *MAPS[0][1:])])
 def test_operators_on_maps_pass_opcheck(case):
     x, p, lut, tau, _, _ = product(MAPS[0])
-    x, numbers = x[: case[0]], case[3].flat()
+    x, numbers = x[: case[0]], case[3].numbers
     torch.library.opcheck(torch.ops.halut.nearest_encode.default, (x, p, "l2", 1, numbers))
     leaves = [value.requires_grad_() for value in (x, p, lut)]
     arguments = (*leaves, lut.detach(), tau.requires_grad_(), "l2", 0.5, numbers)

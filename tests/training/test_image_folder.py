@@ -163,7 +163,7 @@ def test_a_bad_test_picture_ends_the_run_before_it_trains(train, tmp_path):
     raw[60:90] = bytes(30)  # its header and its end are whole
     bad.write_bytes(raw)
     outcome = train(*SMOKE, *split, f"run_dir={tmp_path / 'second'}", "base.epochs=1")
-    failed(outcome, f"halut.data.image_folder: cannot read {bad}")
+    failed(outcome, f"data.image_folder: cannot read {bad}")
     assert "training the exact network" not in outcome.out
     assert not (tmp_path / "second").exists()  # once it is mended, the same command begins
 

@@ -40,7 +40,7 @@ def test_without_imagenet_one_message_says_what_where_and_how(
     message = " ".join(outcome.err.split())
     assert message.count("error:") == 1
     for words in (
-        "halut.data.imagenet: no folder with train/ and val/ found",
+        "data.imagenet: no folder with train/ and val/ found",
         "neither data.root nor HALUT_DATA is set",
         "train/WNID/*.JPEG (WNID as n01440764) and val/WNID/*.JPEG",
         "devkit",
