@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -62,7 +61,8 @@ class ConvGeometry:
         return [*self.kernel_size, *self.stride, *self.padding, *self.dilation]
 
     @staticmethod
-    def of_numbers(numbers: Sequence[int]) -> ConvGeometry | None:
+    @lru_cache(maxsize=1024)
+    def of_numbers(numbers: tuple[int, ...]) -> ConvGeometry | None:
         """The geometry of ten numbers, None (rows, no map) of none."""
         if not numbers:
             return None

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to run an operation: on `devices` (all if empty), where `supports(*args)` holds.
+    """One way to run an operation: on `devices` (all if empty), where `supports(*args)` holds and
+    the first argument is of one of `dtypes` (of any if empty).
 
     `prepare`, if there is one, takes all arguments but the last, optional ones and answers what
     takes the first and those: the operation on like inputs, at less cost a call.
@@ -29,6 +30,12 @@ class Implementation:
     devices: tuple[str, ...] = ()
     supports: Callable[..., bool] | None = None
     prepare: Callable[..., Callable[..., Any]] | None = None
+    dtypes: tuple[torch.dtype, ...] = ()
+
+    def takes(self, *args: Any) -> bool:
+        """True if it can run with these arguments."""
+        fits = not self.dtypes or args[0].dtype in self.dtypes
+        return fits and (self.supports is None or self.supports(*args))
 
 
 _registered: dict[str, list[Implementation]] = {}
@@ -42,6 +49,7 @@ def implementation(
     devices: tuple[str, ...] = (),
     supports: Callable[..., bool] | None = None,
     prepare: Callable[..., Callable[..., Any]] | None = None,
+    dtypes: tuple[torch.dtype, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator that registers a function as an implementation of `operation`.
 
@@ -52,7 +60,7 @@ def implementation(
         known = _registered.setdefault(operation, [])
         if any(entry.name == name for entry in known):
             raise HalutError(f"operation {operation!r} already has an implementation {name!r}")
-        known.append(Implementation(name, run, devices, supports, prepare))
+        known.append(Implementation(name, run, devices, supports, prepare, dtypes))
         _candidates.cache_clear()
         return run
 
@@ -62,9 +70,24 @@ def implementation(
 def run(operation: str, device: torch.device, *args: Any) -> Any:
     """Run the preferred implementation of `operation` on `device`, without autocast.
 
-    The log names it the first time it runs.
+    The log names it the first time it runs. All in one function: a step of a small layer takes as
+    long as a few calls in Python.
     """
-    return _without_autocast(_chosen(operation, device, args).run, device.type, args)
+    kind = device.type
+    for entry in _candidates(operation, kind, _forced[-1] if _forced else None):
+        if entry.dtypes and args[0].dtype not in entry.dtypes:
+            continue
+        if entry.supports is None or entry.supports(*args):
+            break
+    else:
+        _refuse(operation, kind)
+    if (operation, kind, entry.name) not in _announced:
+        _announce(operation, kind, entry.name)
+    if not torch.is_autocast_enabled(kind):
+        return entry.run(*args)
+    # Below the autograd key autocast is still on, and would round codes' distances.
+    with torch.autocast(kind, enabled=False):
+        return entry.run(*args)
 
 
 def prepared(operation: str, device: torch.device, x: Any, *args: Any) -> Callable[..., Any]:
@@ -76,27 +99,23 @@ def prepared(operation: str, device: torch.device, x: Any, *args: Any) -> Callab
     entry = _chosen(operation, device, (x, *args))
     if entry.prepare is not None:
         return entry.prepare(x, *args)
-    kind = device.type
-    return lambda x, *more: _without_autocast(entry.run, kind, (x, *args, *more))
+    return lambda x, *more: run(operation, device, x, *args, *more)
 
 
 def _chosen(operation: str, device: torch.device, args: tuple[Any, ...]) -> Implementation:
-    name = forced_name()
-    for entry in _candidates(operation, device.type, name):
-        if entry.supports is None or entry.supports(*args):
-            _announce(operation, device.type, entry.name)
+    for entry in _candidates(operation, device.type, forced_name()):
+        if entry.takes(*args):
+            if (operation, device.type, entry.name) not in _announced:
+                _announce(operation, device.type, entry.name)
             return entry
+    _refuse(operation, device.type)
+
+
+def _refuse(operation: str, kind: str) -> NoReturn:
+    name = forced_name()
     raise HalutError(
-        f"no implementation of {operation} on {device.type}" + (f" named {name!r}" if name else "")
+        f"no implementation of {operation} on {kind}" + (f" named {name!r}" if name else "")
     )
-
-
-def _without_autocast(run: Callable[..., Any], kind: str, args: tuple[Any, ...]) -> Any:
-    if not torch.is_autocast_enabled(kind):
-        return run(*args)
-    # Below the autograd key autocast is still on, and would round codes' distances.
-    with torch.autocast(kind, enabled=False):
-        return run(*args)
 
 
 def forced_name() -> str | None:
@@ -121,7 +140,7 @@ def available(operation: str, device: str = "cpu", *args: Any) -> list[str]:
     return [
         entry.name
         for entry in _candidates(operation, device, None)
-        if not args or entry.supports is None or entry.supports(*args)
+        if not args or entry.takes(*args)
     ]
 
 
@@ -149,10 +168,9 @@ def _candidates(operation: str, device: str, name: str | None) -> tuple[Implemen
 
 
 def _announce(operation: str, device: str, name: str) -> None:
-    if (operation, device, name) not in _announced:
-        _announced.add((operation, device, name))
-        # A preferred implementation that does not take the call is worth a line; the rest is in
-        # `halut env`, and in one line of a run's log.
-        preferred = _candidates(operation, device, forced_name())[0].name == name
-        level = logging.DEBUG if preferred else logging.INFO
-        logger.log(level, "%s runs on %s by %s", operation, device, name)
+    _announced.add((operation, device, name))
+    # A preferred implementation that does not take the call is worth a line; the rest is in
+    # `halut env`, and in one line of a run's log.
+    preferred = _candidates(operation, device, forced_name())[0].name == name
+    level = logging.DEBUG if preferred else logging.INFO
+    logger.log(level, "%s runs on %s by %s", operation, device, name)

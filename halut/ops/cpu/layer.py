@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +20,6 @@ from halut.ops.lookup.conv import ConvGeometry
 
 FEW = 16
 """Rows below which adding table rows as they lie beats byte permutes."""
-
-PREPARED = 9
-"""Arguments of `tree_layer`, after the input, that a TreeLayer is made with."""
 
 HUGE = 2 << 20
 """Bytes of a huge page: large tables are laid out on them, their pages are walked in order."""
@@ -42,7 +40,41 @@ def shuffled(codes: Tensor, table: Tensor, *answer) -> bool:
 
 
 def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer) -> bool:
-    return shuffled(x, table)
+    _, C, K, M = table.shape
+    return table.dtype == torch.int8 and K <= 16 and (M >= 4 or C >= 4)
+
+
+class _Form(NamedTuple):
+    """What inputs of one shape, strides and dtype make of a layer's call."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    by_plane: bool
+    rows: int
+    fields: tuple[int, ...]
+    """The fields of View after the address."""
+    values: int
+    """Values that the kernel looks at for NaN and infinity, 0 where it cannot."""
+    looks: bool
+    """Whether the input has to be looked at afterwards."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _form(
+    shape: torch.Size,
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+    outputs: int,
+    answer: torch.dtype,
+) -> _Form:
+    x = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+    out = answer_like(x, outputs, answer, geometry)
+    by_plane, rows = out.ndim == 4 and out.is_contiguous(), out.numel() // outputs
+    values = x.numel() if dtype.is_floating_point and dense(x) else 0
+    looks = dtype.is_floating_point and not dense(x)
+    fields = view(x, geometry)[1:]
+    return _Form(out.shape, out.stride(), by_plane, rows, fields, values, looks)
 
 
 @dispatch.implementation("pack_table", "cpu", devices=("cpu",))
@@ -87,15 +119,15 @@ class TreeLayer:
         geometry: ConvGeometry | None,
     ) -> None:
         G, C, K, M = table.shape
-        out = answer_like(x, G * M, dtype, geometry)
-        self.size, self.stride, self.dtype = out.shape, out.stride(), dtype
-        self.table, self.few = table.contiguous(), out.numel() // (G * M) < FEW
-        target, held = _target(out, scale, bias, low)
-        self.given = (taps.contiguous(), thresholds.contiguous(), *held)  # held while this is
-        taken = (view(x, geometry), self.given[0].data_ptr(), self.given[1].data_ptr())
-        self.geometry, self.looks = geometry, x.is_floating_point() and not dense(x)
-        values = x.numel() if x.is_floating_point() and dense(x) else 0
-        self._fields = (taken, (target, (G, C, K, M), self.few, values))
+        form = _form(x.shape, x.stride(), x.dtype, geometry, G * M, dtype)
+        self.form, self.dtype, self.geometry = form, dtype, geometry
+        self.table, self.few = table.contiguous(), form.rows < FEW
+        held = taps.contiguous(), thresholds.contiguous(), scale.contiguous(), bias.contiguous()
+        self.given = held  # while this is
+        addresses = [tensor.data_ptr() for tensor in held]
+        target = _target_fields(form.by_plane, dtype, addresses[2], addresses[3], low)
+        taken = ((x.data_ptr(), *form.fields), *addresses[:2])
+        self._fields = (taken, (target, (G, C, K, M), self.few, form.values))
         self._read(self.table if self.few else packed)
 
     def _read(self, table: Tensor) -> None:
@@ -109,7 +141,8 @@ class TreeLayer:
     def __call__(
         self, x: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
     ) -> Tensor:
-        out = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device="cpu")
+        form = self.form
+        out = torch.empty_strided(form.size, form.stride, dtype=self.dtype, device="cpu")
         added, _held = _added(residual, out)
         where = (x.data_ptr(), out.data_ptr(), *added, residual_scale, torch.get_num_threads())
         status = self.run(*where)
@@ -117,7 +150,7 @@ class TreeLayer:
             self._read(pack_table(self.table))
             status = self.run(*where)
         _check(status & ~NOT_FINITE)
-        if status or self.looks:
+        if status or form.looks:
             return marked(out, x, self.geometry, self.table.shape[0])
         return out
 
@@ -125,9 +158,56 @@ class TreeLayer:
 @dispatch.implementation(
     "tree_layer", "cpu", devices=("cpu",), supports=_supports, prepare=TreeLayer
 )
-def tree_layer(x: Tensor, *given: Any) -> Tensor:
-    """Straight from the input to scaled answers; the packed table is made if it is not given."""
-    return TreeLayer(x, *given[:PREPARED])(x, *given[PREPARED:])
+def tree_layer(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+    residual: Tensor | None = None,
+    factor: float = 1.0,
+) -> Tensor:
+    """Straight from the input to scaled answers; the packed table is made if it is not given.
+
+    Without a residual all is done here: a training step calls this once a layer, with a table that
+    is new every time.
+    """
+    G, C, K, M = sizes = table.shape
+    form = _form(x.shape, x.stride(), x.dtype, geometry, G * M, dtype)
+    if form.rows < FEW or residual is not None or packed.numel():
+        given = (taps, thresholds, table, packed, scale, bias, low, dtype, geometry)
+        return TreeLayer(x, *given)(x, residual, factor)
+    size = _kernels.packed_bytes(G, C, M)
+    packed = _aligned(size) if size >= HUGE // 2 else torch.empty(size, dtype=torch.uint8)
+    taps, thresholds, table = taps.contiguous(), thresholds.contiguous(), table.contiguous()
+    scale, bias = scale.contiguous(), bias.contiguous()
+    _kernels.pack_table(table.data_ptr(), packed.data_ptr(), G, C, K, M, size)
+    least = float("-inf") if low is None else low
+    target = (0, NUMBERS[dtype], form.by_plane, scale.data_ptr(), bias.data_ptr(), least, 0, 0, 1.0)
+    run = _kernels.TreeLayer(
+        *((x.data_ptr(), *form.fields), taps.data_ptr(), thresholds.data_ptr()),
+        *(packed.data_ptr(), target, tuple(sizes), False, form.values),
+    )
+    out = torch.empty_strided(form.size, form.stride, dtype=dtype, device="cpu")
+    status = run(x.data_ptr(), out.data_ptr(), 0, 0, 1.0, torch.get_num_threads())
+    if status & ~NOT_FINITE:
+        _check(status & ~NOT_FINITE)
+    if status or form.looks:
+        return marked(out, x, geometry, G)
+    return out
+
+
+def _target_fields(
+    by_plane: bool, dtype: torch.dtype, scale: int, bias: int, low: float | None
+) -> tuple[Any, ...]:
+    """The fields of Target in kernels/cpu/view.h without a residual; the output comes later."""
+    least = float("-inf") if low is None else low
+    return (0, NUMBERS[dtype], by_plane, scale, bias, least, 0, 0, 1.0)
 
 
 def _target(

@@ -45,11 +45,7 @@ def scatter_add(codes: Tensor, grad: Tensor, groups: int, K: int) -> Tensor:
     return out.to(grad.dtype)
 
 
-def _float_table(lut: Tensor, *_) -> bool:
-    return lut.dtype == torch.float32
-
-
-@dispatch.implementation("quantise", "cpu", devices=("cpu",), supports=_float_table)
+@dispatch.implementation("quantise", "cpu", devices=("cpu",), dtypes=(torch.float32,))
 def quantise(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Two passes over the table, slices of outputs, then codebooks, in parallel."""
     G, C, K, M = lut.shape

@@ -39,7 +39,7 @@ def pooled_like(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
 
 
 def _geometry(numbers: Sequence[int]) -> ConvGeometry:
-    geometry = ConvGeometry.of_numbers(numbers)
+    geometry = ConvGeometry.of_numbers(tuple(numbers))
     assert geometry is not None
     return geometry
 

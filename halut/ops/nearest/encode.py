@@ -143,13 +143,13 @@ def _check_nearest(
 def _nearest_encode(
     x: Tensor, prototypes: Tensor, metric: str, groups: int, geometry: Sequence[int]
 ) -> Tensor:
-    shape = ConvGeometry.of_numbers(geometry)
+    shape = ConvGeometry.of_numbers(tuple(geometry))
     return dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups, shape)
 
 
 @_nearest_encode.register_fake
 def _(x, prototypes, metric, groups, geometry):
-    N = row_count(x, ConvGeometry.of_numbers(geometry))
+    N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     return x.new_empty(N, prototypes.shape[0], dtype=torch.uint8)
 
 
@@ -164,14 +164,14 @@ def _nearest_matmul(
     relax: float,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    shape = ConvGeometry.of_numbers(geometry)
+    shape = ConvGeometry.of_numbers(tuple(geometry))
     codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, lut.shape[0], shape)
     return dispatch.run("accumulate", x.device, codes, table), codes
 
 
 @_nearest_matmul.register_fake
 def _(x, prototypes, lut, table, tau, metric, relax, geometry):
-    N = row_count(x, ConvGeometry.of_numbers(geometry))
+    N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     y = table.new_empty(N, table.shape[0] * table.shape[3])
     return y, x.new_empty(N, prototypes.shape[0], dtype=torch.uint8)
 
@@ -198,7 +198,7 @@ def _nearest_matmul_backward(
             tau,
             metric,
             relax,
-            ConvGeometry.of_numbers(geometry),
+            ConvGeometry.of_numbers(tuple(geometry)),
         )
         encoder = dispatch.run("nearest_gradient", x.device, *arguments)
     else:

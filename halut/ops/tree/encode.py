@@ -123,13 +123,13 @@ def _check_tree(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeome
 
 @torch.library.custom_op("halut::tree_encode", mutates_args=())
 def _tree_encode(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: Sequence[int]) -> Tensor:
-    shape = ConvGeometry.of_numbers(geometry)
+    shape = ConvGeometry.of_numbers(tuple(geometry))
     return dispatch.run("tree_encode", x.device, x, taps, thresholds, shape)
 
 
 @_tree_encode.register_fake
 def _(x, taps, thresholds, geometry):
-    N = row_count(x, ConvGeometry.of_numbers(geometry))
+    N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     return x.new_empty(N, thresholds.shape[0], dtype=torch.uint8)
 
 
@@ -144,14 +144,14 @@ def _tree_matmul(
     relax: float,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    shape = ConvGeometry.of_numbers(geometry)
+    shape = ConvGeometry.of_numbers(tuple(geometry))
     codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, shape)
     return dispatch.run("accumulate", x.device, codes, table), codes
 
 
 @_tree_matmul.register_fake
 def _(x, taps, thresholds, lut, table, tau, relax, geometry):
-    N = row_count(x, ConvGeometry.of_numbers(geometry))
+    N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     y = table.new_empty(N, table.shape[0] * table.shape[3])
     return y, x.new_empty(N, thresholds.shape[0], dtype=torch.uint8)
 
@@ -170,7 +170,7 @@ def _tree_matmul_backward(
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     G, _, K, _ = lut.shape
-    shape = ConvGeometry.of_numbers(geometry)
+    shape = ConvGeometry.of_numbers(tuple(geometry))
     if relax:
         encoder = dispatch.run(
             "tree_gradient", x.device, grad, x, taps, thresholds, lut, tau, relax, shape

@@ -75,7 +75,7 @@ def _tree_train(
     relax: float,
     geometry: Sequence[int],
 ) -> Tensor:
-    shape = ConvGeometry.of_numbers(geometry)
+    shape = ConvGeometry.of_numbers(tuple(geometry))
     if x.shape[0] == 0:
         return answer_like(x, scale.shape[0], torch.float32, shape)
     empty = table.new_empty(0, dtype=torch.uint8)
@@ -85,7 +85,7 @@ def _tree_train(
 
 @_tree_train.register_fake
 def _(x, taps, thresholds, lut, table, scale, bias, tau, relax, geometry):
-    return answer_like(x, scale.shape[0], torch.float32, ConvGeometry.of_numbers(geometry))
+    return answer_like(x, scale.shape[0], torch.float32, ConvGeometry.of_numbers(tuple(geometry)))
 
 
 @torch.library.custom_op("halut::tree_train_backward", mutates_args=())
@@ -101,7 +101,7 @@ def _tree_train_backward(
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     G, _, K, M = lut.shape
-    shape = ConvGeometry.of_numbers(geometry)
+    shape = ConvGeometry.of_numbers(tuple(geometry))
     rows = grad if shape is None else grad.permute(0, 2, 3, 1)
     rows = rows.to(torch.float32).reshape(-1, G * M)
     if relax:
