@@ -82,7 +82,9 @@ def _unit(value: Tensor) -> Tensor:
 def one_hot_step(layer: LUTLayer, x: Tensor) -> Method:
     """The same step by one-hot codes, a dense product and autograd, on the tapped inputs."""
     lut = layer.full_lut().detach().clone().requires_grad_()
-    taps = layer.encoder.tapped(*layer.source(x)).detach().contiguous().clone().requires_grad_()
+    taps = (
+        layer.encoder.tapped(*layer.encoder_input(x)).detach().contiguous().clone().requires_grad_()
+    )
     assert isinstance(layer.encoder, TreeEncoder)
     thresholds = layer.encoder.thresholds
     C, K = thresholds.shape[0], thresholds.shape[1] + 1

@@ -10,6 +10,7 @@ from pkgutil import iter_modules
 from halut.encoders.base import (
     Encoder,
     EncoderOptions,
+    as_answer,
     encoders,
     shared_prototypes,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Encoder",
     "EncoderOptions",
     "LookupTable",
+    "as_answer",
     "check_rows",
     "encoders",
     "shared_prototypes",

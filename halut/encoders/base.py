@@ -14,6 +14,7 @@ from halut.encoders.lookup_table import LookupTable
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.ops.core.checks import check_tables, chunk_rows, compute_dtype
+from halut.ops.core.finite import marked
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import columns_of
 from halut.ops.lookup.conv import ConvGeometry, im2col
@@ -49,8 +50,8 @@ class Encoder(nn.Module):
     """What the layer divides rows by before the encoder learns or reads them: a power of two that
     makes them of order one, 1 where they are (halut.ops.power_of_two).
     Encoders need not know of it."""
-    whole_maps: ClassVar[bool] = False
-    """True if `lookup` of a quantised table gives a map laid out like x, False if rows."""
+    keeps_layout: ClassVar[bool] = False
+    """True if `lookup` of a quantised table lays a map out in memory like x."""
 
     def __init__(self, blocks: Blocks, K: int, options: EncoderOptions | None = None) -> None:
         super().__init__()
@@ -71,6 +72,9 @@ class Encoder(nn.Module):
 
     def in_units(self, x: Tensor) -> Tensor:
         """x over `unit`; x itself where that is one."""
+        last = None if torch.compiler.is_compiling() else self._last_unit
+        if last is not None and last[0] is self.unit and last[1] == self.unit._version:
+            return x if last[2] == 1.0 else x / last[2]
         unit = self._known_unit()
         return x if isinstance(unit, float) and unit == 1.0 else x / unit
 
@@ -145,14 +149,15 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """The table product of rows x [N, groups * D], or of a map's im2col rows.
 
-        Forward: y = scale * sum_c entries[codes] + offsets + bias, see LookupTable. Backward: with
-        dE[n, c, k] = sum_m dy[n, m] lut[c, k, m], relax * dE goes through `assign` to x, tau and
-        the encoder's parameters; lut gets the scatter-add of dy, bias its sum. Returns rows
-        [N, groups * M_g], or, from encoders with an operator that does it all, the whole map.
+        Forward: y = scale * sum_c entries[codes] + shift, see LookupTable; NaN where x is NaN or
+        infinite. Backward: with dE[n, c, k] = sum_m dy[n, m] lut[c, k, m], relax * dE goes through
+        `assign` to x, tau and the encoder's parameters; lut gets the scatter-add of dy, shift its
+        sum. Returns rows [N, groups * M_g], or a map [B, groups * M_g, OH, OW] for a map.
         """
-        return table.scaled(self._sums(x, geometry, *table.unscaled(), tau, relax))
+        y = table.scaled(self.sums(x, geometry, *table.unscaled(), tau, relax))
+        return as_answer(y, x, geometry, table.entries.shape[0])
 
-    def _sums(
+    def sums(
         self,
         x: Tensor,
         geometry: ConvGeometry | None,
@@ -161,7 +166,7 @@ class Encoder(nn.Module):
         tau: Tensor,
         relax: float,
     ) -> Tensor:
-        """The sums of `lookup`, [N, groups * M_g]; overridden by encoders with an operator."""
+        """The sums of `lookup`, rows [N, groups * M_g]; overridden by encoders with an operator."""
         return relaxed_matmul(self, self.tapped(x, geometry), lut, entries, tau, relax)
 
     def gradient(
@@ -204,6 +209,14 @@ class Encoder(nn.Module):
         And state_bytes: what it must hold.
         """
         raise NotImplementedError
+
+
+def as_answer(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> Tensor:
+    """Rows y [N, groups * M_g] as the answer to x: a map for a map, NaN where x is not finite."""
+    if geometry is not None:
+        size = geometry.output_size(x.shape[2], x.shape[3])
+        y = y.view(x.shape[0], *size, y.shape[1]).permute(0, 3, 1, 2)
+    return marked(y, x, geometry, groups)
 
 
 def shared_prototypes(encoder: Encoder, rows: Tensor) -> Tensor:

@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 class LookupTable(NamedTuple):
-    """y = scale * sum_c entries[g, c, codes[n, g, c], m] + sum_c offset[g, c, m] + bias[m].
+    """y[n, g, m] = scale[g, m] * sum_c entries[g, c, codes[n, g, c], m] + shift[g, m].
 
     `lut` [G, C, K, M] is the float table, which gets the gradient straight through; `entries`, of
     its shape, are what the forward reads. With a scale [G * M] they are integers and
     lut ~ scale * entries + offset, offset [G, C, 1, M]; without one they stand for lut itself and
-    there is no offset. bias [G * M] or None.
+    there is no offset. shift [G * M]: the bias and the offsets of all codebooks, or None.
     """
 
     lut: Tensor
     entries: Tensor
-    bias: Tensor | None = None
+    shift: Tensor | None = None
     scale: Tensor | None = None
     offset: Tensor | None = None
 
@@ -29,15 +29,7 @@ class LookupTable(NamedTuple):
         steps = self.scale.view(self.entries.shape[0], 1, 1, -1)
         return (self.lut - self.offset) / steps, self.entries.to(self.lut.dtype)
 
-    def shift(self) -> Tensor | None:
-        """What is added to an output once, [G * M]: the offsets of its codebooks and its bias."""
-        if self.offset is None:
-            return self.bias
-        offset = self.offset.sum(1).reshape(-1)
-        return offset if self.bias is None else offset + self.bias
-
     def scaled(self, sums: Tensor) -> Tensor:
         """Rows of sums [N, G * M] as answers."""
-        shift = self.shift()
         y = sums if self.scale is None else sums * self.scale
-        return y if shift is None else y + shift
+        return y if self.shift is None else y + self.shift

@@ -164,7 +164,7 @@ class PQEncoder(Encoder):
         products = torch.einsum("ncv,ckv->nck", x, prototypes)
         return x.square().sum(-1, keepdim=True) - 2 * products + prototypes.square().sum(-1)
 
-    def _sums(
+    def sums(
         self,
         x: Tensor,
         geometry: ConvGeometry | None,
@@ -178,9 +178,9 @@ class PQEncoder(Encoder):
         if self.options.output_metric:
             x, prototypes = self._measured(self.tapped(x, geometry))
             geometry = None
-        metric, groups = self.options.metric, self.blocks.groups
-        arguments = (x, prototypes, lut, entries, tau, metric, groups, relax, geometry)
-        return ops.nearest_matmul(*arguments)
+        numbers = [] if geometry is None else geometry.numbers
+        inputs = (x, prototypes, lut, entries, tau, self.options.metric, relax, numbers)
+        return torch.ops.halut.nearest_matmul(*inputs)[0]  # checked where the layer was built
 
     def gradient(
         self,

@@ -51,7 +51,7 @@ class TreeEncoder(Encoder):
 
     Options = TreeOptions
     estimators = ("tree", "identity", "blend")
-    whole_maps = True
+    keeps_layout = True
     options: TreeOptions
     split_dims: Tensor
 
@@ -109,16 +109,15 @@ class TreeEncoder(Encoder):
         relax: float = 1.0,
     ) -> Tensor:
         """One operator from x to the answer of a quantised table; other dtypes go by the parts."""
-        lut = table.lut
-        if table.scale is None or lut.dtype != torch.float32 or x.dtype not in TRAINED:
+        lut, entries, shift, scale, _ = table
+        if scale is None or lut.dtype != torch.float32 or x.dtype not in TRAINED:
             return super().lookup(x, geometry, table, tau, relax)
-        shift = table.shift()
-        assert shift is not None
         numbers = [] if geometry is None else geometry.numbers
-        inputs = (x, self.taps, self.thresholds, lut, table.entries, table.scale, shift, tau)
-        return torch.ops.halut.tree_train(*inputs, relax, numbers)
+        taps = self.split_dims.reshape(-1)
+        inputs = (x, taps, self.thresholds, lut, entries, scale, shift, tau, relax, numbers)
+        return torch.ops.halut.tree_train(*inputs)  # checked where the layer was built
 
-    def _sums(
+    def sums(
         self,
         x: Tensor,
         geometry: ConvGeometry | None,
@@ -127,7 +126,10 @@ class TreeEncoder(Encoder):
         tau: Tensor,
         relax: float,
     ) -> Tensor:
-        return ops.tree_matmul(x, self.taps, self.thresholds, lut, entries, tau, relax, geometry)
+        numbers = [] if geometry is None else geometry.numbers
+        taps = self.split_dims.reshape(-1)
+        inputs = (x, taps, self.thresholds, lut, entries, tau, relax, numbers)
+        return torch.ops.halut.tree_matmul(*inputs)[0]
 
     def gradient(
         self,

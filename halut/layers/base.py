@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halut.encoders import Encoder, LookupTable, encoders, shared_prototypes
+from halut.encoders import Encoder, LookupTable, as_answer, encoders, shared_prototypes
 from halut.errors import HalutError
 from halut.layers.operator import encoder_options
 from halut.layers.options import TableOptions
@@ -22,7 +22,6 @@ from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
 from halut.ops import ConvGeometry, accumulate
 from halut.ops.blocks import Blocks
-from halut.ops.core.finite import marked
 from halut.ops.power_of_two import normalised_mse, unit_of
 from halut.ops.table_quantization import (
     QuantisedTable,
@@ -191,7 +190,8 @@ class LUTLayer(ReplacedLayer):
 
     def lookup_table(self) -> LookupTable:
         """The table as the forward reads it, quantised as the options say, with the bias."""
-        lut, options = self.full_lut(), self.options
+        options = self.options
+        lut = self.lut if options.parameterisation == "free" else self.full_lut()
         if options.bits is None:
             return LookupTable(lut, lut.detach(), self.bias)
         if options.scale == "codebook":
@@ -199,28 +199,27 @@ class LUTLayer(ReplacedLayer):
             return LookupTable(lut, table.dequantise(), self.bias)
         quantised = torch.ops.halut.quantise(lut.detach(), options.bits, options.scale, self.clip)
         q, scale, offset = quantised
-        return LookupTable(lut, q, self.bias, scale, offset)
+        shift = offset.sum(1).view(-1)
+        return LookupTable(lut, q, shift if self.bias is None else shift + self.bias, scale, offset)
 
-    def product(self, x: Tensor) -> Tensor:
-        """Table product of the layer's input with bias: rows [N, M], or the layer's output."""
-        rows, geometry = self.source(self.encoder.in_units(x))
-        encoder: Encoder | SharedCodes = self.encoder
-        table, relax = self.lookup_table(), self.relax
-        if self.readers is not None:
-            wanted = None if self.estimator == "identity" else relax
-            reading = Reading(self.encoder, self.tau, rows, geometry, wanted)
-            encoder = self.readers.encoded(self, x, reading) or encoder
-        if self.estimator != "identity" and self.options.average is None:
-            return encoder.lookup(rows, geometry, table, self.tau, relax)
-        codes, (lut, entries) = encoder.codes(rows.detach(), geometry), table.unscaled()
+    def _by_parts(
+        self,
+        encoder: Encoder | SharedCodes,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        table: LookupTable,
+        relax: float,
+    ) -> Tensor:
+        """Encoder.lookup where codes have no gradient of their own, or averages replace sums."""
+        codes, (lut, entries) = encoder.codes(x.detach(), geometry), table.unscaled()
         if self.estimator == "identity":
             sums = accumulate(codes, lut + (entries - lut).detach())
         else:
-            sums = encoder.lookup(rows, geometry, LookupTable(lut, entries), self.tau, relax)
+            sums = encoder.sums(x, geometry, lut, entries, self.tau, relax)
         if self.options.average is not None:
             averaged = average_groups(codes, entries, self.options.average)
             sums = sums + (averaged - sums).detach()
-        return table.scaled(sums)
+        return as_answer(table.scaled(sums), x, geometry, self.site.groups)
 
     @property
     def relax(self) -> float:
@@ -274,14 +273,13 @@ class LUTLayer(ReplacedLayer):
 
     # -- geometry (subclasses) --------------------------------------------------------------
 
-    def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
-        """Where the encoder's rows are: rows [N, D], or a map and its geometry."""
+    def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
+        """Where the encoder's rows are, in its unit: rows [N, D], or a map and its geometry."""
         raise NotImplementedError
 
     def codes(self, x: Tensor) -> Tensor:
         """Codes [N, G * C] of the layer's input."""
-        rows, geometry = self.source(self.encoder.in_units(x.detach()))
-        return self.encoder.codes(rows, geometry)
+        return self.encoder.codes(*self.encoder_input(x.detach()))
 
     def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
         """y unchanged; x also gets `share` of the exact layer's input gradient."""
@@ -293,10 +291,24 @@ class LUTLayer(ReplacedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """The hard table product in the exact layer's shape and dtype."""
-        x = input
-        y = self.shaped(self.product(x), x)
-        y = self.with_input_gradient(y, x).to(x.dtype)
-        return marked(y, x, self.source(x)[1], self.site.groups)
+        x, geometry = self.encoder_input(input)
+        encoder: Encoder | SharedCodes = self.encoder
+        table, relax = self.lookup_table(), 1.0
+        if self.estimator == "blend":
+            relax = self.relax
+        if self.readers is not None:
+            asked = None if self.estimator == "identity" else relax
+            reading = Reading(self.encoder, self.tau, x, geometry, asked)
+            encoder = self.readers.encoded(self, input, reading) or encoder
+        if self.estimator == "identity" or self.options.average is not None:
+            y = self._by_parts(encoder, x, geometry, table, relax)
+        else:
+            y = encoder.lookup(x, geometry, table, self.tau, relax)
+        if y.ndim != input.ndim:
+            y = self.shaped(y, input)
+        if self.estimator in ("identity", "blend"):
+            y = self.with_input_gradient(y, input)
+        return y if y.dtype == input.dtype else y.to(input.dtype)
 
     def cost(self) -> dict[str, int]:
         """Operations for one sample and bytes of what inference must hold.
@@ -349,7 +361,7 @@ class LUTLayer(ReplacedLayer):
         left them; soft_hard_gap, the relative difference of the relaxed and the hard product; the
         share of table entries clipped; the temperature.
         """
-        inputs = self.encoder.tapped(*self.source(self.encoder.in_units(x)))
+        inputs = self.encoder.tapped(*self.encoder_input(x))
         codes = self.encoder.encode(inputs)
         perplexity, dead = code_usage(codes, self.options.K)
         lut = self.full_lut()

@@ -16,20 +16,19 @@ class LUTConv2d(LUTLayer):
     See LUTLayer.
     """
 
-    def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
+    def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
         geometry = self.site.geometry
         assert geometry is not None
-        return x, geometry.on(x)
+        return self.encoder.in_units(x), geometry.on(x) if geometry.same else geometry
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
-        if y.ndim == 4:
-            return y
         g = self.site.geometry
         assert g is not None
         height, width = g.output_size(x.shape[2], x.shape[3])
         return y.view(x.shape[0], height, width, self.site.M).permute(0, 3, 1, 2)
 
     def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
-        _, geometry = self.source(x)
+        assert self.site.geometry is not None
+        geometry = self.site.geometry.on(x)
         weight = self.weight.view(self.site.M, -1, *geometry.kernel_size)
         return identity_gradient(y, x, weight, geometry, share)

@@ -11,8 +11,8 @@ from halut.ops import ConvGeometry, identity_gradient
 class LUTLinear(LUTLayer):
     """x [..., D] -> [..., M]; see LUTLayer."""
 
-    def source(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
-        return x.reshape(-1, self.site.D), None
+    def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
+        return self.encoder.in_units(x.reshape(-1, self.site.D)), None
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
         return y.view(*x.shape[:-1], self.site.M)

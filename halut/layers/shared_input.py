@@ -102,7 +102,7 @@ class _Remembered:
 
         self.x = reference = weakref.ref(x, gone)
         self.key, self.codes, self.parts = key, encoded.found, encoded.parts
-        self.whole_maps = encoded.whole_maps
+        self.keeps_layout = encoded.keeps_layout
         # A node holds the input and all before it: the products made of it keep it, not we.
         graph = encoded.node.requires_grad
         self.node = weakref.ref(encoded.node) if graph else (lambda node=encoded.node: node)
@@ -112,7 +112,7 @@ class _Remembered:
         node = self.node()
         if self.x() is not x or not self.key.same(key) or node is None:
             return None
-        return SharedCodes(self.codes, node, self.parts, self.whole_maps)
+        return SharedCodes(self.codes, node, self.parts, self.keeps_layout)
 
 
 @dataclass(eq=False)

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halut.encoders import Encoder, LookupTable
+from halut.encoders import Encoder, LookupTable, as_answer
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_tables
+from halut.ops.core.finite import marked
 from halut.ops.layer.checks import check_answer
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import empty_gradient
@@ -38,14 +39,14 @@ ROWS = (1 << 12, 1 << 16)
 class SharedCodes:
     """The codes of one input, in place of the encoder of a layer that reads it.
 
-    codes [N, G * C] uint8; `node`, a zero that leads autograd to the encoder; `whole_maps` is the
-    encoder's. Values are those of the encoder itself, gradients equal them up to rounding.
+    codes [N, G * C] uint8; `node`, a zero that leads autograd to the encoder; `keeps_layout` is
+    the encoder's. Values are those of the encoder itself, gradients equal them up to rounding.
     """
 
     found: Tensor
     node: Tensor
     parts: Parts
-    whole_maps: bool = False
+    keeps_layout: bool = False
 
     def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """Encoder.codes of the input, which x is."""
@@ -60,15 +61,27 @@ class SharedCodes:
         relax: float = 1.0,
     ) -> Tensor:
         """Encoder.lookup of the input, which x is; tau and relax are those it was encoded with."""
-        lut, entries, _, scale, _ = table
-        if scale is None or lut.dtype != torch.float32:
-            return table.scaled(product(self, *table.unscaled()))
-        like = None
-        if geometry is not None and self.whole_maps:
-            like = x.detach(), geometry
-        shift = table.shift()
-        assert shift is not None
-        return answer(self, lut, entries, scale, shift, like)
+        lut, entries, shift, scale, _ = table
+        groups = entries.shape[0]
+        if scale is None or shift is None or lut.dtype != torch.float32:
+            y = table.scaled(product(self, *table.unscaled()))
+            return as_answer(y, x, geometry, groups)
+        if geometry is None or not self.keeps_layout:
+            return as_answer(answer(self, lut, entries, scale, shift), x, geometry, groups)
+        like = x.detach(), geometry
+        return marked(answer(self, lut, entries, scale, shift, like), x, geometry, groups)
+
+    def sums(
+        self,
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        lut: Tensor,
+        entries: Tensor,
+        tau: Tensor,
+        relax: float,
+    ) -> Tensor:
+        """Encoder.sums of the input, which x is."""
+        return product(self, lut, entries)
 
 
 def encode(
@@ -86,7 +99,7 @@ def encode(
         parameters.append(parameter)
     given = (encoder, parts, names, x, geometry, tau, relax)
     node, codes = _Encode.apply(*given, *parameters)
-    return SharedCodes(codes, node, parts, encoder.whole_maps)
+    return SharedCodes(codes, node, parts, encoder.keeps_layout)
 
 
 def product(encoded: SharedCodes, lut: Tensor, table: Tensor) -> Tensor:

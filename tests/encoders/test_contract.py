@@ -147,7 +147,7 @@ def test_a_lookup_is_hard_forward_and_relaxed_backward(name, quantized):
     table = LookupTable(lut, lut.detach(), bias)
     if quantized:
         q, scale, offset = quantise(lut, 8, "channel", torch.ones(()))
-        table = LookupTable(lut, q, bias, scale, offset)
+        table = LookupTable(lut, q, offset.sum(1).reshape(-1) + bias, scale, offset)
 
     def run(lookup):
         x = rows.clone().requires_grad_()
@@ -164,7 +164,7 @@ def test_a_lookup_is_hard_forward_and_relaxed_backward(name, quantized):
     torch.testing.assert_close(y, looked_up.reshape(300, 10) + bias)
 
     def by_definition(x, geometry, table, tau, relax):
-        sums = Encoder._sums(encoder, x, geometry, *table.unscaled(), tau, relax)
+        sums = Encoder.sums(encoder, x, geometry, *table.unscaled(), tau, relax)
         return table.scaled(sums)
 
     generic_y, generic = run(by_definition)
