@@ -5,9 +5,9 @@ import torch
 
 from halut.ops.core import checks
 from halut.ops.cuda import lookup, tree
-from halut.ops.lookup.accumulate import accumulate_reference
 from tests.cuda.cuda_cases import CASES, assert_alike, expected, run
 from tests.cuda.cuda_tables import drawn_table
+from tests.oracles.lookup import accumulate_reference
 
 OPERATIONS = {
     *("accumulate", "scatter_add", "tree_encode", "tree_gradient", "nearest_encode"),

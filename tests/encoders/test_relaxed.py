@@ -8,8 +8,8 @@ from halut.encoders.base import Encoder, relaxed_matmul
 from halut.ops import nearest_encode, nearest_matmul, tree_encode, tree_matmul
 from halut.ops.blocks import Blocks
 from halut.ops.core import checks
-from halut.ops.nearest.reference import nearest_assign_reference
-from halut.ops.tree.reference import tree_assign_reference
+from tests.oracles.nearest import nearest_assign_reference
+from tests.oracles.tree import tree_assign_reference
 
 
 class Tree(Encoder):

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halut.ops import bit_planes, bit_product, forced
-from halut.ops.integer.bit_planes import bit_planes_reference
-from halut.ops.integer.bit_product import bit_product_reference
 from tests.kernels.drawn import FUZZ, GROUPS, KINDS, LAYOUTS, SEEDS, Draw, arranged, every_level
+from tests.oracles.integer import bit_planes_reference, bit_product_reference
 
 SMALL = st.integers(1, 4)
 

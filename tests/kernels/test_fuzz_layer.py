@@ -11,11 +11,6 @@ from halut.errors import HalutError
 from halut.ops import code_layer, nearest_layer, pack_table, tree_layer
 from halut.ops.blocks import Blocks
 from halut.ops.epilogue import answer_size
-from halut.ops.layer.reference import (
-    code_layer_reference,
-    nearest_layer_reference,
-    tree_layer_reference,
-)
 from tests.kernels.drawn import (
     FUZZ,
     GEOMETRIES,
@@ -27,6 +22,11 @@ from tests.kernels.drawn import (
     Draw,
     arranged,
     every_level,
+)
+from tests.oracles.layer import (
+    code_layer_reference,
+    nearest_layer_reference,
+    tree_layer_reference,
 )
 
 EMPTY = torch.empty(0, dtype=torch.uint8)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from halut.ops import accumulate, scatter_add
-from halut.ops.lookup.accumulate import accumulate_reference
 from tests.kernels.drawn import (
     CODEBOOKS,
     FLOATS,
@@ -25,6 +24,7 @@ from tests.kernels.drawn import (
     assert_within,
     every_level,
 )
+from tests.oracles.lookup import accumulate_reference
 
 SIZES = {"N": ROWS, "G": GROUPS, "C": CODEBOOKS, "K": PROTOTYPES, "M": OUTPUTS, "seed": SEEDS}
 PLACES = {"layout": st.sampled_from(LAYOUTS), "other": st.sampled_from(LAYOUTS)}

@@ -8,11 +8,6 @@ from hypothesis import strategies as st
 
 from halut.ops import accumulate, nearest_encode, nearest_matmul
 from halut.ops.blocks import Blocks
-from halut.ops.nearest.reference import (
-    nearest_assign_reference,
-    nearest_encode_reference,
-    nearest_matmul_reference,
-)
 from tests.kernels.drawn import (
     CODEBOOKS,
     FLOATS,
@@ -30,6 +25,11 @@ from tests.kernels.drawn import (
     assert_near,
     every_level,
     rows_of,
+)
+from tests.oracles.nearest import (
+    nearest_assign_reference,
+    nearest_encode_reference,
+    nearest_matmul_reference,
 )
 
 PLACES = {"layout": st.sampled_from(LAYOUTS), "other": st.sampled_from(LAYOUTS)}

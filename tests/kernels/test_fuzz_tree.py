@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halut.ops import accumulate, tree_encode, tree_matmul
-from halut.ops.tree.reference import tree_encode_reference, tree_matmul_reference
 from tests.kernels.drawn import (
     CODEBOOKS,
     FLOATS,
@@ -27,6 +26,7 @@ from tests.kernels.drawn import (
     every_level,
     rows_of,
 )
+from tests.oracles.tree import tree_encode_reference, tree_matmul_reference
 
 INPUTS = {
     "N": ROWS,

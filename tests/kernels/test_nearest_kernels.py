@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from halut.ops import ConvGeometry, cpu, nearest_encode, nearest_matmul
 from halut.ops.blocks import Blocks
-from halut.ops.nearest.reference import nearest_assign_reference, nearest_matmul_reference
 from tests.kernels.drawn import arranged, every_level
+from tests.oracles.nearest import nearest_assign_reference, nearest_matmul_reference
 
 pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from halut.ops import ConvGeometry, columns_of, cpu, forced, tree_encode, tree_matmul
-from halut.ops.tree.reference import tree_encode_reference
+from tests.oracles.tree import tree_encode_reference
 
 pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
 

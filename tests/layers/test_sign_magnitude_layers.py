@@ -9,10 +9,10 @@ from torch import nn
 from halut.errors import HalutError
 from halut.inference.lowering import frozen
 from halut.inference.sign_magnitude import SignMagnitudeLayer
-from halut.ops.integer.sign_magnitude import sign_magnitude_reference
 from halut.replace.operator_registry import operator_type
 from halut.sites.calibration import capture, unfolded
 from halut.sites.find import Site, find_sites
+from tests.oracles.integer import sign_magnitude_reference
 
 SOURCES = {
     "linear": (lambda: nn.Linear(20, 7), (3, 5, 20)),

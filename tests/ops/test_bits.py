@@ -7,8 +7,7 @@ import torch
 
 from halut.errors import HalutError
 from halut.ops import bit_planes, bit_product
-from halut.ops.integer.bit_planes import bit_planes_reference
-from halut.ops.integer.bit_product import bit_product_reference
+from tests.oracles.integer import bit_planes_reference, bit_product_reference
 
 STEPS = torch.tensor([-0.5, 0.5, 0.5]), torch.tensor([0, 2, 1, 3], dtype=torch.uint8)
 

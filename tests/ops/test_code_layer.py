@@ -6,8 +6,8 @@ import torch
 from halut import ops
 from halut.errors import HalutError
 from halut.ops import cpu
-from halut.ops.layer.reference import code_layer_reference
-from halut.ops.lookup.accumulate import accumulate_reference
+from tests.oracles.layer import code_layer_reference
+from tests.oracles.lookup import accumulate_reference
 
 SHAPES = [(1, 1, 1, 2, 1), (40, 1, 5, 16, 7), (70, 2, 300, 16, 33), (300, 1, 64, 8, 70)]
 

@@ -7,8 +7,8 @@ from halut.errors import HalutError
 from halut.ops import ConvGeometry, forced, nearest_layer, pack_table, tree_layer
 from halut.ops.core.dispatch import available
 from halut.ops.layer.encoded import window
-from halut.ops.layer.reference import nearest_layer_reference, tree_layer_reference
 from tests.ops.layer_cases import DTYPES, LAYOUTS, MAPS, ROWS, drawn_table, nearest_case, tree_case
+from tests.oracles.layer import nearest_layer_reference, tree_layer_reference
 
 CASES = [(shape, LAYOUTS[0]) for shape in ROWS] + [(s, f) for s in MAPS for f in LAYOUTS]
 EMPTY = torch.empty(0, dtype=torch.uint8)

@@ -6,7 +6,7 @@ import torch
 from halut.errors import HalutError
 from halut.ops import accumulate, forced, implementations, scatter_add
 from halut.ops.lookup import accumulate as lookup
-from halut.ops.lookup.accumulate import accumulate_reference, scatter_add_reference
+from tests.oracles.lookup import accumulate_reference, scatter_add_reference
 
 SHAPES = [  # N, G, C, K, M
     (40, 1, 5, 16, 7),

@@ -6,7 +6,7 @@ import torch
 from halut.errors import HalutError
 from halut.ops import mean_pool
 from halut.ops.core.dispatch import available, forced
-from halut.ops.integer.mean_pool import mean_pool_reference
+from tests.oracles.integer import mean_pool_reference
 
 
 @pytest.mark.parametrize("implementation", available("mean_pool"))

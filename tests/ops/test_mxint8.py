@@ -7,7 +7,8 @@ import torch
 
 from halut.errors import HalutError
 from halut.ops import cpu, forced, mxint8_dequantise
-from halut.ops.integer.mxint8 import DTYPES, mxint8_dequantise_reference
+from halut.ops.integer.mxint8 import DTYPES
+from tests.oracles.integer import mxint8_dequantise_reference
 
 M = torch.arange(-128, 128).to(torch.int8)
 E = torch.arange(256).to(torch.uint8)

@@ -7,7 +7,7 @@ from halut.errors import HalutError
 from halut.ops import nearest_encode, nearest_matmul
 from halut.ops.blocks import Blocks
 from halut.ops.core import checks
-from halut.ops.nearest.reference import nearest_encode_reference, nearest_matmul_reference
+from tests.oracles.nearest import nearest_encode_reference, nearest_matmul_reference
 
 METRICS = ["l2", "l1", "chebyshev"]
 SHAPES = [  # N, G, D, C, K, M

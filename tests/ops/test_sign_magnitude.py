@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from halut.errors import HalutError
 from halut.ops import cpu, forced, sign_magnitude
-from halut.ops.integer.sign_magnitude import INPUTS, sign_magnitude_reference, split
+from halut.ops.integer.sign_magnitude import INPUTS, split
+from tests.oracles.integer import sign_magnitude_reference
 
 EVERY = torch.arange(-128, 128).to(torch.int8)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from halut.ops import tree_matmul
-from halut.ops.tree.reference import tree_assign_reference, tree_encode_reference
+from tests.oracles.tree import tree_assign_reference, tree_encode_reference
 
 
 def one_hot_product(taps, thresholds, lut, tau):

@@ -6,7 +6,7 @@ import torch
 from halut.errors import HalutError
 from halut.ops import ConvGeometry, accumulate, columns_of, tree_encode, tree_matmul
 from halut.ops.core import checks
-from halut.ops.tree.reference import (
+from tests.oracles.tree import (
     tree_assign_reference,
     tree_encode_reference,
     tree_matmul_reference,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from halut.ops import ConvGeometry, cpu, pack_table, tree_layer
-from halut.ops.layer.reference import tree_layer_reference
+from tests.oracles.layer import tree_layer_reference
 
 BYTES = (torch.int8, torch.uint8)
 WINDOW = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1), (1, 1))

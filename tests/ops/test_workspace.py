@@ -10,11 +10,12 @@ from torch.utils._pytree import tree_leaves
 
 from halut.ops import nearest_matmul, tree_matmul
 from halut.ops.core import checks
-from halut.ops.lookup.accumulate import accumulate_reference, accumulate_torch, scatter_add_torch
+from halut.ops.lookup.accumulate import accumulate_torch, scatter_add_torch
 from halut.ops.nearest.encode import nearest_encode_torch
 from halut.ops.nearest.gradient import nearest_gradient_torch
 from halut.ops.tree.encode import tree_encode_torch
 from halut.ops.tree.gradient import tree_gradient_torch
+from tests.oracles.lookup import accumulate_reference
 
 N, C, K, M, V = 1024, 32, 16, 256, 9
 

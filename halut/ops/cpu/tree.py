@@ -10,7 +10,7 @@ from halut.ops.core import dispatch
 from halut.ops.cpu.view import DTYPES, refuse, view
 from halut.ops.lookup.columns import column_count, row_count, zero_gradient
 from halut.ops.lookup.conv import ConvGeometry
-from halut.ops.tree.reference import tree_shape
+from halut.ops.tree.encode import tree_shape
 
 CHUNK_ROWS = 512
 CHUNK_PRODUCTS = 1 << 18

@@ -82,19 +82,3 @@ def packed_planes(codes: Tensor, planes: int) -> Tensor:
     bits = F.pad(bits, (0, -codes.shape[-1] % 8)).unflatten(-1, (-1, 8))
     eight = torch.arange(8, device=codes.device, dtype=torch.uint8)
     return (bits << eight).sum(-1, dtype=torch.uint8)
-
-
-def bit_planes_reference(
-    x: Tensor, thresholds: Tensor, table: Tensor, planes: int, groups: int
-) -> Tensor:
-    """Oracle of `bit_planes`: bit by bit."""
-    out = torch.zeros(planes_shape(x, planes, groups), dtype=torch.uint8, device=x.device)
-    maps = x.float() if x.ndim == 4 else x.float()[:, :, None, None]
-    C = x.shape[1] // groups
-    for b, channel, y, z in torch.cartesian_prod(*map(torch.arange, maps.shape)).tolist():
-        value = float(maps[b, channel, y, z])
-        code = int(table[sum(value >= t for t in thresholds.tolist())])
-        g, c = divmod(channel, C)
-        for j in range(planes):
-            out[b, y, z, g, j, c // 8] |= (code >> j & 1) << (c % 8)
-    return out

@@ -103,13 +103,3 @@ def combined(dots: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
             inner = inner + dots[..., i, j] * beta[j]
         total = inner * alpha[:, i] if i == 0 else total + inner * alpha[:, i]
     return total.flatten(1)
-
-
-def bit_product_reference(
-    x: Tensor, w: Tensor, alpha: Tensor, beta: Tensor, bias: Tensor, D: int
-) -> Tensor:
-    """Oracle of `bit_product`: differing bits counted one by one."""
-    differ = x[:, :, None, None] ^ w.permute(0, 3, 2, 1)[None, :, :, :, None]  # [N, G, M, I, J, W]
-    count = sum(((differ >> bit) & 1) for bit in range(64))
-    dots = (D - 2 * count.sum(-1)).float()  # type: ignore[union-attr]
-    return combined(dots, alpha, beta) + bias.repeat(x.shape[0] // bias.shape[0], 1)

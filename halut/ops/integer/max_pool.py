@@ -79,10 +79,3 @@ def max_pool_torch(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
         for part in parts[1:]:
             found = torch.maximum(found, part)
     return pooled_like(x, geometry, by_plane).copy_(found)
-
-
-def max_pool_reference(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Oracle: torch's pooling of the padded map in float64."""
-    padded = F.pad(x.double(), geometry.padding)
-    g = geometry
-    return F.max_pool2d(padded, g.kernel_size, g.stride, 0, g.dilation).to(x.dtype)

@@ -9,7 +9,6 @@ shift = u - z s / t.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,14 +53,3 @@ def mean_pool_torch(x: Tensor, scale: float, shift: float) -> Tensor:
     """Sums as int32, then as the formula has it."""
     sums = x.sum((2, 3), keepdim=True, dtype=torch.int32).to(torch.float32)
     return (sums * scale).add_(shift).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def mean_pool_reference(x: Tensor, scale: float, shift: float) -> Tensor:
-    """Oracle: a channel at a time, in numpy's float32."""
-    answer = np.empty((*x.shape[:2], 1, 1), np.uint8)
-    maps = x.numpy()
-    for b in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            scaled = np.float32(int(maps[b, c].astype(np.int64).sum())) * np.float32(scale)
-            answer[b, c] = np.clip(np.rint(scaled + np.float32(shift)), 0, 255)
-    return torch.from_numpy(answer)

@@ -41,13 +41,6 @@ def mxint8_dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.
     return torch.ops.halut.mxint8_dequantise(codes, scales, dtype)
 
 
-def mxint8_dequantise_reference(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """Oracle: a division and a power in float64, which holds every value exactly."""
-    exponent = scales.repeat_interleave(BLOCK, -1)[..., : codes.shape[-1]].double()
-    value = codes.double() / 64 * torch.pow(2.0, exponent - 127)
-    return torch.where(exponent == NAN, torch.nan, value).to(dtype)
-
-
 _library = torch.library.Library("halut", "FRAGMENT")
 _library.define(
     "mxint8_dequantise(Tensor codes, Tensor scales, ScalarType dtype) -> Tensor",

@@ -54,14 +54,6 @@ def split(codes: Tensor) -> tuple[Tensor, Tensor]:
     return codes < 0, codes.to(torch.int16).abs().to(torch.uint8)
 
 
-def sign_magnitude_reference(x: Tensor, weight: Tensor) -> Tensor:
-    """Oracle: magnitudes multiplied one by one in int64, added or subtracted as signs say."""
-    G, _, D = weight.shape
-    (minus_x, x_size), (minus_w, w_size) = split(x.reshape(-1, G, 1, D)), split(weight)
-    product = x_size.long() * w_size.long()
-    return torch.where(minus_x ^ minus_w, -product, product).sum(-1).flatten(1)
-
-
 @torch.library.custom_op("halut::sign_magnitude", mutates_args=())
 def _sign_magnitude(x: Tensor, weight: Tensor) -> Tensor:
     if x.shape[0] == 0:

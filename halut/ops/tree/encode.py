@@ -30,7 +30,6 @@ from halut.ops.lookup.columns import (
 )
 from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.tree import gradient
-from halut.ops.tree.reference import tree_shape
 
 ENTRIES = 1 << 17
 """Codes found at once, so that the intermediates of a chunk stay in cache."""
@@ -102,6 +101,11 @@ def tree_encoder_gradient(
     inputs = (grad, x, taps, thresholds, lut, unread, tau, relax, False, numbers)
     dx, dthresholds, dtau, _ = torch.ops.halut.tree_matmul_backward(*inputs)
     return dx, dtau, dthresholds
+
+
+def tree_shape(thresholds: Tensor) -> tuple[int, int]:
+    """(GC, depth) of thresholds [GC, K - 1]."""
+    return thresholds.shape[0], (thresholds.shape[1] + 1).bit_length() - 1
 
 
 def _check_tree(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None) -> None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from halut.ops.tree.encode import tree_shape
+
 
 def tree_encode_reference(taps: Tensor, thresholds: Tensor) -> Tensor:
     """Oracle of `tree_encode` on its columns [N, GC * depth]: walks every tree from its root."""
@@ -48,8 +50,3 @@ def tree_matmul_reference(
     encoder = torch.einsum("ngck,gckm->ngm", assign - assign.detach(), lut.detach())
     tables = torch.einsum("ngck,gckm->ngm", assign.detach(), straight)
     return (tables + encoder).reshape(taps.shape[0], G * M)
-
-
-def tree_shape(thresholds: Tensor) -> tuple[int, int]:
-    """(GC, depth) of thresholds [GC, K - 1]."""
-    return thresholds.shape[0], (thresholds.shape[1] + 1).bit_length() - 1

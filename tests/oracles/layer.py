@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halut.ops.lookup.accumulate import accumulate_reference
 from halut.ops.lookup.conv import ConvGeometry
-from halut.ops.nearest.reference import nearest_encode_reference
-from halut.ops.tree.reference import tree_encode_reference
+from tests.oracles.lookup import accumulate_reference
+from tests.oracles.nearest import nearest_encode_reference
+from tests.oracles.tree import tree_encode_reference
 
 
 def tree_layer_reference(

@@ -1,0 +1,1 @@
+"""Slow, obvious definitions that the operators are compared with."""
