@@ -12,6 +12,7 @@ from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, choic
 from halut.codecs.bases import fit_bases, signs_at, solved_alpha, windows
 from halut.codecs.planes import Planes, Steps
 from halut.codecs.straight_through import straight_through
+from halut.ops.power_of_two import unit_of
 from halut.option import option
 
 
@@ -42,7 +43,8 @@ class ABCNetCodec(Codec):
 
     Activations: A_n = 2 [clip(x + v_n, 0, 1) >= 1/2] - 1, q = sum_n beta_n A_n; the gradient of A_n
     passes to x and v_n where 0 <= x + v_n <= 1, one wide about the threshold 1/2 - v_n, which suits
-    inputs of order one, as norms make them. beta (role basis) and v (role thresholds) are learned;
+    inputs of order one, as norms make them; those far from it are read in a `unit`, a power of two
+    that makes them so. beta (role basis) and v (role thresholds) are learned;
     `fit` starts them at a quantiser of least squared error. Levels are symmetric about zero.
 
     gradient=identity passes all of it, unscaled; clipped also stops weights beyond their levels.
@@ -52,6 +54,7 @@ class ABCNetCodec(Codec):
     Options = ABCNetOptions
     scale_bits = 32
     binary = True
+    unit: Tensor
 
     def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
         super().__init__(layout, options)
@@ -59,6 +62,12 @@ class ABCNetCodec(Codec):
         if not layout.dynamic:
             self.beta = nn.Parameter(torch.full((N,), 1 / N))
             self.v = nn.Parameter(0.5 - (torch.arange(1.0, N + 1) * 2 - 1 - N) / N)
+            self.register_buffer("unit", torch.ones(()))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if not self.layout.dynamic:
+            state_dict.setdefault(f"{prefix}unit", torch.ones(()))  # saved before there were units
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @classmethod
     def refuses(cls, role: str, options: ABCNetOptions) -> str | None:
@@ -83,7 +92,7 @@ class ABCNetCodec(Codec):
 
     def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
         if not self.layout.dynamic:
-            return torch.stack([self.beta, 0.5 - self.v])[None].detach()
+            return torch.stack([self.beta, (0.5 - self.v) * self.unit])[None].detach()
         mask = None if kept is None else kept.expand_as(x).reshape(self.rows, -1)
         return solved_alpha(x.reshape(self.rows, -1), self.width, mask)
 
@@ -119,7 +128,7 @@ class ABCNetCodec(Codec):
         return Planes(scales[:, 0], signed=True)
 
     def steps(self) -> Steps:
-        thresholds, order = (0.5 - self.v.detach()).sort(stable=True)
+        thresholds, order = ((0.5 - self.v.detach()) * self.unit).sort(stable=True)
         bits = torch.cat([order.new_zeros(1), 1 << order])
         return Steps(thresholds, bits.cumsum(0).to(torch.uint8))
 
@@ -127,7 +136,8 @@ class ABCNetCodec(Codec):
         """Of activations: beyond which every clip saturates."""
         assert scales is not None
         if not self.layout.dynamic:
-            return scales[0, 1].min() - 0.5, scales[0, 1].max() + 0.5
+            half = self.unit / 2
+            return scales[0, 1].min() - half, scales[0, 1].max() + half
         levels = self._levels(scales)
         shape = (-1,) + (1,) * (len(self.layout.shape) - 1)
         return levels.amin(1).view(shape), levels.amax(1).view(shape)
@@ -146,8 +156,9 @@ class ABCNetCodec(Codec):
             return
         x = values.flatten() if kept is None else values[kept.expand_as(values)]
         if x.numel():
-            beta, thresholds = fit_bases(x, self.width, seed)
-            self.beta.copy_(beta)
+            self.unit.fill_(unit_of(float(x.abs().max())))
+            beta, thresholds = fit_bases(x / self.unit, self.width, seed)
+            self.beta.copy_(beta * self.unit)
             self.v.copy_(0.5 - thresholds)
 
     def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
@@ -156,7 +167,8 @@ class ABCNetCodec(Codec):
         if self.options.gradient == "identity":
             return None
         if not self.layout.dynamic:
-            return windows(x, scales[0, 0], scales[0, 1])
+            beta, thresholds = scales[0] / self.unit
+            return windows(x / self.unit, beta, thresholds)
         gain = scales[:, 0].sum(1).view((-1,) + (1,) * (len(self.layout.shape) - 1))
         inside = super().passes(x, scales)
         return gain if inside is None else gain * inside
@@ -169,7 +181,9 @@ class ABCNetCodec(Codec):
             mask = self.passes(values, coded.scales) if x.requires_grad else None
         if self.layout.dynamic or not torch.is_grad_enabled():
             return straight_through(x, q, None if mask is None else mask.to(x.dtype))
-        q = _Learned.apply(q, values.detach(), coded.codes.to(torch.uint8), self.beta, self.v)
+        q = _Learned.apply(
+            q, values.detach() / self.unit, coded.codes.to(torch.uint8), self.beta, self.v
+        )
         return straight_through(x, q, None if mask is None else mask.to(x.dtype))
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -177,7 +191,10 @@ class ABCNetCodec(Codec):
 
 
 class _Learned(torch.autograd.Function):
-    """q, with gradients to beta and v: dq/dbeta_n = A_n, dq/dv_n = beta_n [0 <= x + v_n <= 1]."""
+    """q, with gradients to beta and v: dq/dbeta_n = A_n, dq/dv_n = beta_n [0 <= x + v_n <= 1].
+
+    x is in its unit.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, x: Tensor, codes: Tensor, beta: Tensor, v: Tensor) -> Tensor:

@@ -24,7 +24,11 @@ def show_report(report: Mapping[str, Any]) -> None:
 
 def variants_table(report: Mapping[str, Any]) -> Table:
     """One row a network; it fits 80 columns."""
-    title = "accuracy in percent, bytes of the network, operations per sample"
+    counts = (report.get("data") or {}).get("evaluated") or {}
+    parts = [("validation", counts.get("val")), ("test", counts.get("test"))]
+    samples = " and ".join(f"{count} {name}" for name, count in parts if count)
+    of = f" of {samples} samples" if samples else ""
+    title = f"accuracy in percent{of}, bytes, operations per sample"
     table = Table(title=title, title_justify="left")
     table.add_column("variant", overflow="fold")
     for column in COLUMNS:

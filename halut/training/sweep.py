@@ -122,7 +122,7 @@ def show(
         write(sweep)
         target = path
         draw(sweep, path, y)
-        written.append(str(path if picture else path.name))
+        written.append(str(path.resolve() if picture else path.name))
     except OSError as error:
         named = error.filename or target  # the file, not the temporary one beside it
         raise HalutError(f"{named} cannot be written: {error.strerror}") from error

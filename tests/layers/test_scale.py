@@ -20,7 +20,7 @@ from halut.sites.find import find_sites
 from halut.sites.plan import Entry
 
 SCALES = [2.0**63, 2.0**-100, 2.0**-40, 2.0**30]
-FIXED = ("binary", "minifloat_ieee", "minifloat_denorm", "abcnet")
+FIXED = ("binary", "minifloat_ieee", "minifloat_denorm")
 """Codecs for values of order one by their definition."""
 TABLES = [
     ("tree", {}),
