@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from halut.analysis.timing import summarise
 from halut.bench import cuda, cuda_methods, cuda_timing, floors, report
 from halut.bench.cuda_timing import bounded, interleaved, replayed
 from halut.bench.floors import Ceilings
 from halut.bench.main import main
 from halut.bench.measure import Settings
-from halut.bench.timing import summarise
 
 CEILINGS = Ceilings(1e9, {"float32": 1e9, "tf32": 2e9, "float16": 4e9, "int8": 8e9})
 
