@@ -120,7 +120,7 @@ def bench(arguments: list[str]) -> int:
 
 def scaling(arguments: list[str]) -> int:
     """`halut scaling`: seconds of a step and of learning by the number of ranks."""
-    from halut.training.parallel.scaling import main as run
+    from halut.bench.scaling import main as run
 
     return run(arguments)
 
