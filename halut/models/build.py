@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from halut.errors import HalutError
+from halut.models.builders import models
 from halut.models.config import ModelConfig
-from halut.models.registry import models
 
 SOURCES = ("local", "timm", "torchvision")
 
