@@ -10,9 +10,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from halut.data.base import DataModule
+from halut.data.base import DataModule, datasets
 from halut.data.config import DataConfig
-from halut.data.registry import datasets
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -20,6 +20,7 @@ from halut.data.shared_memory import check_shared_memory
 from halut.data.splits import balanced_subset, stratified_split
 from halut.data.uncertainty import FEW, margin
 from halut.errors import HalutError
+from halut.registry import Registry
 
 log = logging.getLogger("halut")
 
@@ -219,6 +220,10 @@ class DataModule(LightningDataModule):
             raise HalutError(f"data.{self.config.name}: no {name} samples of class {empty[0]!r}")
         if len(split) == 0:
             raise HalutError(f"data.{self.config.name}: no {name} samples")
+
+
+datasets: Registry[type[DataModule]] = Registry("data set")
+"""Every data set; the `Config` of an entry is its schema."""
 
 
 def image_statistics(config: DataConfig, channels: int) -> tuple[Tensor, Tensor]:

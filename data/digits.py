@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from halut.data.arrays import ArraySamples, ImageConfig
-from halut.data.base import DataModule, Pools, image_statistics
-from halut.data.registry import datasets
+from halut.data.base import DataModule, Pools, datasets, image_statistics
 from halut.data.samples import Split
 from halut.data.splits import stratified_split
 from halut.errors import HalutError

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from halut.data import roots
 from halut.data.arrays import ArraySamples, ImageConfig
-from halut.data.base import DataModule, Pools, image_statistics
-from halut.data.registry import datasets
+from halut.data.base import DataModule, Pools, datasets, image_statistics
 from halut.data.samples import Split
 from halut.errors import HalutError
 from halut.option import option

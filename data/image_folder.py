@@ -27,12 +27,11 @@ import torch
 from torch import Tensor
 
 from halut.data import image_folder_files, roots
-from halut.data.base import DataModule, Pools, image_statistics
+from halut.data.base import DataModule, Pools, datasets, image_statistics
 from halut.data.files import printable
 from halut.data.image_files import ImageFiles, ImageFilesConfig, transforms
 from halut.data.image_folder_files import PLACE, Listing
 from halut.data.image_reading import GREY, MANY, WIDE, Header, inspect, largest
-from halut.data.registry import datasets
 from halut.data.sampler import rank_and_world
 from halut.data.samples import Request, Split
 from halut.data.splits import balanced_subset

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from halut.data import imagenet_files, roots
-from halut.data.base import DataModule, Pools, image_statistics
+from halut.data.base import DataModule, Pools, datasets, image_statistics
 from halut.data.files import printable
 from halut.data.image_files import ImageFiles, ImageFilesConfig, transforms
 from halut.data.image_reading import MANY, inspect
-from halut.data.registry import datasets
 from halut.data.samples import Split
 from halut.errors import HalutError
 from halut.option import option, redefined

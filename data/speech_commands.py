@@ -13,11 +13,10 @@ from torch import Tensor
 
 from halut.data import roots, speech_files
 from halut.data.audio import Features, Frontend
-from halut.data.base import DataModule, Pools
+from halut.data.base import DataModule, Pools, datasets
 from halut.data.config import DataConfig
 from halut.data.files import printable
 from halut.data.randomness import Keys, fold, integers, uniforms
-from halut.data.registry import datasets
 from halut.data.samples import Request, Samples, Split
 from halut.data.speech_files import PLACE, RATE, SPLITS, Noise, Recording
 from halut.data.splits import balanced_subset

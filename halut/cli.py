@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from halut import __version__
 from halut.errors import flush, tell
 from halut.option import unknown
 from halut.pipes import quiet_pipes
@@ -36,8 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0 if given else 2
     if given[0] == "--version":
-        from halut import __version__
-
         print(f"halut {__version__}")
         return 0
     verbs: dict[str, Callable[[list[str]], int]] = {
@@ -120,7 +119,7 @@ def bench(arguments: list[str]) -> int:
 
 def scaling(arguments: list[str]) -> int:
     """`halut scaling`: seconds of a step and of learning by the number of ranks."""
-    from halut.training.parallel.scaling import main as run
+    from halut.bench.scaling import main as run
 
     return run(arguments)
 

@@ -99,7 +99,8 @@ def test_own_encoder_codec_model_and_data_set_run_as_written(tmp_path):
     for name in ("halut", "data", "conf", "train.py", "tests"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+            caches = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, tmp_path / name, symlinks=True, ignore=caches)  # halut/data
         else:
             shutil.copy(source, tmp_path / name)
     for path, content in files().items():

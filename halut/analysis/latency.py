@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halut.bench.timing import interleaved
+from halut.analysis.timing import interleaved
 
 
 @torch.inference_mode()
@@ -15,7 +15,7 @@ def latency(networks: dict[str, nn.Module], x: Tensor, rounds: int = 15) -> dict
     """Median milliseconds that each network takes for the batch x, all of them on the CPU.
 
     They answer in turns, so that a busy machine slows them alike: only their ratio says much.
-    Returns {"batch", "threads", "ms": {name: median}, "spread": {name: see bench.timing}}.
+    Returns {"batch", "threads", "ms": {name: median}, "spread": {name: see analysis.timing}}.
     """
     ready = {name: network.cpu().eval() for name, network in networks.items()}
     runs = {name: (lambda network=network: network(x)) for name, network in ready.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halut.bench.timing import interleaved
+from halut.analysis.timing import interleaved
 from halut.errors import HalutError
 from halut.inference import prepare
 

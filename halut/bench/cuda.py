@@ -28,6 +28,7 @@ from halut.bench.precision import use_tf32
 from halut.bench.suites import Case, chosen
 from halut.errors import HalutError
 from halut.io import write_json
+from halut.ops import implementations
 from halut.training.logging.git import commit
 
 CASE_SECONDS = 60.0
@@ -181,8 +182,6 @@ def ceiling_lines(ceilings: Ceilings) -> list[str]:
 
 
 def _device() -> dict[str, Any]:
-    from halut.ops import implementations
-
     properties = torch.cuda.get_device_properties(0)
     return {
         "gpu": properties.name,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from halut.bench.timing import Timing, summarise
+from halut.analysis.timing import Timing, summarise
 from halut.errors import HalutError
 
 MEASUREMENT = 5e-3
@@ -63,7 +63,7 @@ def captured(run: Run, calls: int) -> Run:
 def interleaved(
     methods: Mapping[str, Run], rounds: int, clock: Clock = events
 ) -> dict[str, Timing]:
-    """Every method once per round, as halut.bench.timing does on a CPU."""
+    """Every method once per round, as halut.analysis.timing does on a CPU."""
     calls, allowed = {}, {}
     for name, run in methods.items():
         clock(run, 3)  # compiles kernels, fills caches

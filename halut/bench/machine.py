@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from halut import __version__
 from halut.ops import cpu
 from halut.ops.core import status
 
@@ -44,8 +45,6 @@ def slug(name: str) -> str:
 
 def describe() -> dict[str, Any]:
     """Processor, versions and kernels."""
-    from halut import __version__
-
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from halut.analysis.timing import MEASUREMENT, Timing, interleaved
 from halut.bench import (
     bits,
     encode,
@@ -26,7 +27,6 @@ from halut.bench import (
 )
 from halut.bench.method import Method, WrongAnswer
 from halut.bench.suites import Case
-from halut.bench.timing import MEASUREMENT, Timing, interleaved
 from halut.errors import HalutError
 from halut.io import write_json
 from halut.ops import cpu

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,13 +11,23 @@ from halut.errors import HalutError
 from halut.registry import Registry
 from halut.sites.find import Site
 
-if TYPE_CHECKING:
-    from halut.layers.codec import CodecLayer
-
 contractions: Registry[type[Contraction]] = Registry("contraction")
 
 
 AUTO = "auto"
+
+
+class Quantized(Protocol):
+    """The layer whose codes are multiplied: its site, and its operands after their codecs."""
+
+    @property
+    def site(self) -> Site: ...
+
+    def quantised_input(self, x: Tensor) -> Tensor: ...
+
+    def quantised_weight(self) -> Tensor: ...
+
+    def quantised_bias(self) -> Tensor | None: ...
 
 
 class Contraction:
@@ -37,7 +47,7 @@ class Contraction:
     def check(cls, site: Site) -> None:
         """Raise HalutError if it cannot multiply at the site, naming the valid range."""
 
-    def product(self, layer: CodecLayer, x: Tensor) -> Tensor:
+    def product(self, layer: Quantized, x: Tensor) -> Tensor:
         """The layer's answer to its input x, with bias, and with the codecs' gradients."""
         raise NotImplementedError
 

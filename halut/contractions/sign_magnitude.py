@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from halut.codecs.factors import Spec
-from halut.contractions.base import Contraction, contractions
+from halut.contractions.base import Contraction, Quantized, contractions
 from halut.ops.integer.sign_magnitude import check_inputs
 from halut.sites.find import Site, exact_product
-
-if TYPE_CHECKING:
-    from halut.layers.codec import CodecLayer
 
 CODECS = ("integer", "sign_magnitude")
 
@@ -49,7 +44,7 @@ class SignMagnitude(Contraction):
     def check(cls, site: Site) -> None:
         check_inputs(site.D, site.name)
 
-    def product(self, layer: CodecLayer, x: Tensor) -> Tensor:
+    def product(self, layer: Quantized, x: Tensor) -> Tensor:
         y = exact_product(layer.quantised_input(x), layer.quantised_weight(), None, layer.site)
         bias = layer.quantised_bias()
         if bias is None:

@@ -7,7 +7,7 @@ one is writing it.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from halut.models.registry import models
+from halut.models.builders import models
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

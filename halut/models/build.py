@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from halut.errors import HalutError
+from halut.models.builders import models
 from halut.models.config import ModelConfig
-from halut.models.registry import models
+from halut.models.from_torchvision import build_torchvision, torchvision_names
+from halut.models.weights import load_weights
 
 SOURCES = ("local", "timm", "torchvision")
 
@@ -20,8 +22,6 @@ def build_from(config: ModelConfig, num_classes: int, in_channels: int) -> nn.Mo
 
     Raises HalutError as build_model and load_weights do.
     """
-    from halut.models.weights import load_weights
-
     own = {"name", "num_classes", "in_channels", "source", "pretrained"}
     if clash := sorted(own & config.options.keys()):
         raise HalutError(f"model.options.{clash[0]}: give it as model.{clash[0]}")
@@ -139,8 +139,6 @@ def _timm(
 def _torchvision(
     name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]
 ) -> nn.Module:
-    from halut.models.from_torchvision import build_torchvision
-
     return build_torchvision(name, num_classes, in_channels, pretrained, options)
 
 
@@ -171,8 +169,6 @@ def _timm_has(name: str) -> bool:
 
 
 def _torchvision_names() -> list[str]:
-    from halut.models.from_torchvision import torchvision_names
-
     return torchvision_names()
 
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.models.basic_block import BasicBlock
+from halut.models.builders import models
 from halut.models.initialise import he_normal
-from halut.models.registry import models
 
 
 class SubsampleAndPad(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from halut.models.basic_block import BasicBlock
+from halut.models.builders import models
 from halut.models.initialise import he_normal
-from halut.models.registry import models
 
 
 class ResNet8(nn.Module):

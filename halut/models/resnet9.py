@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from halut.models.builders import models
 from halut.models.initialise import he_normal
-from halut.models.registry import models
 
 
 class ConvBlock(nn.Module):

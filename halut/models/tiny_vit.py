@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from halut.errors import HalutError
-from halut.models.registry import models
+from halut.models.builders import models
 
 
 class PatchEmbed(nn.Module):

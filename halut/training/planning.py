@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from halut.replace.sharing import same_inputs, with_sharing
 from halut.sites.attention import KIND, expose_attention
 from halut.sites.find import find_sites
 from halut.sites.plan import Plan
+from halut.training.config.needs import untrained_base
 from halut.training.config.run_config import ScheduleConfig, TrainConfig
+from halut.training.lightning.fit import steps_per_epoch
 from halut.training.logging.progress import log
+from halut.training.logging.run_progress import Part
 from halut.training.teacher import check_loss
 
 
@@ -112,3 +115,28 @@ def make_stages(settings: ScheduleConfig, plan: Plan, context: dict[str, Any]) -
     if settings.final_epochs is not None:
         stages[-1].epochs = settings.final_epochs
     return stages
+
+
+def parts_of(config: Any, data: Any, stages: Sequence[Any], widths: int) -> list[Part]:
+    """The parts of a training run, in their order; a guess of the work where nothing is measured.
+
+    Training by tables takes about 1.5 exact batches a batch, learning a layer about 30.
+    """
+    batches = max(steps_per_epoch(data, config.trainer) * config.trainer.accumulate, 1)
+    cut = min(config.schedule.train_batches or batches, batches)
+    seen = batches / 3  # an epoch's worth of answers
+    parts = []
+    if untrained_base(config) is None:
+        parts.append(Part("base", "exact", config.base.epochs * batches))
+    for index, stage in enumerate(stages):
+        name, label = f"stage_{index:02d}", f"stage {index + 1} of {len(stages)}"
+        parts.append(Part(f"{name} learn", "learn", 30.0 * len(stage.sites), label))
+        if stage.epochs:
+            parts.append(Part(name, "tables", 1.5 * stage.epochs * cut, label))
+    epochs = sum(stage.epochs for stage in stages)
+    if config.baseline and epochs:
+        parts.append(Part("baseline", "exact", epochs * cut, "fine-tuned exact network"))
+    if widths:
+        parts.append(Part("ptq", "answers", widths * seen, "quantised networks"))
+    parts.append(Part("test", "answers", (3 + widths) * seen, "test"))
+    return parts

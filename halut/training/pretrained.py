@@ -7,6 +7,7 @@ from typing import Any
 
 from halut.models.build import find_source
 from halut.models.config import ModelConfig
+from halut.models.from_torchvision import describe
 
 
 def preprocessing(model: ModelConfig) -> dict[str, Any]:
@@ -57,8 +58,6 @@ def _published(model: ModelConfig) -> Mapping[str, Any]:
         return config.to_dict() if config is not None else {}
     if source == "torchvision":
         from torchvision.models import get_model_weights
-
-        from halut.models.from_torchvision import describe
 
         return describe(model.name, get_model_weights(model.name).DEFAULT)
     return {}

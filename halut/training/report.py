@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from halut import __version__
 from halut.analysis.bit_operations import bit_figures
 from halut.analysis.memory import memory_figures, site_bytes
 from halut.analysis.network_cost import exact_cost, layer_costs, replaced_cost
@@ -22,6 +23,8 @@ from halut.analysis.site_bytes import (
     plan_bytes,
     warning_lines,
 )
+from halut.models.build import pretrained_info
+from halut.ops.core import status
 from halut.replace.operator_registry import operator_type
 from halut.sites.plan import Entry, Plan
 from halut.training.bundle_data import settings_of
@@ -106,8 +109,6 @@ def _validation(baseline: nn.Module | None, context: Context) -> float | None:
 
 
 def _pretrained(context: Context) -> dict[str, Any] | None:
-    from halut.models.build import pretrained_info
-
     return pretrained_info(context.exact) if context.config.model.pretrained else None
 
 
@@ -144,9 +145,6 @@ def environment(context: Context | None = None) -> dict[str, Any]:
     import lightning
     import timm
     import torchvision
-
-    from halut import __version__
-    from halut.ops.core import status
 
     cuda = torch.cuda.is_available()
     return {

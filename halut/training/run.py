@@ -39,7 +39,6 @@ from halut.training.logging import run_progress
 from halut.training.logging.loggers import make_sinks
 from halut.training.logging.metrics import RunLogger
 from halut.training.logging.progress import bar, console, log
-from halut.training.logging.run_progress import parts_of
 from halut.training.parallel.distributed import (
     barrier,
     device_of,
@@ -49,7 +48,7 @@ from halut.training.parallel.distributed import (
     together,
     world_size,
 )
-from halut.training.planning import make_plan, make_stages
+from halut.training.planning import make_plan, make_stages, parts_of
 from halut.training.pretrained import completed
 from halut.training.ptq_baseline import quantised_baselines, widths_of
 from halut.training.recalibrate import check_norms

@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from halut.analysis.timing import summarise
 from halut.bench import cuda, cuda_methods, cuda_timing, floors, report
 from halut.bench.cuda_timing import bounded, interleaved, replayed
 from halut.bench.floors import Ceilings
 from halut.bench.main import main
 from halut.bench.measure import Settings
-from halut.bench.timing import summarise
 
 CEILINGS = Ceilings(1e9, {"float32": 1e9, "tf32": 2e9, "float16": 4e9, "int8": 8e9})
 
@@ -58,8 +58,12 @@ def test_every_method_answers_rightly_and_is_timed():
     assert {("train_step", "exact_tf32"), ("network", "ours_float16")} <= methods
     assert not torch.backends.cuda.matmul.allow_tf32
     found = cuda.summary(results)
-    assert found["accumulate"]["tf32_over_ours"] > 0
-    assert found["linear_v16_b64"]["int8_over_ours_int8"] > 0
+    assert {"float32_over_ours", "tf32_over_ours"} <= found["accumulate"].keys()
+    rows = [r for r in results if r["suite"] == "linear_v16_b64"]
+    (theirs,), (ours,) = (
+        [r["replay_us"] for r in rows if r["method"] == method] for method in ("int8", "ours_int8")
+    )
+    assert found["linear_v16_b64"]["int8_over_ours_int8"] == pytest.approx(theirs / ours)
     for row in results:
         assert row["floor_us"] > 0, row
         assert row["op"] == "train_step" or row["median_us"] > 1e3 or row["replay_us"] > 0

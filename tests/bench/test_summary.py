@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from halut.analysis.timing import interleaved, summarise
 from halut.bench import report, summary
 from halut.bench.machine import slug
-from halut.bench.timing import interleaved, summarise
 
 
 def result(suite, method, median, size=1, count=1, **more):
@@ -96,7 +96,7 @@ def test_methods_take_turns():
 
 
 def test_slow_methods_get_few_rounds(monkeypatch):
-    monkeypatch.setattr("halut.bench.timing.PATIENCE", 0.01)
+    monkeypatch.setattr("halut.analysis.timing.PATIENCE", 0.01)
     found = interleaved({"slow": lambda: time.sleep(0.02), "quick": lambda: None}, 8, 1e-5)
     assert found["slow"].rounds == 3
     assert found["quick"].rounds == 8

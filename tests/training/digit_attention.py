@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from halut.models.registry import models
+from halut.models.builders import models
 
 NAMES = ("q", "k", "v")
 

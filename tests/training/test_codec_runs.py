@@ -17,6 +17,7 @@ from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
 from halut.training.config.evaluate_config import EvaluateConfig, RuntimeConfig
 from halut.training.evaluate import evaluate_bundle
+from tests.training.measured_accuracy import measured
 from tests.training.smoke_run import LAST, runner
 
 
@@ -77,7 +78,7 @@ def test_a_mixed_plan_trains_and_comes_back(finished, tmp_path):
     assert 3 < report["cost"]["bits"]["weight_bits"] < 20
     assert all(site["normalised_mse"] is not None for site in report["sites"])
     figures, _ = evaluate_bundle(EvaluateConfig(run=str(run.path), latency=0), {})
-    assert 0 < figures["accuracy"] <= 100
+    assert figures["accuracy"] == pytest.approx(measured(run.path, figures["samples"])["final"])
     assert figures["cost"] == report["cost"]
 
 

@@ -55,9 +55,8 @@ def test_two_processes_hold_the_same_weights_and_match_one(tmp_path):
     assert out.count("everything is in") == 1  # one rank speaks
     # The same base, the same calibration: after the first swap both are the same network.
     first = [report["stages"][0]["val_accuracy_after_swap"] for report in (one, two)]
-    assert first[0] == pytest.approx(first[1], abs=0.8)
+    assert first[0] == pytest.approx(first[1], abs=0.01)
     assert two["base"]["val_accuracy"] == pytest.approx(one["base"]["val_accuracy"], abs=0.01)
-    assert two["final"]["test_accuracy"] == pytest.approx(one["final"]["test_accuracy"], abs=3)
     if available():  # the ranks' calibration samples are shared out, their ranges merged
         notes = [
             json.loads((tmp_path / run / "baseline/ptq.json").read_text()) for run in ("one", "two")

@@ -126,34 +126,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def parts_of(config: Any, data: Any, stages: Sequence[Any], widths: int) -> list[Part]:
-    """The parts of a training run, in their order; a guess of the work where nothing is measured.
-
-    Training by tables takes about 1.5 exact batches a batch, learning a layer about 30.
-    """
-    from halut.training.config.needs import untrained_base
-    from halut.training.lightning.fit import steps_per_epoch
-
-    batches = max(steps_per_epoch(data, config.trainer) * config.trainer.accumulate, 1)
-    cut = min(config.schedule.train_batches or batches, batches)
-    seen = batches / 3  # an epoch's worth of answers
-    parts = []
-    if untrained_base(config) is None:
-        parts.append(Part("base", "exact", config.base.epochs * batches))
-    for index, stage in enumerate(stages):
-        name, label = f"stage_{index:02d}", f"stage {index + 1} of {len(stages)}"
-        parts.append(Part(f"{name} learn", "learn", 30.0 * len(stage.sites), label))
-        if stage.epochs:
-            parts.append(Part(name, "tables", 1.5 * stage.epochs * cut, label))
-    epochs = sum(stage.epochs for stage in stages)
-    if config.baseline and epochs:
-        parts.append(Part("baseline", "exact", epochs * cut, "fine-tuned exact network"))
-    if widths:
-        parts.append(Part("ptq", "answers", widths * seen, "quantised networks"))
-    parts.append(Part("test", "answers", (3 + widths) * seen, "test"))
-    return parts
-
-
 class TrainerProgress(Callback):
     """Tells `show` of a Trainer's batches: what is done, batches done, of how many."""
 

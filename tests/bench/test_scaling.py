@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from halut.bench.scaling import computed, main
 from halut.errors import HalutError
-from halut.training.parallel.scaling import computed, main
 
 
 def entry(ranks: int, step: float, learning: float) -> dict[str, float]:

@@ -1,0 +1,72 @@
+"""The rooms of halut/ import one way, as pyproject.toml says and import-linter checks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+needs_linter = pytest.mark.skipif(find_spec("importlinter") is None, reason="no import-linter")
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the halut/ and the contracts of `folder`."""
+    return subprocess.run(
+        [sys.executable, "-c", LINT, "--no-cache"],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@needs_linter
+def test_imports_keep_the_contracts():
+    done = lint(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_linter
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("ops", "import halut.layers"),
+        ("encoders", "from halut import codecs"),
+        ("data", "from halut.models import one"),
+        ("sites", "def lazily():\n    import halut.replace"),
+        ("layers", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import halut.cli"),
+        ("inference", "import omegaconf"),
+    ],
+)
+def test_an_import_the_wrong_way_breaks_them(tmp_path, room, line):
+    """A package of the same rooms, empty but for one import."""
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    for path in (ROOT / "halut").iterdir():
+        if path.is_dir() and (path / "__init__.py").exists():
+            (tmp_path / "halut" / path.name).mkdir(parents=True)
+            (tmp_path / "halut" / path.name / "__init__.py").touch()
+    for path in (ROOT / "halut").glob("*.py"):
+        (tmp_path / "halut" / path.name).touch()
+    (tmp_path / "halut/models/one.py").touch()
+    (tmp_path / "halut/bench/__main__.py").write_text("import halut.cli\n")  # an ignored import
+    clean = lint(tmp_path)
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+    (tmp_path / "halut" / room / "wrong.py").write_text(line + "\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1
+    assert f"halut.{room}.wrong" in done.stdout
+
+
+def test_no_import_is_for_typing_alone():
+    """A TYPE_CHECKING block would hide a circle, which a Protocol or another room resolves."""
+    modules = [*(ROOT / "halut").rglob("*.py"), *(ROOT / "data").rglob("*.py")]
+    assert len(modules) > 200
+    hiding = [path.relative_to(ROOT) for path in modules if "TYPE_CHECKING" in path.read_text()]
+    assert hiding == []
