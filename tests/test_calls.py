@@ -147,7 +147,9 @@ def test_the_first_call_of_a_loop_leaves_it():
         after.append("went on")
 
     call = first_call(network, loop)
-    assert call.args[0] is X and call.kwargs["y"] is Y and not after
+    assert call.args[0] is X
+    assert call.kwargs["y"] is Y
+    assert not after
     assert "forward" not in vars(network)
 
 

@@ -18,7 +18,7 @@ from halut.replace.sharing import same_inputs, with_sharing
 from halut.sites.calibration import capture
 from halut.sites.find import find_sites
 from halut.sites.plan import Plan
-from halut.training.lightning.optim import by_role
+from halut.replace.param_groups import by_role
 
 
 class Attention(nn.Module):
