@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -120,7 +121,7 @@ def _module(network: nn.Module, entry: Entry) -> nn.Module:
 def _check(network: nn.Module, entry: Entry) -> None:
     module = _module(network, entry)
     if isinstance(module, ReplacedLayer):
-        found = module.site
+        found = replace(module.site, name=entry.site.name)  # halut.nn's know no name
     elif isinstance(module, SITES):
         reason = unsupported_reason(module)
         if reason is not None:

@@ -11,10 +11,10 @@ import torch
 from halut.errors import HalutError
 from halut.models.build import build_model
 from halut.replace import swap
+from halut.replace.param_groups import by_role
 from halut.replace.policy import Rule, resolve
 from halut.replace.schedule import ROLES
 from halut.sites.find import find_sites
-from halut.replace.param_groups import by_role
 from halut.training.lightning.optim import make_optimizer, make_schedule
 
 LR = {role: 10.0**-i for i, role in enumerate(ROLES)}
