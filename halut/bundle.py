@@ -33,17 +33,30 @@ def load_bundle(path: Path) -> tuple[nn.Module, Plan, dict[str, Any]]:
     Raises HalutError if a file is missing, damaged, or of another version or network.
     """
     path = Path(path)
-    if (path / "bundle").is_dir():
-        path = path / "bundle"
-    for name in ("plan.json", "model.safetensors"):
-        if not (path / name).exists():
-            raise HalutError(f"{path} is neither a bundle nor a finished run: it has no {name}")
-    plan = Plan.load(path / "plan.json")
-    with reading(path / "plan.json"):
+    plan = read_plan(path)
+    with reading(_folder(path) / "plan.json"):
         network = exact_network(plan)
+    fill(network, plan, path)
+    return network.eval(), plan, _report(_folder(path) / "report.json")
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a bundle or a run folder; HalutError if it is neither."""
+    for name in ("plan.json", "model.safetensors"):
+        if not (_folder(path) / name).exists():
+            raise HalutError(f"{path} is neither a bundle nor a finished run: it has no {name}")
+    return Plan.load(_folder(path) / "plan.json")
+
+
+def fill(network: nn.Module, plan: Plan, path: Path) -> None:
+    """Give the exact network the plan's operators, and the weights of a bundle or a run folder."""
+    with reading(_folder(path) / "plan.json"):
         swap.apply(network, plan)
-    load_weights(network, path / "model.safetensors")
-    return network.eval(), plan, _report(path / "report.json")
+    load_weights(network, _folder(path) / "model.safetensors")
+
+
+def _folder(path: Path) -> Path:
+    return path / "bundle" if (path / "bundle").is_dir() else path
 
 
 def _report(path: Path) -> dict[str, Any]:
@@ -78,19 +91,24 @@ def _object(name: str, value: Any) -> dict[str, Any]:
 def exact_network(plan: Plan) -> nn.Module:
     """The plan's network before any replacement, with random weights."""
     m = plan.model
-    for key in ("name", "num_classes", "in_channels", "source", "options"):
+    if not m:
+        raise HalutError(
+            "the plan names no network of the registry: give load a factory that makes the exact "
+            "network, or use load_into"
+        )
+    for key in ("name", "num_classes", "in_channels"):
         if key not in m:
             raise HalutError(f"the plan does not say how to build its network: model.{key} missing")
-    return build_model(
-        m["name"], m["num_classes"], m["in_channels"], source=m["source"], **m["options"]
-    )
+    source, options = m.get("source", "auto"), m.get("options", {})
+    return build_model(m["name"], m["num_classes"], m["in_channels"], source=source, **options)
 
 
 def card(plan: Plan, report: dict[str, Any]) -> str:
     """A model card in Markdown."""
     model = plan.model
+    name, count = model.get("name", "Network"), len(plan.replaced)
     lines = [
-        f"# {model['name']}, {len(plan.replaced)} of {len(plan.entries)} layers replaced",
+        f"# {name}, {count} of {len(plan.entries)} layers replaced",
         "",
         f"| variant | {' | '.join(COLUMNS)} |",
         f"|---|{'---:|' * len(COLUMNS)}",
@@ -107,5 +125,6 @@ def card(plan: Plan, report: dict[str, Any]) -> str:
         f"| {s['name']} | {s['operator']} | {s.get('normalised_mse')} |"
         for s in report.get("sites", [])
     ]
-    lines += ["", "Load with `halut.bundle.load_bundle(FOLDER)`."]
+    verb = "halut.load(FOLDER)" if model else "halut.load_into(network, FOLDER)"
+    lines += ["", f"Load with `{verb}`."]
     return "\n".join(lines) + "\n"

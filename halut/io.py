@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,34 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def write_folder(path: Path, marker: str) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` when the block ends, whole or not at all.
+
+    A folder that is there is replaced if it is empty or holds a file called `marker`, by which such
+    folders are told; HalutError for any other.
+    """
+    path = Path(path)
+    if path.exists() and not (
+        (path / marker).is_file() or (path.is_dir() and not any(path.iterdir()))
+    ):
+        raise HalutError(f"{path} is there, and not as such a folder: it has no {marker}")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, before = (path.parent / f"{TEMPORARY}{secrets.token_hex(8)}" for _ in range(2))
+        try:
+            temporary.mkdir()
+            yield temporary
+            if path.exists():
+                path.rename(before)
+            temporary.rename(path)
+        finally:
+            if before.exists() and not path.exists():
+                before.rename(path)
+            for rest in (temporary, before):
+                shutil.rmtree(rest, ignore_errors=True)
 
 
 @contextmanager

@@ -136,6 +136,38 @@ def test_own_encoder_codec_model_and_data_set_run_as_written(tmp_path):
         assert "passed" in contract.stdout
 
 
+def test_the_library_example_replaces_trains_and_is_three_lines():
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    import halut
+
+    example = next(block for block in blocks("python") if "replace_" in block)
+    assert len(example.splitlines()) == 3
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)]
+    network = torch.nn.Sequential(*layers)
+    data = TensorDataset(torch.randn(64, 8), torch.arange(64) % 2)
+    space = {"network": network, "loader": DataLoader(data, 16), "epochs": 2}
+    exec(compile(example, "README.md", "exec"), {"halut": halut, "torch": torch}, space)
+    assert [entry.site.name for entry in space["plan"].replaced] == ["2"]
+    before = network[2].lut.clone()
+    network(torch.randn(4, 8)).sum().backward()
+    space["optimizer"].step()
+    assert not torch.equal(network[2].lut, before)
+    assert network[2].blend.item() == 1 / 8
+
+
+def test_names_of_the_library_in_the_readme_exist():
+    import halut
+
+    section = TEXT.split("## As a library")[1].split("## The rooms")[0]
+    for path in re.findall(r"halut\.([a-zA-Z_.]+)", section):
+        value = halut
+        for name in path.rstrip(".").split("."):
+            value = getattr(value, name)
+
+
 def test_the_matrix_product_example_runs():
     example = next(block for block in blocks("python") if "HalutMatmul" in block)
     space: dict[str, object] = {}

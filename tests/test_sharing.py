@@ -13,12 +13,12 @@ from halut.errors import HalutError
 from halut.inference import PackedLayer, prepare
 from halut.models.weights import load_weights, save_weights
 from halut.replace import swap
+from halut.replace.param_groups import by_role
 from halut.replace.policy import resolve, simple_rules
 from halut.replace.sharing import same_inputs, with_sharing
 from halut.sites.calibration import capture
 from halut.sites.find import find_sites
 from halut.sites.plan import Plan
-from halut.training.lightning.optim import by_role
 
 
 class Attention(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.replace.swap import replaced_layers
+from halut.sites.calls import Batches, feed
 from halut.sites.eval_mode import evaluating
 from halut.sites.modules import given
 from halut.sites.operator import ReplacedLayer
+from halut.sites.usage import counting, forwards
 
 METRICS = ("mae", "mse", "normalised_mse", "cosine")
 
@@ -73,7 +75,7 @@ class ErrorSums:
 @torch.no_grad()
 def layer_errors(
     network: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """mae, mse, normalised_mse and cosine (see ErrorSums) of every replaced layer, by name.
@@ -83,23 +85,20 @@ def layer_errors(
     layer's error is thus its own, and not that of those before it. The exact product has the weight
     of the replaced layer, as it was when it was replaced, and today's bias.
 
-    `batches` yields (images, labels) or images; sums stream over them, nothing is kept. The network
-    runs in evaluation mode and is left in the modes it had. Layers that were never called are left
-    out. Raises HalutError if there are no batches, or an answer is NaN or infinite.
+    `batches` as capture takes them (of any signature, or a forward loop); sums stream over them,
+    nothing is kept. The network runs in evaluation mode and is left in the modes it had. Layers
+    that were never called are left out. Raises HalutError if there are no batches, or an answer is
+    NaN or infinite.
     """
     sums = {name: ErrorSums() for name, _ in replaced_layers(network)}
     handles = [
         layer.register_forward_hook(_note(name, sums[name]), prepend=True, with_kwargs=True)
         for name, layer in replaced_layers(network)
     ]
-    seen = 0
-    with evaluating(network, handles) as device:
-        for batch in batches:
-            seen += 1
-            network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
-            if progress is not None:
-                progress(1)
-    if seen == 0:
+    calls = {"": 0}
+    with evaluating(network, handles) as device, forwards({"": network}, counting(calls)):
+        feed(network, batches, device, progress)
+    if not calls[""]:
         raise HalutError("layer errors need at least one batch of samples, got none")
     return {name: total.metrics() for name, total in sums.items() if total.count}
 

@@ -30,10 +30,7 @@ def sensitivity(
     lost: dict[str, float] = {}
     for entry in plan.replaced:
         trial = copy.deepcopy(network)
-        layer = swap.build(trial, entry)
-        layer.observe(rows_of(entry))
-        layer.fit(seed=seed)
-        swap.swap(trial, entry, layer)
+        swap.replace_site(trial, entry, rows_of(entry), seed)
         lost[entry.site.name] = base - score(trial)
         if progress is not None:
             progress(1)

@@ -125,10 +125,7 @@ def replaced_network(case: Case) -> nn.Module:
     sites = [entry.site for entry in plan.replaced]
     rows = capture(network, sites, [images(case)], rows=inputs.ROWS)
     for entry in plan.replaced:
-        layer = swap.build(network, entry)
-        layer.observe(rows[entry.site.name])
-        layer.fit()
-        swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, rows[entry.site.name])
     return network.eval()
 
 

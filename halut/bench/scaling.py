@@ -140,11 +140,8 @@ def _learn(network: nn.Module, device: torch.device, count: int) -> float:
         mine = batches[shard[0] :: shard[1]]
         part = reservoirs_of(network, [entry.site], mine, ROWS, 1 << 30, 0, shard=shard)
         rows = held_rows({name: merged(found) for name, found in part.items()})
-        layer = swap.build(network, entry)
-        layer.observe(rows[entry.site.name])
         with shared_out(codebook_ranks()):
-            layer.fit()
-        swap.swap(network, entry, layer)
+            swap.replace_site(network, entry, rows[entry.site.name])
     share_state(network)
     return time.perf_counter() - begun
 

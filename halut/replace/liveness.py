@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from halut.errors import HalutError
+from halut.sites.calls import Call, example_call
 from halut.sites.eval_mode import evaluating
 from halut.sites.operator import ReplacedLayer
 from halut.sites.usage import Forward, counting, forwards, same, seeded
 
 
-def prove(network: nn.Module, x: Tensor, names: Sequence[str] | None = None) -> None:
+def prove(network: nn.Module, example: Any, names: Sequence[str] | None = None) -> None:
     """Raise HalutError naming the replaced layers (of `names`, or all) that do not answer.
 
-    The network is run on the batch x in evaluation mode, with and without gradients, and without
+    The network is run on the example (as find_sites takes it, of any number of samples) in
+    evaluation mode, with and without gradients, and without
     module hooks, which switch torch's fused paths off; then once for each layer with this layer's
     answers spoiled, which the network's answer must show. A layer that is passed by, as its weight
     is read by other code, or whose answer is thrown away, would be reported without ever running.
@@ -29,7 +31,7 @@ def prove(network: nn.Module, x: Tensor, names: Sequence[str] | None = None) -> 
         if isinstance(module, ReplacedLayer) and (names is None or name in names)
     }
     with evaluating(network) as device:
-        x = x.to(device)
+        x = example_call(network, example).to(device)
         for gradients in (False, True):
             counts = dict.fromkeys(layers, 0)
             with forwards(layers, counting(counts)), torch.set_grad_enabled(gradients):
@@ -50,7 +52,7 @@ def _refuse(names: list[str], reason: str) -> None:
         raise HalutError(f"{', '.join(names)}: {reason}; keep them: policy.keep=[{keep}]")
 
 
-def _matters(network: nn.Module, x: Tensor, wanted: Any, name: str, layer: nn.Module) -> bool:
+def _matters(network: nn.Module, x: Call, wanted: Any, name: str, layer: nn.Module) -> bool:
     """Whether NaN, or where that is not let through, negated answers of a layer are seen."""
     for spoil in (lambda y: y * float("nan"), lambda y: -1 - y):
         with forwards({name: layer}, _spoiling(spoil)):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from halut.errors import HalutError
 from halut.ops.core.finite import kept_finite
 from halut.sites.attention import KIND
+from halut.sites.calls import Batches, feed
 from halut.sites.eval_mode import evaluating
 from halut.sites.find import Site
 from halut.sites.modules import HOOKS, given, place
@@ -139,7 +140,7 @@ def quantised(
 def input_ranges(
     network: nn.Module,
     names: Sequence[str],
-    batches: Iterable[Any],
+    batches: Batches,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Range]:
     """The lowest and the highest input of each named module over `batches`, in evaluation mode."""
@@ -159,10 +160,7 @@ def input_ranges(
         for name, module in modules.items()
     ]
     with evaluating(network, hooks) as device:
-        for batch in batches:
-            network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
-            if progress is not None:
-                progress(1)
+        feed(network, batches, device, progress)
     return found
 
 

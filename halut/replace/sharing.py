@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
+from halut.sites.calls import example_call
 from halut.sites.eval_mode import evaluating
 from halut.sites.modules import given
 from halut.sites.operator import ReplacedLayer
 from halut.sites.plan import Entry, Plan
 
 
-def same_inputs(network: nn.Module, example: Tensor) -> list[list[str]]:
+def same_inputs(network: nn.Module, example: Any) -> list[list[str]]:
     """Names of Linear and Conv2d modules that one forward pass calls with the very same tensor.
 
     In the order of their first calls, groups of two and more. Tensors are told by identity: equal
@@ -47,7 +48,7 @@ def same_inputs(network: nn.Module, example: Tensor) -> list[list[str]]:
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
     with evaluating(network, handles) as device:
-        network(example.to(device))
+        example_call(network, example).to(device)(network)
     groups: dict[tuple[tuple[int, int], ...], list[str]] = {}
     for name, calls in seen.items():
         groups.setdefault(tuple(calls), []).append(name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ SITES = (nn.Linear, nn.Conv2d, AttentionProducts)
 
 
 def apply(
-    network: nn.Module, plan: Plan, stages: int | None = None, example: Tensor | None = None
+    network: nn.Module, plan: Plan, stages: int | None = None, example: Any = None
 ) -> nn.Module:
     """Swap every site of the plan's first `stages` stages (None: all) for an empty operator.
 
@@ -58,6 +60,7 @@ def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
         reference = next(network.parameters())
     module.to(device=reference.device)
     module.train(source.training)
+    module.entry = entry
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.requires_grad and reference.requires_grad)
     _join(network, entry, module)
@@ -82,6 +85,25 @@ def swap(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
     place(network, entry.site.name, module)
 
 
+def replace_site(
+    network: nn.Module,
+    entry: Entry,
+    rows: Tensor,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> ReplacedLayer:
+    """Build the entry's operator, learn it from calibration rows [N, groups * D], swap it in.
+
+    Returns the new layer. `progress` is told how many codebooks are learned. The network is as it
+    was if learning fails.
+    """
+    module = build(network, entry)
+    module.observe(rows)
+    module.fit(seed=seed, progress=progress)
+    swap(network, entry, module)
+    return module
+
+
 def replaced_layers(network: nn.Module) -> Iterator[tuple[str, ReplacedLayer]]:
     """(name, module) of everything surgery put into the network."""
     for name, module in network.named_modules():
@@ -99,7 +121,7 @@ def _module(network: nn.Module, entry: Entry) -> nn.Module:
 def _check(network: nn.Module, entry: Entry) -> None:
     module = _module(network, entry)
     if isinstance(module, ReplacedLayer):
-        found = module.site
+        found = replace(module.site, name=entry.site.name)  # halut.nn's know no name
     elif isinstance(module, SITES):
         reason = unsupported_reason(module)
         if reason is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.ops.geometry import pad
+from halut.sites.calls import Batches, feed
 from halut.sites.eval_mode import evaluating
 from halut.sites.find import Site
 from halut.sites.modules import given
@@ -101,7 +103,7 @@ def row_count(x: Tensor, site: Site) -> int:
 def capture(
     network: nn.Module,
     sites: Sequence[Site],
-    batches: Iterable[Any],
+    batches: Batches,
     rows: int = 65_536,
     memory: int = 2 << 30,
     seed: int = 0,
@@ -109,8 +111,9 @@ def capture(
 ) -> dict[str, Tensor]:
     """Rows [R <= rows, groups * D] float32 of every site's input, on the CPU, in random order.
 
-    `batches` yields (images, labels) or images; give them shuffled and class-balanced, in full:
-    the sample is uniform over all of them. Errors and memory are those of `reservoirs_of`; raises
+    `batches` yields (inputs, targets, ...), inputs, mappings or halut.Calls, or is a forward loop,
+    a function of the network; give them shuffled and class-balanced, in full: the sample is uniform
+    over all of them. Errors and memory are those of `reservoirs_of`; raises
     HalutError also if a site saw nothing.
     """
     return held_rows(reservoirs_of(network, sites, batches, rows, memory, seed, progress))
@@ -120,45 +123,102 @@ def held_rows(reservoirs: dict[str, Reservoir]) -> dict[str, Tensor]:
     """The rows of each reservoir, which are given up one by one; HalutError if one is empty."""
     found = {}
     for name in list(reservoirs):
-        found[name] = reservoirs.pop(name).held()
-        if not len(found[name]):
-            raise HalutError(f"{name} saw no calibration rows: no batches, or never called")
+        found[name] = _rows_of(name, reservoirs.pop(name))
     return found
 
 
-@torch.no_grad()
+def _rows_of(name: str, reservoir: Reservoir) -> Tensor:
+    rows = reservoir.held()
+    if not len(rows):
+        raise HalutError(f"{name} saw no calibration rows: no batches, or never called")
+    return rows
+
+
 def reservoirs_of(
     network: nn.Module,
     sites: Sequence[Site],
-    batches: Iterable[Any],
+    batches: Batches,
     rows: int,
     memory: int,
     seed: int,
     progress: Callable[[int], None] | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> dict[str, Reservoir]:
-    """A reservoir of at most `rows` rows of every site's input.
+    """A reservoir of at most `rows` rows of every site's input; see `calibrating`."""
+    with calibrating(network, sites, rows, seed, memory=memory, shard=shard) as sampled:
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        feed(network, batches, device, progress)
+    return sampled.reservoirs
 
-    The network runs in evaluation mode, so that running statistics neither move nor depend on the
-    batch, and is left in the modes it had. All reservoirs together stay within `memory` bytes: each
-    site holds fewer rows if they do not fit. shard = (r, n): `batches` are every n-th of a stream,
-    from its r-th on. Raises HalutError naming the site if an activation is NaN or infinite.
+
+class CalibrationRows(Mapping[str, Tensor]):
+    """Rows [R, groups * D] by a site's name, sampled so far; HalutError for one that saw none."""
+
+    def __init__(self, reservoirs: dict[str, Reservoir]) -> None:
+        self.reservoirs = reservoirs
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _rows_of(name, self.reservoirs[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.reservoirs)
+
+    def __len__(self) -> int:
+        return len(self.reservoirs)
+
+
+@contextmanager
+def calibrating(
+    network: nn.Module,
+    sites: Sequence[Site],
+    rows: int = 65_536,
+    seed: int = 0,
+    *,
+    memory: int = 2 << 30,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[CalibrationRows]:
+    """Within, every call of the network adds to a sample of at most `rows` rows of every site.
+
+    The network is called by you, with whatever its forward takes; it is in evaluation mode without
+    gradients, so that running statistics neither move nor depend on the batch, and is left in the
+    modes it had. All samples together stay within `memory` bytes: each site holds fewer rows if
+    they do not fit. shard = (r, n): the calls are every n-th of a stream, from its r-th on. Raises
+    HalutError naming the site if an activation is NaN or infinite.
+
+    >>> from halut.sites.find import find_sites
+    >>> network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> sites, _ = find_sites(network, torch.zeros(1, 4))
+    >>> with calibrating(network, sites) as rows:
+    ...     _ = network(torch.ones(8, 4))
+    >>> rows["2"].shape
+    torch.Size([8, 4])
     """
     share = memory // max(len(sites), 1)
     reservoirs = {
         s.name: Reservoir(max(1, min(rows, share // (4 * s.D * s.groups))), s.D * s.groups, seed)
         for s in sites
     }
-    calls: dict[str, tuple[int, int]] = {}  # batch and number of the next call
+    # Batch and number of the next call. Hooks of the network would switch torch's fused paths off.
+    calls: dict[str, tuple[int, int]] = dict.fromkeys(reservoirs, (shard[0], 0))
+    number = shard[0] - shard[1]
+
+    def counting(name: str, forward: Forward) -> Forward:
+        def run(*args: Any, **named: Any) -> Any:
+            nonlocal number
+            number += shard[1]
+            calls.update(dict.fromkeys(reservoirs, (number, 0)))
+            return forward(*args, **named)
+
+        return run
+
     layers = {s.name: network.get_submodule(s.name) for s in sites}
     notes = {s.name: _noting(s, reservoirs[s.name], calls) for s in sites}
-    with evaluating(network) as device, forwards(layers, lambda name, run: notes[name](run)):
-        for number, batch in enumerate(batches):
-            calls.update(dict.fromkeys(reservoirs, (shard[0] + number * shard[1], 0)))
-            network((batch[0] if isinstance(batch, tuple | list) else batch).to(device))
-            if progress is not None:
-                progress(1)
-    return reservoirs
+    with (
+        evaluating(network),
+        forwards({"": network}, counting),
+        forwards(layers, lambda name, run: notes[name](run)),
+    ):
+        yield CalibrationRows(reservoirs)
 
 
 def _noting(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]]) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from halut.errors import HalutError
 from halut.ops.geometry import ConvGeometry, pad
 from halut.sites.attention import KIND, AttentionProducts
+from halut.sites.calls import Call, example_call
 from halut.sites.eval_mode import evaluating
 from halut.sites.modules import place, put
 from halut.sites.replaceable import pads_as_tensorflow, unsupported_reason
@@ -136,8 +137,14 @@ class Unsupported:
     reason: str
 
 
-def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Unsupported]]:
-    """All sites of `network` in the order one forward pass of `example` (a batch of 1) calls them.
+def find_sites(
+    network: nn.Module, example: Any, samples: int = 1
+) -> tuple[list[Site], list[Unsupported]]:
+    """All sites of `network` in the order one forward pass of `example` calls them.
+
+    `example` is a Tensor, a tuple of positional arguments, a mapping (keyword arguments, or the one
+    argument of a forward that takes none of its keys), or a halut.Call; it holds `samples` samples,
+    by which the rows of a site are divided.
 
     The network is run in evaluation mode, without gradients and without module hooks, as these
     switch torch's fused paths off; it is left in the mode it had. A site is a layer that is called,
@@ -152,9 +159,10 @@ def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Un
         if isinstance(m, nn.Linear | nn.Conv2d | AttentionProducts)
     }
     owners = _owners(network)
+    call = example_call(network, example)
     with evaluating(network):
-        trace, answer = _run(network, example, candidates)
-        flow = followed(network, example, candidates)
+        trace = _run(network, call, candidates)
+        flow = followed(network, call, candidates)
     read, reaching = flow if flow is not None else (set(), set(candidates))
     sites: list[Site] = []
     unsupported: list[Unsupported] = []
@@ -177,8 +185,9 @@ def find_sites(network: nn.Module, example: Tensor) -> tuple[list[Site], list[Un
             unsupported.append(Unsupported(name, reason))
         else:
             tokens = trace.tokens.get(name, 0)
-            sites.append(site_of(name, module, trace.rows[name], tokens))
-    reasons = _rehearsed(network, example, answer, sites)
+            rows = max(trace.rows[name] // samples, 1)
+            sites.append(site_of(name, module, rows, tokens))
+    reasons = _rehearsed(network, call, sites)
     unsupported += [Unsupported(name, reason) for name, reason in reasons.items()]
     return [site for site in sites if site.name not in reasons], unsupported
 
@@ -242,20 +251,20 @@ class _Trace:
         return run
 
 
-def _run(network: nn.Module, example: Tensor, candidates: dict[str, nn.Module]) -> Any:
-    """(what was called, the network's answer)."""
+def _run(network: nn.Module, call: Call, candidates: dict[str, nn.Module]) -> _Trace:
+    """What the call calls."""
     trace = _Trace(candidates)
     try:
         with forwards(candidates, trace.wrap):
-            answer = network(example)
+            call(network)
     except HalutError:
         raise
     # Networks check their input in their own ways: timm by assertions, others by ValueError.
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        raise HalutError(
-            f"the network cannot take an input of shape {list(example.shape)}: {error}"
-        ) from error
-    return trace, answer
+        lone = call.tensors[0].shape if len(call.tensors) == 1 else None
+        shown = f"an input of shape {list(lone)}" if lone is not None else repr(call)
+        raise HalutError(f"the network cannot take {shown}: {error}") from error
+    return trace
 
 
 class _StandIn(nn.Module):
@@ -279,34 +288,32 @@ def check_map(x: Tensor, site: Site) -> None:
         raise HalutError(f"{site.name} takes maps [B, C, H, W], got {list(x.shape)}")
 
 
-def _rehearsed(
-    network: nn.Module, example: Tensor, answer: Any, sites: list[Site]
-) -> dict[str, str]:
+def _rehearsed(network: nn.Module, call: Call, sites: list[Site]) -> dict[str, str]:
     """Sites in whose place even the exact product changes the network, with the reason."""
     tried = [site for site in sites if site.kind != KIND]
-    if example.is_meta:  # shapes alone: nothing can be compared
+    if any(t.is_meta for t in call.tensors):  # shapes alone: nothing can be compared
         return {}
-    if example.is_floating_point() and not bool(example.any()):  # zeros tell little
+    if all(t.is_floating_point() and not bool(t.any()) for t in call.tensors):  # tells little
         generator = torch.Generator().manual_seed(0)
-        example = torch.randn(example.shape, generator=generator).to(example)
+        call = call.map(lambda t: torch.randn(t.shape, generator=generator).to(t))
     with evaluating(network):
-        wanted, again = (seeded(network, example) for _ in range(2))
+        wanted, again = (seeded(network, call) for _ in range(2))
         if not same(again, wanted):
             wanted = None
-        if not tried or _changed(network, example, wanted, tried) is None:
+        if not tried or _changed(network, call, wanted, tried) is None:
             return {}
         reasons = {}
         for site in tried:
-            reason = _changed(network, example, wanted, [site])
+            reason = _changed(network, call, wanted, [site])
             if reason is not None:
                 reasons[site.name] = reason
         rest = [site for site in tried if site.name not in reasons]
-        reason = _changed(network, example, wanted, rest)
+        reason = _changed(network, call, wanted, rest)
         reasons.update({site.name: reason for site in rest} if reason is not None else {})
     return reasons
 
 
-def _changed(network: nn.Module, example: Tensor, wanted: Any, sites: list[Site]) -> str | None:
+def _changed(network: nn.Module, call: Call, wanted: Any, sites: list[Site]) -> str | None:
     """What goes wrong with stand-ins at the sites, or None; wanted None: any answer is right."""
     sources = {site.name: network.get_submodule(site.name) for site in sites}
     stand_ins = {site.name: _StandIn(site, sources[site.name]) for site in sites}
@@ -317,7 +324,7 @@ def _changed(network: nn.Module, example: Tensor, wanted: Any, sites: list[Site]
         runs.update({f"old {n}": m for n, m in sources.items()})
         counts = dict.fromkeys(runs, 0)
         with forwards(runs, counting(counts)):
-            found = seeded(network, example)
+            found = seeded(network, call)
     except Exception as error:  # the network's own code, which meets another layer than it knows
         return f"in another layer's place the network fails: {error!r}".splitlines()[0]
     finally:

@@ -67,9 +67,13 @@ class Operator:
 
 
 class ReplacedLayer(nn.Module):
-    """What surgery puts in a site's place. Layers with the same `shares` have one encoder."""
+    """What surgery puts in a site's place. Layers with the same `shares` have one encoder.
+
+    `entry` is the plan's (halut.sites.plan.Entry): what it takes to build the layer again.
+    """
 
     site: Site
+    entry: Any = None
     shares: str | None = None
 
     def observe(self, rows: Tensor) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from halut.sites.calls import Call, tensors_of
+
 Forward = Callable[..., Any]
 
 DECISIONS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
@@ -119,17 +121,16 @@ def _address(t: Tensor) -> int:
 def _storages(values: Any) -> list[int]:
     """Addresses of the storages of all tensors in a value."""
     found = []
-    for t in tree_leaves(values):
-        if isinstance(t, Tensor):
-            try:
-                found.append(t.untyped_storage().data_ptr())
-            except (RuntimeError, NotImplementedError):
-                continue
+    for t in tensors_of(values):
+        try:
+            found.append(t.untyped_storage().data_ptr())
+        except (RuntimeError, NotImplementedError):
+            continue
     return [address for address in found if address]
 
 
 def followed(
-    network: nn.Module, example: Any, layers: Mapping[str, nn.Module]
+    network: nn.Module, example: Call, layers: Mapping[str, nn.Module]
 ) -> tuple[set[str], set[str]] | None:
     """(layers whose weight is read outside of their forward, layers that the answer depends on).
 
@@ -139,7 +140,7 @@ def followed(
     flow = Flow(layers)
     try:
         with forwards(layers, flow.wrap), flow:
-            out = network(example)
+            out = example(network)
     except Exception:  # whatever the network's own code raises under a dispatch mode
         return None
     return flow.read, flow.reaching(out)
@@ -158,16 +159,16 @@ def counting(counts: dict[str, int]) -> Callable[[str, Forward], Forward]:
     return wrap
 
 
-def seeded(network: nn.Module, x: Tensor) -> Any:
+def seeded(network: nn.Module, x: Tensor | Call) -> Any:
     """The network's answer to x, of one and the same random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return network(x)
+        return x(network) if isinstance(x, Call) else network(x)
 
 
 def same(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
     """Whether two answers of a network agree, in every tensor, NaN with NaN."""
-    xs, ys = ([t for t in tree_leaves(v) if isinstance(t, Tensor)] for v in (a, b))
+    xs, ys = (list(tensors_of(value)) for value in (a, b))
     return len(xs) == len(ys) and all(
         x.shape == y.shape and _close(x, y, tolerance) for x, y in zip(xs, ys, strict=True)
     )

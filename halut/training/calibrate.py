@@ -151,9 +151,6 @@ def captured(
 
 
 def _learn_site(context: Context, network: nn.Module, entry: Entry, rows: torch.Tensor) -> None:
-    layer = swap.build(network, entry)
-    layer.observe(rows)
-    codebooks = getattr(getattr(layer, "blocks", None), "total", 1)
+    codebooks = (entry.options.get("C") or 1) * entry.site.groups
     with bar(f"learn {entry.site.name}", codebooks, context.config.trainer.progress) as progress:
-        layer.fit(seed=context.config.seed, progress=progress)
-    swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, rows, context.config.seed, progress)

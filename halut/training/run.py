@@ -25,6 +25,7 @@ from halut.models.build import build_from
 from halut.ops.core import status
 from halut.replace import schedule
 from halut.replace.global_pruning import with_global_pruning
+from halut.replace.recalibrate import check_norms
 from halut.replace.schedule import Stage
 from halut.sites.plan import Plan
 from halut.training.calibrate import Context, captured
@@ -51,7 +52,6 @@ from halut.training.parallel.distributed import (
 from halut.training.planning import make_plan, make_stages, parts_of
 from halut.training.pretrained import completed
 from halut.training.ptq_baseline import quantised_baselines, widths_of
-from halut.training.recalibrate import check_norms
 from halut.training.report import final_report, plan_table
 from halut.training.report_tables import show_report
 from halut.training.run_folder import RunFolder, default_path

@@ -14,6 +14,7 @@ from halut.errors import HalutError
 from halut.io import Kind
 from halut.replace import swap
 from halut.replace.liveness import prove
+from halut.replace.recalibrate import recalibrate
 from halut.replace.schedule import Stage
 from halut.sites.calibration import capture
 from halut.sites.plan import Plan
@@ -25,7 +26,6 @@ from halut.training.lightning.module import Recipe
 from halut.training.logging.progress import log
 from halut.training.logging.run_progress import run
 from halut.training.parallel.distributed import check_equal, is_main, on_main, share_state
-from halut.training.recalibrate import recalibrate
 from halut.training.run_folder import RunFolder, load_network, save_network
 
 NUMBER = (int, float)

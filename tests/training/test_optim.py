@@ -11,10 +11,11 @@ import torch
 from halut.errors import HalutError
 from halut.models.build import build_model
 from halut.replace import swap
+from halut.replace.param_groups import by_role
 from halut.replace.policy import Rule, resolve
 from halut.replace.schedule import ROLES
 from halut.sites.find import find_sites
-from halut.training.lightning.optim import by_role, make_optimizer, make_schedule
+from halut.training.lightning.optim import make_optimizer, make_schedule
 
 LR = {role: 10.0**-i for i, role in enumerate(ROLES)}
 DECAY = {role: i + 1.0 for i, role in enumerate(ROLES)}

@@ -8,7 +8,7 @@ from torch import nn
 
 from halut.errors import HalutError
 from halut.models.build import build_model
-from halut.training.recalibrate import check_norms, recalibrate
+from halut.replace.recalibrate import check_norms, recalibrate
 
 
 class Two(nn.Module):

@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor, Shard
 
 from halut.replace import swap
 from halut.replace.operator_registry import operator_names
+from halut.replace.param_groups import by_role
 from halut.replace.policy import Rule, resolve
 from halut.sites.find import find_sites
-from halut.training.lightning.optim import by_role
 from halut.training.parallel import sharding
 from tests.training.learned_layers import with_learned
 

@@ -20,8 +20,8 @@ from torch import nn
 from halut.errors import HalutError
 from halut.option import options_of, without_effect
 from halut.replace.operator_registry import operator_type
+from halut.replace.recalibrate import running_norms
 from halut.sites.plan import Plan
-from halut.training.recalibrate import running_norms
 
 MOST = 100
 """Values of a sweep that are looked at before it begins."""

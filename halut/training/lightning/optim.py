@@ -1,4 +1,4 @@
-"""Optimiser roles: every parameter of a network belongs to one, each with its own rates."""
+"""Optimisers by name, and their learning rates' schedules."""
 
 from __future__ import annotations
 
@@ -10,22 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from halut.errors import HalutError
-from halut.replace.schedule import ROLES
-from halut.replace.swap import replaced_layers
-
-
-def by_role(network: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """All parameters that train, each once, by role; what no operator claims is "rest"."""
-    roles: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
-    seen: set[int] = set()
-    for _, layer in replaced_layers(network):
-        for role, parameters in layer.param_groups().items():
-            for parameter in parameters:
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    roles[role].append(parameter)
-    roles["rest"] += [p for p in network.parameters() if id(p) not in seen]
-    return {r: [p for p in ps if p.requires_grad] for r, ps in roles.items()}
+from halut.replace.param_groups import role_groups
 
 
 def make_optimizer(
@@ -36,37 +21,13 @@ def make_optimizer(
     momentum: float = 0.9,
     freeze: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
-    """Optimiser with one or two groups per role: what weight decay leaves alone has its own.
-
-    Parameters of the roles in `freeze` are left out. They keep requires_grad, as the next fit may
-    train them, and a layer swapped in later takes it over from the one it replaces.
-    Never decayed: biases, norms and other numbers per channel, and what the network itself names in
-    `no_weight_decay` (timm's transformers: class token and places).
-    """
-    listed = getattr(network, "no_weight_decay", None)
-    named: set[str] = set(listed()) if callable(listed) else set()
-    exempt = {id(p) for n, p in network.named_parameters() if n in named or _per_channel(p)}
-    groups = []
-    for role, parameters in by_role(network).items():
-        if role in freeze:
-            continue
-        decayed = [p for p in parameters if id(p) not in exempt]
-        plain = [p for p in parameters if id(p) in exempt]
-        for members, decay in ((decayed, weight_decay[role]), (plain, 0.0)):
-            if members:
-                groups.append(
-                    {"params": members, "lr": lr[role], "weight_decay": decay, "role": role}
-                )
+    """Optimiser with the groups of halut.replace.param_groups.role_groups."""
+    groups = role_groups(network, lr, weight_decay, freeze)
     if not groups:
         raise HalutError(f"nothing is left to train: {', '.join(freeze)} frozen")
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
     return torch.optim.AdamW(groups, lr=0.0)
-
-
-def _per_channel(parameter: nn.Parameter) -> bool:
-    """True for [C], a scalar, and [1, ..., 1, C], as ResMLP's affine layers have."""
-    return parameter.ndim <= 1 or (parameter.ndim > 2 and parameter.shape[-1] == parameter.numel())
 
 
 def make_schedule(

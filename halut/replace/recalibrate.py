@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,33 +12,48 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from halut.errors import HalutError
+from halut.sites.calls import Batches, Call, batch_call, is_loop
 from halut.sites.eval_mode import evaluating
+from halut.sites.usage import Forward, forwards
 
 
-def recalibrate(network: nn.Module, batches: Iterable[Any]) -> int:
+def recalibrate(network: nn.Module, batches: Batches) -> int:
     """Replace the running mean and variance of every batch norm by averages over `batches`.
 
     A swap shifts the distributions behind it; the statistics of the exact network then fit badly.
     Only batch norms run in training mode, everything else in evaluation mode; momentum and modes
-    are put back. Returns the number of batches used; 0 (nothing changed) without batch norms, or
-    if there is but one sample: a single sample has no variance, and joins the next batch.
+    are put back. `batches` as capture takes them: a forward loop calls the network itself. Returns
+    the number of calls used; 0 (nothing changed) without batch norms, or if there is but one
+    sample: a single sample has no variance, and joins the next batch.
     """
     norms = running_norms(network)
     if not norms:
         return 0
     momenta = {norm: norm.momentum for norm in norms}
     used = 0
+
+    def counting(name: str, forward: Forward) -> Forward:
+        def run(*args: Any, **named: Any) -> Any:
+            nonlocal used
+            if used == 0:
+                for norm in norms:
+                    norm.reset_running_stats()
+            used += 1
+            return forward(*args, **named)
+
+        return run
+
     try:
         with evaluating(network) as device:
             for norm in norms:
                 norm.train()
                 norm.momentum = None  # cumulative average
-            for x in _no_lone(batches):
-                if used == 0:
-                    for norm in norms:
-                        norm.reset_running_stats()
-                network(x.to(device))
-                used += 1
+            with forwards({"": network}, counting):
+                if is_loop(batches):
+                    batches(network)  # type: ignore[operator]
+                else:
+                    for call in _no_lone(network, batches):
+                        call.to(device)(network)
     finally:
         for norm in norms:
             norm.momentum = momenta[norm]
@@ -50,19 +65,30 @@ def running_norms(network: nn.Module) -> list[_BatchNorm]:
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
-def _no_lone(batches: Iterable[Any]) -> Iterator[Tensor]:
-    """The batches' inputs; a single sample goes with the next batch, or not at all."""
-    held = None
+def _no_lone(network: nn.Module, batches: Any) -> Iterator[Call]:
+    """The batches' calls; a single sample goes with the next batch, or not at all."""
+    last: Call | None = None
     for batch in batches:
-        x = batch[0] if isinstance(batch, tuple | list) else batch
-        if held is not None and len(held) == 1:
-            held = torch.cat([held, x])
+        call = batch_call(network, batch)
+        if last is not None and last.samples == 1:
+            last = _joined(last, call)
             continue
-        if held is not None:
-            yield held
-        held = x
-    if held is not None and len(held) > 1:
-        yield held
+        if last is not None:
+            yield last
+        last = call
+    if last is not None and last.samples > 1:
+        yield last
+
+
+def _joined(a: Call, b: Call) -> Call:
+    """One call with the samples of both: tensors as long as their batches are concatenated."""
+    samples = iter([(t, t.ndim > 0 and len(t) == a.samples) for t in a.tensors])
+
+    def join(t: Tensor) -> Tensor:
+        first, cut = next(samples)
+        return torch.cat([first, t]) if cut and t.ndim and len(t) == b.samples else t
+
+    return b.map(join)
 
 
 def check_norms(network: nn.Module, example: Tensor, share: int) -> None:

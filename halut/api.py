@@ -1,0 +1,286 @@
+"""The public verbs: replace the products of any network, train it on, measure it, keep it.
+
+    plan = halut.replace_(network, halut.Tree(C=16), calibration=loader)
+    optimizer = torch.optim.AdamW(halut.param_groups(network, lr=1e-3))
+    halut.attach(optimizer, network, steps=1000)
+
+Batches are what a loader yields, (inputs, targets, ...), inputs, mappings or halut.Calls, or a
+forward loop: a function that runs the network on whatever its forward takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from halut import bundle
+from halut.analysis.network_cost import exact_cost, layer_costs, replaced_cost
+from halut.configs import Config
+from halut.errors import HalutError
+from halut.io import write_folder
+from halut.option import unknown
+from halut.replace import swap
+from halut.replace.global_pruning import with_global_pruning
+from halut.replace.liveness import prove
+from halut.replace.policy import Rule, laid_over, resolve, simple_rules
+from halut.replace.schedule import CALIBRATE
+from halut.replace.sharing import same_inputs, with_sharing
+from halut.sites.attention import KIND, expose_attention
+from halut.sites.calibration import capture
+from halut.sites.calls import Batches, Call, example_call, first_call, is_loop
+from halut.sites.find import Site, Unsupported, find_sites
+from halut.sites.modules import put
+from halut.sites.plan import KEEP, Entry, Plan
+
+RuleLike = Rule | tuple[str, Config | str | None]
+"""A Rule, or (name pattern, its configuration); "keep", or None: the sites stay exact."""
+
+
+def replace_(
+    network: nn.Module,
+    config: Config | None = None,
+    calibration: Batches | None = None,
+    *,
+    rules: Sequence[RuleLike] = (),
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
+    keep_first: bool = True,
+    keep_last: bool = True,
+    keep_depthwise: bool = True,
+    share: bool = False,
+    calibrate: str = "replaced",
+    rows: int = 65_536,
+    seed: int = 0,
+) -> Plan:
+    """Replace the matrix products of `network` in place by what `config` says, learned from data.
+
+    Args:
+        network: any module of Linear and Conv2d layers; it stays on its devices and in its modes.
+        config: what a product becomes, such as `halut.Tree(C=16)`; None: only what `rules` say.
+        calibration: batches (see halut.api), or a forward loop.
+        rules: (name pattern, configuration) pairs, or halut.Rules, asked in order before `config`:
+            [("layer4.*", halut.PQ()), ("head", "keep")]. Patterns are globs, or regular
+            expressions between slashes.
+        keep: name patterns of layers that stay exact.
+        only: name patterns that `config` is for; all of them by default.
+        keep_first, keep_last, keep_depthwise: whether the first, the last and depthwise layers stay
+            exact where no rule means them.
+        share: layers that read the very same input get one encoder.
+        calibrate: "replaced": layer after layer, on the inputs it gets from those replaced before
+            it, one pass over the batches for each; "original": on those of the exact network, one
+            pass in all.
+        rows: calibration rows of a layer, a uniform sample of all it sees.
+        seed: of that sample, and of learning.
+
+    Returns the plan: what every layer became, or why it stayed.
+    Raises HalutError, with the network as it was, if an option does not fit a layer, nothing would
+    be replaced, activations are not finite, or a replaced layer would not be used by the network.
+
+    >>> network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    >>> _ = network.append(nn.Linear(8, 2))
+    >>> import halut
+    >>> plan = halut.replace_(network, halut.Tree(K=4), [torch.randn(64, 8)])
+    >>> [entry.site.name for entry in plan.replaced]
+    ['2']
+    """
+    if calibration is None:
+        raise HalutError("calibration is missing: batches, or a function that runs the network")
+    if calibrate not in CALIBRATE:
+        raise HalutError(unknown("calibrate", calibrate, CALIBRATE))
+    if not is_loop(calibration) and iter(calibration) is calibration:  # type: ignore[arg-type]
+        calibration = list(calibration)
+    own = [_rule(rule, config) for rule in rules]
+    if any(rule.kind == KIND for rule in own):
+        expose_attention(network)
+    example = first_call(network, calibration).to(_device(network))
+    sites, unsupported = _sites(network, example)
+    if not sites:
+        why = "; ".join(f"{u.name or 'the network'}: {u.reason}" for u in unsupported[:8])
+        raise HalutError(f"the network has no layer that can be replaced ({why or 'none at all'})")
+    short = simple_rules(
+        sites,
+        keep=keep,
+        only=only,
+        keep_first=keep_first,
+        keep_last=keep_last,
+        keep_depthwise=keep_depthwise,
+    )
+    kept, default = short[: len(keep)], short[len(keep) :]
+    if config is None:
+        default = [rule for rule in default if rule.operator == KEEP]
+    ordered = [*kept, *own, *(_rule(rule, config) for rule in default)]
+    plan = resolve(sites, ordered, KEEP, {}, unsupported)
+    if share:
+        plan = with_sharing(plan, same_inputs(network, example))
+    plan = with_global_pruning(plan, network, seed)
+    plan = plan.with_stages({entry.site.name: 0 for entry in plan.replaced})
+    _replace_all(network, plan.replaced, calibration, calibrate, rows, seed, example)
+    return plan
+
+
+def _rule(rule: RuleLike, default: Config | None) -> Rule:
+    """The rule with its operator and all of its options; those of `default` where it is meant."""
+    if isinstance(rule, Rule):
+        if rule.operator is None and default is None:
+            raise HalutError("a rule without an operator means config, which is not given")
+        if default is None or rule.operator not in (None, default.operator):
+            return rule
+        options = laid_over(default.options(), rule.options)
+        return replace(rule, operator=default.operator, options=options)
+    name, config = rule
+    if isinstance(config, Config):
+        return Rule(name=name, operator=config.operator, options=config.options())
+    if config not in (None, KEEP):
+        raise HalutError(f"rules: {name!r} wants a configuration or {KEEP!r}, got {config!r}")
+    return Rule(name=name, operator=KEEP, reason=f"rule {name!r}")
+
+
+def _sites(network: nn.Module, call: Call) -> tuple[list[Site], list[Unsupported]]:
+    """The sites by one sample of a call, or by all of it where the network cannot take one."""
+    try:
+        return find_sites(network, call.head(1))
+    except HalutError:
+        return find_sites(network, call, call.samples)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+def _replace_all(
+    network: nn.Module,
+    entries: Sequence[Entry],
+    calibration: Batches,
+    calibrate: str,
+    rows: int,
+    seed: int,
+    example: Call,
+) -> None:
+    """Learn and swap every entry, and prove that all answer; or leave the network as it was."""
+    sources = {entry.site.name: network.get_submodule(entry.site.name) for entry in entries}
+    seen: dict[str, Tensor] = {}
+    if calibrate == "original":
+        seen = capture(network, [entry.site for entry in entries], calibration, rows, seed=seed)
+    try:
+        for entry in entries:
+            name = entry.site.name
+            if calibrate == "replaced":
+                seen = capture(network, [entry.site], calibration, rows, seed=seed)
+            swap.replace_site(network, entry, seen.pop(name), seed)
+        prove(network, example.head(2), list(sources))
+    except BaseException:
+        for name, source in sources.items():
+            put(network, network.get_submodule(name), source)
+        raise
+
+
+def attach(
+    optimizer: torch.optim.Optimizer, network: nn.Module, steps: int, start: int = 0
+) -> RemovableHandle:
+    """After every step of `optimizer`, do what the replaced layers of `network` need.
+
+    Temperatures stay positive, `blend` moves on with the share of `steps` that is done, learned
+    bases are solved again. `start`: steps done before, where training is resumed. Returns the
+    handle of the hook. Raises HalutError if nothing is replaced, or if the optimizer has none of
+    the replaced layers' parameters, as one made before the replacement.
+    """
+    layers = [layer for _, layer in swap.replaced_layers(network)]
+    if not layers:
+        raise HalutError("the network has no replaced layers: call halut.replace_ first")
+    if steps < 1:
+        raise HalutError(f"steps must be at least 1, got {steps}")
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    own = {id(p) for layer in layers for p in layer.parameters() if p.requires_grad}
+    if own and not own & trained:
+        raise HalutError(
+            "the optimizer has none of the replaced layers' parameters: make it after replace_, "
+            "of halut.param_groups(network)"
+        )
+    done = start
+
+    def after_step(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        for layer in layers:
+            layer.after_step(min(done / steps, 1.0))
+
+    return optimizer.register_step_post_hook(after_step)
+
+
+def cost(network: nn.Module, example: Any) -> dict[str, Any]:
+    """Operations and bytes of one sample's forward pass, exact and as replaced.
+
+    {"exact": totals, "replaced": totals, "layers": {name: figures}}; totals are macs,
+    encode_compares, encode_macs, encode_adds, lookups, adds, weight_bytes and table_bytes, with
+    32-bit floats where nothing else is said; figures are those of ReplacedLayer.cost. `example`: a
+    batch (of which one sample is run), a tuple of arguments, a mapping or a halut.Call.
+    """
+    kept, _ = _sites(network, example_call(network, example).to(_device(network)))
+    layers = list(swap.replaced_layers(network))
+    replaced = [Entry(replace(layer.site, name=name), "replaced") for name, layer in layers]
+    plan = Plan((*replaced, *(Entry(site, KEEP) for site in kept)))
+    totals = replaced_cost(plan, network)
+    exact = exact_cost(plan, network)
+    inside = {id(p) for _, layer in layers for p in layer.parameters()}
+    floats = sum(p.numel() for p in network.parameters() if id(p) not in inside)
+    floats += sum(e.site.weights + (e.site.M if e.site.bias else 0) for e in replaced)
+    exact["weight_bytes"] = 4 * floats
+    return {"exact": exact, "replaced": totals, "layers": dict(layer_costs(network))}
+
+
+def plan_of(network: nn.Module, model: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of the layers that are replaced in `network`; those that stayed are not in it.
+
+    `model`: arguments of halut.models.build.build_model that build the exact network.
+    """
+    entries = []
+    for name, layer in swap.replaced_layers(network):
+        if layer.entry is None:
+            raise HalutError(f"{name} does not know how it was made: no plan can hold it")
+        site = replace(layer.site, name=name)
+        entries.append(replace(layer.entry, site=site, stage=0, shares=layer.shares))
+    return Plan(tuple(entries), dict(model or {}))
+
+
+def save(network: nn.Module, path: str | Path, model: Mapping[str, Any] | None = None) -> None:
+    """Write a network with replaced layers into the folder `path`, whole or not at all.
+
+    model.safetensors, plan.json, report.json and README.md: tensors and JSON, nothing pickled. A
+    bundle that is there is replaced. `load_into` reads it into the exact network, `load` builds
+    that too: from a factory, or from `model`, the arguments of halut.models.build.build_model.
+    Raises HalutError if nothing is replaced, or `path` is a folder of something else.
+    """
+    plan = plan_of(network, model)
+    if not plan.entries:
+        raise HalutError("the network has no replaced layers; one that is prepared has none left")
+    with write_folder(Path(path), marker="plan.json") as folder:
+        bundle.save_bundle(folder, network, plan, {})
+
+
+def load_into(network: nn.Module, path: str | Path) -> Plan:
+    """Give the exact `network` the layers and the weights of a folder that `save` wrote.
+
+    Nothing is learned again; what the network's own weights are does not matter. Returns the plan.
+    Raises HalutError if the folder is damaged or of another network.
+    """
+    plan = bundle.read_plan(Path(path))
+    bundle.fill(network, plan, Path(path))
+    return plan
+
+
+def load(path: str | Path, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """The network of a folder that `save` or a run wrote, in evaluation mode.
+
+    `factory()` makes the exact network; without it, the folder must name one of halut's registry.
+    """
+    if factory is None:
+        return bundle.load_bundle(Path(path))[0]
+    network = factory()
+    load_into(network, path)
+    return network.eval()
