@@ -48,7 +48,7 @@ def test_the_wheel_is_small_and_holds_what_runs(built):
     (wheel,) = built.glob("*.whl")
     assert wheel.stat().st_size < 2 << 20
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert sources("halut", "*.py") | sources("data", "*.py") <= names
+    assert sources("halut", "*.py") | {f"halut/{x}" for x in sources("data", "*.py")} <= names
     assert {f"halut/{name}" for name in sources("conf", "*.yaml")} <= names
     assert {f"halut/{name}" for name in sources("kernels/cuda", "*.cu")} <= names
     assert any(name.startswith("halut/_kernels") and name.endswith(".so") for name in names)

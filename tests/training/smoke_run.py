@@ -22,11 +22,11 @@ COMMON = (
     "debug=smoke",
     "debug.traceback=false",
     "data.batch_size=16",
-    "capture.samples=64",
     "baseline=false",
-    "logger.every=1",
     "trainer.accelerator=cpu",
 )
+UNLEARNED = ("exact", "block_fp", "mxint8")
+"""Operators that learn nothing from samples."""
 
 
 @dataclass
@@ -62,7 +62,12 @@ def runner(train: Callable[..., Any], folder: Path) -> Callable[..., Run]:
 
     def run(name: str, *arguments: str, only: tuple[str, ...] = LAST, model=NARROW) -> Run:
         sites = [f"policy.only=[{','.join(only)}]"] if only else []
-        outcome = train(*COMMON, f"run_dir={folder / name}", *model, *sites, *arguments)
+        options = [*COMMON]
+        if "schedule.epochs=0" not in arguments:
+            options.append("logger.every=1")
+        if not any(each.removeprefix("halut=") in UNLEARNED for each in arguments):
+            options.append("capture.samples=64")
+        outcome = train(*options, f"run_dir={folder / name}", *model, *sites, *arguments)
         assert outcome.code == 0, outcome.err
         return Run(folder / name)
 
