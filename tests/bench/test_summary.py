@@ -114,6 +114,12 @@ def test_the_clock_adds_once_a_cycle():
     assert _kernels.spin(0) == 0
     assert _kernels.spin(15) == 8
     assert _kernels.spin(80_000) == 80_000
+
+
+@pytest.mark.slow  # by what it bounds, a time: a busy machine may stretch it
+def test_the_clock_is_a_processors():
+    from halut import _kernels
+
     seconds = []
     for _ in range(20):
         start = time.perf_counter()
