@@ -8,7 +8,7 @@ import time
 import pytest
 
 from halut.analysis.timing import interleaved, summarise
-from halut.bench import report, summary
+from halut.bench import result_tables, summary
 from halut.bench.machine import slug
 
 
@@ -53,7 +53,7 @@ def test_amx_and_threads_have_keys_of_their_own():
     assert found["linear_v16"]["over_int8"] == 3
     assert found["linear_v16"]["over_int8_amx"] == pytest.approx(0.6)
     assert found["threads_2"]["linear_v16"]["over_int8"] == pytest.approx(9)
-    assert report.losses(found) == ["tables lose: linear_v16.over_int8_amx = 0.60"]
+    assert result_tables.losses(found) == ["tables lose: linear_v16.over_int8_amx = 0.60"]
 
 
 def test_training_is_ours_over_the_faster_exact_layer():
