@@ -8,12 +8,26 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from torch import nn
+
+from halut.bench.main import parser as bench_parser
+from halut.cli import USAGE
+from halut.errors import HalutError
+from halut.replace.operator_registry import operator_type
+from halut.sites.find import find_sites
+from halut.training.config.hydra_schemas import conf_dir, register
+from halut.training.config.run_config import check
+from halut.training.config.unused_options import ineffective, refuse
+from halut.training.main import typed
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -46,16 +60,58 @@ def test_there_are_commands_and_examples_to_test():
     assert len(files()) == 9
 
 
-@pytest.mark.parametrize("command", commands())
-def test_commands_compose(command):
-    from halut.training.config.hydra_schemas import conf_dir, register
+def verbs() -> list[str]:
+    """Every command of the README that begins with halut."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [line.split(" # ")[0].strip() for line in lines if line.startswith("halut ")]
 
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_are_taken(command, monkeypatch):
+    """Composed, held to their schemas, and with values in range and options that have an effect."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # some ask for GPUs
+    check_command(command)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("halut.K=12", "K must be a power of two"),
+        ("halut.Z=1", "Could not override 'halut.Z'"),
+        ("data.root=pictures", "data.root has no effect"),
+    ],
+)
+def test_commands_that_the_program_refuses_are_not_taken(option, message):
+    with pytest.raises((HalutError, HydraException), match=message):
+        check_command(f"python train.py {option}")
+
+
+def check_command(command: str) -> None:
+    """HalutError, or Hydra's own, if train.py refuses the command by its first or its last values,
+    before it reads data; and if its operator cannot replace a 3x3 convolution.
+    """
     register()
     GlobalHydra.instance().clear()
+    (convolution,), _ = find_sites(nn.Sequential(nn.Conv2d(32, 8, 3)), torch.zeros(1, 32, 8, 8))
     given = [word for word in shlex.split(command)[2:] if word != "-m"]
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         for overrides in (first_values(given), first_values(given, last=True)):
-            assert compose("train", overrides=overrides).model.name
+            settings, _, _ = typed(compose("train", overrides=overrides))
+            check(settings)
+            keys = [override.partition("=")[0].lstrip("+") for override in overrides]
+            refuse({key: key for key in keys}, ineffective(settings, keys))
+            options = asdict(settings.halut)
+            operator_type(options.pop("name"))(**options).build(convolution)
+
+
+def test_the_verbs_of_the_readme_are_known_and_take_its_options(capsys):
+    """`halut VERB OPTIONS`: the verb in its usage, the options read by its own parser."""
+    assert len(verbs()) >= 6
+    for command in verbs():
+        _, verb, *options = shlex.split(command)
+        assert f"\n  {verb} " in USAGE, command
+        if verb == "bench":
+            bench_parser().parse_args(options)
 
 
 def first_values(given: list[str], last: bool = False) -> list[str]:

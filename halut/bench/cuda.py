@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from halut.bench import cuda_methods, floors, inputs, machine, report
+from halut.bench import cuda_methods, floors, inputs, machine, result_tables
 from halut.bench.cuda_timing import (
     Capture,
     Clock,
@@ -164,8 +164,8 @@ def main(settings: Settings, arguments: Sequence[str], path: str | None) -> int:
 
     results, failures = measure(settings, ceilings, save=save)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(report.results_table(results))
-    console.print(report.summary_table(document["summary"]))
+    console.print(result_tables.results_table(results))
+    console.print(result_tables.summary_table(document["summary"]))
     for line in ceiling_lines(ceilings):
         print(line)
     print(f"saved: {file}")

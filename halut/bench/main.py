@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from halut.bench import cuda, cuda_methods, inputs, machine, report
+from halut.bench import cuda, cuda_methods, inputs, machine, result_tables
 from halut.bench.measure import Settings, selected
 from halut.bench.suites import Case, suites
 from halut.bench.summary import summarise
@@ -205,9 +205,9 @@ def describe(
 def show(document: dict[str, Any]) -> None:
     """Print the tables, and where tables lose."""
     console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(report.results_table(document["results"]))
-    console.print(report.summary_table(document["summary"]))
-    for line in report.losses(document["summary"]):
+    console.print(result_tables.results_table(document["results"]))
+    console.print(result_tables.summary_table(document["summary"]))
+    for line in result_tables.losses(document["summary"]):
         console.print(line)
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from halut.analysis.timing import summarise
-from halut.bench import cuda, cuda_methods, cuda_timing, floors, report
+from halut.bench import cuda, cuda_methods, cuda_timing, floors, result_tables
 from halut.bench.cuda_timing import bounded, interleaved, replayed
 from halut.bench.floors import Ceilings
 from halut.bench.main import main
@@ -68,7 +68,7 @@ def test_every_method_answers_rightly_and_is_timed():
         assert row["floor_us"] > 0, row
         assert row["op"] == "train_step" or row["median_us"] > 1e3 or row["replay_us"] > 0
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report.results_table(results))
+    console.print(result_tables.results_table(results))
     text = console.export_text()
     assert "in a graph" in text
     assert "floor" in text

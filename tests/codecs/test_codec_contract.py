@@ -82,10 +82,13 @@ def test_decoded_values_are_on_the_grid_and_stay_there(name, layout):
     assert torch.equal(codec.decode(again), q)
 
 
-def test_quantised_values_point_the_same_way(name, layout):
+def test_quantised_values_are_near_what_was_calibrated(name, layout):
+    """Zeros, other signs or another scale than the values' are refused; one bit keeps 0.5."""
     codec, x = fitted(name, layout), values(layout)
-    q = codec.quantise(x)
-    assert (q * x).sum() > 0
+    q = codec.quantise(x).detach()
+    assert torch.cosine_similarity(q.flatten(), x.flatten(), dim=0) > 0.5
+    if name != "binary":  # which has no scale
+        assert (q - x).square().sum() < 0.75 * x.square().sum()
     assert torch.equal(codec.quantise(x), q)
 
 
@@ -98,7 +101,6 @@ def test_constant_values(name, layout, value):
     codec.fit(x)
     q = codec.quantise(x)
     assert q.isfinite().all()
-    assert codec.bits() > 0
 
 
 @pytest.mark.parametrize("gradient", ["auto", "identity", "clipped"])

@@ -24,7 +24,7 @@ def test_no_kernel_spills(resources, record_property, capsys):
     for architecture, kernels in resources.items():
         for name, each in kernels.items():
             assert (each["spills"], each["stack"]) == (0, 0), (name, architecture, each)
-            assert each["registers"] > 0
+            assert each["registers"] >= 8, name  # fewer: the compiler's line was not read
 
 
 def test_blocks_fit_a_multiprocessor(resources):
