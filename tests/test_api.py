@@ -237,9 +237,12 @@ def test_what_is_saved_is_loaded_without_a_registry(config, tmp_path):
     assert [entry.site.name for entry in plan.replaced] == ["conv", "mix"]
     assert torch.equal(answer(other.eval(), data), answer(network, data))
     assert halut.plan_of(other) == halut.plan_of(network)
-    with pytest.raises(halut.HalutError, match="give load a factory"):
+    with pytest.raises(halut.HalutError, match=r"give halut\.load a factory"):
         halut.load(tmp_path / "mine")
-    assert "halut.load_into(network, FOLDER)" in (tmp_path / "mine/README.md").read_text()
+    card = (tmp_path / "mine/README.md").read_text()
+    assert "halut.load_into(network, FOLDER)" in card
+    assert f"| mix | {config.operator} |" in card
+    assert "None" not in card
 
 
 def test_shared_encoders_are_saved_as_such(tmp_path):
