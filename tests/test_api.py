@@ -275,6 +275,33 @@ def test_a_network_of_the_registry_needs_no_factory(tmp_path):
     assert torch.equal(halut.load(tmp_path / "mine")(x), network(x))
 
 
+def test_attentions_products_are_replaced_where_a_rule_means_them(tmp_path):
+    from halut.models.build import build_model
+
+    torch.manual_seed(0)
+    network, x = build_model("tiny_vit", 10, 1).eval(), torch.randn(8, 1, 8, 8)
+    exact = network(x).detach()
+    rule = halut.Rule(kind="attention", operator="integer", options={"width": 6})
+    plan = halut.replace_(network, None, [x], rules=[rule])
+    assert len(plan.replaced) == 4
+    assert {entry.site.kind for entry in plan.replaced} == {"attention"}
+    assert 0 < (network(x) - exact).abs().max() < 0.3
+    halut.save(network, tmp_path / "mine")
+    again = halut.load(tmp_path / "mine", lambda: build_model("tiny_vit", 10, 1))
+    assert torch.equal(again(x), network(x))
+
+
+def test_a_network_of_several_inputs_is_prepared_without_an_example():
+    network, data = made(), batches(1)[0]
+    halut.replace_(network, halut.Tree(K=4), loop)
+    network.eval()
+    ready = halut.prepare(network)
+    assert torch.allclose(answer(ready, data), answer(network, data), atol=1e-5)
+    assert not list(replaced_layers(ready))
+    with pytest.raises(halut.HalutError, match="leave the example out"):
+        halut.prepare(network, data)
+
+
 def test_saving_is_whole_and_touches_no_other_folder(tmp_path, monkeypatch):
     network = made()
     with pytest.raises(halut.HalutError, match="no replaced layers"):
