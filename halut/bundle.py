@@ -93,8 +93,8 @@ def exact_network(plan: Plan) -> nn.Module:
     m = plan.model
     if not m:
         raise HalutError(
-            "the plan names no network of the registry: give load a factory that makes the exact "
-            "network, or use load_into"
+            "the plan does not say how to build its network, which no registry holds: give "
+            "halut.load a factory of the exact network, or use halut.load_into"
         )
     for key in ("name", "num_classes", "in_channels"):
         if key not in m:
@@ -115,16 +115,17 @@ def card(plan: Plan, report: dict[str, Any]) -> str:
         *(f"| {row['variant']} | {' | '.join(variant_cells(row))} |" for row in variants(report)),
         "",
         *(f"- {name.upper()}: {told(entry)}" for name, entry in report.get("ptq", {}).items()),
-        f"- data: {report.get('data', {}).get('name')}",
-        f"- made by: `{report.get('command')}`",
+        *([f"- data: {report['data'].get('name')}"] if "data" in report else []),
+        *([f"- made by: `{report['command']}`"] if "command" in report else []),
         "",
         "| site | operator | normalised error |",
         "|---|---|---|",
     ]
-    lines += [
-        f"| {s['name']} | {s['operator']} | {s.get('normalised_mse')} |"
-        for s in report.get("sites", [])
-    ]
+    if "sites" in report:
+        sites = [(s["name"], s["operator"], s.get("normalised_mse")) for s in report["sites"]]
+    else:
+        sites = [(entry.site.name, entry.operator, "") for entry in plan.replaced]
+    lines += [f"| {name} | {operator} | {error} |" for name, operator, error in sites]
     verb = "halut.load(FOLDER)" if model else "halut.load_into(network, FOLDER)"
     lines += ["", f"Load with `{verb}`."]
     return "\n".join(lines) + "\n"

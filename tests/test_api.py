@@ -237,9 +237,12 @@ def test_what_is_saved_is_loaded_without_a_registry(config, tmp_path):
     assert [entry.site.name for entry in plan.replaced] == ["conv", "mix"]
     assert torch.equal(answer(other.eval(), data), answer(network, data))
     assert halut.plan_of(other) == halut.plan_of(network)
-    with pytest.raises(halut.HalutError, match="give load a factory"):
+    with pytest.raises(halut.HalutError, match=r"give halut\.load a factory"):
         halut.load(tmp_path / "mine")
-    assert "halut.load_into(network, FOLDER)" in (tmp_path / "mine/README.md").read_text()
+    card = (tmp_path / "mine/README.md").read_text()
+    assert "halut.load_into(network, FOLDER)" in card
+    assert f"| mix | {config.operator} |" in card
+    assert "None" not in card
 
 
 def test_shared_encoders_are_saved_as_such(tmp_path):
@@ -270,6 +273,33 @@ def test_a_network_of_the_registry_needs_no_factory(tmp_path):
     halut.replace_(network, halut.Tree(K=4), [x])
     halut.save(network, tmp_path / "mine", model)
     assert torch.equal(halut.load(tmp_path / "mine")(x), network(x))
+
+
+def test_attentions_products_are_replaced_where_a_rule_means_them(tmp_path):
+    from halut.models.build import build_model
+
+    torch.manual_seed(0)
+    network, x = build_model("tiny_vit", 10, 1).eval(), torch.randn(8, 1, 8, 8)
+    exact = network(x).detach()
+    rule = halut.Rule(kind="attention", operator="integer", options={"width": 6})
+    plan = halut.replace_(network, None, [x], rules=[rule])
+    assert len(plan.replaced) == 4
+    assert {entry.site.kind for entry in plan.replaced} == {"attention"}
+    assert 0 < (network(x) - exact).abs().max() < 0.3
+    halut.save(network, tmp_path / "mine")
+    again = halut.load(tmp_path / "mine", lambda: build_model("tiny_vit", 10, 1))
+    assert torch.equal(again(x), network(x))
+
+
+def test_a_network_of_several_inputs_is_prepared_without_an_example():
+    network, data = made(), batches(1)[0]
+    halut.replace_(network, halut.Tree(K=4), loop)
+    network.eval()
+    ready = halut.prepare(network)
+    assert torch.allclose(answer(ready, data), answer(network, data), atol=1e-5)
+    assert not list(replaced_layers(ready))
+    with pytest.raises(halut.HalutError, match="leave the example out"):
+        halut.prepare(network, data)
 
 
 def test_saving_is_whole_and_touches_no_other_folder(tmp_path, monkeypatch):

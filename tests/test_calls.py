@@ -57,6 +57,11 @@ class Keywords(Base):
         return {"logits": scale * self.body(x, y).logits}
 
 
+class DataclassOutput(Base):
+    def forward(self, x, y=None):
+        return self.body(x, y)
+
+
 class OneMapping(Base):
     def forward(self, batch):
         return self.body(batch["x"], batch["y"])
@@ -67,6 +72,7 @@ CASES = {
     "tuple": (Positional, ((X, Y), torch.zeros(40))),
     "call": (Positional, Call(X, y=Y)),
     "keywords": (Keywords, {"x": X, "y": Y, "labels": torch.zeros(40)}),
+    "dataclass as output": (DataclassOutput, {"x": X, "y": Y}),
     "mapping": (OneMapping, {"x": X, "y": Y}),
     "mapping and targets": (OneMapping, ({"x": X, "y": Y}, torch.zeros(40))),
 }

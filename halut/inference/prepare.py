@@ -108,6 +108,11 @@ def _batches(
     given = calibration if calibration is not None else example
     if given is None:
         return []
+    if not isinstance(given, Tensor):
+        raise HalutError(
+            "prepare verifies on a Tensor, the network's one input, and got "
+            f"{type(given).__name__}: leave the example out for networks of other inputs"
+        )
     batches = probes(given)
     if calibration is not None:
         batches = [calibration, *(x for x in batches if len(x) != len(calibration))]

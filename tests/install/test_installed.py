@@ -51,6 +51,7 @@ def test_the_wheel_is_small_and_holds_what_runs(built):
     assert sources("halut", "*.py") | {f"halut/{x}" for x in sources("data", "*.py")} <= names
     assert {f"halut/{name}" for name in sources("conf", "*.yaml")} <= names
     assert {f"halut/{name}" for name in sources("kernels/cuda", "*.cu")} <= names
+    assert "halut/py.typed" in names
     assert any(name.startswith("halut/_kernels") and name.endswith(".so") for name in names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     folders = {name.split("/")[0] for name in names}
