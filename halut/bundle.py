@@ -44,8 +44,22 @@ def read_plan(path: Path) -> Plan:
     """The plan of a bundle or a run folder; HalutError if it is neither."""
     for name in ("plan.json", "model.safetensors"):
         if not (_folder(path) / name).exists():
-            raise HalutError(f"{path} is neither a bundle nor a finished run: it has no {name}")
+            raise HalutError(
+                f"{path} is neither a bundle nor a finished run: it has no {name}{_reached(path)}"
+            )
     return Plan.load(_folder(path) / "plan.json")
+
+
+def _reached(path: Path) -> str:
+    """What an unfinished run has of its stages, in words."""
+    stages = sorted(path.glob("stage_*/stage.json"))
+    if not stages:
+        return ""
+    last = read_json(stages[-1], {})
+    accuracy = last.get("val_accuracy_after_training")
+    shown = f", validation {accuracy:.2f}" if isinstance(accuracy, int | float) else ""
+    count = f"{len(stages)} stage{'s are' if len(stages) > 1 else ' is'}"
+    return f"; {count} finished{shown}, and the command that began it goes on"
 
 
 def fill(network: nn.Module, plan: Plan, path: Path) -> None:

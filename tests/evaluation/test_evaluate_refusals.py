@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from halut.bundle import read_plan
+from halut.errors import HalutError
+from halut.io import write_json
 from tests.evaluation.digits_bundle import MODEL
 
 
@@ -150,3 +153,12 @@ def test_what_an_evaluation_does_not_read_is_refused(evaluate, run_folder, argum
     assert code == 1
     assert f"{argument.lstrip('+')} has no effect: " in err
     assert reason in err
+
+
+def test_an_unfinished_run_tells_how_far_it_came(tmp_path):
+    run = tmp_path / "run"
+    (run / "stage_00").mkdir(parents=True)
+    write_json(run / "plan.json", {})
+    write_json(run / "stage_00" / "stage.json", {"val_accuracy_after_training": 91.25})
+    with pytest.raises(HalutError, match=r"1 stage is finished, validation 91\.25, .* goes on"):
+        read_plan(run)
