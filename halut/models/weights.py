@@ -19,6 +19,9 @@ WRAPPERS = ("state_dict", "model")
 PREFIXES = ("module.", "model.", "_orig_mod.")
 """What DataParallel, a LightningModule and torch.compile put before every name."""
 
+UNITS = (".encoder.unit", "_codec.unit")
+"""Ends of the names of tensors that layers saved by earlier versions lack: they were 1."""
+
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load every tensor of `model`, and nothing else, from a safetensors or torch file.
@@ -31,10 +34,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     state = unwrap(read_state(path), model.state_dict(), path)
-    for key, value in model.state_dict().items():
-        if key.endswith(".encoder.unit"):  # of a table layer, saved before there were units
-            state.setdefault(key, torch.ones_like(value))
-    check_fits(state, model.state_dict(), path)
+    wanted = model.state_dict()
+    for key in wanted:
+        if key.endswith(UNITS):
+            state.setdefault(key, torch.ones_like(wanted[key]))
+    check_fits(state, wanted, path)
     model.load_state_dict(state, strict=True)
 
 
