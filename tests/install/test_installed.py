@@ -79,6 +79,7 @@ def test_the_sdist_holds_sources_alone(built):
         "",
         ".json",
         ".cff",
+        ".typed",
     }
 
 
