@@ -41,7 +41,6 @@ def test_imports_keep_the_contracts():
         ("encoders", "from halut import codecs"),
         ("data", "from halut.models import one"),
         ("sites", "def lazily():\n    import halut.replace"),
-        ("layers", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import halut.cli"),
         ("inference", "import omegaconf"),
     ],
 )
@@ -65,8 +64,11 @@ def test_an_import_the_wrong_way_breaks_them(tmp_path, room, line):
 
 
 def test_no_import_is_for_typing_alone():
-    """A TYPE_CHECKING block would hide a circle, which a Protocol or another room resolves."""
+    """A TYPE_CHECKING block would hide a circle, which a Protocol or another room resolves.
+
+    But for the public names, which are imported when they are first used.
+    """
     modules = [*(ROOT / "halut").rglob("*.py"), *(ROOT / "data").rglob("*.py")]
     assert len(modules) > 200
     hiding = [path.relative_to(ROOT) for path in modules if "TYPE_CHECKING" in path.read_text()]
-    assert hiding == []
+    assert hiding == [Path("halut/__init__.py")]

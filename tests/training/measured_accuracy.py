@@ -50,5 +50,6 @@ def measured(run: Path, samples: int | None = None) -> dict[str, float]:
 def reported(run: Path) -> dict[str, float]:
     """The same of report.json, rounded as little as floats of percents need."""
     report = json.loads((run / "report.json").read_text())
-    parts = [part for part in ("base", "baseline", "final") if report.get(part)]
-    return {part: report[part]["test_accuracy"] for part in parts}
+    parts = {part: report.get(part) or {} for part in ("base", "baseline", "final")}
+    found = {part: values.get("test_accuracy") for part, values in parts.items()}
+    return {part: accuracy for part, accuracy in found.items() if accuracy is not None}
