@@ -15,6 +15,7 @@ from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.ops.core.checks import check_tables, chunk_rows, compute_dtype
 from halut.ops.core.finite import marked
+from halut.ops.epilogue import as_map
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import columns_of
 from halut.ops.lookup.conv import ConvGeometry, im2col
@@ -214,8 +215,7 @@ class Encoder(nn.Module):
 def as_answer(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> Tensor:
     """Rows y [N, groups * M_g] as the answer to x: a map for a map, NaN where x is not finite."""
     if geometry is not None:
-        size = geometry.output_size(x.shape[2], x.shape[3])
-        y = y.view(x.shape[0], *size, y.shape[1]).permute(0, 3, 1, 2)
+        y = as_map(y, x, geometry)
     return marked(y, x, geometry, groups)
 
 

@@ -16,6 +16,7 @@ from halut.inference.codec import restored
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.ops import bit_planes, bit_product
 from halut.ops.core.finite import marked
+from halut.ops.epilogue import as_map
 from halut.ops.geometry import ConvGeometry, pad
 from halut.ops.integer.bit_planes import packed_planes
 
@@ -120,9 +121,7 @@ class BitLayer(InferenceLayer):
             y = self._product(self.packed(x), self.constant)
             return marked(y.view(*x.shape[:-1], self.site.M).to(x.dtype), x, None, self.site.groups)
         y = self._product(self.packed(x), self._constant(x, g))
-        size = g.output_size(x.shape[2], x.shape[3])
-        y = y.view(x.shape[0], *size, self.site.M).permute(0, 3, 1, 2).to(x.dtype)
-        return marked(y, x, g.on(x), self.site.groups)
+        return marked(as_map(y, x, g).to(x.dtype), x, g.on(x), self.site.groups)
 
     def packed(self, x: Tensor) -> Tensor:
         """The words of every row, [N, G, J, W]."""

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from halut.layers.base import LUTLayer
 from halut.ops import ConvGeometry, identity_gradient
+from halut.ops.epilogue import as_map
 
 
 class LUTConv2d(LUTLayer):
@@ -22,10 +23,8 @@ class LUTConv2d(LUTLayer):
         return self.encoder.in_units(x), geometry.on(x) if geometry.same else geometry
 
     def shaped(self, y: Tensor, x: Tensor) -> Tensor:
-        g = self.site.geometry
-        assert g is not None
-        height, width = g.output_size(x.shape[2], x.shape[3])
-        return y.view(x.shape[0], height, width, self.site.M).permute(0, 3, 1, 2)
+        assert self.site.geometry is not None
+        return as_map(y, x, self.site.geometry)
 
     def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
         assert self.site.geometry is not None

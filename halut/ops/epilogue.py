@@ -64,9 +64,15 @@ def rows_of(y: Tensor | None) -> Tensor | None:
     return y.permute(0, 2, 3, 1).reshape(-1, y.shape[1])
 
 
+def as_map(rows: Tensor, x: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Rows [N, G * M] of the map x [B, ...] as the map [B, G * M, OH, OW] they are; no copy."""
+    size = geometry.output_size(x.shape[2], x.shape[3])
+    return rows.view(x.shape[0], *size, rows.shape[1]).permute(0, 3, 1, 2)
+
+
 def shaped(rows: Tensor, x: Tensor, geometry: ConvGeometry | None) -> Tensor:
     """Answer rows [N, G * M] as the layer's answer."""
     if geometry is None:
         return rows
     y = answer_like(x, rows.shape[1], rows.dtype, geometry)
-    return y.copy_(rows.view(y.shape[0], *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2))
+    return y.copy_(as_map(rows, x, geometry))
