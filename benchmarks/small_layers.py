@@ -13,21 +13,7 @@ import time
 import torch
 from torch import nn
 
-from halut.replace.operator_registry import operator_type
-from halut.sites.calibration import capture
-from halut.sites.find import find_sites
-
-
-def table_layer(channels: int = 8, size: int = 8) -> nn.Module:
-    """A 3x3 convolution by hash trees, learned on random maps."""
-    torch.manual_seed(0)
-    exact = nn.Conv2d(channels, channels, 3, padding=1)
-    network, x = nn.Sequential(exact), torch.randn(8, channels, size, size)
-    site = find_sites(network, x[:1])[0][0]
-    layer = operator_type("tree")().build(site, exact)
-    layer.observe(capture(network, [site], [x], rows=500)[site.name])
-    layer.fit()
-    return layer
+from halut.nn import LUTConv2d
 
 
 def main() -> None:
@@ -37,7 +23,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    network = nn.Sequential(*[table_layer() for _ in range(asked.layers)])
+    torch.manual_seed(0)
+    network = nn.Sequential(*[LUTConv2d(8, 8, 3, padding=1) for _ in range(asked.layers)])
     x = torch.randn(2, 8, 8, 8)
     times = []
     for _ in range(asked.steps + 3):
