@@ -7,12 +7,12 @@ that again from what the layer really gets.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from halut.configs import CodecConfig, Integer, TableConfig, Tree
+from halut.configs import CodecConfig, Config, Integer, TableConfig, Tree
 from halut.errors import HalutError
 from halut.layers import codec, conv, linear
 from halut.layers.codec_operator import CodecOperator
@@ -53,7 +53,7 @@ class LUTLinear(linear.LUTLinear):
         dtype: torch.dtype | None = None,
     ) -> None:
         source = nn.Linear(in_features, out_features, bias, device, dtype)
-        operator, site = _table(source, config or Tree(), type(self))
+        operator, site = _operator(source, config or Tree(), TableConfig, type(self))
         super().__init__(site, operator.encoder, operator.options, source)
         _finish(self, source, operator)
 
@@ -90,7 +90,7 @@ class LUTConv2d(conv.LUTConv2d):
             device=device,
             dtype=dtype,
         )
-        operator, site = _table(source, config or Tree(), type(self))
+        operator, site = _operator(source, config or Tree(), TableConfig, type(self))
         super().__init__(site, operator.encoder, operator.options, source)
         _finish(self, source, operator)
 
@@ -112,7 +112,7 @@ class CodecLinear(codec.CodecLinear):
         dtype: torch.dtype | None = None,
     ) -> None:
         source = nn.Linear(in_features, out_features, bias, device, dtype)
-        operator, site = _codec(source, config or Integer(), type(self))
+        operator, site = _operator(source, config or Integer(), CodecConfig, type(self))
         super().__init__(site, operator.specs, operator.contraction, source)
         _finish(self, source, operator)
 
@@ -149,29 +149,20 @@ class CodecConv2d(codec.CodecConv2d):
             device=device,
             dtype=dtype,
         )
-        operator, site = _codec(source, config or Integer(), type(self))
+        operator, site = _operator(source, config or Integer(), CodecConfig, type(self))
         super().__init__(site, operator.specs, operator.contraction, source)
         _finish(self, source, operator)
 
 
-def _table(
-    source: nn.Module, config: TableConfig, kind: type[nn.Module]
-) -> tuple[TableOperator, Site]:
-    if not isinstance(config, TableConfig):
-        raise HalutError(f"{kind.__name__} takes the config of a table, got {config!r}")
+def _operator(
+    source: nn.Module, config: Config, wanted: type[Config], kind: type[nn.Module]
+) -> tuple[Any, Site]:
+    """The operator of a config, which must be a `wanted`, and the site that the source is."""
+    if not isinstance(config, wanted):
+        what = "table" if wanted is TableConfig else "codec"
+        raise HalutError(f"{kind.__name__} takes the config of a {what}, got {config!r}")
     site = site_of(kind.__name__, source, 1)
-    operator = cast(TableOperator, operator_type(config.operator)(**config.options()))
-    operator.check(site)
-    return operator, site
-
-
-def _codec(
-    source: nn.Module, config: CodecConfig, kind: type[nn.Module]
-) -> tuple[CodecOperator, Site]:
-    if not isinstance(config, CodecConfig):
-        raise HalutError(f"{kind.__name__} takes the config of a codec, got {config!r}")
-    site = site_of(kind.__name__, source, 1)
-    operator = cast(CodecOperator, operator_type(config.operator)(**config.options()))
+    operator = operator_type(config.operator)(**config.options())
     operator.check(site)
     return operator, site
 
