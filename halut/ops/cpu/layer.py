@@ -35,13 +35,17 @@ ERRORS = {
 
 def shuffled(codes: Tensor, table: Tensor, *answer) -> bool:
     """int8 tables of at most 16 prototypes and not of single outputs (depthwise ones)."""
-    _, C, K, M = table.shape
-    return table.dtype == torch.int8 and K <= 16 and (M >= 4 or C >= 4)
+    return _shuffles(table.dtype, table.shape)
 
 
 def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer) -> bool:
-    _, C, K, M = table.shape
-    return table.dtype == torch.int8 and K <= 16 and (M >= 4 or C >= 4)
+    return _shuffles(table.dtype, table.shape)
+
+
+@functools.lru_cache(maxsize=1024)
+def _shuffles(dtype: torch.dtype, shape: torch.Size) -> bool:
+    _, C, K, M = shape
+    return dtype == torch.int8 and K <= 16 and (M >= 4 or C >= 4)
 
 
 class _Form(NamedTuple):
@@ -125,7 +129,7 @@ class TreeLayer:
         held = taps.contiguous(), thresholds.contiguous(), scale.contiguous(), bias.contiguous()
         self.given = held  # while this is
         addresses = [tensor.data_ptr() for tensor in held]
-        target = _target_fields(form.by_plane, dtype, addresses[2], addresses[3], low)
+        target = _target_fields(dtype, form.by_plane, *addresses[2:], low)
         taken = ((x.data_ptr(), *form.fields), *addresses[:2])
         self._fields = (taken, (target, (G, C, K, M), self.few, form.values))
         self._read(self.table if self.few else packed)
@@ -203,11 +207,18 @@ def tree_layer(
 
 
 def _target_fields(
-    by_plane: bool, dtype: torch.dtype, scale: int, bias: int, low: float | None
+    dtype: torch.dtype,
+    by_plane: bool,
+    scale: int,
+    bias: int,
+    low: float | None,
+    address: int = 0,
+    added: tuple[int, int] = (0, 0),
+    factor: float = 1.0,
 ) -> tuple[Any, ...]:
-    """The fields of Target in kernels/cpu/view.h without a residual; the output comes later."""
+    """The fields of Target in kernels/cpu/view.h; a TreeLayer gets address and residual later."""
     least = float("-inf") if low is None else low
-    return (0, NUMBERS[dtype], by_plane, scale, bias, least, 0, 0, 1.0)
+    return (address, NUMBERS[dtype], by_plane, scale, bias, least, *added, factor)
 
 
 def _target(
@@ -222,9 +233,11 @@ def _target(
     by_plane = out.ndim == 4 and out.is_contiguous()
     scale, bias = scale.contiguous(), bias.contiguous()
     added, held = _added(residual, out)
-    least = float("-inf") if low is None else low
-    answers = (out.data_ptr(), NUMBERS[out.dtype], by_plane, scale.data_ptr(), bias.data_ptr())
-    return (*answers, least, *added, residual_scale), (scale, bias, *held)
+    first, second = scale.data_ptr(), bias.data_ptr()
+    fields = _target_fields(
+        out.dtype, by_plane, first, second, low, out.data_ptr(), added, residual_scale
+    )
+    return fields, (scale, bias, *held)
 
 
 def _added(residual: Tensor | None, out: Tensor) -> tuple[tuple[int, int], tuple[Tensor, ...]]:
