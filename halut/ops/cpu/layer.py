@@ -129,7 +129,7 @@ class TreeLayer:
         held = taps.contiguous(), thresholds.contiguous(), scale.contiguous(), bias.contiguous()
         self.given = held  # while this is
         addresses = [tensor.data_ptr() for tensor in held]
-        target = _target_fields(dtype, form.by_plane, *addresses[2:], low)
+        target = _target_fields(dtype, form.by_plane, addresses[2], addresses[3], low)
         taken = ((x.data_ptr(), *form.fields), *addresses[:2])
         self._fields = (taken, (target, (G, C, K, M), self.few, form.values))
         self._read(self.table if self.few else packed)
