@@ -90,7 +90,7 @@ class Frontend:
 
     def __call__(self, waves: Tensor) -> Tensor:
         features = self.features
-        # torch.stft centres a window in its n_fft samples; shift so that it starts at the hop.
+        # torch.stft centers a window in its n_fft samples; shift so that it starts at the hop.
         left = (features.n_fft - features.window) // 2
         padded = functional.pad(waves, (left, features.n_fft - features.window - left))
         spectrum = torch.stft(

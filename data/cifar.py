@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 60,000 colour images of 32x32, binary version.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 60,000 color images of 32x32, binary version.
 
 Only the binary version is read: the Python version of the archives holds pickles, which can run
 code when they are loaded.

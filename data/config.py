@@ -43,7 +43,7 @@ class DataConfig:
     )
     val_fraction: float = option(0.1, "share of the training samples that validate")
     download: bool = option(False, "fetch the files into root if they are not there")
-    mean: list[float] | None = option(None, "of each channel, which normalises; null: its own")
+    mean: list[float] | None = option(None, "of each channel, which normalizes; null: its own")
     std: list[float] | None = option(None, "as mean")
     mixup: float = option(0.0, "alpha of mixup; 0: none", needs=while_training)
     cutmix: float = option(0.0, "alpha of cutmix; 0: none", needs=while_training)

@@ -43,7 +43,7 @@ class DigitsConfig(ImageConfig):
 
 @datasets.register("digits")
 class Digits(DataModule):
-    """Images [1, 8, 8], 16 grey levels. The data set comes without splits of its own."""
+    """Images [1, 8, 8], 16 gray levels. The data set comes without splits of its own."""
 
     Config = DigitsConfig
     config: DigitsConfig

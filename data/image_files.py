@@ -21,7 +21,7 @@ from halut.option import every, option, redefined, where, while_training
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "random")
 Transforms = dict[bool, Callable[[Any], Tensor]]
-"""By whether it is for training: a PIL image -> a normalised tensor [C, S, S]."""
+"""By whether it is for training: a PIL image -> a normalized tensor [C, S, S]."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class ImageFilesConfig(DataConfig):
 
     `crop_scale` is the least area of a random crop, `flip` and `random_erasing` are probabilities,
     `auto_augment` is timm's text, for example rand-m9-mstd0.5-inc1. `white` is the value of white
-    in grey files of more than 8 bits: see data/image_reading.py.
+    in gray files of more than 8 bits: see data/image_reading.py.
     """
 
     DEFAULTS = dict[str, Any]()  # not annotated, and so no field
@@ -67,7 +67,7 @@ class ImageFilesConfig(DataConfig):
     random_erasing: float = option(
         0.0, "share of training images a rectangle is erased of", needs=while_training
     )
-    white: float | None = option(None, "value of white in grey files of more than 8 bits")
+    white: float | None = option(None, "value of white in gray files of more than 8 bits")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> DataConfig:

@@ -5,10 +5,10 @@ What is not said is chosen from the training pictures, logged, and recorded in t
 - `image_size` S: the pretrained network's; else the median shorter side, at most 64, to the
   nearest multiple of 4 (8 at least). Evaluation resizes the shorter side to S / crop_pct and cuts
   S x S from the middle; training takes a random part of the picture, mirrored half of the time.
-- `channels`: 1 if every picture is grey and no pretrained network asks for three, else 3. A network
-  is built with as many input channels; grey pictures are repeated in all three.
+- `channels`: 1 if every picture is gray and no pretrained network asks for three, else 3. A network
+  is built with as many input channels; gray pictures are repeated in all three.
 - `white`: the least of 8, 10, 12, 14 or 16 bits (or 1, of floats alone) that holds the values of
-  grey pictures of more than 8 bits.
+  gray pictures of more than 8 bits.
 - mean and std: the pretrained network's; else measured.
 
 Pictures stand upright, as EXIF says (torchvision and timm leave them lying).
@@ -31,7 +31,7 @@ from halut.data.base import DataModule, Pools, datasets, image_statistics
 from halut.data.files import printable
 from halut.data.image_files import ImageFiles, ImageFilesConfig, transforms
 from halut.data.image_folder_files import PLACE, Listing
-from halut.data.image_reading import GREY, MANY, WIDE, Header, inspect, largest
+from halut.data.image_reading import GRAY, MANY, WIDE, Header, inspect, largest
 from halut.data.sampler import rank_and_world
 from halut.data.samples import Request, Split
 from halut.data.splits import balanced_subset
@@ -58,7 +58,7 @@ class ImageFolderConfig(ImageFilesConfig):
     batch_size: int = redefined(ImageFilesConfig, "batch_size", 16)
     val_fraction: float = redefined(ImageFilesConfig, "val_fraction", 0.2)
     test_fraction: float = option(0.2, "share of every class that is the test split")
-    channels: int | None = option(None, "1 or 3; null: 1 if all pictures are grey")
+    channels: int | None = option(None, "1 or 3; null: 1 if all pictures are gray")
     crop_scale: float = redefined(ImageFilesConfig, "crop_scale", 0.5)
     color_jitter: float = redefined(ImageFilesConfig, "color_jitter", 0.2)
 
@@ -138,8 +138,8 @@ class ImageFolder(DataModule):
             config.image_size = max(4 * round(middle / 4), 8)
             told.append(f"(their median shorter side, at most {LARGEST}; data.image_size=N)")
         if config.channels is None:
-            grey = all(header.mode in GREY for header in headers)
-            config.channels = 1 if grey and len(config.mean or [0]) == 1 else 3
+            gray = all(header.mode in GRAY for header in headers)
+            config.channels = 1 if gray and len(config.mean or [0]) == 1 else 3
         if config.white is None:
             config.white = self._white(root, pictures, headers)
         if rank_and_world()[0] != 0:
@@ -151,7 +151,7 @@ class ImageFolder(DataModule):
         log.info(
             "%s: shorter sides of %d to %d pixels, resized to %s, %s %s",
             *(PLACE, shortest, longest, size),
-            *("grey" if config.channels == 1 else "RGB", " ".join(told)),
+            *("gray" if config.channels == 1 else "RGB", " ".join(told)),
         )
 
     def _warn_of_twins(self, root: Path, pictures: Listing) -> None:

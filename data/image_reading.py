@@ -1,6 +1,6 @@
 """Image files to 8-bit pictures of one or three channels, and what can be known without decoding.
 
-- Grey of more than 8 bits (16-bit PNG and TIFF, 32-bit integers, floats) is scaled, not clipped:
+- Gray of more than 8 bits (16-bit PNG and TIFF, 32-bit integers, floats) is scaled, not clipped:
   `white` becomes 255. It defaults to 65535, of floats to 1, so 16 bits are divided by 257. (PIL's
   own conversion clips at 255: all of it becomes white.)
 - Alpha is dropped, palettes are applied, CMYK and the like are converted: `convert("RGB")`, as
@@ -27,7 +27,7 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-GREY = ("1", "L", "LA", "La", *WIDE)
+GRAY = ("1", "L", "LA", "La", *WIDE)
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _THREADS = 8
 MANY = 20_000
@@ -137,7 +137,7 @@ def _upright(image: Any) -> Any:
 
 
 def _eight_bits(values: np.ndarray, white: float | None) -> np.ndarray:
-    """Grey values of any type -> uint8: 0..white to 0..255, clipped only if white is given.
+    """Gray values of any type -> uint8: 0..white to 0..255, clipped only if white is given.
 
     Raises ValueError for values that are not finite or, without `white`, out of range.
     """

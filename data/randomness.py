@@ -1,6 +1,6 @@
 """Random numbers that depend on a sample's identity and on nothing else.
 
-A key is a 64-bit hash of integers (seed, stream, epoch, index, ...) by the splitmix64 finaliser
+A key is a 64-bit hash of integers (seed, stream, epoch, index, ...) by the splitmix64 finalizer
 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014). Draw number
 d of a key is the hash of (key, d): a counter-based generator, so a whole batch is drawn at once and
 no generator has a state that could differ between workers, ranks or a resumed run.
@@ -26,7 +26,7 @@ def fold(*parts: int | NDArray[np.integer]) -> Keys:
     key: Keys = np.zeros(1, np.uint64)
     for part in parts:
         word = np.uint64(part & (2**64 - 1)) if isinstance(part, int) else part.astype(np.uint64)
-        key = _finalise(key + _GOLDEN + word)
+        key = _finalize(key + _GOLDEN + word)
     return key
 
 
@@ -59,7 +59,7 @@ def isolated(key: int) -> Iterator[None]:
         torch.random.set_rng_state(tensor)
 
 
-def _finalise(z: Keys) -> Keys:
+def _finalize(z: Keys) -> Keys:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

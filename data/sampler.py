@@ -20,7 +20,7 @@ from halut.errors import HalutError
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process' rank and their number; (0, 1) where torch.distributed is not initialised."""
+    """This process' rank and their number; (0, 1) where torch.distributed is not initialized."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

@@ -1,4 +1,4 @@
-"""Labelled samples that are read by index, a batch at a time."""
+"""Labeled samples that are read by index, a batch at a time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Samples:
         return 0
 
     def fetch(self, request: Request) -> Tensor:
-        """Normalised images [B, C, H, W] float32; HalutError naming a file that is corrupt."""
+        """Normalized images [B, C, H, W] float32; HalutError naming a file that is corrupt."""
         raise NotImplementedError
 
 

@@ -93,7 +93,7 @@ class SpeechSamples(Samples):
         return (self.features(request) - self.mean) / self.std
 
     def features(self, request: Request) -> Tensor:
-        """Features [B, 1, frames, coefficients] before normalisation."""
+        """Features [B, 1, frames, coefficients] before normalization."""
         return self.frontend(self.waves(request))
 
     def waves(self, request: Request) -> Tensor:

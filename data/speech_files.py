@@ -31,7 +31,7 @@ _PARTS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
 @dataclass(frozen=True)
 class Recording:
-    """One sample: a file, or (path None) a stretch of background noise labelled as silence."""
+    """One sample: a file, or (path None) a stretch of background noise labeled as silence."""
 
     identity: str
     label: int
@@ -87,7 +87,7 @@ def recordings(
             raise HalutError(
                 f"{PLACE}: {printable(folder)} has {len(spoken)} word folders instead of 35"
             )
-        return spoken, {name: _labelled(folder, files[name], spoken) for name in SPLITS}
+        return spoken, {name: _labeled(folder, files[name], spoken) for name in SPLITS}
     if absent := [word for word in WORDS if word not in spoken]:
         raise HalutError(f"{PLACE}: {printable(folder / absent[0])} is missing")
     names = [*WORDS, "silence", "unknown"]
@@ -103,7 +103,7 @@ def recordings(
                 f"{PLACE}: {printable(folder)} has no {split} recordings of {', '.join(WORDS)}"
             )
         chosen[split] = [
-            *_labelled(folder, wanted, names),
+            *_labeled(folder, wanted, names),
             *(Recording(f"silence/{split}/{i}", 10, None) for i in range(count)),
             *(Recording(file, 11, folder / file) for file in unknown),
         ]
@@ -212,5 +212,5 @@ def _soundfile() -> Any:
     return soundfile
 
 
-def _labelled(folder: Path, files: list[str], names: list[str]) -> list[Recording]:
+def _labeled(folder: Path, files: list[str], names: list[str]) -> list[Recording]:
     return [Recording(file, names.index(file.split("/")[0]), folder / file) for file in files]

@@ -52,5 +52,5 @@ with tempfile.TemporaryDirectory() as folder:
 
 print(f"accuracy: exact {exact:.1f}, replaced {swapped:.1f}, trained {trained:.1f} %")
 for name, figures in errors.items():
-    print(f"layer {name}: normalized error {figures['normalised_mse']:.3f}")
+    print(f"layer {name}: normalized error {figures['normalized_mse']:.3f}")
 print(f"multiply-adds: {cost['exact']['macs']} exact, {cost['replaced']['macs']} left")

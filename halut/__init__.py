@@ -124,7 +124,7 @@ _MODULES = ("lightning", "nn")
 
 
 def errors(network: _nn.Module, batches: Batches) -> Mapping[str, Mapping[str, float]]:
-    """mae, mse, normalised_mse and cosine of every replaced layer, by name.
+    """mae, mse, normalized_mse and cosine of every replaced layer, by name.
 
     See halut.analysis.layer_errors.layer_errors.
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from halut.analysis.run_figures import normalized_mse_of
 from halut.analysis.variants import COLUMNS, variant_cells, variants
 from halut.errors import HalutError
 from halut.io import read_json, reading, write_bytes, write_json
@@ -132,11 +133,11 @@ def card(plan: Plan, report: dict[str, Any]) -> str:
         *([f"- data: {report['data'].get('name')}"] if "data" in report else []),
         *([f"- made by: `{report['command']}`"] if "command" in report else []),
         "",
-        "| site | operator | normalised error |",
+        "| site | operator | normalized error |",
         "|---|---|---|",
     ]
     if "sites" in report:
-        sites = [(s["name"], s["operator"], s.get("normalised_mse")) for s in report["sites"]]
+        sites = [(s["name"], s["operator"], normalized_mse_of(s)) for s in report["sites"]]
     else:
         sites = [(entry.site.name, entry.operator, "") for entry in plan.replaced]
     lines += [f"| {name} | {operator} | {error} |" for name, operator, error in sites]

@@ -42,7 +42,7 @@ class TableConfig(Config):
         average: codebooks per run of MADDNESS' averaging accumulator; None: exact sums.
         estimator: gradient of the codes; auto: the encoder's own: auto, tree, soft, identity,
             blend.
-        parameterisation: what trains: the table, or prototypes and weight: free, derived.
+        parameterization: what trains: the table, or prototypes and weight: free, derived.
         ridge: lambda of the ridge refinement; None: none.
         tau: starting temperature; None: estimated from the data.
         tau_per: what shares a temperature: layer, codebook.
@@ -56,7 +56,7 @@ class TableConfig(Config):
     clip: str = "none"
     average: int | None = None
     estimator: str = "auto"
-    parameterisation: str = "free"
+    parameterization: str = "free"
     ridge: float | None = None
     tau: float | None = None
     tau_per: str = "layer"

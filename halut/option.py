@@ -16,6 +16,9 @@ Needs = Callable[[Any, Any], str | None]
 """(the dataclass of the option, the whole configuration) -> why the option has no effect there,
 and what would make it matter; None: it has one."""
 
+RENAMED = {"halut.parameterisation": "halut.parameterization"}
+"""Keys of version 0.1 that have another name now. They are read for one version."""
+
 
 def option(
     default: Any,
@@ -68,6 +71,24 @@ def while_training(own: Any, run: Any) -> str | None:
 def of_training_runs(own: Any, run: Any) -> str | None:
     """What only training runs read, and evaluations do not."""
     return None if run.trains else run.untrained()
+
+
+def new_name(key: str) -> str:
+    """The name that the option `key`, or the group it lies in, has now."""
+    for old, new in RENAMED.items():
+        if key == old or key.startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return key
+
+
+def with_new_names(config: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested options as plain values, under the names they have now; none leaves its group."""
+    return {
+        new_name(path + key).removeprefix(path): with_new_names(value, f"{path}{key}.")
+        if isinstance(value, dict)
+        else value
+        for key, value in config.items()
+    }
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

@@ -130,7 +130,7 @@ def test_norms_errors_and_liveness(case):
     prove(network, call)
     by_batch, by_loop = layer_errors(network, [batch]), layer_errors(network, lambda net: call(net))
     assert by_batch == by_loop
-    assert all(0 < by_batch[name]["normalised_mse"] < 0.1 for name in SITES)
+    assert all(0 < by_batch[name]["normalized_mse"] < 0.1 for name in SITES)
 
 
 def test_a_lone_sample_joins_the_next_batch_in_every_tensor():

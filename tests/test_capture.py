@@ -105,7 +105,7 @@ def test_every_row_of_the_stream_is_as_likely_to_be_held(batches):
 
 @pytest.mark.parametrize("counts", [[90, 10], [10, 90], [50, 1, 49], [97, 3]])
 def test_reservoirs_of_uneven_parts_merge_without_bias(counts):
-    """Equal shares of each part, whatever it saw, would favour the rows of the small ones."""
+    """Equal shares of each part, whatever it saw, would favor the rows of the small ones."""
     hits = torch.zeros(100)
     for seed in range(300):
         parts = [fill(Reservoir(20, 1, seed), [part]) for part in stream(counts)]

@@ -264,6 +264,6 @@ def test_every_experiment_runs(train, folders, tmp_path, name):
     replaced = [e["site"]["name"] for e in plan["entries"] if e["operator"] != "keep"]
     assert sorted(site["name"] for site in report["sites"]) == sorted(replaced)
     assert sorted(name for stage in report["stages"] for name in stage["sites"]) == sorted(replaced)
-    assert all(site["normalised_mse"] is not None for site in report["sites"])
+    assert all(site["normalized_mse"] is not None for site in report["sites"])
     assert reported(run) == pytest.approx(measured(run))
     assert (run / "bundle" / "model.safetensors").exists()

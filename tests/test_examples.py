@@ -55,4 +55,4 @@ def test_dict_inputs(capsys):
     for block in space["network"].blocks:
         assert isinstance(block.q, LUTLayer)
         assert block.q.encoder is block.k.encoder is block.v.encoder
-    assert all(0 < e["normalised_mse"] < 1 for e in space["errors"].values())
+    assert all(0 < e["normalized_mse"] < 1 for e in space["errors"].values())

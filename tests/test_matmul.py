@@ -26,7 +26,7 @@ def test_approximates_the_product_of_fresh_rows(encoder, bits):
     product.learn_offline(A, B)
     fresh, _ = problem(N=500, seed=1)
     stats = product.stats(fresh, B)
-    assert stats["normalised_mse"] < 0.25
+    assert stats["normalized_mse"] < 0.25
     assert stats["cosine"] > 0.85
 
 
@@ -50,7 +50,7 @@ def test_stats_by_definition():
     stats = product.stats(A, B)
     assert stats["mae"] == pytest.approx(np.abs(got - exact).mean())
     assert stats["mse"] == pytest.approx(((got - exact) ** 2).mean())
-    assert stats["normalised_mse"] == pytest.approx(((got - exact) ** 2).sum() / (exact**2).sum())
+    assert stats["normalized_mse"] == pytest.approx(((got - exact) ** 2).sum() / (exact**2).sum())
     cosine = (got * exact).sum() / np.linalg.norm(got) / np.linalg.norm(exact)
     assert stats["cosine"] == pytest.approx(cosine)
 

@@ -54,9 +54,9 @@ def test_calibration_on_what_it_gets_lowers_its_error():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(500, 2, generator=generator) @ torch.randn(2, 32, generator=generator)
     layer = halut.nn.LUTLinear(32, 12, config=halut.PQ(K=16, V=8))
-    before = layer.diagnose(x)["normalised_mse"]
+    before = layer.diagnose(x)["normalized_mse"]
     halut.nn.calibrate(layer, x)
-    assert layer.diagnose(x)["normalised_mse"] < before / 2
+    assert layer.diagnose(x)["normalized_mse"] < before / 2
 
 
 class Own(nn.Module):

@@ -1,4 +1,4 @@
-"""Quantised tables: half a step, exact integer sums, a zero point for free."""
+"""Quantized tables: half a step, exact integer sums, a zero point for free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from halut.ops.table_quantization import (
     average_accumulate,
     best_clip,
     clipping_rate,
-    quantise_table,
+    quantize_table,
 )
 
 
@@ -30,13 +30,13 @@ def table(G=2, C=3, K=8, M=5, seed=0, shift=3.0):
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_integers_in_range_and_within_half_a_step(bits, scale):
     lut = table()
-    quantised = quantise_table(lut, bits, scale)
+    quantized = quantize_table(lut, bits, scale)
     limit = 2 ** (bits - 1) - 1
-    assert torch.equal(quantised.q, quantised.q.round())
-    assert quantised.q.abs().max() == limit  # the range is used to its end
-    error = (quantised.dequantise() - lut).abs()
-    assert (error <= quantised.scale / 2 * (1 + 1e-4) + 1e-6).all()
-    assert clipping_rate(lut, quantised) == 0.0
+    assert torch.equal(quantized.q, quantized.q.round())
+    assert quantized.q.abs().max() == limit  # the range is used to its end
+    error = (quantized.dequantize() - lut).abs()
+    assert (error <= quantized.scale / 2 * (1 + 1e-4) + 1e-6).all()
+    assert clipping_rate(lut, quantized) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -48,21 +48,21 @@ def test_integers_in_range_and_within_half_a_step(bits, scale):
     ],
 )
 def test_one_scale_per(scale, shape, integer):
-    quantised = quantise_table(table(), 8, scale)
-    assert quantised.scale.shape == shape
-    assert quantised.integer_sums is integer
+    quantized = quantize_table(table(), 8, scale)
+    assert quantized.scale.shape == shape
+    assert quantized.integer_sums is integer
     limit = 127
     reach = (table().amax(2, keepdim=True) - table().amin(2, keepdim=True)) / 2
     for place in torch.cartesian_prod(*[torch.arange(n) for n in shape]).view(-1, 4):
         part = reach[tuple(slice(int(i), int(i) + 1) if n > 1 else slice(None)
                            for i, n in zip(place, shape, strict=True))]  # fmt: skip
-        torch.testing.assert_close(quantised.scale[tuple(place)], part.max() / limit)
+        torch.testing.assert_close(quantized.scale[tuple(place)], part.max() / limit)
 
 
 def test_a_finer_scale_is_never_worse_and_more_bits_are_better():
     lut = table()
     error = {
-        (scale, bits): float((quantise_table(lut, bits, scale).dequantise() - lut).square().mean())
+        (scale, bits): float((quantize_table(lut, bits, scale).dequantize() - lut).square().mean())
         for scale in SCALES
         for bits in (4, 8)
     }
@@ -75,7 +75,7 @@ def test_a_finer_scale_is_never_worse_and_more_bits_are_better():
 def test_an_asymmetric_table_costs_no_range():
     lut = table(shift=0.0)
     moved = lut + 1000 * torch.arange(5.0)  # float32 keeps 2^-13 of the last digits here
-    plain, shifted = quantise_table(lut, 8), quantise_table(moved, 8)
+    plain, shifted = quantize_table(lut, 8), quantize_table(moved, 8)
     torch.testing.assert_close(shifted.scale, plain.scale, rtol=1e-3, atol=1e-4)
     assert (shifted.q - plain.q).abs().max() <= 1
 
@@ -83,25 +83,25 @@ def test_an_asymmetric_table_costs_no_range():
 @pytest.mark.parametrize("scale", ["layer", "channel"])
 def test_integer_sums_with_the_zero_point_in_the_bias(scale):
     lut = table(C=40)
-    quantised = quantise_table(lut, 8, scale)
+    quantized = quantize_table(lut, 8, scale)
     codes = torch.randint(0, 8, (50, 2 * 40), generator=torch.Generator().manual_seed(1))
     codes = codes.to(torch.uint8)
-    sums = accumulate(codes, quantised.q.to(torch.int8))
+    sums = accumulate(codes, quantized.q.to(torch.int8))
     assert sums.dtype == torch.int32
-    assert torch.equal(sums.float(), accumulate(codes, quantised.q))  # floats hold them exactly
-    y = sums * quantised.output_scale() + quantised.folded_bias()
-    wanted = accumulate(codes, quantised.dequantise().double())
+    assert torch.equal(sums.float(), accumulate(codes, quantized.q))  # floats hold them exactly
+    y = sums * quantized.output_scale() + quantized.folded_bias()
+    wanted = accumulate(codes, quantized.dequantize().double())
     torch.testing.assert_close(y.double(), wanted, rtol=1e-5, atol=1e-4)
     exact = accumulate(codes, lut.double())
-    bound = 40 * quantised.output_scale().double() / 2
+    bound = 40 * quantized.output_scale().double() / 2
     assert ((y - exact).abs() <= bound * 1.001 + 1e-4).all()
 
 
 def test_the_accumulator_holds_the_extremes_and_is_not_wider():
     for C in (1, 2, 3, 8, 9, 64, 65, 257, 513):
         for bits in (2, 4, 8):
-            quantised = quantise_table(table(1, C, 2, 1), bits)
-            width = quantised.accumulator_bits()
+            quantized = quantize_table(table(1, C, 2, 1), bits)
+            width = quantized.accumulator_bits()
             largest = C * (2 ** (bits - 1) - 1)
             assert largest <= 2 ** (width - 1) - 1
             assert largest > 2 ** (width - 2) - 1
@@ -112,28 +112,28 @@ def test_clipping_trades_range_for_resolution():
     lut = torch.randn(1, 8, 256, 4, generator=torch.Generator().manual_seed(0))
     clip = best_clip(lut, 4)
     assert 0.6 < clip < 0.9  # of a range of about 3.2
-    clipped, whole = quantise_table(lut, 4, "channel", clip), quantise_table(lut, 4)
-    error = [(t.dequantise() - lut).square().sum() for t in (clipped, whole)]
+    clipped, whole = quantize_table(lut, 4, "channel", clip), quantize_table(lut, 4)
+    error = [(t.dequantize() - lut).square().sum() for t in (clipped, whole)]
     assert error[0] < error[1]
     rate = clipping_rate(lut, clipped)
-    beyond = (clipped.dequantise() - lut).abs() > clipped.scale / 2 * 1.001
+    beyond = (clipped.dequantize() - lut).abs() > clipped.scale / 2 * 1.001
     assert rate == pytest.approx(float(beyond.float().mean()), abs=1e-6)
     assert 0 < rate < 0.2
 
 
 def test_a_constant_table_is_exact():
     lut = torch.full((1, 2, 4, 3), 0.7)
-    quantised = quantise_table(lut, 8)
-    assert torch.equal(quantised.dequantise(), lut)
-    assert torch.equal(quantised.q, torch.zeros_like(lut))
+    quantized = quantize_table(lut, 8)
+    assert torch.equal(quantized.dequantize(), lut)
+    assert torch.equal(quantized.q, torch.zeros_like(lut))
 
 
 def test_the_table_is_detached():
     lut = table().requires_grad_()
-    quantised = quantise_table(lut, 8)
-    assert not quantised.q.requires_grad
-    assert not quantised.scale.requires_grad
-    assert not quantised.offset.requires_grad
+    quantized = quantize_table(lut, 8)
+    assert not quantized.q.requires_grad
+    assert not quantized.scale.requires_grad
+    assert not quantized.offset.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_table_is_detached():
 )
 def test_bad_options(bits, scale, message):
     with pytest.raises(HalutError, match=message):
-        quantise_table(table(), bits, scale)
+        quantize_table(table(), bits, scale)
 
 
 def slow_average(codes, lut, group):

@@ -17,7 +17,7 @@ from halut.sites.modules import given
 from halut.sites.operator import ReplacedLayer
 from halut.sites.usage import counting, forwards
 
-METRICS = ("mae", "mse", "normalised_mse", "cosine")
+METRICS = ("mae", "mse", "normalized_mse", "cosine")
 
 
 @dataclass
@@ -28,10 +28,10 @@ class ErrorSums:
 
         mae            = mean |y - e|
         mse            = mean (y - e)^2
-        normalised_mse = ||y - e||^2 / ||e||^2       0: perfect, 1: as bad as answering zero
+        normalized_mse = ||y - e||^2 / ||e||^2       0: perfect, 1: as bad as answering zero
         cosine         = <y, e> / (||y|| ||e||)      1: perfect up to a positive factor
 
-    Where ||e|| = 0, normalised_mse is 0 for y = 0 and infinite otherwise; where ||y|| ||e|| = 0,
+    Where ||e|| = 0, normalized_mse is 0 for y = 0 and infinite otherwise; where ||y|| ||e|| = 0,
     cosine is 1 if both vanish and 0 otherwise.
     """
 
@@ -54,12 +54,12 @@ class ErrorSums:
         self.product += float(y @ exact)
 
     def metrics(self) -> dict[str, float]:
-        """mae, mse, normalised_mse and cosine of everything added."""
+        """mae, mse, normalized_mse and cosine of everything added."""
         powers = self.power * self.exact_power
         if self.exact_power > 0:
-            normalised = self.squared / self.exact_power
+            normalized = self.squared / self.exact_power
         else:
-            normalised = 0.0 if self.squared == 0 else float("inf")
+            normalized = 0.0 if self.squared == 0 else float("inf")
         if powers > 0:
             cosine = max(-1.0, min(1.0, self.product / powers**0.5))
         else:
@@ -67,7 +67,7 @@ class ErrorSums:
         return {
             "mae": self.absolute / self.count,
             "mse": self.squared / self.count,
-            "normalised_mse": normalised,
+            "normalized_mse": normalized,
             "cosine": cosine,
         }
 
@@ -78,7 +78,7 @@ def layer_errors(
     batches: Batches,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """mae, mse, normalised_mse and cosine (see ErrorSums) of every replaced layer, by name.
+    """mae, mse, normalized_mse and cosine (see ErrorSums) of every replaced layer, by name.
 
     Each layer's answer is compared with the exact product, `ReplacedLayer.exact`, of the same
     input: that which reaches it through the network as it stands, layers before it replaced. A

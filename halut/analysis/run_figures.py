@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -27,7 +27,7 @@ FIGURES = {
     "int4_accuracy": "test accuracy of the exact network in 4-bit weights, post-training, in %",
     "swapped_accuracy": "validation accuracy before retraining in %",
     "lost": "test accuracy lost in points",
-    "normalised_mse": "mean normalised squared error of a layer",
+    "normalized_mse": "mean normalized squared error of a layer",
     "weight_bits": "bits a weight",
     "activation_bits": "bits an activation",
     "bops": "bit operations",
@@ -125,6 +125,11 @@ def read_run(path: Path) -> RunRecord:
     return RunRecord(path, FINISHED, plain, shown, figures, subject)
 
 
+def normalized_mse_of(site: Mapping[str, Any]) -> Any:
+    """A layer's error in a report; version 0.1 spelled it normalised_mse."""
+    return site.get("normalized_mse", site.get("normalised_mse"))
+
+
 def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
     """FIGURES of a report, None where it does not tell; and the numbers of its SECTIONS."""
     numbers = {
@@ -133,7 +138,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
         if is_number(value)
     }
     sites, stages = _mappings(report.get("sites")), _mappings(report.get("stages"))
-    errors = [s["normalised_mse"] for s in sites if is_number(s.get("normalised_mse"))]
+    errors = [e for e in map(normalized_mse_of, sites) if is_number(e)]
     swapped = stages[-1].get("val_accuracy_after_swap") if stages else None
     exact, test = numbers.get("base.test_accuracy"), numbers.get("final.test_accuracy")
     counts = {k: v for k, v in numbers.items() if k.startswith("cost.replaced.")}
@@ -150,7 +155,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
         "int4_accuracy": numbers.get("ptq.int4.test_accuracy"),
         "swapped_accuracy": float(swapped) if is_number(swapped) else None,
         "lost": None if exact is None or test is None else exact - test,
-        "normalised_mse": sum(errors) / len(errors) if errors else None,
+        "normalized_mse": sum(errors) / len(errors) if errors else None,
         **{k: numbers.get(f"cost.bits.{k}") for k in ("weight_bits", "activation_bits", "bops")},
         "operations": operations(replaced) if "lookups" in replaced else None,
         **{k: replaced.get(k) for k in ("macs", "encode_compares", "encode_macs", "lookups")},

@@ -14,7 +14,7 @@ from halut.analysis.sweep_results import SEED, Point, Sweep, tells
 from halut.errors import HalutError
 from halut.io import write_bytes
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#4d4d4d")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#4d4d4d")
 MARKERS = "osD^vPX*"
 EXACT = {
     "exact_accuracy": ("exact network", "-"),
@@ -142,7 +142,7 @@ def _curves(axes: Any, sweep: Sweep, y: str, places: dict[Any, float], joined: b
             yerr=_spread(drawn, y),
             xerr=_spread(drawn, sweep.x or ""),
             label=label or "replaced",
-            color=COLOURS[index % len(COLOURS)],
+            color=COLORS[index % len(COLORS)],
             marker=MARKERS[index % len(MARKERS)],
             linestyle="-" if joined else "none",
             markersize=5,

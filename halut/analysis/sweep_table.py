@@ -17,7 +17,7 @@ COLUMNS = {
     "int8_accuracy": ("int8", "{:.2f}"),
     "int4_accuracy": ("int4", "{:.2f}"),
     "lost": ("lost", "{:.2f}"),
-    "normalised_mse": ("layer error", "{:.2g}"),
+    "normalized_mse": ("layer error", "{:.2g}"),
     "weight_bits": ("bits w", "{:.3g}"),
     "activation_bits": ("bits x", "{:.3g}"),
     "seconds": ("s", "{:.0f}"),

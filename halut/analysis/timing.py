@@ -46,10 +46,10 @@ def interleaved(
                 seconds[name].append(_measure(methods[name], calls[name]))
                 if sum(seconds[name]) * calls[name] > PATIENCE:
                     allowed[name] = max(3, turn + 1)
-    return {name: summarise(seconds[name], calls[name]) for name in names}
+    return {name: summarize(seconds[name], calls[name]) for name in names}
 
 
-def summarise(seconds: list[float], calls: int = 1) -> Timing:
+def summarize(seconds: list[float], calls: int = 1) -> Timing:
     """The Timing of a list of rounds."""
     low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
     spread = float((high - low) / median)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from halut.analysis.timing import Timing, summarise
+from halut.analysis.timing import Timing, summarize
 from halut.errors import HalutError
 
 MEASUREMENT = 5e-3
@@ -76,7 +76,7 @@ def interleaved(
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             if turn < allowed[name]:
                 seconds[name].append(clock(methods[name], calls[name]))
-    return {name: summarise(seconds[name], calls[name]) for name in names}
+    return {name: summarize(seconds[name], calls[name]) for name in names}
 
 
 def replayed(

@@ -2,7 +2,7 @@
 
 Nothing is claimed about accuracy here. Weights are random; trees are learned from rows of the
 activations by MADDNESS' algorithm, and tables are bucket means times the weights (no ridge
-regression, whose size would dominate the benchmark's time), quantised to 8 bits per output.
+regression, whose size would dominate the benchmark's time), quantized to 8 bits per output.
 """
 
 from __future__ import annotations

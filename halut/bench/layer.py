@@ -89,7 +89,7 @@ def int8_method(exact: Any, x: Tensor) -> Method:
     reference = exact(x)
     grid, to = Grid.around(x), Grid.around(reference)
     product = Int8Product(exact, grid, to, x.shape)
-    q = grid.quantise(x)
+    q = grid.quantize(x)
     if q.ndim == 4:
         q = q.contiguous(memory_format=torch.channels_last)
 
@@ -97,7 +97,7 @@ def int8_method(exact: Any, x: Tensor) -> Method:
         return product(q)
 
     notes = {"kernels": onednn.kernels_of(run)}
-    return Method("int8", run, reference, INT8_ERROR, lambda: to.dequantise(run()), notes)
+    return Method("int8", run, reference, INT8_ERROR, lambda: to.dequantize(run()), notes)
 
 
 def forced(name: str, run: Callable[[], Tensor]) -> Callable[[], Tensor]:

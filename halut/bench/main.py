@@ -19,7 +19,7 @@ from rich.console import Console
 from halut.bench import cuda, cuda_methods, inputs, machine, result_tables
 from halut.bench.measure import Settings, selected
 from halut.bench.suites import Case, suites
-from halut.bench.summary import summarise
+from halut.bench.summary import summarize
 from halut.errors import HalutError
 from halut.io import write_json
 from halut.training.logging.git import commit
@@ -197,7 +197,7 @@ def describe(
         "threads": settings.threads,
         "rounds": settings.rounds,
         "inputs": inputs.DESCRIPTION,
-        "summary": summarise(results, about["level"], about["amx"]),
+        "summary": summarize(results, about["level"], about["amx"]),
         "results": results,
     }
 

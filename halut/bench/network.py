@@ -71,7 +71,7 @@ def ours_in_int8(case: Case, x: Tensor) -> Method:
     """Tables and, for what is kept exact, oneDNN's INT8 products: from uint8 to logits as INT8."""
     graph = fold(traced(with_packed_layers(copy.deepcopy(replaced_network(case)))))
     converted, grid = int8_network(graph, torch.cat([images(case), x]), bytes_in=True)
-    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    q = grid.quantize(x).contiguous(memory_format=torch.channels_last)
     run = forced("torch", lambda: converted(q))
     return Method("ours_int8", lambda: converted(q), run(), OURS_ERROR)
 
@@ -86,7 +86,7 @@ def int8_methods(case: Case, network: nn.Module, x: Tensor, reference: Tensor) -
         reason = str(error).splitlines()[0] if str(error) else ""
         logger.warning("%s: no INT8 network: %s: %s", case.suite, type(error).__name__, reason)
         return []
-    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    q = grid.quantize(x).contiguous(memory_format=torch.channels_last)
     run: Callable[[], Tensor] = lambda: converted(q)  # noqa: E731
     notes: dict[str, Any] = {"kernels": onednn.kernels_of(run)}
     return [Method("int8", run, reference, INT8_ERROR, None, notes)]

@@ -27,7 +27,7 @@ PORT_CODEBOOKS = 64
 """Codebooks from which the accumulate kernel is held against its limit."""
 
 
-def summarise(results: Sequence[Result], level: str | None, amx: bool) -> dict[str, Any]:
+def summarize(results: Sequence[Result], level: str | None, amx: bool) -> dict[str, Any]:
     """The ratios, by thread count. `level`: the kernels' instruction set.
 
     On a CPU with AMX, results of isa `default` are INT8 by AMX and count as over_int8_amx; those of
@@ -121,7 +121,7 @@ def of_port_limit(results: Iterable[Result], level: str | None) -> tuple[float, 
     """(over all, least) share of the limit that a layer's look-ups reach from 64 codebooks on.
 
     The kernel alone, on one thread, in its quickest round and by the clock of its quickest round:
-    a neighbour on the machine lengthens both, not alike. Products of less than 64 rows are left
+    a neighbor on the machine lengthens both, not alike. Products of less than 64 rows are left
     out: layers of so few rows add whole table rows, without shuffles.
     """
     limit = lookups_per_cycle_limit(level)

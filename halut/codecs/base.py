@@ -76,7 +76,7 @@ class CodecOptions:
 class Codec(nn.Module):
     """Maps values to a coarser set: `encode` to integer codes and scales, `decode` back.
 
-    `quantise` = decode(encode(x)) is what training and the reference product see; its gradient is
+    `quantize` = decode(encode(x)) is what training and the reference product see; its gradient is
     the straight-through one. All state lives in parameters and buffers whose shapes depend on
     (layout, options) alone, so that a codec built empty can be loaded from a state dict.
     """
@@ -103,7 +103,7 @@ class Codec(nn.Module):
 
     @classmethod
     def refuses(cls, role: str, options: Any) -> str | None:
-        """Why it cannot quantise a factor with these options, or None if it can."""
+        """Why it cannot quantize a factor with these options, or None if it can."""
         return None
 
     @classmethod
@@ -175,7 +175,7 @@ class Codec(nn.Module):
         gradient = self.options.gradient
         return gradient == "clipped" or (gradient == "auto" and self.layout.role == "activation")
 
-    def quantise(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
         """decode(encode(x)) in x's dtype, with the straight-through gradient.
 
         `kept` as for `scales`.
@@ -188,10 +188,10 @@ class Codec(nn.Module):
         return straight_through(x, q, mask)
 
     def after_step(self, progress: float) -> None:
-        """Called after every optimiser step; `progress` in 0..1 is the share of the stage done."""
+        """Called after every optimizer step; `progress` in 0..1 is the share of the stage done."""
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by optimiser role (basis, ...)."""
+        """Parameters by optimizer role (basis, ...)."""
         return {}
 
     # -- storage ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Bases of signs about thresholds: the least-squares factors of given ones, and a quantiser's."""
+"""Bases of signs about thresholds: the least-squares factors of given ones, and a quantizer's."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def solved_alpha(rows: Tensor, M: int, mask: Tensor | None = None) -> Tensor:
 
 
 def fit_bases(values: Tensor, N: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """beta and thresholds [N] float32 of a quantiser of values [K] by N signs.
+    """beta and thresholds [N] float32 of a quantizer of values [K] by N signs.
 
     In turns: beta of least squared error, and thresholds halfway between the levels, which rise
     as beta stays positive. Starts at levels evenly over [-s, s], s twice the root mean square.

@@ -31,7 +31,7 @@ class BinaryResidualCodec(Codec):
     where r_l >= 0.
 
     g [L] is learned (role basis), by dq/dg_l = sign(g_l) sign(r_l). It starts at 2 (L + 1 - l) /
-    (L (L + 1)), 2/3 and 1/3 for L = 2, which is the scale of normalised activations; `fit` takes
+    (L (L + 1)), 2/3 and 1/3 for L = 2, which is the scale of normalized activations; `fit` takes
     the mean magnitude of every residual instead, unless halut.fitted is false.
     """
 
@@ -92,7 +92,7 @@ class BinaryResidualCodec(Codec):
         assert scales is not None
         return -scales.sum(), scales.sum()
 
-    def quantise(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             values = x.float()
             coded = self.encode(values)

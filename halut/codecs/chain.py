@@ -133,11 +133,11 @@ class ChainCodec(Codec):
             return inside if mask is None else mask.expand_as(x)
         return inside * mask
 
-    def quantise(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
         mask = self.mask
         if mask is None:
-            return self.format.quantise(x, kept)
-        return torch.where(mask, self.format.quantise(torch.where(mask, x, 0.0), mask), 0.0)
+            return self.format.quantize(x, kept)
+        return torch.where(mask, self.format.quantize(torch.where(mask, x, 0.0), mask), 0.0)
 
     def after_step(self, progress: float) -> None:
         self.format.after_step(progress)

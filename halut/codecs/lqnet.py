@@ -181,7 +181,7 @@ class LQNetCodec(Codec):
         drawn = drawn.to(values.device)
         return values.flatten()[drawn], None if kept is None else kept.flatten()[drawn]
 
-    def quantise(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
         learning = self.training and torch.is_grad_enabled()
         with torch.no_grad():
             values = x.float()

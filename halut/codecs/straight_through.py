@@ -1,4 +1,4 @@
-"""Straight-through gradients: the forward value is the quantised one, to the bit."""
+"""Straight-through gradients: the forward value is the quantized one, to the bit."""
 
 from __future__ import annotations
 

@@ -13,5 +13,5 @@ class Dense(Contraction):
     """y = Qx(x) Qw(W)' + Qb(b), a floating-point product; any codecs."""
 
     def product(self, layer: Quantized, x: Tensor) -> Tensor:
-        weight, bias = layer.quantised_weight(), layer.quantised_bias()
-        return exact_product(layer.quantised_input(x), weight, bias, layer.site)
+        weight, bias = layer.quantized_weight(), layer.quantized_bias()
+        return exact_product(layer.quantized_input(x), weight, bias, layer.site)

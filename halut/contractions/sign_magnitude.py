@@ -45,8 +45,8 @@ class SignMagnitude(Contraction):
         check_inputs(site.D, site.name)
 
     def product(self, layer: Quantized, x: Tensor) -> Tensor:
-        y = exact_product(layer.quantised_input(x), layer.quantised_weight(), None, layer.site)
-        bias = layer.quantised_bias()
+        y = exact_product(layer.quantized_input(x), layer.quantized_weight(), None, layer.site)
+        bias = layer.quantized_bias()
         if bias is None:
             return y
         return y + (bias if layer.site.geometry is None else bias[:, None, None])

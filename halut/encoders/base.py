@@ -52,7 +52,7 @@ class Encoder(nn.Module):
     makes them of order one, 1 where they are (halut.ops.power_of_two).
     Encoders need not know of it."""
     keeps_layout: ClassVar[bool] = False
-    """True if `lookup` of a quantised table lays a map out in memory like x."""
+    """True if `lookup` of a quantized table lays a map out in memory like x."""
 
     def __init__(self, blocks: Blocks, K: int, options: EncoderOptions | None = None) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class Encoder(nn.Module):
         return im2col(x, g.kernel_size, g.stride, g.padding, g.dilation)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by optimiser role (prototypes, thresholds, ...)."""
+        """Parameters by optimizer role (prototypes, thresholds, ...)."""
         return {}
 
     def cost(self, rows: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Product quantisation: the code is the nearest of K prototypes, found by trying all of them."""
+"""Product quantization: the code is the nearest of K prototypes, found by trying all of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRICS = {"l2": 2.0, "l1": 1.0, "chebyshev": float("inf")}
 
 @dataclass
 class PQOptions(EncoderOptions):
-    """Product quantisation: the code is the nearest of K prototypes."""
+    """Product quantization: the code is the nearest of K prototypes."""
 
     metric: str = option("l2", "distance to a prototype; l2 is squared", choices=tuple(METRICS))
     output_metric: bool = option(False, "measure l2 at the output: (x-p)' W_c W_c' (x-p)")

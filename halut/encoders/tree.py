@@ -108,7 +108,7 @@ class TreeEncoder(Encoder):
         tau: Tensor,
         relax: float = 1.0,
     ) -> Tensor:
-        """One operator from x to the answer of a quantised table; other dtypes go by the parts."""
+        """One operator from x to the answer of a quantized table; other dtypes go by the parts."""
         lut, entries, shift, scale, _ = table
         if scale is None or lut.dtype != torch.float32 or x.dtype not in TRAINED:
             return super().lookup(x, geometry, table, tau, relax)

@@ -10,13 +10,13 @@ from torch import Tensor
 from halut.contractions.dense import Dense
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer
-from halut.layers.codec import CodecLayer, quantised_input
+from halut.layers.codec import CodecLayer, quantized_input
 from halut.sites.find import exact_product
 
 
 class FrozenCodecLayer(InferenceLayer):
-    """What a trained CodecLayer answers, bit for bit: its weight and bias are their quantised
-    values, and only the input is still quantised at every call. Nothing has a gradient."""
+    """What a trained CodecLayer answers, bit for bit: its weight and bias are their quantized
+    values, and only the input is still quantized at every call. Nothing has a gradient."""
 
     weight: Tensor
     bias: Tensor | None
@@ -33,7 +33,7 @@ class FrozenCodecLayer(InferenceLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         self.check(input)
-        q = quantised_input(self.activation_codec, input, self.site)
+        q = quantized_input(self.activation_codec, input, self.site)
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return exact_product(q, self.weight.to(input.dtype), bias, self.site)
 

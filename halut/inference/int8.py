@@ -22,7 +22,7 @@ from halut.errors import HalutError
 from halut.inference import onednn
 from halut.inference.fold import ADDITIONS_IN_PLACE, hooked, is_addition, is_relu, works_in_place
 from halut.inference.int8_steps import Int8Tables, MaxPool, MeanPool, averages, reads_bytes
-from halut.inference.onednn import Dequantise, Grid, Int8Product, Quantise
+from halut.inference.onednn import Dequantize, Grid, Int8Product, Quantize
 from halut.inference.table_layers import PackedConv2d, PackedLayer
 from halut.inference.trace import Call
 from halut.inference.verify import Recorder, copied, same
@@ -154,7 +154,7 @@ class _Forced(fx.Interpreter):
             return super().run_node(n)
         name, grid = self.stands_for[n.name]
         wanted = self.values[name]
-        q = wanted if grid is None else grid.quantise(wanted)
+        q = wanted if grid is None else grid.quantize(wanted)
         try:
             expected = self.in_floats(n)
             value = super().run_node(n)
@@ -163,9 +163,9 @@ class _Forced(fx.Interpreter):
         if not isinstance(value, Tensor) or (value.shape, value.dtype) != (q.shape, q.dtype):
             self.failed.add(self.started[n.name].name)
             return q.clone()
-        y = value if grid is None else grid.dequantise(value)
+        y = value if grid is None else grid.dequantize(value)
         if grid is not None:
-            expected = grid.dequantise(grid.quantise(expected))
+            expected = grid.dequantize(grid.quantize(expected))
         product = isinstance(self.fetch_attr(str(n.target)), Int8Product)
         for reference in (expected, wanted) if product else (expected,):
             if not (y - reference).norm() <= FAR * reference.norm() + 1e-30:
@@ -178,7 +178,7 @@ class _Forced(fx.Interpreter):
         for arg, (source, grid) in zip(n.args, self.sources[n.name], strict=True):
             assert isinstance(arg, fx.Node)
             value = self.env[arg]
-            env[source] = value.clone() if grid is None else grid.dequantise(value)
+            env[source] = value.clone() if grid is None else grid.dequantize(value)
         self.floats.env = env
         while True:
             env[node] = self.floats.run_node(node)
@@ -285,7 +285,7 @@ class _Conversion:
     def product(self, node: fx.Node, module: nn.Module) -> _Value:
         """A convolution or linear layer, with the addition and the ReLU after it if they fit."""
         (source,) = node.all_input_nodes
-        x, grid = self.quantised(source)
+        x, grid = self.quantized(source)
         given: _Given = [(source, x, grid)]
         shape = self.ranges.shapes[source][0]
         if isinstance(module, nn.Linear):
@@ -293,7 +293,7 @@ class _Conversion:
         last, other, relu = self.after(node, overwrites=True)
         to, other_grid = self.ranges.grid(last), None
         if other is not None:
-            q, other_grid = self.quantised(other)
+            q, other_grid = self.quantized(other)
             given.append((other, q, other_grid))
         made = Int8Product(module, grid, to, shape, relu, other_grid)  # type: ignore[arg-type]
         return self.done(node, last, self.step(node, last, made, to, given))
@@ -312,7 +312,7 @@ class _Conversion:
         given: _Given = [(source, x, grid)]
         other_grid = None
         if other is not None:
-            _, other_grid = self.quantised(other)
+            _, other_grid = self.quantized(other)
             given.append((other, self.by_plane(self.values[other]), other_grid))
         made = Int8Tables(layer, grid, to, relu, other_grid)
         answer = self.step(node, last, made, to, given)
@@ -361,19 +361,19 @@ class _Conversion:
     def only_user(self, node: fx.Node) -> fx.Node | None:
         return next(iter(node.users)) if len(node.users) == 1 else None
 
-    def quantised(self, node: fx.Node) -> tuple[fx.Node, Grid]:
+    def quantized(self, node: fx.Node) -> tuple[fx.Node, Grid]:
         value = self.values[node]
         if value.q is None:
             value.grid = self.ranges.grid(node)
-            value.q = self.module(node, Quantise(value.grid), value.plain, prefix="quantise")
+            value.q = self.module(node, Quantize(value.grid), value.plain, prefix="quantize")
         assert value.grid is not None
         return value.q, value.grid
 
     def floating(self, node: fx.Node) -> Any:
         value = self.values[node]
         if value.plain is None and value.grid is not None:
-            made = Dequantise(value.grid)
-            value.plain = self.module(node, made, value.q, prefix="dequantise")
+            made = Dequantize(value.grid)
+            value.plain = self.module(node, made, value.q, prefix="dequantize")
         return value.plain
 
     def as_it_was(self, node: fx.Node, module: nn.Module | None) -> _Value:

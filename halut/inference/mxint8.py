@@ -9,8 +9,8 @@ from torch import Tensor
 
 from halut.codecs.packing import unpack
 from halut.inference.base import InferenceLayer, absent
-from halut.layers.codec import CodecLayer, quantised_input
-from halut.ops.integer.mxint8 import DTYPES, mxint8_dequantise
+from halut.layers.codec import CodecLayer, quantized_input
+from halut.ops.integer.mxint8 import DTYPES, mxint8_dequantize
 from halut.sites.find import exact_product
 
 
@@ -35,18 +35,18 @@ class Mxint8Layer(InferenceLayer):
         codes = unpack(packed["codes"], 8, layer.weight_codec.layout.numel, True)
         self.register_buffer("codes", codes.to(torch.int8).view(shape))
         self.register_buffer("scales", packed["scales"])
-        bias = layer.quantised_bias()
+        bias = layer.quantized_bias()
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self.activation_codec = copy.deepcopy(layer.activation_codec)
 
     def decoded(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight [M, D]."""
         known = dtype if dtype in DTYPES else torch.float32
-        values = mxint8_dequantise(self.codes, self.scales, known)
+        values = mxint8_dequantize(self.codes, self.scales, known)
         return values.to(dtype).transpose(1, 2).flatten(1)
 
     def forward(self, input: Tensor) -> Tensor:
         self.check(input)
-        q = quantised_input(self.activation_codec, input, self.site)
+        q = quantized_input(self.activation_codec, input, self.site)
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return exact_product(q, self.decoded(input.dtype), bias, self.site)

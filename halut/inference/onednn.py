@@ -41,13 +41,13 @@ class Grid:
         """The grid of a tensor's range."""
         return cls.of(float(x.min()), float(x.max()))
 
-    def quantise(self, x: Tensor) -> Tensor:
+    def quantize(self, x: Tensor) -> Tensor:
         """uint8 [...]; values beyond the range saturate. Raises HalutError for NaN and infinity."""
         refuse_not_finite(x, "activations")
         q = torch.mul(x, 1 / self.scale).round_().add_(self.zero_point)
         return q.clamp_(0, 255).to(torch.uint8)
 
-    def dequantise(self, q: Tensor) -> Tensor:
+    def dequantize(self, q: Tensor) -> Tensor:
         """float32 [...]."""
         return (q.to(torch.float32) - self.zero_point) * self.scale
 
@@ -81,7 +81,7 @@ class Int8Step(nn.Module):
         return super()._apply(moved, recurse)
 
 
-class Quantise(Int8Step):
+class Quantize(Int8Step):
     """float32 -> uint8 on a grid."""
 
     def __init__(self, grid: Grid) -> None:
@@ -96,14 +96,14 @@ class Quantise(Int8Step):
             raise HalutError(
                 f"a network with 8-bit activations takes float32 inputs, got {x.dtype}"
             )
-        return self.grid.quantise(x)
+        return self.grid.quantize(x)
 
 
-class Dequantise(Quantise):
+class Dequantize(Quantize):
     """uint8 on a grid -> float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.grid.dequantise(x)
+        return self.grid.dequantize(x)
 
 
 class Int8Product(Int8Step):

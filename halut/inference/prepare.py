@@ -33,9 +33,9 @@ def prepare(
 
     Its layers by look-up tables become PackedLayers; batch norms after a convolution, exact or
     not, become part of it, and so does a ReLU after a packed one; layers of one input and one
-    encoder (halut.replace.sharing) become one layer. Layers of codecs hold their quantised weights,
-    as packed bits with contraction=popcount, still quantise their inputs, and keep what follows
-    them: a norm folded into quantised weights would move them off their grid. The network is read
+    encoder (halut.replace.sharing) become one layer. Layers of codecs hold their quantized weights,
+    as packed bits with contraction=popcount, still quantize their inputs, and keep what follows
+    them: a norm folded into quantized weights would move them off their grid. The network is read
     by torch.fx for all that, with every optional argument of its forward at its default.
 
     With `example`, a batch of inputs, a tensor that is added to the answer of a packed convolution

@@ -21,7 +21,7 @@ class SignMagnitudeLayer(InferenceLayer):
     """y = 2^S sum_d sgn(w) sgn(x) |w||x| + b, the sums exact at any size; nothing has a gradient.
 
     codes int8 [groups, M / groups, taps * C] of the weight, exponent S int32 [M], bias float [M].
-    The input is quantised to bytes at every call; patches of a convolution are patches of them.
+    The input is quantized to bytes at every call; patches of a convolution are patches of them.
     """
 
     codes: Tensor
@@ -43,7 +43,7 @@ class SignMagnitudeLayer(InferenceLayer):
         self.register_buffer("codes", codes.contiguous())
         exponent = (coded.scales + shared.flatten()).flatten().expand(site.M)
         self.register_buffer("exponent", exponent.contiguous())
-        bias = layer.quantised_bias()
+        bias = layer.quantized_bias()
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
         self.activation_codec = copy.deepcopy(activation)
 

@@ -207,13 +207,13 @@ def frozen_table(layer: LUTLayer) -> tuple[Tensor, Tensor, Tensor]:
     bias = torch.zeros(layer.site.M, device=lut.device)
     if layer.bias is not None:
         bias += layer.bias.detach()
-    quantised = layer.table(lut)
-    if quantised is None:
+    quantized = layer.table(lut)
+    if quantized is None:
         return lut.clone(), torch.ones_like(bias), bias
-    if not quantised.integer_sums:
-        return quantised.dequantise(), torch.ones_like(bias), bias
-    scale = quantised.output_scale().float().clone()
-    return quantised.q.to(torch.int8), scale, quantised.folded_bias() + bias
+    if not quantized.integer_sums:
+        return quantized.dequantize(), torch.ones_like(bias), bias
+    scale = quantized.output_scale().float().clone()
+    return quantized.q.to(torch.int8), scale, quantized.folded_bias() + bias
 
 
 def packed(layer: LUTLayer) -> PackedLayer:

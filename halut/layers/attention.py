@@ -1,4 +1,4 @@
-"""Attention's two products of quantised factors."""
+"""Attention's two products of quantized factors."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ class CodecAttention(ReplacedLayer):
             raise HalutError(
                 f"{self.site.name} was replaced for {self.site.M} tokens, got {q.shape[-2]}"
             )
-        scores = quantised(self.q, q) @ quantised(self.k, k).transpose(-2, -1)
-        a = quantised(self.a, (scores * self.scale).softmax(-1))
+        scores = quantized(self.q, q) @ quantized(self.k, k).transpose(-2, -1)
+        a = quantized(self.a, (scores * self.scale).softmax(-1))
         a = nn.functional.dropout(a, self.drop if self.training else 0.0)
-        return a @ quantised(self.v, v.transpose(-2, -1)).transpose(-2, -1)
+        return a @ quantized(self.v, v.transpose(-2, -1)).transpose(-2, -1)
 
     def exact(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
@@ -120,6 +120,6 @@ class CodecAttention(ReplacedLayer):
         return f"{self.site.D} inputs, {self.site.M} tokens"
 
 
-def quantised(codec: Codec, x: Tensor) -> Tensor:
+def quantized(codec: Codec, x: Tensor) -> Tensor:
     """Q(x) of x [.., C], of x's shape; NaN where x is NaN or infinite."""
-    return kept_finite(codec.quantise(x.unsqueeze(-2)).squeeze(-2), x)
+    return kept_finite(codec.quantize(x.unsqueeze(-2)).squeeze(-2), x)

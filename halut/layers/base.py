@@ -22,13 +22,13 @@ from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
 from halut.ops import ConvGeometry, accumulate
 from halut.ops.blocks import Blocks
-from halut.ops.power_of_two import normalised_mse, unit_of
+from halut.ops.power_of_two import normalized_mse, unit_of
 from halut.ops.table_quantization import (
-    QuantisedTable,
+    QuantizedTable,
     average_groups,
     best_clip,
     clipping_rate,
-    quantise_table,
+    quantize_table,
 )
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites.find import Site, exact_product
@@ -41,10 +41,10 @@ FLOAT = 32
 class LUTLayer(ReplacedLayer):
     """y[n, m] = sum_c lut[c, code_c(x_n), m] + bias[m] at one site.
 
-    The forward value is always the hard one: integer codes, quantised table. `estimator` decides
+    The forward value is always the hard one: integer codes, quantized table. `estimator` decides
     the gradient only (maths: Blalock and Guttag 2021; Tang et al. 2023; Schoenleber et al. 2023):
     `tree` and `soft` relax the codes, `identity` hands on the exact product's input gradient, and
-    `blend` moves from the first to the second over a stage. Parameterisation `free` trains the
+    `blend` moves from the first to the second over a stage. Parameterization `free` trains the
     table [G, C, K, M_g] itself; `derived` trains prototypes and the weight, lut = P W'.
 
     `weight` [M, D] is the exact layer's: a parameter if tables derive from it, else a buffer kept
@@ -67,7 +67,7 @@ class LUTLayer(ReplacedLayer):
         self.estimator = kind.estimators[0] if options.estimator == "auto" else options.estimator
         weight, self.bias = copied_parameters(site, source)
         G, C, M = site.groups, self.blocks.C, site.M // site.groups
-        if options.parameterisation == "free":
+        if options.parameterization == "free":
             self.register_buffer("weight", weight.detach())
             self.lut = nn.Parameter(torch.zeros(G, C, options.K, M))
         else:
@@ -146,7 +146,7 @@ class LUTLayer(ReplacedLayer):
 
     def _fit_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
         codes = self.encoder.codes(rows)
-        if self.options.parameterisation == "free":
+        if self.options.parameterization == "free":
             lut = refine(codes, prototypes, rows, weight, self.options.ridge)
             self.lut.copy_(self.encoder.times_unit(lut))
         elif not self.shares_prototypes:
@@ -159,8 +159,8 @@ class LUTLayer(ReplacedLayer):
     # -- the product ------------------------------------------------------------------------
 
     def full_lut(self) -> Tensor:
-        """The unquantised table [G, C, K, M_g]; lut = P W' if it is derived."""
-        if self.options.parameterisation == "free":
+        """The unquantized table [G, C, K, M_g]; lut = P W' if it is derived."""
+        if self.options.parameterization == "free":
             return self.lut
         # With `identity`, prototypes learn from the reconstruction term alone.
         P = self._table_prototypes()
@@ -182,23 +182,23 @@ class LUTLayer(ReplacedLayer):
             return self.encoder.times_unit(torch.einsum("gckd,gmd->gckm", P.view(G, C, K, -1), W))
         return self.encoder.times_unit(blockwise_lut(P, self.weight, self.blocks))
 
-    def table(self, lut: Tensor) -> QuantisedTable | None:
-        """The quantised form of `lut`, or None for float tables."""
+    def table(self, lut: Tensor) -> QuantizedTable | None:
+        """The quantized form of `lut`, or None for float tables."""
         if self.options.bits is None:
             return None
-        return quantise_table(lut, self.options.bits, self.options.scale, self.clip)
+        return quantize_table(lut, self.options.bits, self.options.scale, self.clip)
 
     def lookup_table(self) -> LookupTable:
-        """The table as the forward reads it, quantised as the options say, with the bias."""
+        """The table as the forward reads it, quantized as the options say, with the bias."""
         options = self.options
-        lut = self.lut if options.parameterisation == "free" else self.full_lut()
+        lut = self.lut if options.parameterization == "free" else self.full_lut()
         if options.bits is None:
             return LookupTable(lut, lut.detach(), self.bias)
         if options.scale == "codebook":
-            table = quantise_table(lut, options.bits, options.scale, self.clip)
-            return LookupTable(lut, table.dequantise(), self.bias)
-        quantised = torch.ops.halut.quantise(lut.detach(), options.bits, options.scale, self.clip)
-        q, scale, offset = quantised
+            table = quantize_table(lut, options.bits, options.scale, self.clip)
+            return LookupTable(lut, table.dequantize(), self.bias)
+        quantized = torch.ops.halut.quantize(lut.detach(), options.bits, options.scale, self.clip)
+        q, scale, offset = quantized
         shift = offset.sum(1).view(-1)
         return LookupTable(lut, q, shift if self.bias is None else shift + self.bias, scale, offset)
 
@@ -252,15 +252,15 @@ class LUTLayer(ReplacedLayer):
             x = x.detach()
             wanted = exact_product(x, self.weight, None, self.site)
             codes = self.codes(x)
-        derived = self.options.parameterisation == "derived"
+        derived = self.options.parameterization == "derived"
         lut = self._derived_lut(self._table_prototypes()) if derived else self.full_lut()
         y = self.shaped(accumulate(codes, lut), x)
-        return normalised_mse(y, wanted)
+        return normalized_mse(y, wanted)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = {role: list(found) for role, found in self.encoder.param_groups().items()}
         groups.setdefault("temperature", []).append(self.tau)
-        if self.options.parameterisation == "free":
+        if self.options.parameterization == "free":
             groups.setdefault("table", []).append(self.lut)
         else:
             assert isinstance(self.weight, nn.Parameter)
@@ -318,13 +318,13 @@ class LUTLayer(ReplacedLayer):
         log2 K bits. N counts tokens or output positions. The exact product's N D M multiply-adds
         are gone; the one per output that rescales integer sums, like the bias, is not counted.
         bops: bit operations, of which the encoder has encode_bops. weight_bytes holds the bias,
-        with the folded zero points of quantised tables, and the tables' scales; weight_bits the
+        with the folded zero points of quantized tables, and the tables' scales; weight_bits the
         tables and those scales.
         """
         site, options, blocks = self.site, self.options, self.blocks
         encode = self.encoder.cost(site.rows)
         lookups = site.rows * blocks.C * site.M  # every group adds C entries to each of its outputs
-        quantised = options.bits is not None
+        quantized = options.bits is not None
         bits = FLOAT if options.bits is None else options.bits
         entries = blocks.C * options.K * site.M
         compares, macs, adds = encode["compares"], encode["macs"], encode.get("adds", 0)
@@ -338,7 +338,7 @@ class LUTLayer(ReplacedLayer):
             "adds": lookups,
             "bops": encode_bops + 2 * bits * lookups,
             "encode_bops": encode_bops,
-            "weight_bytes": 4 * ((site.M if site.bias or quantised else 0) + self.scales()),
+            "weight_bytes": 4 * ((site.M if site.bias or quantized else 0) + self.scales()),
             "table_bytes": math.ceil(entries * bits / 8),
             "weight_bits": entries * bits + FLOAT * self.scales(),
             "encoder_bytes": encode["state_bytes"],
@@ -346,7 +346,7 @@ class LUTLayer(ReplacedLayer):
         }
 
     def scales(self) -> int:
-        """Scales the quantised table has; 0 for a float table."""
+        """Scales the quantized table has; 0 for a float table."""
         if self.options.bits is None:
             return 0
         sizes = {"layer": 1, "channel": self.site.M, "codebook": self.blocks.total}
@@ -356,7 +356,7 @@ class LUTLayer(ReplacedLayer):
     def diagnose(self, x: Tensor) -> dict[str, float]:
         """Figures of one layer on one batch x, for the logs.
 
-        normalised_mse against the exact layer on the same input; code_perplexity and dead
+        normalized_mse against the exact layer on the same input; code_perplexity and dead
         prototypes; drift, the relative distance of the encoder's parameters from where learning
         left them; soft_hard_gap, the relative difference of the relaxed and the hard product; the
         share of table entries clipped; the temperature.
@@ -367,7 +367,7 @@ class LUTLayer(ReplacedLayer):
         lut = self.full_lut()
         table = self.table(lut)
         figures = {
-            "normalised_mse": float(normalised_mse(self.forward(x), self.exact(x))),
+            "normalized_mse": float(normalized_mse(self.forward(x), self.exact(x))),
             "code_perplexity": perplexity,
             "dead_prototypes": float(dead),
             "drift": self._drift(),

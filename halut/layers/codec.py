@@ -17,14 +17,14 @@ from halut.sites.find import Site, exact_product
 from halut.sites.operator import ReplacedLayer, copied_parameters
 
 FLOAT = 32
-"""Bits of what is not quantised."""
+"""Bits of what is not quantized."""
 
 
 class CodecLayer(ReplacedLayer):
     """y = contract(Qx(x), Qw(W)) + Qb(b) at one site; a codec that is None keeps floats.
 
     `weight` [M, D] and `bias` [M] are the float masters that training moves; what is multiplied,
-    in training too, are their quantised values. Quantisation sees a weight as [M, taps, C] and an
+    in training too, are their quantized values. Quantization sees a weight as [M, taps, C] and an
     activation as [.., groups, C], C the inputs of one group at one kernel position: blocks of the
     two along C are the same inputs, and a pixel has one code whatever patch it is in.
     """
@@ -98,21 +98,21 @@ class CodecLayer(ReplacedLayer):
         """The master weight [M, taps, C]."""
         return self.weight.view(self.site.M, -1, self.site.taps).transpose(1, 2)
 
-    def quantised_weight(self) -> Tensor:
+    def quantized_weight(self) -> Tensor:
         """Qw(W) [M, D]."""
         if self.weight_codec is None:
             return self.weight
-        return self.weight_codec.quantise(self.canonical_weight()).transpose(1, 2).flatten(1)
+        return self.weight_codec.quantize(self.canonical_weight()).transpose(1, 2).flatten(1)
 
-    def quantised_bias(self) -> Tensor | None:
+    def quantized_bias(self) -> Tensor | None:
         """Qb(b) [M]."""
         if self.bias_codec is None or self.bias is None:
             return self.bias
-        return self.bias_codec.quantise(self.bias[None])[0]
+        return self.bias_codec.quantize(self.bias[None])[0]
 
-    def quantised_input(self, x: Tensor) -> Tensor:
+    def quantized_input(self, x: Tensor) -> Tensor:
         """Qx(x), of x's shape."""
-        return quantised_input(self.activation_codec, x, self.site)
+        return quantized_input(self.activation_codec, x, self.site)
 
     def forward(self, input: Tensor) -> Tensor:
         return self.contraction.product(self, input)
@@ -124,7 +124,7 @@ class CodecLayer(ReplacedLayer):
     # -- training ---------------------------------------------------------------------------
 
     def factors(self) -> dict[str, Codec]:
-        """The codecs there are, by what they quantise."""
+        """The codecs there are, by what they quantize."""
         every = (self.weight_codec, self.activation_codec, self.bias_codec)
         return {role: c for role, c in zip(FACTORS, every, strict=True) if c is not None}
 
@@ -143,10 +143,10 @@ class CodecLayer(ReplacedLayer):
 
     @torch.no_grad()
     def diagnose(self, x: Tensor) -> dict[str, float]:
-        """normalised_mse against the float masters on the same input; the share of inputs whose
-        gradient is cut off (saturated); zeros among the quantised weights (weight_sparsity)."""
+        """normalized_mse against the float masters on the same input; the share of inputs whose
+        gradient is cut off (saturated); zeros among the quantized weights (weight_sparsity)."""
         figures = super().diagnose(x)
-        figures["weight_sparsity"] = float((self.quantised_weight() == 0).float().mean())
+        figures["weight_sparsity"] = float((self.quantized_weight() == 0).float().mean())
         codec = self.activation_codec
         if codec is not None and codec.clips:
             values = canonical_input(x, self.site).float()
@@ -222,11 +222,11 @@ def canonical_input(x: Tensor, site: Site) -> Tensor:
     return x.permute(0, 2, 3, 1).unflatten(-1, (site.groups, -1))
 
 
-def quantised_input(codec: Codec | None, x: Tensor, site: Site) -> Tensor:
+def quantized_input(codec: Codec | None, x: Tensor, site: Site) -> Tensor:
     """Qx(x), of x's shape; NaN where x is NaN or infinite, whatever code that would have."""
     if codec is None:
         return x
-    q = codec.quantise(canonical_input(x, site))
+    q = codec.quantize(canonical_input(x, site))
     return kept_finite(
         q.squeeze(-2) if site.geometry is None else q.flatten(-2).permute(0, 3, 1, 2), x
     )

@@ -20,7 +20,7 @@ from halut.sites.operator import Operator
 
 
 class CodecOperator(Operator):
-    """Quantise weight and activations, multiply. `codec` is set by `codec_operator`."""
+    """Quantize weight and activations, multiply. `codec` is set by `codec_operator`."""
 
     codec: str
 

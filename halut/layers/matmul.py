@@ -12,7 +12,7 @@ from halut.encoders import Encoder, EncoderOptions, check_rows, encoders
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.ops.power_of_two import unit_of
-from halut.ops.table_quantization import QuantisedTable, check_options, quantise_table
+from halut.ops.table_quantization import QuantizedTable, check_options, quantize_table
 from halut.prototypes.ridge import check_lam, refine
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -53,7 +53,7 @@ class HalutMatmul:
         self.encoder_name = encoder
         self.encoder: Encoder | None = None
         self.lut: Tensor | None = None  # [1, C, K, M] float32
-        self.table: QuantisedTable | None = None
+        self.table: QuantizedTable | None = None
 
     def learn_offline(self, A: Array, B: Array) -> None:
         """Learn the encoder from rows A [N, D], and the table for B [D, M]."""
@@ -72,7 +72,7 @@ class HalutMatmul:
         self.lut = encoder.times_unit(
             refine(encoder.codes(rows), prototypes, rows, weight, self.lam)
         )
-        self.table = None if self.bits is None else quantise_table(self.lut, self.bits)
+        self.table = None if self.bits is None else quantize_table(self.lut, self.bits)
         self.encoder = encoder
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class HalutMatmul:
     def stats(self, A: Array, B: Array) -> dict[str, float]:
         """Errors of matmul_online(A) against A @ B, over all entries.
 
-        mae and mse in units of the product; normalised_mse = sum of squared errors over the sum of
+        mae and mse in units of the product; normalized_mse = sum of squared errors over the sum of
         squares of A @ B; cosine of the two as vectors.
         """
         approximate = _tensor("Y", self.matmul_online(A)).double()
@@ -111,7 +111,7 @@ class HalutMatmul:
         return {
             "mae": float(error.abs().mean()),
             "mse": float(error.square().mean()),
-            "normalised_mse": float(error.square().sum()) / power if power else float("nan"),
+            "normalized_mse": float(error.square().sum()) / power if power else float("nan"),
             "cosine": float((exact * approximate).sum()) / norms if norms else float("nan"),
         }
 

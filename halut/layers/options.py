@@ -10,7 +10,7 @@ from halut.option import option, unknown, where
 from halut.sites.find import Site
 
 ESTIMATORS = ("auto", "tree", "soft", "identity", "blend")
-PARAMETERISATIONS = ("free", "derived")
+PARAMETERIZATIONS = ("free", "derived")
 CLIPS = ("none", "mse")
 TAU_PER = ("layer", "codebook")
 
@@ -47,8 +47,8 @@ class TableOptions:
     estimator: str = option(
         "auto", "gradient of the codes; auto: the encoder's own", choices=ESTIMATORS
     )
-    parameterisation: str = option(
-        "free", "what trains: the table, or prototypes and weight", choices=PARAMETERISATIONS
+    parameterization: str = option(
+        "free", "what trains: the table, or prototypes and weight", choices=PARAMETERIZATIONS
     )
     ridge: float | None = option(None, "lambda of the ridge refinement; null: none")
     tau: float | None = option(
@@ -64,7 +64,7 @@ class TableOptions:
         if self.average is not None and (self.bits is None or self.scale == "codebook"):
             raise HalutError("halut.average needs integer tables with scale layer or channel")
         _choice("estimator", self.estimator, ESTIMATORS)
-        _choice("parameterisation", self.parameterisation, PARAMETERISATIONS)
+        _choice("parameterization", self.parameterization, PARAMETERIZATIONS)
         _choice("clip", self.clip, CLIPS)
         _choice("tau_per", self.tau_per, TAU_PER)
         for name in ("C", "V"):

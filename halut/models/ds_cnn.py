@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from halut.models.builders import models
-from halut.models.initialise import he_normal
+from halut.models.initialize import he_normal
 
 
 class DepthwiseSeparable(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from halut.models.basic_block import BasicBlock
 from halut.models.builders import models
-from halut.models.initialise import he_normal
+from halut.models.initialize import he_normal
 
 
 class SubsampleAndPad(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from halut.models.basic_block import BasicBlock
 from halut.models.builders import models
-from halut.models.initialise import he_normal
+from halut.models.initialize import he_normal
 
 
 class ResNet8(nn.Module):

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from halut.models.builders import models
-from halut.models.initialise import he_normal
+from halut.models.initialize import he_normal
 
 
 class ConvBlock(nn.Module):

@@ -6,7 +6,7 @@ from halut.ops.integer.bit_planes import bit_planes
 from halut.ops.integer.bit_product import bit_product
 from halut.ops.integer.max_pool import max_pool
 from halut.ops.integer.mean_pool import mean_pool
-from halut.ops.integer.mxint8 import mxint8_dequantise
+from halut.ops.integer.mxint8 import mxint8_dequantize
 from halut.ops.integer.sign_magnitude import sign_magnitude
 from halut.ops.layer.coded import code_layer
 from halut.ops.layer.encoded import nearest_layer, pack_table, tree_layer
@@ -14,7 +14,7 @@ from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import columns_of
 from halut.ops.lookup.conv import ConvGeometry, conv_taps, im2col
 from halut.ops.lookup.identity import identity_gradient
-from halut.ops.lookup.quantize import quantise
+from halut.ops.lookup.quantize import quantize
 from halut.ops.nearest.encode import nearest_encode, nearest_matmul
 from halut.ops.tree.encode import tree_encode, tree_matmul
 from halut.ops.tree.train import tree_train
@@ -34,12 +34,12 @@ __all__ = [
     "implementations",
     "max_pool",
     "mean_pool",
-    "mxint8_dequantise",
+    "mxint8_dequantize",
     "nearest_encode",
     "nearest_layer",
     "nearest_matmul",
     "pack_table",
-    "quantise",
+    "quantize",
     "scatter_add",
     "sign_magnitude",
     "tree_encode",

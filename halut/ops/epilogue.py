@@ -25,7 +25,7 @@ def answer_size(
 
 
 def answer_like(x: Tensor, outputs: int, dtype: torch.dtype, geometry: ConvGeometry | None):
-    """An uninitialised answer for x: rows [N, outputs], or a map in x's memory format."""
+    """An uninitialized answer for x: rows [N, outputs], or a map in x's memory format."""
     size, layout = answer_size(x, outputs, geometry)
     return torch.empty(size, dtype=dtype, device=x.device, memory_format=layout)
 

@@ -22,7 +22,7 @@ def unit_of(largest: float) -> float:
     return 2.0 ** max(-126, min(126, math.frexp(largest)[1]))
 
 
-def normalised_mse(y: Tensor, exact: Tensor) -> Tensor:
+def normalized_mse(y: Tensor, exact: Tensor) -> Tensor:
     """||y - exact||^2 / ||exact||^2, 0 for a perfect answer and 1 for answering zero.
 
     Differentiable; of values of any size, as both are taken in units of the largest exact one.

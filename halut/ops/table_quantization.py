@@ -1,4 +1,4 @@
-"""Quantised look-up tables: integer entries, float scales, and a zero point that costs nothing.
+"""Quantized look-up tables: integer entries, float scales, and a zero point that costs nothing.
 
 An entry is approximated as lut[g, c, k, m] ~ scale * q[g, c, k, m] + offset[g, c, m] with q signed
 integers of `bits` bits. The offset is the middle of the K entries of one codebook and one output,
@@ -26,7 +26,7 @@ SCALES = ("layer", "channel", "codebook")
 
 
 @dataclass
-class QuantisedTable:
+class QuantizedTable:
     """q [G, C, K, M_g] integer-valued; scale and offset broadcast against it."""
 
     q: Tensor
@@ -39,14 +39,14 @@ class QuantisedTable:
         """True if the sum over codebooks can be taken over q alone."""
         return self.scale.shape[1] == 1
 
-    def dequantise(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """The table as floats, [G, C, K, M_g]."""
         return self.q * self.scale + self.offset
 
     def folded_bias(self) -> Tensor:
         """sum_c offset[g, c, m], the part of the zero point that belongs into the bias, [G * M_g].
 
-        Only meaningful where `integer_sums` holds or with dequantised entries less their offset.
+        Only meaningful where `integer_sums` holds or with dequantized entries less their offset.
         """
         return self.offset.sum(dim=1).reshape(-1)
 
@@ -61,10 +61,10 @@ class QuantisedTable:
         return math.ceil(math.log2(largest + 1)) + 1
 
 
-def quantise_table(
+def quantize_table(
     lut: Tensor, bits: int, scale: str = "channel", clip: float | Tensor = 1.0
-) -> QuantisedTable:
-    """Quantise lut [G, C, K, M_g] to `bits` (2..8) signed bits with one scale per `scale`.
+) -> QuantizedTable:
+    """Quantize lut [G, C, K, M_g] to `bits` (2..8) signed bits with one scale per `scale`.
 
     `scale`: "layer" (one number), "channel" (one per output) or "codebook" (one per codebook).
     `clip` in (0, 1] shrinks the range; entries beyond it saturate.
@@ -80,29 +80,29 @@ def quantise_table(
     steps = reach.amax(dim=over, keepdim=True) / limit
     steps = torch.where(steps > 0, steps, torch.ones_like(steps))
     q = torch.round((lut - offset) / steps).clamp_(-limit, limit)
-    return QuantisedTable(q, steps, offset, bits)
+    return QuantizedTable(q, steps, offset, bits)
 
 
 def best_clip(lut: Tensor, bits: int, scale: str = "channel") -> float:
-    """The clip in {0.4, 0.45 .. 1} whose dequantised table has the least squared error."""
+    """The clip in {0.4, 0.45 .. 1} whose dequantized table has the least squared error."""
     candidates = [1.0 - 0.05 * i for i in range(13)]
     lut = lut / unit_of(float(lut.abs().max()))
     errors = [
-        (quantise_table(lut, bits, scale, clip).dequantise() - lut).square().sum()
+        (quantize_table(lut, bits, scale, clip).dequantize() - lut).square().sum()
         for clip in candidates
     ]
     return candidates[int(torch.stack(errors).argmin())]
 
 
-def clipping_rate(lut: Tensor, table: QuantisedTable) -> float:
-    """Share of the table's entries that lie beyond the range of the quantiser, 0..1."""
+def clipping_rate(lut: Tensor, table: QuantizedTable) -> float:
+    """Share of the table's entries that lie beyond the range of the quantizer, 0..1."""
     limit = 2 ** (table.bits - 1) - 1
     beyond = ((lut - table.offset) / table.scale).abs() > limit + 0.5
     return float(beyond.float().mean())
 
 
 def check_options(bits: int, scale: str) -> None:
-    """Raise HalutError unless bits and scale name a quantiser."""
+    """Raise HalutError unless bits and scale name a quantizer."""
     if not 2 <= bits <= 8:
         raise HalutError(f"halut.bits must be in 2..8 or null for float tables, got {bits}")
     if scale not in SCALES:

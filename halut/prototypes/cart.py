@@ -77,10 +77,10 @@ def best_cut(x: Matrix, mean: Floats) -> tuple[int, np.float32]:
     """The input and threshold that leave rows x [N, V] the least squared error over all inputs."""
     columns = np.ascontiguousarray(x.T)
     bucket = Buckets(columns, np.zeros(len(x), np.uint8), mean[None])
-    centred, harmonic = bucket.centre(), bucket.harmonic()
+    centered, harmonic = bucket.center(), bucket.harmonic()
     scratch = np.empty(columns.shape)
     cuts = [
-        bucket.cut(np.argsort(column), v, centred, harmonic, scratch)
+        bucket.cut(np.argsort(column), v, centered, harmonic, scratch)
         for v, column in enumerate(columns)
     ]
     dim = int(np.argmax([cut.gain[0] for cut in cuts]))

@@ -37,12 +37,12 @@ class Buckets:
         self.starts = self.ends - self.sizes
         self.means = bucket_means(x, codes, self.sizes, inherited)  # [B, V]
 
-    def centre(self) -> Floats:
+    def center(self) -> Floats:
         """x [V, N] less the mean of each row's bucket; its squares sum to the level's error."""
-        centred = self.x.astype(np.float64)
-        for v in range(len(centred)):
-            centred[v] -= np.take(self.means[:, v], self.codes)
-        return centred
+        centered = self.x.astype(np.float64)
+        for v in range(len(centered)):
+            centered[v] -= np.take(self.means[:, v], self.codes)
+        return centered
 
     def harmonic(self) -> Floats:
         """1/n_left + 1/n_right [N] of a cut after each row in the grouped order; 0 at the ends."""
@@ -55,18 +55,18 @@ class Buckets:
         # A stable sort of small integers is one radix pass in numpy.
         return order[np.argsort(self.codes[order], kind="stable")]
 
-    def cut(self, order: Ints, v: int, centred: Floats, harmonic: Floats, scratch: Floats) -> Cuts:
+    def cut(self, order: Ints, v: int, centered: Floats, harmonic: Floats, scratch: Floats) -> Cuts:
         """The cut of each bucket by input v that leaves the least squared error over all inputs.
 
-        With the left part's sum S of centred rows, a cut lowers the bucket's error by
-        |S|^2 (1/n_left + 1/n_right). As each bucket's centred rows sum to zero, one running sum
+        With the left part's sum S of centered rows, a cut lowers the bucket's error by
+        |S|^2 (1/n_left + 1/n_right). As each bucket's centered rows sum to zero, one running sum
         over the whole grouped order serves all buckets. A cut between equal values separates
         nothing and is not considered; among equals the lowest cut wins. `scratch` [V, N] is
         overwritten.
         """
         values = self.x[v][order]
         # mode="clip" lets numpy write to `out` unbuffered.
-        sums = np.take(centred, order, axis=1, out=scratch, mode="clip")
+        sums = np.take(centered, order, axis=1, out=scratch, mode="clip")
         for column in torch.from_numpy(sums):
             # Four times as fast as numpy's. One column runs on one thread: sharing out all of them
             # gained nothing, and took three times as long whenever another process ran.

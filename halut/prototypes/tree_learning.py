@@ -59,14 +59,14 @@ def learn_tree(x: NDArray[np.float32], depth: int, candidates: int) -> Tree:
 def _best_dim(
     buckets: Buckets, orders: dict[int, Ints], candidates: int, scratch: Floats
 ) -> tuple[int, Cuts]:
-    centred, harmonic = buckets.centre(), buckets.harmonic()
-    error = np.einsum("vn,vn->v", centred, centred)
+    centered, harmonic = buckets.center(), buckets.harmonic()
+    error = np.einsum("vn,vn->v", centered, centered)
     dims = np.sort(np.argsort(-error, kind="stable")[:candidates])
     best: tuple[float, int, Cuts] | None = None
     for v in dims.tolist():
         if v not in orders:  # sorted once per input; the levels only regroup it
             orders[v] = np.argsort(buckets.x[v])
-        cuts = buckets.cut(buckets.group(orders[v]), v, centred, harmonic, scratch)
+        cuts = buckets.cut(buckets.group(orders[v]), v, centered, harmonic, scratch)
         gain = float(cuts.gain.sum())
         if best is None or gain > best[0]:
             best = gain, v, cuts

@@ -1,6 +1,6 @@
-"""Post-training quantisation: the exact network's sites in torchao's integers, as a baseline.
+"""Post-training quantization: the exact network's sites in torchao's integers, as a baseline.
 
-torchao's `quantize_` takes Linear layers alone; its primitives, which take any tensor, quantise
+torchao's `quantize_` takes Linear layers alone; its primitives, which take any tensor, quantize
 weights and inputs of Linear and Conv2d alike here.
 """
 
@@ -37,7 +37,7 @@ Range = tuple[float, float]
 
 
 def primitives() -> Any:
-    """torchao's affine quantisation; HalutError if it is not installed."""
+    """torchao's affine quantization; HalutError if it is not installed."""
     try:
         with _without_advice():
             from torchao.quantization import quant_primitives
@@ -49,13 +49,13 @@ def primitives() -> Any:
 @contextmanager
 def _without_advice() -> Iterator[None]:
     """Newer torch advises whoever imports torchao on how its enums should be registered."""
-    adviser = logging.getLogger("torch.utils._pytree")
-    level = adviser.level
-    adviser.setLevel(logging.ERROR)
+    advisor = logging.getLogger("torch.utils._pytree")
+    level = advisor.level
+    advisor.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        adviser.setLevel(level)
+        advisor.setLevel(level)
 
 
 def available() -> bool:
@@ -80,7 +80,7 @@ def check_choice(asked: Any) -> None:
         primitives()
 
 
-class QuantisedProduct(nn.Module):
+class QuantizedProduct(nn.Module):
     """y = product(Qx(x), Qw(W)) + bias of a Linear or a Conv2d, of decoded values.
 
     Weights: `width` bits, a scale per output channel, no zero point; none saturates. Inputs: 8
@@ -121,19 +121,19 @@ class QuantisedProduct(nn.Module):
         return self.product(kept_finite(q.dequantize_affine(codes, *coding).to(x.dtype), x))
 
 
-def quantisable(entries: Iterable[Entry]) -> list[Entry]:
+def quantizable(entries: Iterable[Entry]) -> list[Entry]:
     """Those whose site has a weight: not attention's two products."""
     return [entry for entry in entries if entry.site.kind != KIND]
 
 
-def quantised(
+def quantized(
     exact: nn.Module, entries: Iterable[Entry], ranges: Mapping[str, Range], width: int
 ) -> nn.Module:
-    """A copy of the exact network whose sites `entries` are QuantisedProducts of `width` bits."""
+    """A copy of the exact network whose sites `entries` are QuantizedProducts of `width` bits."""
     network = copy.deepcopy(exact)
-    for entry in quantisable(entries):
+    for entry in quantizable(entries):
         name = entry.site.name
-        place(network, name, QuantisedProduct(network.get_submodule(name), width, ranges[name]))
+        place(network, name, QuantizedProduct(network.get_submodule(name), width, ranges[name]))
     return network
 
 
@@ -169,7 +169,7 @@ def wider(ranges: Sequence[Range]) -> Range:
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
-def quantised_bytes(sites: Iterable[Site], width: int) -> int:
+def quantized_bytes(sites: Iterable[Site], width: int) -> int:
     """What inference must hold of the sites: codes, scales of 4 bytes, zero points of 1, biases."""
     return sum(
         -(-site.weights * width // 8) + 4 * site.M + 5 + 4 * site.M * site.bias for site in sites
@@ -180,7 +180,7 @@ def told(entry: Mapping[str, Any]) -> str:
     """An entry of a report's `ptq` in words."""
     left = entry["left_exact"]
     words = (
-        f"exact, quantised by {entry['library']} without training: {entry['weight_bits']}-bit "
+        f"exact, quantized by {entry['library']} without training: {entry['weight_bits']}-bit "
         f"weights, {entry['activation_bits']}-bit inputs, {entry['bytes']:,} bytes where the "
         f"replacement has {entry['replacement_bytes']:,} and floats {entry['exact_bytes']:,}"
     )

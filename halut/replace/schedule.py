@@ -23,7 +23,7 @@ class Stage:
 
     `calibrate`: "replaced" learns each site on the network as it stands, earlier sites of the
     stage swapped already; "original" learns all of them on the exact network. `lr` overrides the
-    optimiser's learning rate per role, `freeze` names roles that do not train.
+    optimizer's learning rate per role, `freeze` names roles that do not train.
     """
 
     sites: list[str]
@@ -75,7 +75,7 @@ def by_sensitivity(entries: Sequence[Entry], context: dict[str, Any]) -> list[li
 def by_block(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
     """One stage per block of the network; context["blocks"] lists module name prefixes in order.
 
-    Sites outside every listed block form stages of their own with their neighbours.
+    Sites outside every listed block form stages of their own with their neighbors.
     """
     blocks = context.get("blocks") or []
     stages: list[tuple[str, list[str]]] = []

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from halut.errors import HalutError
-from halut.ops.power_of_two import normalised_mse
-from halut.option import why_without_effect
+from halut.ops.power_of_two import normalized_mse
+from halut.option import new_name, why_without_effect
 from halut.registry import Registry
 from halut.sites.find import Site, check_map, exact_product
 
@@ -87,16 +87,16 @@ class ReplacedLayer(nn.Module):
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
-        """Called after every optimiser step; `progress` in 0..1 is the share of the stage done."""
+        """Called after every optimizer step; `progress` in 0..1 is the share of the stage done."""
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by optimiser role: table, prototypes, thresholds, temperature, basis, rest."""
+        """Parameters by optimizer role: table, prototypes, thresholds, temperature, basis, rest."""
         return {"rest": list(self.parameters())}
 
     def diagnose(self, *x: Any, **named: Any) -> dict[str, float]:
-        """Figures of the layer on one batch x, for the logs: its normalised_mse, ..."""
+        """Figures of the layer on one batch x, for the logs: its normalized_mse, ..."""
         y, exact = self.forward(*x), self.exact(*x)  # without hooks
-        return {"normalised_mse": float(normalised_mse(y.to(exact.dtype), exact))}
+        return {"normalized_mse": float(normalized_mse(y.to(exact.dtype), exact))}
 
     def cost(self) -> dict[str, int]:
         """Per sample: macs, encode_macs, lookups, bops, ...; and weight_bytes, table_bytes, ..."""
@@ -116,6 +116,7 @@ def checked_options(kind: type, options: dict[str, Any], path: str = "halut.") -
     hints = typing.get_type_hints(kind) if fields else {}
     made = {}
     for key, value in options.items():
+        key = new_name(f"{path}{key}").removeprefix(path)
         if key not in fields:
             raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(fields)}")
         nested = [t for t in (hints[key], *typing.get_args(hints[key])) if _is_options(t)]

@@ -101,7 +101,7 @@ def _learn_apart(
 
 
 def _within_memory(entries: Sequence[Entry], config: TrainConfig) -> list[list[Entry]]:
-    """Neighbours whose full reservoirs fit into memory together: one pass over the data each."""
+    """Neighbors whose full reservoirs fit into memory together: one pass over the data each."""
     bound = config.capture.memory_gib * 2**30
     groups: list[list[Entry]] = []
     used = 0

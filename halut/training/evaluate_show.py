@@ -49,7 +49,7 @@ def _errors(figures: Mapping[str, Any]) -> Table:
     table = Table(title="errors against the exact product", title_justify="left")
     table.add_column("site", overflow="fold")
     table.add_column("operator")
-    columns = ("mae", "mse", "normalised_mse", "cosine")
+    columns = ("mae", "mse", "normalized_mse", "cosine")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for layer in figures["layers"]:

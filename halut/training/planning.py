@@ -80,7 +80,7 @@ def _wants_attention(config: TrainConfig) -> bool:
 
 
 def check_roles(option: str, named: Iterable[str]) -> None:
-    """Raise HalutError for an optimiser role that does not exist."""
+    """Raise HalutError for an optimizer role that does not exist."""
     for role in named:
         if role not in schedule.ROLES:
             known = ", ".join(schedule.ROLES)
@@ -137,6 +137,6 @@ def parts_of(config: Any, data: Any, stages: Sequence[Any], widths: int) -> list
     if config.baseline and epochs:
         parts.append(Part("baseline", "exact", epochs * cut, "fine-tuned exact network"))
     if widths:
-        parts.append(Part("ptq", "answers", widths * seen, "quantised networks"))
+        parts.append(Part("ptq", "answers", widths * seen, "quantized networks"))
     parts.append(Part("test", "answers", (3 + widths) * seen, "test"))
     return parts

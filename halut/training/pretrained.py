@@ -1,4 +1,4 @@
-"""What a pretrained network asks of its images: size, normalisation, resizing."""
+"""What a pretrained network asks of its images: size, normalization, resizing."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from halut.replace.ptq import (
     Range,
     available,
     input_ranges,
-    quantisable,
-    quantised,
-    quantised_bytes,
+    quantizable,
+    quantized,
+    quantized_bytes,
     wider,
 )
 from halut.training.calibrate import Context, calibration
@@ -46,20 +46,20 @@ DEFAULT = (8, 4)
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """The exact network at one width: its figures but for test accuracy, and how to make it."""
 
     figures: dict[str, Any]
     make: Callable[[], nn.Module]
 
 
-def quantised_baselines(context: Context) -> dict[str, Quantised]:
-    """int8, int4, ...: the widths that `ptq` asks for, the plan's replaced sites quantised.
+def quantized_baselines(context: Context) -> dict[str, Quantized]:
+    """int8, int4, ...: the widths that `ptq` asks for, the plan's replaced sites quantized.
 
     Batch norms stay as they are. Attention's two products, which have no weight, stay exact.
     """
     replaced = context.plan.replaced
-    entries = quantisable(replaced)
+    entries = quantizable(replaced)
     widths = on_main(lambda: widths_of(context.config)) if entries else []
     if not widths:
         return {}
@@ -76,11 +76,11 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
     found = {}
     for width in widths:
         name = f"int{width}"
-        make = partial(quantised, context.exact, entries, ranges, width)
+        make = partial(quantized, context.exact, entries, ranges, width)
         accuracy = known["val_accuracy"].get(name)
         if accuracy is None:
             accuracy = evaluate(make(), context.data, "val", context.config.trainer)
-            log.info("%s: the exact network quantised: validation accuracy %.2f", name, accuracy)
+            log.info("%s: the exact network quantized: validation accuracy %.2f", name, accuracy)
             known = {"ranges": ranges, "val_accuracy": {**known["val_accuracy"], name: accuracy}}
             if is_main():
                 context.folder.write(FILE, known)
@@ -92,10 +92,10 @@ def quantised_baselines(context: Context) -> dict[str, Quantised]:
             "sites": len(entries),
             "macs": sum(entry.site.macs for entry in entries),
             "left_exact": [entry.site.name for entry in replaced if entry not in entries],
-            "bytes": quantised_bytes((entry.site for entry in entries), width),
+            "bytes": quantized_bytes((entry.site for entry in entries), width),
             "val_accuracy": accuracy,
         }
-        found[name] = Quantised(figures, make)
+        found[name] = Quantized(figures, make)
     return found
 
 

@@ -33,7 +33,7 @@ from halut.training.lightning.callbacks import layer_figures
 from halut.training.lightning.fit import evaluate, evaluated
 from halut.training.logging.git import commit
 from halut.training.parallel.distributed import world_size
-from halut.training.ptq_baseline import Quantised
+from halut.training.ptq_baseline import Quantized
 
 SCHEMA = 1
 
@@ -43,7 +43,7 @@ def final_report(
     network: nn.Module,
     stages: list[dict[str, Any]],
     baseline: nn.Module | None,
-    at_bits: dict[str, Quantised],
+    at_bits: dict[str, Quantized],
     origin: str,
     base_accuracy: float,
 ) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def site_figures(context: Context, network: nn.Module) -> list[dict[str, Any]]:
             "stage": entry.stage,
             **{
                 key: figures.get(entry.site.name, {}).get(key)
-                for key in ("normalised_mse", "code_perplexity", "dead_prototypes")
+                for key in ("normalized_mse", "code_perplexity", "dead_prototypes")
             },
             **_bytes(bytes_of_site(entry.site, costs.get(entry.site.name))),
         }

@@ -51,7 +51,7 @@ from halut.training.parallel.distributed import (
 )
 from halut.training.planning import make_plan, make_stages, parts_of
 from halut.training.pretrained import completed
-from halut.training.ptq_baseline import quantised_baselines, widths_of
+from halut.training.ptq_baseline import quantized_baselines, widths_of
 from halut.training.report import final_report, plan_table
 from halut.training.report_tables import show_report
 from halut.training.run_folder import RunFolder, default_path
@@ -215,7 +215,7 @@ def _run(
         log.info("stage_%02d: accuracy %.2f after training", index, latest)
     baseline = tuned_baseline(context, sum(stage.epochs for stage in stages))
     with run_progress.run.part("ptq"):
-        at_bits = quantised_baselines(context)
+        at_bits = quantized_baselines(context)
     with run_progress.run.part("test"):
         report = final_report(context, network, results, baseline, at_bits, origin, base_accuracy)
     report["seconds"] = time.monotonic() - begun

@@ -18,6 +18,7 @@ from halut.analysis.run_figures import ERROR
 from halut.errors import HalutError, reason
 from halut.io import TEMPORARY, Kind, read_json, write_bytes, write_json
 from halut.models.weights import load_weights, save_weights
+from halut.option import with_new_names
 from halut.training.cluster import slurm
 from halut.training.lock import LOCK, TAKING
 
@@ -84,7 +85,7 @@ class RunFolder:
             raise HalutError(
                 f"run_dir={self.path} is not empty and holds no run; give another folder"
             )
-        differing = sorted(_differences(lasting(saved), lasting(config)))
+        differing = sorted(_differences(lasting(with_new_names(saved)), lasting(config)))
         if differing:
             raise HalutError(
                 f"run_dir={self.path} holds a run of another configuration; it differs in "

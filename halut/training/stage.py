@@ -49,7 +49,7 @@ PROVING = 2
 
 
 def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[str]) -> Recipe:
-    """The optimiser's rates with the schedule's and the stage's own laid over them."""
+    """The optimizer's rates with the schedule's and the stage's own laid over them."""
     optim = config.optim
     rates = {**_rates(optim.lr), **config.schedule.lr, **stage.lr}
     return Recipe(

@@ -1,5 +1,5 @@
 // Bindings of the table products; see ops/accumulate.cpp, scatter_add.cpp and
-// quantise.cpp.
+// quantize.cpp.
 #include "dispatch.h"
 
 HALUT_DECLARE(void accumulate_float(const uint8_t* codes, const float* table, float* out, int64_t N,
@@ -9,7 +9,7 @@ HALUT_DECLARE(void accumulate_int8(const uint8_t* codes, const int8_t* table, in
                                    int threads))
 HALUT_DECLARE(void scatter_add(const uint8_t* codes, const float* grad, float* out, int64_t N,
                                int64_t G, int64_t C, int64_t K, int64_t M, int threads))
-HALUT_DECLARE(void quantise(const float* lut, int8_t* q, float* steps, float* offset, int64_t G,
+HALUT_DECLARE(void quantize(const float* lut, int8_t* q, float* steps, float* offset, int64_t G,
                             int64_t C, int64_t K, int64_t M, float limit, float clip,
                             bool per_layer, int threads))
 
@@ -42,10 +42,10 @@ void bind_lookup(nb::module_& m) {
       },
       release_gil());
   m.def(
-      "quantise",
+      "quantize",
       [](Address lut, Address q, Address steps, Address offset, int64_t G, int64_t C, int64_t K,
          int64_t M, float limit, float clip, bool per_layer, int threads) {
-        HALUT_PICK(quantise)
+        HALUT_PICK(quantize)
         (at<const float>(lut), at<int8_t>(q), at<float>(steps), at<float>(offset), G, C, K, M,
          limit, clip, per_layer, threads);
       },

@@ -16,7 +16,7 @@ namespace {
 
 enum class Way { rows, direct, planes };
 
-// A map whose channels are neighbours, and its pixels one after the other.
+// A map whose channels are neighbors, and its pixels one after the other.
 inline bool by_pixel(const View& x) {
   return x.stride_c == 1 && x.C > 1 && x.stride_w == x.C && x.stride_h == x.C * x.W;
 }
@@ -101,7 +101,7 @@ struct Segments {
       const int64_t group = (flat + i) / 16, lane = (flat + i) % 16;
       while (tile <= group / 4) begin[tile++] = n;
       const int64_t lanes = smaller(16 - lane, count - i);
-      // Planes of two images are apart; rows of two images are neighbours.
+      // Planes of two images are apart; rows of two images are neighbors.
       const bool join = n > begin[tile - 1] && all[n - 1].group == group % 4 &&
                         (!out.by_plane || image == of_image);
       if (!join) all[n++] = Segment{0, 0, static_cast<int32_t>(group % 4), at + i};

@@ -1,6 +1,6 @@
 // A run of rows of a View as padded planes of floats, channel by channel, in which every tap of a
 // patch is a constant offset: pixels outside of the map are zeros, and the columns of a plane are
-// split by their phase under the horizontal stride, so that neighbouring rows are neighbours in
+// split by their phase under the horizontal stride, so that neighboring rows are neighbors in
 // memory. Filled from a map of any strides and dtype; what was added to planes goes back to a map.
 #pragma once
 

@@ -1,8 +1,8 @@
 // Bit j of table[number of t with x >= thresholds[t]] for every input, packed along the inputs.
 // Reference: bit_planes_reference in halut/ops/integer/bit_planes.py.
 //
-// A thread has eight inputs of one pixel and group: a byte of every plane. Neighbouring threads read
-// neighbouring addresses, pixels of a plane or inputs of a pixel.
+// A thread has eight inputs of one pixel and group: a byte of every plane. Neighboring threads read
+// neighboring addresses, pixels of a plane or inputs of a pixel.
 #include "device.cuh"
 
 namespace {

@@ -9,8 +9,8 @@ namespace {
 
 constexpr int threads = 256;
 
-// Elements are moved as bits of SIZE bytes. Neighbouring threads have neighbouring rows (of out
-// [T, N]) if by_row, else neighbouring columns (of out [N, T]).
+// Elements are moved as bits of SIZE bytes. Neighboring threads have neighboring rows (of out
+// [T, N]) if by_row, else neighboring columns (of out [N, T]).
 template <class Bits>
 DEVICE void conv_taps(const View& v, const i64* columns, Bits* out, i64 N, i64 T, int by_row) {
   const i64 index = static_cast<i64>(blockIdx.x) * threads + threadIdx.x;

@@ -1,5 +1,5 @@
 // v[r, i] = codes[r, i] 2^(scales[r, i / 32] - 133), in float32, float16 or bfloat16; scale 255: NaN.
-// Reference: mxint8_dequantise_reference in halut/ops/integer/mxint8.py.
+// Reference: mxint8_dequantize_reference in halut/ops/integer/mxint8.py.
 //
 // A float32 holds every such power, the lowest ones as subnormal numbers, and every product with a
 // byte, so that the narrower answers are rounded once.
@@ -16,9 +16,9 @@ struct alignas(sizeof(typename X::Raw) * COUNT) Run {
   typename X::Raw value[COUNT];
 };
 
-// COUNT neighbours of a row at a time: 4 where they lie in one block and addresses are multiples.
+// COUNT neighbors of a row at a time: 4 where they lie in one block and addresses are multiples.
 template <class X, int COUNT>
-DEVICE void dequantise(const i8* codes, const u8* scales, typename X::Raw* out, i64 rows, i64 C) {
+DEVICE void dequantize(const i8* codes, const u8* scales, typename X::Raw* out, i64 rows, i64 C) {
   const i64 runs = C / COUNT, blocks = (C + 31) / 32;
   const i64 at = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= rows * runs) return;
@@ -36,7 +36,7 @@ DEVICE void dequantise(const i8* codes, const u8* scales, typename X::Raw* out, 
 #define ENTRY(name, X, COUNT)                                                                   \
   extern "C" __global__ void __launch_bounds__(256)                                             \
       name(const i8* codes, const u8* scales, X::Raw* out, i64 rows, i64 C) {                   \
-    dequantise<X, COUNT>(codes, scales, out, rows, C);                                          \
+    dequantize<X, COUNT>(codes, scales, out, rows, C);                                          \
   }
 
 ENTRY(mxint8_f32_4, Float, 4)

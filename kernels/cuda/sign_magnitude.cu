@@ -10,10 +10,10 @@ namespace {
 
 constexpr int tile = 64;    // rows, and outputs, of a block of 16 x 16 threads
 constexpr int words = 8;    // of four inputs each, in shared memory at a time
-constexpr int stride = 65;  // of a word's line: neighbours in different banks
+constexpr int stride = 65;  // of a word's line: neighbors in different banks
 constexpr int each = 4;     // rows, and outputs, of a thread, 16 apart
 
-// Four neighbouring bytes from `from`, `left` of them to be had; zeros behind.
+// Four neighboring bytes from `from`, `left` of them to be had; zeros behind.
 DEVICE u32 four(const u8* from, i64 left, bool aligned) {
   if (aligned && left >= 4) return *reinterpret_cast<const u32*>(from);
   u32 found = 0;

@@ -2,7 +2,7 @@
 // Reference: tree_encode_reference in halut/ops/tree/reference.py.
 //
 // A block takes 128 rows and as many codebooks as have their thresholds in 8 KiB of shared memory.
-// Lanes run along rows where neighbouring rows are neighbours in memory (NCHW maps), so that reads
+// Lanes run along rows where neighboring rows are neighbors in memory (NCHW maps), so that reads
 // coalesce and the walk reads one tree's thresholds; along codebooks otherwise (NHWC, matrices).
 // Which inputs a tree tests does not depend on its code: a thread reads those of some levels and
 // rows before it compares any.

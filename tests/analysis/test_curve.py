@@ -44,20 +44,20 @@ def test_names_are_set_side_by_side(tmp_path):
     assert positions(gather(tmp_path)) == ({"binary": 0.0, "log": 1.0}, False)
 
 
-def colours(path) -> set[tuple[int, ...]]:
+def colors(path) -> set[tuple[int, ...]]:
     from PIL import Image
 
     with Image.open(path) as image:
         width, height = image.size
         assert width == 1200
         assert 750 < height < 900  # the legend's lines come on top
-        return {colour for _, colour in image.convert("RGB").getcolors(2**20)}
+        return {color for _, color in image.convert("RGB").getcolors(2**20)}
 
 
 def test_the_picture_shows_every_curve(folder):
     draw(gather(folder), folder / "curve.png")
-    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0, 0, 0)} <= colours(folder / "curve.png")
-    assert (0x00, 0x9E, 0x73) not in colours(folder / "curve.png")  # there is no third
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0, 0, 0)} <= colors(folder / "curve.png")
+    assert (0x00, 0x9E, 0x73) not in colors(folder / "curve.png")  # there is no third
 
 
 def test_without_matplotlib_one_line_says_what_to_install(folder, monkeypatch):
@@ -117,7 +117,7 @@ def test_what_no_run_tells_is_refused_with_the_choices(sized, capsys, name):
         assert part in error
     assert not (sized / "sweep.json").exists()
     assert main(["table", str(sized), "--y", name]) == 1
-    assert "normalised_mse" in capsys.readouterr().err
+    assert "normalized_mse" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def definitions(y, e):
     return {
         "mae": F.l1_loss(y, e),
         "mse": F.mse_loss(y, e),
-        "normalised_mse": F.mse_loss(y, e) / F.mse_loss(torch.zeros_like(e), e),
+        "normalized_mse": F.mse_loss(y, e) / F.mse_loss(torch.zeros_like(e), e),
         "cosine": F.cosine_similarity(y.flatten(), e.flatten(), dim=0),
     }
 
@@ -62,8 +62,8 @@ def test_against_the_definitions_over_all_samples(replaced, images):
     found = layer_errors(net, batches)
     for name, metrics in wanted.items():
         assert found[name] == pytest.approx({k: float(v) for k, v in metrics.items()}, rel=1e-4)
-        assert 0 < found[name]["normalised_mse"] < 1
-    assert found["7"] == {"mae": 0, "mse": 0, "normalised_mse": 0, "cosine": pytest.approx(1)}
+        assert 0 < found[name]["normalized_mse"] < 1
+    assert found["7"] == {"mae": 0, "mse": 0, "normalized_mse": 0, "cosine": pytest.approx(1)}
     assert list(found) == ["0", "4", "7"]
 
 
@@ -74,7 +74,7 @@ def test_a_layers_error_is_its_own(replaced, images):
     with torch.no_grad():
         net[0].lut.zero_()
     after = layer_errors(net, [images])
-    assert after["0"]["normalised_mse"] > 1.2 * before["0"]["normalised_mse"]
+    assert after["0"]["normalized_mse"] > 1.2 * before["0"]["normalized_mse"]
     assert after["7"]["mse"] == 0
 
 
@@ -133,7 +133,7 @@ def test_answers_that_are_not_finite_name_the_layer(replaced, images):
 
 
 @pytest.mark.parametrize(
-    ("y", "e", "normalised", "cosine"),
+    ("y", "e", "normalized", "cosine"),
     [
         ([0.0, 0.0], [0.0, 0.0], 0.0, 1.0),
         ([1.0, 0.0], [0.0, 0.0], float("inf"), 0.0),
@@ -142,8 +142,8 @@ def test_answers_that_are_not_finite_name_the_layer(replaced, images):
         ([-1.0, -2.0], [1.0, 2.0], 4.0, -1.0),
     ],
 )
-def test_degenerate_answers(y, e, normalised, cosine):
+def test_degenerate_answers(y, e, normalized, cosine):
     sums = ErrorSums()
     sums.add(torch.tensor(y), torch.tensor(e))
     found = sums.metrics()
-    assert (found["normalised_mse"], found["cosine"]) == (normalised, pytest.approx(cosine))
+    assert (found["normalized_mse"], found["cosine"]) == (normalized, pytest.approx(cosine))

@@ -126,6 +126,6 @@ def test_the_parts_of_every_codec_are_all_there_is(name):
     assert abs(after["codes"] + after["scales"] - bits) < 8
     # The formats' bits a weight: those of codes, alone or with scales; pruned ones take a mask's.
     codes, scales = (8 * after[part] / 640 for part in ("codes", "scales"))
-    kept = float((layer.quantised_weight() != 0).float().mean())
+    kept = float((layer.quantized_weight() != 0).float().mean())
     bits_held = 32 / figures["formula"] * kept + 1 if kept < 0.9 else 32 / figures["formula"]
     assert codes - 1e-6 <= bits_held <= codes + scales + 1e-6

@@ -51,7 +51,7 @@ def test_means_and_deviations_over_seeds(folder):
     assert first.mean["test_accuracy"] == pytest.approx(85)
     assert first.std["test_accuracy"] == pytest.approx(10 / math.sqrt(2))  # the sample's
     assert first.mean["lost"] == pytest.approx(97.5 - 85)
-    assert first.mean["normalised_mse"] == pytest.approx(0.2)
+    assert first.mean["normalized_mse"] == pytest.approx(0.2)
     assert first.mean["weight_bytes"] == 120
     assert "baseline_accuracy" not in first.mean
 

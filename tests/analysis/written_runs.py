@@ -39,7 +39,7 @@ def report(test: float, exact: float) -> dict[str, Any]:
         "base": {"test_accuracy": exact},
         "baseline": {"test_accuracy": None},
         "stages": [{"val_accuracy_after_swap": 50.0}],
-        "sites": [{"normalised_mse": 0.1}, {"normalised_mse": 0.3}],
+        "sites": [{"normalized_mse": 0.1}, {"normalized_mse": 0.3}],
         "cost": {
             "replaced": {"weight_bytes": 100, "table_bytes": 20},
             "bits": {"weight_bits": 4.0, "activation_bits": 8.0, "bops": 1e6},

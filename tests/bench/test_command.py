@@ -11,7 +11,7 @@ from halut.bench import layer, measure
 from halut.bench.main import main
 from halut.bench.method import Method, WrongAnswer
 from halut.bench.suites import OPERATIONS, cases
-from halut.bench.summary import summarise
+from halut.bench.summary import summarize
 
 KEYS = {"op", "suite", "shape", "options", "threads", "isa", "method", "median_us", "spread"}
 
@@ -51,7 +51,7 @@ def test_a_quick_run_checks_times_and_saves_every_operation(tmp_path, capsys):
     )
     assert summary["bits_2_2"]["over_float32"] == pytest.approx(floats / ours)
     machine = document["machine"]
-    assert summary == summarise(results, machine["level"], machine["amx"])
+    assert summary == summarize(results, machine["level"], machine["amx"])
     assert set(summary["train_step"]["over_exact"]) == {"4x8"}
     out = capsys.readouterr().out
     assert "resnet18_3x3.over_int8" in out

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from halut.analysis.timing import summarise
+from halut.analysis.timing import summarize
 from halut.bench import cuda, cuda_methods, cuda_timing, floors, result_tables
 from halut.bench.cuda_timing import bounded, interleaved, replayed
 from halut.bench.floors import Ceilings
@@ -133,7 +133,7 @@ def test_quick_calls_alone_are_replayed_and_what_cannot_be_captured_is_not():
         pass
 
     methods = {"quick": lambda: None, "slow": lambda: None, "waits": waits}
-    times = {name: summarise([1e-5]) for name in methods} | {"slow": summarise([1.0])}
+    times = {name: summarize([1e-5]) for name in methods} | {"slow": summarize([1.0])}
     clock = lambda run, calls: run() or 4e-3  # noqa: E731
     found = replayed(methods, times, 2, clock, capture)
     assert found == {"quick": pytest.approx(4e-3 / cuda_timing.GRAPH_CALLS)}

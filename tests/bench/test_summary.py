@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from halut.analysis.timing import interleaved, summarise
+from halut.analysis.timing import interleaved, summarize
 from halut.bench import result_tables, summary
 from halut.bench.machine import slug
 
@@ -24,7 +24,7 @@ def test_ratios_weigh_shapes_by_how_often_a_network_has_them():
         *(result("resnet18_3x3", m, t, 2, 1) for m, t in (("ours", 30), ("float32", 90))),
         *(result("resnet18_3x3", "int8", t, n, c) for t, n, c in ((5, 1, 3), (60, 2, 1))),
     ]
-    found = summary.summarise(rows, None, amx=False)["resnet18_3x3"]
+    found = summary.summarize(rows, None, amx=False)["resnet18_3x3"]
     assert found["over_float32"] == pytest.approx((3 * 40 + 90) / (3 * 10 + 30))
     assert found["over_float32_least"] == pytest.approx(3)
     assert found["over_int8"] == pytest.approx((3 * 5 + 60) / 60)
@@ -33,13 +33,13 @@ def test_ratios_weigh_shapes_by_how_often_a_network_has_them():
 
 def test_int8_is_compared_with_ours_in_int8_where_that_is_measured():
     rows = [result("linear_v16", m, t) for m, t in (("ours", 10), ("ours_int8", 5), ("int8", 20))]
-    assert summary.summarise(rows, None, amx=False)["linear_v16"]["over_int8"] == 4
+    assert summary.summarize(rows, None, amx=False)["linear_v16"]["over_int8"] == 4
 
 
 def test_one_memory_format_of_ours_counts_for_all_shapes():
     times = {"ours": (10, 30), "ours_channels_last": (25, 10), "float32": (70, 70)}
     rows = [result("resnet9_3x3", m, t[i], i) for m, t in times.items() for i in (0, 1)]
-    found = summary.summarise(rows, None, amx=False)["resnet9_3x3"]
+    found = summary.summarize(rows, None, amx=False)["resnet9_3x3"]
     assert found["over_float32"] == pytest.approx(140 / 35)
     assert found["over_float32_least"] == pytest.approx(70 / 25)
 
@@ -49,7 +49,7 @@ def test_amx_and_threads_have_keys_of_their_own():
     rows += [{**row, "threads": 2, "median_us": row["median_us"] / 3} for row in rows[:1]]
     rows += [{**rows[1], "threads": 2}]
     rows += [result("linear_v16", m, t, isa="default") for m, t in (("ours", 10), ("int8", 6))]
-    found = summary.summarise(rows, None, amx=True)
+    found = summary.summarize(rows, None, amx=True)
     assert found["linear_v16"]["over_int8"] == 3
     assert found["linear_v16"]["over_int8_amx"] == pytest.approx(0.6)
     assert found["threads_2"]["linear_v16"]["over_int8"] == pytest.approx(9)
@@ -60,7 +60,7 @@ def test_training_is_ours_over_the_faster_exact_layer():
     shape = {"C_in": 64, "M": 128}
     times = (("ours", 30), ("exact_float32", 20), ("exact_float32_channels_last", 15))
     rows = [{**result("train_step", m, t), "op": "train_step", "shape": shape} for m, t in times]
-    found = summary.summarise(rows, None, amx=False)
+    found = summary.summarize(rows, None, amx=False)
     assert found["train_step"]["over_exact"] == {"64x128": pytest.approx(2)}
 
 
@@ -71,18 +71,18 @@ def test_share_of_the_port_limit():
     few = {**row, "shape": {**shape, "C": 8}, "best_us": 1e9}
     rows = [{**row, "clock_ghz": 2.0}, {**few, "clock_ghz": 2.0}]
     # 4,096,000 look-ups in 64 us at 2 GHz are 32 per cycle.
-    assert summary.summarise(rows, "avx512vbmi", False)["accumulate"]["of_port_limit"] == 0.5
-    assert summary.summarise(rows, "avx512", False)["accumulate"]["of_port_limit"] == 1
-    assert "accumulate" not in summary.summarise(rows, "portable", False)
+    assert summary.summarize(rows, "avx512vbmi", False)["accumulate"]["of_port_limit"] == 0.5
+    assert summary.summarize(rows, "avx512", False)["accumulate"]["of_port_limit"] == 1
+    assert "accumulate" not in summary.summarize(rows, "portable", False)
 
 
 def test_nothing_measured_is_an_empty_summary():
-    assert summary.summarise([], None, amx=True) == {}
-    assert summary.summarise([result("linear_v16", "ours", 1)], None, amx=True) == {}
+    assert summary.summarize([], None, amx=True) == {}
+    assert summary.summarize([result("linear_v16", "ours", 1)], None, amx=True) == {}
 
 
 def test_medians_and_spread():
-    timing = summarise([1.0, 2.0, 3.0, 4.0, 100.0])
+    timing = summarize([1.0, 2.0, 3.0, 4.0, 100.0])
     assert timing.median == 3
     assert timing.best == 1
     assert timing.spread == pytest.approx(2 / 3)

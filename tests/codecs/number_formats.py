@@ -23,16 +23,16 @@ def make(name, x, role="weight", **options):
     return codec, x
 
 
-def quantised(name, x, role="weight", **options):
+def quantized(name, x, role="weight", **options):
     x = torch.as_tensor(x, dtype=torch.float32)
     rows = x if x.ndim == 2 else x[None]
     codec, values = make(name, rows, role, **options)
-    return codec.quantise(values).view(x.shape)
+    return codec.quantize(values).view(x.shape)
 
 
 def sqnr(name, x, **options):
-    """Signal to quantisation noise in dB."""
-    q = quantised(name, x, **options).double()
+    """Signal to quantization noise in dB."""
+    q = quantized(name, x, **options).double()
     return 10 * math.log10(float(x.double().square().sum() / (q - x.double()).square().sum()))
 
 

@@ -39,7 +39,7 @@ def test_golden():
     codec, x = make("abcnet", X[None])
     alpha = codec.scales(x)[0, 0]
     torch.testing.assert_close(alpha, torch.tensor([0.4375, 0.375, 0.3125]))
-    assert relative(X, codec.quantise(x).flatten()) == pytest.approx(0.0109, abs=5e-5)
+    assert relative(X, codec.quantize(x).flatten()) == pytest.approx(0.0109, abs=5e-5)
     assert codec.encode(x).codes.flatten().tolist() == [0b000, 0b100, 0b110, 0b111]
 
 
@@ -49,7 +49,7 @@ def test_golden():
 def test_error_on_a_normal(M, error):
     x = normal(sigma=1.0)[None]
     codec, values = make("abcnet", x, width=M)
-    assert relative(x[0], codec.quantise(values).flatten()) == pytest.approx(error, abs=0.004)
+    assert relative(x[0], codec.quantize(values).flatten()) == pytest.approx(error, abs=0.004)
 
 
 @pytest.mark.parametrize("per", ["tensor", "channel"])
@@ -57,7 +57,7 @@ def test_error_on_a_normal(M, error):
 def test_weights_by_their_definition(per, M):
     x = normal(3 * 80, 0.05).view(3, 80) + torch.tensor([[0.0], [0.02], [-0.5]])
     codec, values = make("abcnet", x, width=M, per=per)
-    q = codec.quantise(values).view(3, 80)
+    q = codec.quantize(values).view(3, 80)
     for found, row in zip(q, x, strict=True) if per == "channel" else [(q.flatten(), x.flatten())]:
         B, alpha = bases(row, M)
         torch.testing.assert_close(found.double(), B @ alpha, rtol=1e-4, atol=1e-6)
@@ -68,7 +68,7 @@ def test_weights_by_their_definition(per, M):
 def test_alpha_follows_the_weight_at_every_step():
     codec, x = make("abcnet", normal(60, 1.0).view(2, 30))
     for scale in (1.0, 3.0, 0.1):
-        torch.testing.assert_close(codec.quantise(x * scale), codec.quantise(x) * scale)
+        torch.testing.assert_close(codec.quantize(x * scale), codec.quantize(x) * scale)
     assert codec.state_dict() == {}
 
 
@@ -79,7 +79,7 @@ def test_the_gradient_of_weights_is_that_of_every_base(gradient, clipped):
     codec, values = make("abcnet", x, gradient=gradient)
     upstream = torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
     values.requires_grad_()
-    q = codec.quantise(values)
+    q = codec.quantize(values)
     q.backward(upstream)
     alpha = codec.scales(values.detach())[:, 0]
     expected = sum(a.view(2, 1, 1) * upstream for a in alpha.unbind(1))
@@ -96,7 +96,7 @@ def test_activations_and_their_gradients_by_definition():
     codec = given(beta, v, (1, 50))
     x = (normal(200, 1.0).view(4, 1, 50)).requires_grad_()
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    q = codec.quantise(x)
+    q = codec.quantize(x)
     q.backward(upstream)
     every, grad_x = torch.zeros_like(x), torch.zeros_like(x)
     for n in range(3):
@@ -116,16 +116,16 @@ def test_activations_and_their_gradients_by_definition():
 
 def test_inputs_without_a_gradient_teach_the_bases_too():
     codec = given([0.5, 0.5], [0.2, 0.8])
-    codec.quantise(torch.zeros(3, 1, 4)).sum().backward()
+    codec.quantize(torch.zeros(3, 1, 4)).sum().backward()
     assert codec.beta.grad.tolist() == [-12, 12]
     assert codec.v.grad.tolist() == [6, 6]
 
 
 @pytest.mark.parametrize(("N", "error"), [(1, 0.3634), (2, 0.1902), (3, 0.1175), (5, 0.0580)])
-def test_the_start_is_a_quantiser_of_least_error(N, error):
-    """Of the N + 1 levels of a normal, the errors of the optimal quantiser (Max 1960)."""
+def test_the_start_is_a_quantizer_of_least_error(N, error):
+    """Of the N + 1 levels of a normal, the errors of the optimal quantizer (Max 1960)."""
     codec, x = make("abcnet", normal(20_000, 1.0)[:, None], role="activation", width=N)
-    assert relative(x, codec.quantise(x).detach()) == pytest.approx(error, abs=0.01)
+    assert relative(x, codec.quantize(x).detach()) == pytest.approx(error, abs=0.01)
     torch.testing.assert_close(0.5 - codec.v, midpoints(codec.beta))
     assert bool((codec.beta > 0).all())
 
@@ -135,10 +135,10 @@ def test_pruned_weights_have_no_part_in_the_bases():
     codec, values = make("chain", x, codecs=["prune", "abcnet"], sparsity=0.5, width=3)
     stays = codec.mask.flatten()
     B, alpha = bases(x[0][stays], 3)
-    found = codec.quantise(values).flatten()
+    found = codec.quantize(values).flatten()
     torch.testing.assert_close(found[stays].double(), B @ alpha, rtol=1e-4, atol=1e-6)
     assert found[~stays].eq(0).all()
     values.requires_grad_()
-    codec.quantise(values).sum().backward()
+    codec.quantize(values).sum().backward()
     torch.testing.assert_close(values.grad.flatten()[stays], torch.full((200,), float(alpha.sum())))
     assert values.grad.flatten()[~stays].eq(0).all()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.codecs.number_formats import make, normal, quantised
+from tests.codecs.number_formats import make, normal, quantized
 
 X = [[-1.5, -0.25, 0.0, 0.5], [3.0, 1.0, -1.0, 7.0]]
 
 
 def test_binary_golden():
     x = torch.tensor(X)
-    assert quantised("binary", x).tolist() == [[-1, -1, 1, 1], [1, 1, -1, 1]]
+    assert quantized("binary", x).tolist() == [[-1, -1, 1, 1], [1, 1, -1, 1]]
     half = 0.5625  # (1.5 + .25 + 0 + .5) / 4
-    unsigned = quantised("binary", x, unsigned=True)
+    unsigned = quantized("binary", x, unsigned=True)
     assert unsigned.tolist() == [[0, 0, 0, half], [3, 3, 0, 3]]
-    assert quantised("binary", x, unsigned=True, per="tensor")[1].tolist() == [1.78125] * 2 + [
+    assert quantized("binary", x, unsigned=True, per="tensor")[1].tolist() == [1.78125] * 2 + [
         0,
         1.78125,
     ]
@@ -25,11 +25,11 @@ def test_binary_golden():
 def test_binary_scaling_golden():
     x = torch.tensor(X)
     half = 0.5625
-    assert quantised("binary_scaling", x).tolist() == [[-half, -half, half, half], [3, 3, -3, 3]]
-    given = quantised("binary_scaling", x, per="tensor")
+    assert quantized("binary_scaling", x).tolist() == [[-half, -half, half, half], [3, 3, -3, 3]]
+    given = quantized("binary_scaling", x, per="tensor")
     assert given.abs().unique().tolist() == [1.78125]
     alpha = x.abs().mean(1, keepdim=True)
-    signs = quantised("binary", x)
+    signs = quantized("binary", x)
     least = torch.stack([(x - a * alpha * signs).square().sum() for a in (0.95, 1.0, 1.05)])
     assert int(least.argmin()) == 1
 
@@ -37,7 +37,7 @@ def test_binary_scaling_golden():
 def test_the_scale_of_activations_is_calibrated():
     codec, x = make("binary_scaling", normal(400, 1.0).view(20, 20), role="activation")
     assert float(codec.alpha) == pytest.approx(float(x.abs().mean()))
-    assert torch.equal(codec.quantise(x * 9), codec.quantise(x))
+    assert torch.equal(codec.quantize(x * 9), codec.quantize(x))
     channels, x = make("binary_scaling", x[:, 0], role="activation", per="channel")
     torch.testing.assert_close(channels.alpha, x.abs().mean(0))
 
@@ -66,12 +66,12 @@ def test_binary_residual_by_its_definition(levels):
     for factor in codec.g.tolist():
         part = factor * torch.where(r >= 0, 1.0, -1.0)
         expected, r = expected + part, r - part
-    torch.testing.assert_close(codec.quantise(values).flatten(), expected)
-    assert len(codec.quantise(values).unique()) <= 2**levels
+    torch.testing.assert_close(codec.quantize(values).flatten(), expected)
+    assert len(codec.quantize(values).unique()) <= 2**levels
 
 
 def signs(x, levels):
-    return quantised("binary_residual", x, levels=levels).detach()
+    return quantized("binary_residual", x, levels=levels).detach()
 
 
 def test_each_further_sign_leaves_less():
@@ -88,7 +88,7 @@ def test_the_factors_learn_their_signs():
         codec.g[1] *= -1
     x = (x * 2).clone().requires_grad_()
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    codec.quantise(x).backward(upstream)
+    codec.quantize(x).backward(upstream)
     r = x.detach()
     for factor, gradient in zip(codec.g.detach(), codec.g.grad, strict=True):
         sign = torch.where(r >= 0, 1.0, -1.0)

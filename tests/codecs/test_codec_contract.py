@@ -82,14 +82,14 @@ def test_decoded_values_are_on_the_grid_and_stay_there(name, layout):
     assert torch.equal(codec.decode(again), q)
 
 
-def test_quantised_values_are_near_what_was_calibrated(name, layout):
+def test_quantized_values_are_near_what_was_calibrated(name, layout):
     """Zeros, other signs or another scale than the values' are refused; one bit keeps 0.5."""
     codec, x = fitted(name, layout), values(layout)
-    q = codec.quantise(x).detach()
+    q = codec.quantize(x).detach()
     assert torch.cosine_similarity(q.flatten(), x.flatten(), dim=0) > 0.5
     if name != "binary":  # which has no scale
         assert (q - x).square().sum() < 0.75 * x.square().sum()
-    assert torch.equal(codec.quantise(x), q)
+    assert torch.equal(codec.quantize(x), q)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-30, 1e30])
@@ -97,9 +97,9 @@ def test_constant_values(name, layout, value):
     kind = codecs[name]
     codec = kind(layout)
     x = torch.full_like(values(layout), value)
-    assert codec.quantise(x).isfinite().all()  # before calibration too
+    assert codec.quantize(x).isfinite().all()  # before calibration too
     codec.fit(x)
-    q = codec.quantise(x)
+    q = codec.quantize(x)
     assert q.isfinite().all()
 
 
@@ -108,7 +108,7 @@ def test_the_gradient_is_the_stated_mask(name, layout, gradient):
     codec = fitted(name, layout, gradient=gradient)
     x = values(layout, 1).requires_grad_()
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
-    q = codec.quantise(x)
+    q = codec.quantize(x)
     assert torch.equal(q, codec.grid(x.detach()))
     q.backward(upstream)
     clips = gradient == "clipped" or (gradient == "auto" and layout.role == "activation")
@@ -127,13 +127,13 @@ def test_state_has_the_shapes_of_an_empty_codec(name, layout):
     codec, x = fitted(name, layout), values(layout, 1)
     empty = codecs[name](layout)
     empty.load_state_dict(codec.state_dict(), strict=True)
-    assert torch.equal(empty.quantise(x), codec.quantise(x))
+    assert torch.equal(empty.quantize(x), codec.quantize(x))
 
 
 def test_the_width_of_the_dtype_is_kept(name, layout):
     codec, x = fitted(name, layout), values(layout, 1)
     for dtype in (torch.bfloat16, torch.float64):
-        assert codec.quantise(x.to(dtype)).dtype == dtype
+        assert codec.quantize(x.to(dtype)).dtype == dtype
 
 
 def test_exported_values_and_their_bits(name, layout):
@@ -141,7 +141,7 @@ def test_exported_values_and_their_bits(name, layout):
         return
     codec, x = fitted(name, layout), values(layout)
     packed = codec.export(x)
-    assert torch.equal(codec.restore(packed), codec.quantise(x))
+    assert torch.equal(codec.restore(packed), codec.quantize(x))
     found = sum(t.numel() * t.element_size() * 8 for t in packed.values())
     assert codec.bits() <= found < codec.bits() + 8 * len(packed)
 
@@ -209,11 +209,11 @@ def test_plan_and_state_come_back(name, network, x, tmp_path):
 
 def test_one_training_step_is_finite_and_moves(name, network, x):
     learned(name, network, x)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     before = {k: v.clone() for k, v in network.named_parameters()}
     network(x).square().sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
-    optimiser.step()
+    optimizer.step()
     for _, layer in swap.replaced_layers(network):
         layer.after_step(0.5)
     assert network(x).isfinite().all()
@@ -229,7 +229,7 @@ def test_packed_execution_is_the_reference(name, network, x):
     learned(name, network, x)
     for _, layer in swap.replaced_layers(network):
         weight, bias = restored(layer)
-        assert torch.equal(weight, layer.quantised_weight())
+        assert torch.equal(weight, layer.quantized_weight())
         assert (bias is None) == (layer.bias is None)
     with torch.no_grad():
         assert torch.equal(prepare(network)(x), network(x))

@@ -24,7 +24,7 @@ def given(role, v, shape, **options):
 
 def test_golden():
     codec = given("weight", [0.5, 1.0], (1, 1, 6))
-    q = codec.quantise(X)
+    q = codec.quantize(X)
     assert q.flatten().tolist() == [-1.5, -0.5, 0.5, 0.5, 0.5, 1.5]
     assert codec.encode(X).codes.flatten().tolist() == [0, 1, 2, 2, 2, 3]
     assert float((q - X).square().mean()) == pytest.approx(0.10333, abs=1e-5)
@@ -39,10 +39,10 @@ def test_golden():
     torch.testing.assert_close(codec.v, torch.tensor([[0.51625, 1.00875]]), rtol=0, atol=1e-5)
     moved = codec.v.clone()
     codec.after_step(0.5)  # no forward since
-    codec.eval().quantise(X)
+    codec.eval().quantize(X)
     codec.after_step(0.5)
     with torch.no_grad():
-        codec.train().quantise(X)
+        codec.train().quantize(X)
     codec.after_step(0.5)
     assert torch.equal(codec.v, moved)
 
@@ -71,13 +71,13 @@ def test_the_nearest_level_and_the_damped_least_squares(role, n):
 
 def test_a_tie_takes_the_lower_level():
     codec = given("weight", [0.5, 1.0], (1, 1, 3))
-    assert codec.quantise(torch.tensor([[[-1.0, 0.0, 1.0]]])).flatten().tolist() == [
+    assert codec.quantize(torch.tensor([[[-1.0, 0.0, 1.0]]])).flatten().tolist() == [
         -1.5,
         -0.5,
         0.5,
     ]
     codec = given("activation", [0.5, 1.0], (1, 3))
-    assert codec.quantise(torch.tensor([[0.25, 0.75, -9.0]])).flatten().tolist() == [0, 0.5, 0]
+    assert codec.quantize(torch.tensor([[0.25, 0.75, -9.0]])).flatten().tolist() == [0, 0.5, 0]
 
 
 def test_the_start_is_the_published_one():
@@ -101,13 +101,13 @@ def test_one_bit_is_the_mean_magnitude():
 @pytest.mark.parametrize(("n", "error"), [(1, 0.364), (2, 0.118), (3, 0.036)])
 def test_converged_on_a_normal(n, error):
     codec, x = make("lqnet", normal(sigma=1.0)[None], width=n)
-    assert float((codec.quantise(x) - x).square().mean()) == pytest.approx(error, abs=0.002)
+    assert float((codec.quantize(x) - x).square().mean()) == pytest.approx(error, abs=0.002)
     x = normal(20_000, 1.0)[None]
     codec, x = make("lqnet", x / x.square().mean().sqrt(), width=n, fitted=False)
     for _ in range(400):
-        codec.quantise(x)
+        codec.quantize(x)
         codec.after_step(0.5)
-    assert float((codec.quantise(x) - x).square().mean()) == pytest.approx(error, abs=0.003)
+    assert float((codec.quantize(x) - x).square().mean()) == pytest.approx(error, abs=0.003)
 
 
 def test_pruned_weights_have_no_part_in_the_basis():
@@ -116,7 +116,7 @@ def test_pruned_weights_have_no_part_in_the_basis():
     mean = x[codec.mask.view(x.shape)].abs().mean()
     torch.testing.assert_close(codec.format.v[0, 0], mean, rtol=1e-4, atol=0)
     for _ in range(3):
-        codec.quantise(values)
+        codec.quantize(values)
         codec.after_step(0.5)
     torch.testing.assert_close(codec.format.v[0, 0], mean, rtol=1e-4, atol=0)
 
@@ -124,17 +124,17 @@ def test_pruned_weights_have_no_part_in_the_basis():
 def test_the_gradient_of_activations_stops_at_the_top_level():
     codec = given("activation", [0.5, 1.0], (1, 4))
     x = torch.tensor([[-2.0, 0.2, 1.5, 1.6]]).requires_grad_()
-    codec.quantise(x).sum().backward()
+    codec.quantize(x).sum().backward()
     assert x.grad.tolist() == [[1, 1, 1, 0]]
     weight = X.clone().requires_grad_()
-    given("weight", [0.1, 0.2], (1, 1, 6)).quantise(weight).sum().backward()
+    given("weight", [0.1, 0.2], (1, 1, 6)).quantize(weight).sum().backward()
     assert weight.grad.eq(1).all()
 
 
 def test_a_vector_that_no_code_uses_stays():
     codec = given("activation", [0.5, 1.0], (1, 4))
     for _ in range(5):
-        codec.quantise(torch.zeros(3, 1, 4))
+        codec.quantize(torch.zeros(3, 1, 4))
         codec.after_step(0.5)
     assert codec.v.tolist() == [[0.5, 1.0]]
 
@@ -151,7 +151,7 @@ def learned_on(rank, path):
     codec = given("activation", [0.3, 0.6], (1, 8))
     for step in range(3):
         if step < 2 or rank == 0:
-            codec.quantise(halves[rank])
+            codec.quantize(halves[rank])
         codec.after_step(0.5)
     torch.save(codec.v, path / f"{rank}.pt")
     distributed.destroy_process_group()
@@ -164,6 +164,6 @@ def test_all_ranks_have_the_basis_of_all_values(tmp_path):
     halves = normal(800, 1.0).abs().view(2, 50, 1, 8)
     alone = given("activation", [0.3, 0.6], (1, 8))
     for step in range(3):
-        alone.quantise(halves.flatten(0, 1) if step < 2 else halves[0])
+        alone.quantize(halves.flatten(0, 1) if step < 2 else halves[0])
         alone.after_step(0.5)
     torch.testing.assert_close(one, alone.v, rtol=1e-6, atol=1e-7)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from halut.ops import mxint8_dequantise
+from halut.ops import mxint8_dequantize
 from tests.codecs.number_formats import (
     denorm,
     every_value,
@@ -16,7 +16,7 @@ from tests.codecs.number_formats import (
     make,
     nearest,
     normal,
-    quantised,
+    quantized,
     sqnr,
 )
 
@@ -25,7 +25,7 @@ from tests.codecs.number_formats import (
 
 def test_integers_golden():
     x = [0.03125, 0.09375, 100.0, -100.0]
-    assert quantised("integer", x, width=8, fraction=4).tolist() == [0, 0.125, 7.9375, -8]
+    assert quantized("integer", x, width=8, fraction=4).tolist() == [0, 0.125, 7.9375, -8]
 
 
 @pytest.mark.parametrize(("width", "decibel"), [(4, 15.0), (6, 27.0), (8, 39.0), (16, 87.1)])
@@ -39,7 +39,7 @@ def test_the_fraction_of_least_error():
     for per in ("tensor", "channel", "block"):
         x = torch.randn(6, 40, generator=torch.Generator().manual_seed(0)) ** 3
         errors = {
-            rule: (quantised("integer", x, width=4, per=per, calibrate=rule) - x).square().sum()
+            rule: (quantized("integer", x, width=4, per=per, calibrate=rule) - x).square().sum()
             for rule in ("max", "mse")
         }
         assert errors["mse"] < errors["max"]
@@ -54,18 +54,18 @@ def test_integers_are_pythons(width, fraction):
     codec, values = make("integer", x[None], width=width, fraction=fraction)
     assert codec.encode(values).codes.flatten().tolist() == expected
     q = [np.float32(code) * 2.0**-fraction for code in expected]
-    assert codec.quantise(values).flatten().tolist() == pytest.approx(q, rel=0)
+    assert codec.quantize(values).flatten().tolist() == pytest.approx(q, rel=0)
 
 
 def test_granularity():
     x = torch.tensor([[1.0, 0.9, 0.011, 0.009], [100.0, 90.0, 1.1, 0.9]])
-    scale = {per: quantised("integer", x, width=4, per=per, block=2) for per in PER}
+    scale = {per: quantized("integer", x, width=4, per=per, block=2) for per in PER}
     assert scale["tensor"].tolist() == [[0, 0, 0, 0], [96, 96, 0, 0]]
     assert scale["channel"].tolist() == [[1, 1, 0, 0], [96, 96, 0, 0]]
     assert scale["block"][1].tolist() == [96, 96, 1, 1]  # steps of 16 and of a quarter
     assert scale["block"][0, 2:].tolist() == pytest.approx([0.011, 0.009], abs=0.002)
-    calibrated = quantised("integer", x.T.contiguous(), role="activation", width=4, per="channel")
-    assert torch.equal(calibrated, quantised("integer", x, width=4, per="channel").T)
+    calibrated = quantized("integer", x.T.contiguous(), role="activation", width=4, per="channel")
+    assert torch.equal(calibrated, quantized("integer", x, width=4, per="channel").T)
 
 
 PER = ("tensor", "channel", "block")
@@ -73,10 +73,10 @@ PER = ("tensor", "channel", "block")
 
 def test_calibrated_activations_stay_on_their_scale():
     codec, x = make("integer", normal(64).view(4, 16), role="activation", width=8)
-    small = codec.quantise(x / 50)
+    small = codec.quantize(x / 50)
     step = 2.0 ** float(codec.exponent)
     assert torch.equal(small, torch.round(x / 50 / step) * step)
-    assert float(codec.quantise(x * 50).max()) == 127 * step
+    assert float(codec.quantize(x * 50).max()) == 127 * step
 
 
 # -- minifloats -----------------------------------------------------------------------------------
@@ -101,13 +101,13 @@ def test_minifloats_are_torchs(dtype, width, exponent):
     x = hard_values(dtype)
     x = x[x.abs() <= torch.finfo(dtype).max]
     assert len(x) > 10_000
-    q = quantised("minifloat_ieee", x, width=width, exponent=exponent)
+    q = quantized("minifloat_ieee", x, width=width, exponent=exponent)
     assert torch.equal(q, x.to(dtype).float())
 
 
 def test_beyond_torchs_range_they_go_on_and_then_saturate():
     x = [448.0, 464.0, 465.0, 480.0, 1e6, math.inf, -math.inf]
-    assert quantised("minifloat_ieee", x).tolist() == [448, 448, 480, 480, 480, 480, -480]
+    assert quantized("minifloat_ieee", x).tolist() == [448, 448, 480, 480, 480, 480, -480]
 
 
 CASES = [("minifloat_ieee", w, e) for w in (2, 3, 5, 6) for e in range(1, w)]
@@ -129,7 +129,7 @@ def test_minifloats_are_the_nearest_of_all_codes(name, width, exponent):
     top = max(grid)
     x = torch.linspace(-1.3 * top, 1.3 * top, 601)
     x = torch.cat([x, x / 16, torch.tensor(sorted(grid))])
-    q = quantised(name, x, width=width, exponent=exponent)
+    q = quantized(name, x, width=width, exponent=exponent)
     for given, found in zip(x.tolist(), q.tolist(), strict=True):
         assert found in nearest(given, grid)
 
@@ -137,20 +137,20 @@ def test_minifloats_are_the_nearest_of_all_codes(name, width, exponent):
 def test_what_the_missing_one_costs():
     """The highest power of two has no code; those below are one exponent up; a bit is lost."""
     powers = torch.tensor([2.0**k for k in range(-6, 9)])
-    q = quantised("minifloat_denorm", powers, width=8, exponent=4)
+    q = quantized("minifloat_denorm", powers, width=8, exponent=4)
     assert torch.equal(q[:-1], powers[:-1])
     assert float(q[-1]) == (1 - 2**-3) * 256
-    assert torch.equal(quantised("minifloat_ieee", powers), powers)
+    assert torch.equal(quantized("minifloat_ieee", powers), powers)
     x = torch.rand(2000, generator=torch.Generator().manual_seed(0)) * 100 + 1
-    with_bit = quantised("minifloat_denorm", x, width=9, exponent=4)
-    assert torch.equal(with_bit, quantised("minifloat_ieee", x, width=8, exponent=4))
+    with_bit = quantized("minifloat_denorm", x, width=9, exponent=4)
+    assert torch.equal(with_bit, quantized("minifloat_ieee", x, width=8, exponent=4))
 
 
 def test_a_given_bias_moves_the_range():
     x = normal(1000)
     for name in ("minifloat_ieee", "minifloat_denorm"):
-        moved = quantised(name, x, exponent_bias=11)
-        assert torch.equal(moved, quantised(name, x * 16) / 16)
+        moved = quantized(name, x, exponent_bias=11)
+        assert torch.equal(moved, quantized(name, x * 16) / 16)
 
 
 # -- logarithms -----------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_a_given_bias_moves_the_range():
 @pytest.mark.parametrize(("width", "b"), [(2, 1), (4, 5), (5, 3), (8, 60)])
 def test_log_by_its_definition(width, b):
     x = torch.cat([normal(3000, 1.0), normal(500, 1e-3), torch.tensor([0.0])])
-    q = quantised("log", x, width=width, exponent_bias=b)
+    q = quantized("log", x, width=width, exponent_bias=b)
     top = 2 ** (width - 1) - 1 - b
     for given, found in zip(x.tolist(), q.tolist(), strict=True):
         k = min(max(round(math.log2(abs(given))), -b), top) if given else None
@@ -180,7 +180,7 @@ def test_log_has_a_ceiling():
 @pytest.mark.parametrize("width", [3, 8, 12])
 def test_block_floating_point_by_its_definition(width):
     x = (normal(3 * 37, 1.0) ** 5).view(3, 37)
-    q = quantised("block_fp", x, width=width, block=16)
+    q = quantized("block_fp", x, width=width, block=16)
     limit = 2 ** (width - 1) - 1
     for row, found in zip(x.double().tolist(), q.tolist(), strict=True):
         for start in range(0, 37, 16):
@@ -193,7 +193,7 @@ def test_block_floating_point_by_its_definition(width):
 def test_blocks_lie_along_the_inputs():
     x = torch.ones(2, 32)
     x[0, :16] = 1000.0
-    q = quantised("block_fp", x * 0.999, width=4, block=16)
+    q = quantized("block_fp", x * 0.999, width=4, block=16)
     assert (q[0, 16:] == q[1, 16:]).all()
     assert (q[0, :16] > 800).all()
 
@@ -201,7 +201,7 @@ def test_blocks_lie_along_the_inputs():
 def test_mxint8_golden():
     x = torch.zeros(32)
     x[:2] = torch.tensor([1.0, 0.3])
-    q = quantised("mxint8", x)
+    q = quantized("mxint8", x)
     assert q[:3].tolist() == [1.0, 0.296875, 0.0]
     assert sqnr("mxint8", normal()) > 40
 
@@ -212,8 +212,8 @@ def test_mxint8_is_stored_as_the_standard_says():
     assert packed["scales"].dtype == torch.uint8
     assert packed["scales"].shape == (1, 1, 3)
     mantissa = packed["codes"].view(torch.int8)
-    values = mxint8_dequantise(mantissa[None, None], packed["scales"])
-    assert torch.equal(values, codec.quantise(x))
+    values = mxint8_dequantize(mantissa[None, None], packed["scales"])
+    assert torch.equal(values, codec.quantize(x))
     assert codec.bits() == 70 * 8 + 3 * 8
 
 
@@ -223,8 +223,8 @@ def test_block_minifloat_and_block_log():
     for scale in (1e-9, 1.0, 1e9):
         x = (normal(4 * 64, 1.0) * scale).view(4, 64)
         top = x.view(4, 4, 16).abs().amax(-1)
-        q = quantised("block_minifloat", x, width=6, exponent=3)
+        q = quantized("block_minifloat", x, width=6, exponent=3)
         found = q.view(4, 4, 16).abs().amax(-1)
         assert ((found - top).abs() <= top * 2**-3).all()  # in range: half a step, 2 mantissa bits
-        powers = quantised("block_log", x, width=4).view(4, 4, 16).abs().amax(-1)
+        powers = quantized("block_log", x, width=4).view(4, 4, 16).abs().amax(-1)
         assert torch.equal(powers, torch.exp2(torch.log2(top).round()))

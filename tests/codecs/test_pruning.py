@@ -14,7 +14,7 @@ from halut.replace import swap
 from halut.replace.global_pruning import with_global_pruning
 from halut.replace.policy import Rule, resolve
 from halut.sites.find import find_sites
-from tests.codecs.number_formats import make, normal, quantised
+from tests.codecs.number_formats import make, normal, quantized
 
 SPARSITIES = (0.0, 0.1, 0.37, 0.5, 0.9, 0.999)
 
@@ -25,7 +25,7 @@ def test_l1_is_torchs(sparsity):
     linear = nn.Linear(23, 17)
     linear.weight.data.copy_(x)
     prune.l1_unstructured(linear, "weight", round(sparsity * x.numel()))
-    assert torch.equal(quantised("prune", x, sparsity=sparsity), linear.weight)
+    assert torch.equal(quantized("prune", x, sparsity=sparsity), linear.weight)
 
 
 @pytest.mark.parametrize("method", ["l1", "random"])
@@ -39,18 +39,18 @@ def test_the_sparsity_is_met_for_constant_tensors_too(method, sparsity):
 
 def test_random_masks_are_drawn_once_and_saved():
     codec, x = make("prune", normal(400)[None], method="random")
-    first = codec.quantise(x)
+    first = codec.quantize(x)
     torch.manual_seed(5)
-    assert torch.equal(codec.quantise(x), first)
-    assert torch.equal(codec.eval().quantise(x), first)
-    assert torch.equal(codec.quantise(x * 2), first * 2)
+    assert torch.equal(codec.quantize(x), first)
+    assert torch.equal(codec.eval().quantize(x), first)
+    assert torch.equal(codec.quantize(x * 2), first * 2)
     mask = codec.mask.clone()
     codec.fit(x, seed=7)
     other = codec.mask.clone()
     codec.fit(x, seed=0)
     assert torch.equal(codec.mask, mask)
     assert not torch.equal(other, mask)
-    assert 40 < int((mask & codec.quantise(x).ne(0) & (x.abs() < x.abs().median())).sum()) < 160
+    assert 40 < int((mask & codec.quantize(x).ne(0) & (x.abs() < x.abs().median())).sum()) < 160
     state = torch.random.get_rng_state()
     codec.fit(x, seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -60,19 +60,19 @@ def test_features_of_activations():
     x = normal(200 * 10, 1.0).view(200, 10) * torch.arange(1.0, 11)
     codec, values = make("prune", x, role="activation", sparsity=0.4)
     assert codec.mask.flatten().tolist() == [False] * 4 + [True] * 6
-    q = codec.quantise(values)
+    q = codec.quantize(values)
     assert q[..., :4].eq(0).all()
     assert torch.equal(q[..., 4:], values[..., 4:])
 
 
 def test_what_stays_has_the_number_format():
     x = normal(64 * 8).view(8, 64)
-    q = quantised("chain", x, sparsity=0.75, width=4)
-    kept = quantised("prune", x, sparsity=0.75)
-    assert torch.equal(q, quantised("integer", kept, width=4))
+    q = quantized("chain", x, sparsity=0.75, width=4)
+    kept = quantized("prune", x, sparsity=0.75)
+    assert torch.equal(q, quantized("integer", kept, width=4))
     assert ((q == 0) >= (kept == 0)).all()
     codec, values = make("chain", x, codecs=["prune", "binary_scaling"], sparsity=0.75)
-    q = codec.quantise(values).view(8, 64)
+    q = codec.quantize(values).view(8, 64)
     assert torch.equal(q == 0, kept == 0)  # although the format has no zero
     alpha = kept.abs().sum(1) / (kept != 0).sum(1)
     torch.testing.assert_close(q.abs().amax(1), alpha)
@@ -89,7 +89,7 @@ def test_bits_of_sparse_weights():
 def test_a_learned_basis_after_pruning_learns():
     codec, x = make("chain", normal(40)[None], codecs=["prune", "binary_residual"])
     x = x.clone().requires_grad_()
-    codec.quantise(x).sum().backward()
+    codec.quantize(x).sum().backward()
     assert codec.format.g.grad.abs().sum() > 0
     assert torch.equal(x.grad, codec.mask.float())
 
@@ -126,7 +126,7 @@ def test_global_pruning_is_torchs(network, method):
         layer, wanted = network[index], reference[index].weight
         layer.observe(torch.zeros(1, layer.site.D))
         layer.fit()
-        q = layer.quantised_weight().view_as(wanted)
+        q = layer.quantized_weight().view_as(wanted)
         assert int((q == 0).sum()) == int((wanted == 0).sum())
         if method == "l1":
             assert torch.equal(q, wanted)

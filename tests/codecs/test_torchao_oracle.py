@@ -1,10 +1,10 @@
 """Codecs against torchao's, where it defines the same format.
 
 They coincide, to the bit, in
-- integers: torchao's affine quantisation at our powers of two, zero point 0;
+- integers: torchao's affine quantization at our powers of two, zero point 0;
 - minifloats: its floats of any exponent and mantissa, which have the same bias, subnormals, ties
   to even and saturation, and like ours neither infinity nor NaN;
-- block floating point and MXINT8: affine quantisation of blocks at the shared power of two. torchao
+- block floating point and MXINT8: affine quantization of blocks at the shared power of two. torchao
   has no MXINT8; the power of two is the one its MX formats of other elements share.
 
 They differ, and the tests say how, in
@@ -56,7 +56,7 @@ DTYPES = {2: torch.int8, 4: torch.int8, 7: torch.int8, 8: torch.int8, 12: torch.
 
 
 def assert_affine(codec, x, block, limit: int | None = None):
-    """`codec` is torchao's affine quantisation of x at its own scales, shared by `block`."""
+    """`codec` is torchao's affine quantization of x at its own scales, shared by `block`."""
     dtype, high = DTYPES[codec.width], 2 ** (codec.width - 1) - 1
     low = -high - 1 if limit is None else -limit
     coded = codec.encode(x)
@@ -67,7 +67,7 @@ def assert_affine(codec, x, block, limit: int | None = None):
     assert codes.unique().numel() > 2
     values = dequantize_affine(codes, *coding)
     assert torch.equal(codec.decode(coded), values)
-    assert torch.equal(codec.quantise(x), values)
+    assert torch.equal(codec.quantize(x), values)
     assert torch.equal(_fake_quantize_affine(x, *coding), values)
 
 
@@ -115,7 +115,7 @@ def every_float(e: int, m: int) -> torch.Tensor:
 
 
 def around(values: torch.Tensor) -> torch.Tensor:
-    """All the values, the midpoints between them, their neighbours, and what lies beyond."""
+    """All the values, the midpoints between them, their neighbors, and what lies beyond."""
     x = values.unique()
     x = torch.cat([x, (x[1:] + x[:-1]) / 2])
     inf = torch.tensor(float("inf"))
@@ -134,7 +134,7 @@ def test_minifloats(e, m):
     negative_zero = codes.int() == 2 ** (e + m)
     assert negative_zero.any()
     assert torch.equal(found, torch.where(negative_zero, 0, codes.int()))
-    assert torch.equal(codec.quantise(rows).flatten(), values[codes.long()])
+    assert torch.equal(codec.quantize(rows).flatten(), values[codes.long()])
 
 
 @pytest.mark.parametrize("e", range(2, 8))
@@ -142,7 +142,7 @@ def test_ties_of_minifloats_without_a_mantissa(e):
     values = every_float(e, 0)
     x = around(values)
     codec, rows = make("minifloat_ieee", x[None], width=1 + e, exponent=e)
-    ours, theirs = codec.quantise(rows).flatten(), values[_f32_to_floatx_unpacked(x, e, 0).long()]
+    ours, theirs = codec.quantize(rows).flatten(), values[_f32_to_floatx_unpacked(x, e, 0).long()]
     normal = values[values > 0].sort().values
     ties = torch.isin(x.abs(), 1.5 * normal[:-1])
     assert torch.equal(ours[~ties], theirs[~ties])
@@ -153,7 +153,7 @@ def test_ties_of_minifloats_without_a_mantissa(e):
 def test_float8_saturates_where_it_has_its_nan():
     codec, _ = make("minifloat_ieee", torch.ones(1, 4))
     x = torch.tensor([[[448.0, 463.9, 464.1, 480.0, 1000.0]]])
-    assert codec.quantise(x).flatten().tolist() == [448, 448, 480, 480, 480]
+    assert codec.quantize(x).flatten().tolist() == [448, 448, 480, 480, 480]
     block = torch.full((1, 32), 64.0)
     block[0, 0] = 250.0
     scale, data = to_mx(block, torch.float8_e4m3fn, 32)
@@ -161,7 +161,7 @@ def test_float8_saturates_where_it_has_its_nan():
     assert theirs.max() == 224  # 448 * 2^(7 - 8)
     codec, rows = make("block_minifloat", block, width=8, exponent=4, block=32)
     assert (
-        codec.quantise(rows).max() == 256
+        codec.quantize(rows).max() == 256
     )  # 480 * 2^(7 - 8) is not enough: steps are twice as wide
 
 
@@ -195,7 +195,7 @@ def test_block_minifloats_are_mx_unless_the_maximum_would_saturate(kind):
     given = blocks()
     codec, x = make("block_minifloat", given, width=1 + e + m, exponent=e, block=32)
     S, values = shared(given, kind)
-    ours, found = codec.scales(x)[:, 0], codec.quantise(x)[:, 0]
+    ours, found = codec.scales(x)[:, 0], codec.quantize(x)[:, 0]
     top = every_float(e, m).max()
     saturates = given.view(-1, 2, 32).abs().amax(-1) > top * torch.exp2(S.double())
     assert 0.1 < saturates.float().mean() < 0.9
@@ -229,4 +229,4 @@ def test_mxint8_is_affine_at_mx_s_exponents():
     codes = quantize_affine(given, (1, 32), step, zero, torch.int8, -127, 127)
     assert torch.equal(codec.encode(x).codes[:, 0], codes.int())
     values = dequantize_affine(codes, (1, 32), step, zero, torch.int8, -127, 127)
-    assert torch.equal(codec.quantise(x)[:, 0], values)
+    assert torch.equal(codec.quantize(x)[:, 0], values)

@@ -20,7 +20,7 @@ def add_products() -> None:
 
     for dtype in (torch.float32, *HALVES):
         for shape in ((3, 64), (2, 5, 20), (40, 33), (1, 1)):
-            case("mxint8_dequantise", f"{shape}-{dtype}", lambda s=shape, d=dtype: _mx(s, d), True)
+            case("mxint8_dequantize", f"{shape}-{dtype}", lambda s=shape, d=dtype: _mx(s, d), True)
 
 
 def _mx(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, torch.dtype]:

@@ -145,7 +145,7 @@ def test_what_is_a_race(probes, name, schedule):
 OFFSETS = range(17)
 """Elements behind an aligned address that tensors begin at."""
 
-SEVERAL = ("accumulate", "code_layer", "scatter_add", "sign_magnitude", "mxint8_dequantise")
+SEVERAL = ("accumulate", "code_layer", "scatter_add", "sign_magnitude", "mxint8_dequantize")
 """Operations whose kernels read several elements of an argument at once, where they may."""
 
 SMALL = [each for each in CASES if each.operation in SEVERAL and elements(each) < 6000]

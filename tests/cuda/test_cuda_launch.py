@@ -29,7 +29,7 @@ def test_importing_the_operators_imports_no_cupy():
 def test_every_operation_has_a_kernel_but_those_of_one_pass_in_torch():
     named = dispatch.implementations("cuda")
     without = {operation for operation, name in named.items() if name != "cuda"}
-    assert without <= {"all_finite", "pack_table", "quantise", "max_pool", "mean_pool"}
+    assert without <= {"all_finite", "pack_table", "quantize", "max_pool", "mean_pool"}
 
 
 def test_without_cupy_one_line_says_what_to_install(monkeypatch, caplog, unasked):

@@ -163,17 +163,17 @@ def test_a_training_step_compiles():
         torch.testing.assert_close(ours, theirs, rtol=5e-3, atol=5e-3 * scale)
 
 
-def test_quantisation_after_training_runs_there():
+def test_quantization_after_training_runs_there():
     pytest.importorskip("torchao", reason="needs torchao")
     network, x = exact("resnet8")
     sites, unsupported = find_sites(network, x[:1])
     plan = resolve(sites, simple_rules(sites), "exact", {}, unsupported)
-    entries = ptq.quantisable(plan)
+    entries = ptq.quantizable(plan)
     seen = ptq.input_ranges(network, [entry.site.name for entry in entries], [x])
     with torch.no_grad():
         wanted = network(inputs("resnet8"))
-        quantised = ptq.quantised(network, entries, seen, 8)
-        assert 1e-5 < gap(quantised(inputs("resnet8")), wanted) < 0.1
+        quantized = ptq.quantized(network, entries, seen, 8)
+        assert 1e-5 < gap(quantized(inputs("resnet8")), wanted) < 0.1
 
 
 SHORT = (

@@ -17,7 +17,7 @@ OPERATIONS = {
     "bit_planes",
     "bit_product",
     "sign_magnitude",
-    "mxint8_dequantise",
+    "mxint8_dequantize",
 }
 
 

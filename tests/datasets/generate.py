@@ -56,7 +56,7 @@ def write_image_folder(
     classes: tuple[str, ...] = ("disc", "cross", "stripes"),
     part: str = "",
 ) -> Path:
-    """Coloured shapes on noise, of 20 to 40 pixels a side: JPEG, PNG and WebP, in class folders."""
+    """Colored shapes on noise, of 20 to 40 pixels a side: JPEG, PNG and WebP, in class folders."""
     rng = np.random.default_rng(len(part))
     for name in classes:
         (root / part / name).mkdir(parents=True, exist_ok=True)

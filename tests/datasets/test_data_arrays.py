@@ -139,7 +139,7 @@ def test_labels_that_do_not_fit_are_named(tmp_path):
 
 
 @needs_fashion
-def test_real_fashion_mnist_is_normalised_and_an_epoch_loads_fast(monkeypatch):
+def test_real_fashion_mnist_is_normalized_and_an_epoch_loads_fast(monkeypatch):
     monkeypatch.delenv("HALUT_DATA", raising=False)
     module = data.build(
         "fashion_mnist", crop_padding=2, flip=True, batch_size=128, mean=[0.2860], std=[0.3530]

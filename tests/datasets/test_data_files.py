@@ -108,7 +108,7 @@ def picture(path: Path, values: np.ndarray) -> Path:
     ("suffix", "kind"),
     [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("tif", "<i4"), ("pgm", "<u2")],
 )
-def test_16_bit_grey_is_divided_by_257(tmp_path, channels, suffix, kind):
+def test_16_bit_gray_is_divided_by_257(tmp_path, channels, suffix, kind):
     path = picture(tmp_path / f"a.{suffix}", RAMP.astype(kind))
     pixels = np.asarray(read_image("place", path, channels))
     wanted = np.rint(RAMP / 257).astype(np.uint8)

@@ -33,7 +33,7 @@ def names(module):
     }
 
 
-def grey(path: Path, value: int = 100, mode: str = "L", size: tuple[int, int] = (20, 20)) -> None:
+def gray(path: Path, value: int = 100, mode: str = "L", size: tuple[int, int] = (20, 20)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, value).save(path)
 
@@ -81,7 +81,7 @@ def test_a_class_may_be_called_train_and_hold_folders(tmp_path):
 def test_pictures_without_classes_beside_the_parts_are_not_read(tmp_path, caplog):
     write_image_folder(tmp_path, 10, part="train")
     write_image_folder(tmp_path, 4, part="val")
-    grey(tmp_path / "test/0.png")
+    gray(tmp_path / "test/0.png")
     with caplog.at_level(logging.WARNING, "halut"):
         module = module_of(tmp_path)
     assert [len(module.splits[split]) for split in ("train", "val", "test")] == [24, 12, 6]
@@ -114,19 +114,19 @@ def test_the_split_is_that_of_the_names_alone(tmp_path):
 def test_more_pictures_hardly_move_the_others(tmp_path):
     before = names(module_of(write_image_folder(tmp_path)))
     for i in range(2):
-        grey(tmp_path / f"disc/new_{i}.png")
+        gray(tmp_path / f"disc/new_{i}.png")
     after = names(module_of(tmp_path))
     assert len(before["test"] - after["test"]) <= 1
     digest = module_of(tmp_path).digests()
-    grey(tmp_path / "disc/new_0.png", size=(30, 30))  # of the same name, another picture
+    gray(tmp_path / "disc/new_0.png", size=(30, 30))  # of the same name, another picture
     assert module_of(tmp_path).digests() != digest
 
 
 def test_small_classes_are_trained_on_and_named(tmp_path, caplog):
     write_image_folder(tmp_path, 9)
-    grey(tmp_path / "rare/0.png")
-    grey(tmp_path / "two/0.png")
-    grey(tmp_path / "two/1.png")
+    gray(tmp_path / "rare/0.png")
+    gray(tmp_path / "two/0.png")
+    gray(tmp_path / "two/1.png")
     with caplog.at_level(logging.WARNING, "halut"):
         module = module_of(tmp_path)
     assert torch.bincount(module.splits["train"].labels).tolist() == [6, 6, 1, 6, 2]
@@ -153,7 +153,7 @@ MIXED = [(30, 50), (40, 41), (41, 60), (70, 39), (40, 44), (90, 200)]
 def test_the_size_is_the_median_shorter_side(tmp_path, caplog, sizes, size):
     for name in ("a", "b"):
         for i in range(6):
-            grey(tmp_path / name / f"{i}.png", size=sizes[i % len(sizes)])
+            gray(tmp_path / name / f"{i}.png", size=sizes[i % len(sizes)])
     with caplog.at_level(logging.INFO, "halut"):
         module = module_of(tmp_path, val_fraction=0.01, test_fraction=0.01)
     assert module.input_shape == (1, size, size)
@@ -161,22 +161,22 @@ def test_the_size_is_the_median_shorter_side(tmp_path, caplog, sizes, size):
     assert module_of(tmp_path, image_size=17).input_shape == (1, 17, 17)
 
 
-def test_channels_are_one_if_all_are_grey_and_three_if_weights_ask_for_them(tmp_path):
+def test_channels_are_one_if_all_are_gray_and_three_if_weights_ask_for_them(tmp_path):
     for name in ("a", "b"):
         for i in range(4):
-            grey(tmp_path / name / f"{i}.png", 40 * i)
+            gray(tmp_path / name / f"{i}.png", 40 * i)
     assert module_of(tmp_path).input_shape[0] == 1
     three = module_of(tmp_path, mean=[0.5] * 3, std=[0.5] * 3)
     image = three.splits["train"][0][0]
     assert image.shape[0] == 3
     assert torch.equal(image[0], image[2])
     assert module_of(tmp_path, channels=3).input_shape[0] == 3
-    grey(tmp_path / "a/4.png", 0, "RGB")
+    gray(tmp_path / "a/4.png", 0, "RGB")
     assert module_of(tmp_path, test_fraction=0.01, val_fraction=0.01).input_shape[0] == 3
     assert module_of(tmp_path, channels=1).input_shape[0] == 1
 
 
-def test_images_are_normalised_by_measured_statistics(tmp_path):
+def test_images_are_normalized_by_measured_statistics(tmp_path):
     module = module_of(write_image_folder(tmp_path))
     images = torch.cat([images for images, _ in module.calibration_batches(10**6, seed=0)])
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
@@ -260,7 +260,7 @@ def test_damage_inside_a_test_picture_is_named_when_the_test_split_is_read(tmp_p
 def test_what_cannot_be_a_data_set_is_refused_in_one_line(tmp_path, caplog):
     with pytest.raises(HalutError, match="holds 0 class folders and 0 pictures"):
         module_of(tmp_path)
-    grey(tmp_path / "0.png")
+    gray(tmp_path / "0.png")
     with pytest.raises(HalutError, match="holds 0 class folders and 1 pictures"):
         module_of(tmp_path)
     write_image_folder(tmp_path, 4, ("disc", "cross"))

@@ -5,7 +5,7 @@ import torch
 
 from halut.encoders import Encoder, LookupTable, encoders
 from halut.errors import HalutError
-from halut.ops import quantise
+from halut.ops import quantize
 from halut.ops.blocks import Blocks
 from halut.prototypes.buckets import bucket_means, bucket_sizes, reconstruct
 
@@ -105,7 +105,7 @@ def test_every_code_depends_on_its_own_block_only(name):
         assert torch.equal(encoder.codes(changed)[:, c], codes[:, c])
 
 
-def test_assign_is_a_distribution_that_favours_the_code(name):
+def test_assign_is_a_distribution_that_favors_the_code(name):
     encoder, rows, _ = build(name)
     tau = torch.tensor(encoder.initial_tau(rows))
     soft = encoder.assign(encoder.tapped(rows), tau)
@@ -146,7 +146,7 @@ def test_a_lookup_is_hard_forward_and_relaxed_backward(name, quantized):
     target = torch.randn(300, 10, generator=generator)
     table = LookupTable(lut, lut.detach(), bias)
     if quantized:
-        q, scale, offset = quantise(lut, 8, "channel", torch.ones(()))
+        q, scale, offset = quantize(lut, 8, "channel", torch.ones(()))
         table = LookupTable(lut, q, offset.sum(1).reshape(-1) + bias, scale, offset)
 
     def run(lookup):

@@ -1,4 +1,4 @@
-"""Product quantisation: codes are the nearest prototypes, in three metrics and at the output."""
+"""Product quantization: codes are the nearest prototypes, in three metrics and at the output."""
 
 import pytest
 import torch

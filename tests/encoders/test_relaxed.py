@@ -86,7 +86,7 @@ def test_equal_to_the_fused_operators(kind, small, monkeypatch):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_quantised_tables_leave_the_encoders_gradient_unchanged():
+def test_quantized_tables_leave_the_encoders_gradient_unchanged():
     torch.manual_seed(0)
     encoder = Tree(Blocks(6, 3), 8)
     lut, table = tables(1, 3, 8, 4)
@@ -97,9 +97,9 @@ def test_quantised_tables_leave_the_encoders_gradient_unchanged():
         return relaxed_matmul(encoder, x, lut, table, tau)
 
     exact = gradients(run, encoder.thresholds, inputs, lut, lut, tau, grad)
-    quantised = gradients(run, encoder.thresholds, inputs, lut, table, tau, grad)
-    assert not torch.equal(exact[0], quantised[0])
-    for ours, theirs in zip(exact[1:], quantised[1:], strict=True):
+    quantized = gradients(run, encoder.thresholds, inputs, lut, table, tau, grad)
+    assert not torch.equal(exact[0], quantized[0])
+    for ours, theirs in zip(exact[1:], quantized[1:], strict=True):
         assert torch.equal(ours, theirs)
 
 

@@ -101,7 +101,7 @@ def test_errors_of_the_layers_over_the_whole_split(run_folder, digits, evaluate,
     images, _ = part.__getitems__(_request(part.indices))
     wanted = layer_errors(network, [images])
     for layer in json.loads(json_file.read_text())["layers"]:
-        found = {key: layer[key] for key in ("mae", "mse", "normalised_mse", "cosine")}
+        found = {key: layer[key] for key in ("mae", "mse", "normalized_mse", "cosine")}
         assert found == pytest.approx(wanted[layer["name"]], rel=1e-4)
     assert [path.name for path in json_file.parent.iterdir()] == ["f.json"]
 

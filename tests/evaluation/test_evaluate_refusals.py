@@ -84,7 +84,7 @@ def test_truncated_weights(run_folder, evaluate, share):
         (["run={run}", "samples=-1"], "samples must be at least 0, got -1"),
         (["run={run}", "trainer.devices=2"], "on one device"),
         (["run={run}", "data.workers=many"], "'many'"),
-        (["run={run}", "+data.colour=red"], "colour"),
+        (["run={run}", "+data.color=red"], "color"),
         (["run={run}", "json={run}"], "is a folder; give a file"),
         (["run={run}", "json={run}/bundle/plan.json/x"], "cannot be written"),
         (["run={run}", "data=cifar10"], "data.cifar10:"),
@@ -102,7 +102,7 @@ def test_data_of_another_shape(run_folder, evaluate):
     refused(evaluate(f"run={run_folder}"), "takes inputs [1, 9, 9]; data=digits gives [1, 8, 8]")
 
 
-@pytest.mark.parametrize("argument", ["bogus=1", "trainer.colour=red", "samples=many", "data=none"])
+@pytest.mark.parametrize("argument", ["bogus=1", "trainer.color=red", "samples=many", "data=none"])
 def test_keys_and_types_that_do_not_exist_are_refused_when_composed(evaluate, argument):
     code, out, err = evaluate("run=x", argument)
     assert code == 1

@@ -248,7 +248,7 @@ def rounded_inputs(network: nn.Module, calibration: Tensor, x: Tensor) -> Any:
 
     def rounds(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         grid = Grid.of(min(ranges[module]), max(ranges[module]))
-        return grid.dequantise(grid.quantise(args[0])), *args[1:]
+        return grid.dequantize(grid.quantize(args[0])), *args[1:]
 
     for hook, batch in ((note, calibration), (rounds, x)):
         with before_products(network, hook):

@@ -55,7 +55,7 @@ def test_a_residual_network_keeps_its_answers(network):
     x = torch.randn(4, 3, 17, 12)
     reference = network(x)
     converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
-    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    q = grid.quantize(x).contiguous(memory_format=torch.channels_last)
     before = q.clone()
     assert relative_error(converted(q), reference) < 0.05
     assert torch.equal(converted(q), converted(q))
@@ -75,9 +75,9 @@ def test_max_pooling_of_bytes(pool):
     assert torch.equal(MaxPool(pool, by_plane=False)(x).float(), pool(x.float()))
 
 
-def dequantises(network):
+def dequantizes(network):
     """Whether bytes become floats before the end."""
-    return any("dequantise" in str(node.target) for node in network.graph.nodes)
+    return any("dequantize" in str(node.target) for node in network.graph.nodes)
 
 
 def pooled(pool, *rest):
@@ -98,8 +98,8 @@ def test_the_mean_of_maps_stays_in_bytes(layers):
     network, x = pooled(*layers).requires_grad_(False), torch.randn(4, 3, 9, 8)
     converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
     assert any(isinstance(m, MeanPool) for m in converted.modules())
-    assert not dequantises(converted)
-    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    assert not dequantizes(converted)
+    q = grid.quantize(x).contiguous(memory_format=torch.channels_last)
     assert relative_error(converted(q), network(x)) < 0.03
 
 
@@ -126,8 +126,8 @@ class Squared(nn.Module):
 def test_flattening_keeps_bytes_by_what_it_is_not_by_its_name(flatten):
     network, x = Flattened(flatten).eval().requires_grad_(False), torch.randn(4, 3, 9, 8)
     converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
-    assert dequantises(converted) == (flatten is not None)
-    q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+    assert dequantizes(converted) == (flatten is not None)
+    q = grid.quantize(x).contiguous(memory_format=torch.channels_last)
     assert relative_error(converted(q), network(x)) < 0.03
 
 
@@ -136,26 +136,26 @@ def test_other_pooling_does_as_it_did():
         network, x = pooled(pool, nn.Flatten()).requires_grad_(False), torch.randn(4, 3, 9, 8)
         converted, grid = int8_network(fold(traced(network)), x, bytes_in=True)
         assert not any(isinstance(m, MeanPool) for m in converted.modules())
-        q = grid.quantise(x).contiguous(memory_format=torch.channels_last)
+        q = grid.quantize(x).contiguous(memory_format=torch.channels_last)
         assert relative_error(converted(q), network(x)) < 0.03
 
 
 def test_means_are_rounded_on_their_own_grid():
     x = torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8)
     grid, to = Grid(0.5, 100), Grid(0.25, 60)
-    mean = grid.dequantise(x).mean((2, 3), keepdim=True)
+    mean = grid.dequantize(x).mean((2, 3), keepdim=True)
     step = MeanPool(nn.AdaptiveAvgPool2d(1), grid, to)
-    assert torch.equal(step(x), to.quantise(mean))
+    assert torch.equal(step(x), to.quantize(mean))
     assert torch.equal(torch.compile(step, fullgraph=True, backend="eager")(x), step(x))
 
 
 def test_grids_hold_zero_and_their_range():
     x = torch.randn(1000) - 2
     grid = Grid.around(x)
-    assert relative_error(grid.dequantise(grid.quantise(x)), x) < 0.01
-    assert float(grid.dequantise(grid.quantise(torch.zeros(1)))) == 0
+    assert relative_error(grid.dequantize(grid.quantize(x)), x) < 0.01
+    assert float(grid.dequantize(grid.quantize(torch.zeros(1)))) == 0
     assert Grid.around(x.relu()).zero_point == 0
-    assert int(grid.quantise(torch.tensor([1e6]))) == 255
+    assert int(grid.quantize(torch.tensor([1e6]))) == 255
     assert Grid.of(0, 0).scale == 1
 
 

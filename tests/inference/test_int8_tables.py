@@ -52,14 +52,14 @@ def test_the_same_bits_by_torch(residual_network):
 
 def in_floats(step: Int8Tables, x: Tensor, other: Tensor | None) -> Tensor:
     """What a step has to answer: the float32 answer to the numbers that its bytes stand for."""
-    numbers = x if x.dtype == torch.float32 else step.grid.dequantise(x)
+    numbers = x if x.dtype == torch.float32 else step.grid.dequantize(x)
     y = step.layer(numbers)
     if other is not None:
-        y = y + step.other_grid.dequantise(other)
+        y = y + step.other_grid.dequantize(other)
     low = step.low
     if low is not None:
         y = y.clamp(min=low if step.to_grid is None else step.to_grid.scale * (low - zero(step)))
-    return y if step.to_grid is None else step.to_grid.quantise(y)
+    return y if step.to_grid is None else step.to_grid.quantize(y)
 
 
 def zero(step: Int8Tables) -> int:
@@ -81,7 +81,7 @@ def test_every_step_answers_what_its_bytes_stand_for(name, operator):
         gap = (answer.float() - expected).abs()
         if step.to_grid is None:
             assert gap.max() <= 1e-4 * expected.abs().max()
-        else:  # rounding may take the other of two neighbours
+        else:  # rounding may take the other of two neighbors
             assert gap.max() <= 1
             assert (gap > 0).float().mean() < 0.01
 

@@ -31,7 +31,7 @@ def test_answers_are_those_of_the_floats(kind, activation):
     prepared = frozen(layer)
     assert isinstance(prepared, Mxint8Layer)
     assert torch.equal(prepared(x), layer(x))
-    assert torch.equal(prepared.decoded(), layer.quantised_weight())
+    assert torch.equal(prepared.decoded(), layer.quantized_weight())
     state = prepared.state_dict()
     assert (state["codes"].dtype, state["scales"].dtype) == (torch.int8, torch.uint8)
     assert state["codes"].numel() == site.weights

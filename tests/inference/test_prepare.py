@@ -54,7 +54,7 @@ def test_equals_the_network_in_evaluation_mode(name, operator):
         {"bits": None},
         {"scale": "codebook"},
         {"scale": "layer", "bits": 4, "clip": "mse"},
-        {"parameterisation": "derived"},
+        {"parameterization": "derived"},
     ],
 )
 @torch.no_grad()

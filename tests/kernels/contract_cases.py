@@ -61,7 +61,7 @@ def scatter_add() -> Iterator[Case]:
         yield arranged(codes, "transposed"), arranged(draw.values(N, G * M), "strided"), G, K
 
 
-def quantise() -> Iterator[Case]:
+def quantize() -> Iterator[Case]:
     for N, _, G, C, K, M in ROWS:
         lut = torch.randn(G, C, K, M, generator=torch.Generator().manual_seed(N))
         lut[:, :, :, 0] = 1.5  # nothing to tell apart
@@ -158,7 +158,7 @@ def sign_magnitude() -> Iterator[Case]:
             yield torch.full_like(x, low), torch.full_like(weight, -128)
 
 
-def mxint8_dequantise() -> Iterator[Case]:
+def mxint8_dequantize() -> Iterator[Case]:
     for shape in ((3, 64), (2, 3, 70), (5, 1), (7,), (130, 33), (1, 2, 2, 16)):
         draw = Draw(len(shape))
         codes = draw.bytes(*shape, low=-128, high=128, dtype=torch.int8)
@@ -273,7 +273,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "all_finite": all_finite,
     "accumulate": accumulate,
     "scatter_add": scatter_add,
-    "quantise": quantise,
+    "quantize": quantize,
     "tree_encode": tree_encode,
     "tree_gradient": tree_gradient,
     "nearest_encode": nearest_encode,
@@ -281,7 +281,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "conv_taps": conv_taps,
     "conv_taps_gradient": conv_taps_gradient,
     "sign_magnitude": sign_magnitude,
-    "mxint8_dequantise": mxint8_dequantise,
+    "mxint8_dequantize": mxint8_dequantize,
     "max_pool": max_pool,
     "mean_pool": mean_pool,
     "tree_layer": tree_layer,

@@ -62,7 +62,7 @@ def slow_rows(x, layer):
 
 
 def slow_table(layer):
-    """The table's float entries [G, C, K, M_g], quantised if the layer's are, by numpy."""
+    """The table's float entries [G, C, K, M_g], quantized if the layer's are, by numpy."""
     options = layer.options
     lut = slow_lut(layer)
     if options.bits is None:
@@ -78,7 +78,7 @@ def slow_table(layer):
 
 def slow_lut(layer):
     """lut[g, c, k, m] = sum_v P[gc, k, v] W[m, column(c, v)], or the table itself if it is free."""
-    if layer.options.parameterisation == "free":
+    if layer.options.parameterization == "free":
         return layer.lut.detach().double().numpy()
     G, blocks, D = layer.site.groups, layer.blocks, layer.site.D
     source = layer.encoder if layer.shares_prototypes else layer

@@ -1,4 +1,4 @@
-"""Attention's two products as a site: exposed, quantised, trained, counted, kept by default."""
+"""Attention's two products as a site: exposed, quantized, trained, counted, kept by default."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_site_and_its_cost_by_hand(x):
 
 
 @pytest.mark.parametrize("operator", FORMATS)
-def test_products_of_quantised_factors(x, operator):
+def test_products_of_quantized_factors(x, operator):
     network = vit()
     expose_attention(network)
     seen = []
@@ -110,13 +110,13 @@ def test_products_of_quantised_factors(x, operator):
     layer = network.get_submodule(NAME)
     assert isinstance(layer, CodecAttention)
     q, k, v = seen[0]
-    one = layer.q.quantise(q[1, 0, :, None])[:, 0], layer.k.quantise(k[1, 0, :, None])[:, 0]
+    one = layer.q.quantize(q[1, 0, :, None])[:, 0], layer.k.quantize(k[1, 0, :, None])[:, 0]
     a = torch.softmax(one[0] @ one[1].t() * D**-0.5, -1)
-    held = layer.v.quantise(v[1, 0].t()[:, None])[:, 0].t()
-    expected = layer.a.quantise(a[:, None])[:, 0] @ held
+    held = layer.v.quantize(v[1, 0].t()[:, None])[:, 0].t()
+    expected = layer.a.quantize(a[:, None])[:, 0] @ held
     torch.testing.assert_close(layer(q, k, v)[1, 0], expected)
-    assert layer_errors(network, [x])[NAME]["normalised_mse"] < 0.1
-    assert 0 < layer.diagnose(q, k, v)["normalised_mse"] < 0.1
+    assert layer_errors(network, [x])[NAME]["normalized_mse"] < 0.1
+    assert 0 < layer.diagnose(q, k, v)["normalized_mse"] < 0.1
     assert not torch.equal(network(x), base)
     with torch.no_grad():
         torch.testing.assert_close(prepare(network, x)(x), network(x))

@@ -51,33 +51,33 @@ def test_kept_factors_are_the_exact_layer(kind):
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("operator", ["integer", "block_fp", "binary_scaling"])
 def test_a_convolution_is_unfold_and_linear(kind, operator):
-    """Codes of the map are codes of its patches: quantise, unfold, multiply."""
+    """Codes of the map are codes of its patches: quantize, unfold, multiply."""
     _, layer, x = built(kind, operator)
     site = layer.site
-    rows = unfolded(layer.quantised_input(x), site).view(-1, site.groups, site.D)
-    weight = layer.quantised_weight().view(site.groups, -1, site.D)
+    rows = unfolded(layer.quantized_input(x), site).view(-1, site.groups, site.D)
+    weight = layer.quantized_weight().view(site.groups, -1, site.D)
     y = torch.einsum("ngd,gmd->ngm", rows, weight).flatten(1)
     if layer.bias is not None:
         y = y + layer.bias
     found = layer(x)
     found = found.flatten(0, -2) if kind == "linear" else found.permute(0, 2, 3, 1).flatten(0, 2)
     torch.testing.assert_close(found, y, rtol=1e-4, atol=1e-4)
-    assert 0 < layer.diagnose(x)["normalised_mse"] < (0.9 if operator == "binary_scaling" else 0.01)
+    assert 0 < layer.diagnose(x)["normalized_mse"] < (0.9 if operator == "binary_scaling" else 0.01)
 
 
 def test_blocks_are_input_channels_of_one_pixel():
     """Blocks of weight and activation hold the same inputs, and do not cross groups."""
     _, layer, x = built("grouped", "block_fp", width=4, block=16)
     assert layer.activation_codec.block == 16
-    base = layer.quantised_input(x)
+    base = layer.quantized_input(x)
     changed = x.clone()
     changed[:, 16:20] *= 1000  # the second block of the first group, four inputs of it
-    after = layer.quantised_input(changed)
+    after = layer.quantized_input(changed)
     same = [torch.equal(base[:, c], after[:, c]) for c in range(40)]
     assert same == [True] * 16 + [False] * 4 + [True] * 20
-    weight = layer.quantised_weight().view(12, 20, 9)
+    weight = layer.quantized_weight().view(12, 20, 9)
     layer.weight.data.view(12, 20, 9)[3, 16:, 4] *= 1000
-    moved = (layer.quantised_weight().view(12, 20, 9) != weight).nonzero()
+    moved = (layer.quantized_weight().view(12, 20, 9) != weight).nonzero()
     assert set(moved[:, 0].tolist()) == {3}
     assert set(moved[:, 1].tolist()) <= {16, 17, 18, 19}
     assert set(moved[:, 2].tolist()) == {4}
@@ -86,7 +86,7 @@ def test_blocks_are_input_channels_of_one_pixel():
 def test_zeros_of_the_padding_stay_zeros():
     _, layer, _ = built("conv", "binary")
     one_pixel = torch.full((1, 6, 1, 1), -3.0)
-    weight = layer.quantised_weight().view(8, 6, 3, 3)
+    weight = layer.quantized_weight().view(8, 6, 3, 3)
     expected = -weight[:, :, 1, 1].sum(1) + layer.bias
     torch.testing.assert_close(layer(one_pixel).flatten(), expected)
 

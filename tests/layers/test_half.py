@@ -22,13 +22,13 @@ VARIANTS = [
             {"bits": None},
             {"scale": "layer"},
             {"scale": "codebook"},
-            {"parameterisation": "derived"},
+            {"parameterization": "derived"},
             {"estimator": "identity"},
             {"estimator": "blend"},
         )
     ),
     ("pq", {"estimator": "identity"}),
-    ("pq", {"bits": None, "parameterisation": "derived"}),
+    ("pq", {"bits": None, "parameterization": "derived"}),
     ("lqnet", {"contraction": "popcount"}),
     ("integer", {"contraction": "sign_magnitude"}),
 ]

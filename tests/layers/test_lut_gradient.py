@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from halut.encoders import encoders
-from halut.ops.power_of_two import normalised_mse
+from halut.ops.power_of_two import normalized_mse
 from halut.sites.calibration import unfolded
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
 
@@ -51,11 +51,11 @@ def assert_alike(found, wanted, rtol=2e-3, atol=2e-4):
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("tau_per", ["layer", "codebook"])
-@pytest.mark.parametrize("parameterisation", ["free", "derived"])
+@pytest.mark.parametrize("parameterization", ["free", "derived"])
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("case", ["linear", "grouped", "same"])
-def test_relaxed_gradients_are_as_defined(case, encoder, parameterisation, tau_per):
-    options = {"bits": None, "parameterisation": parameterisation, "tau_per": tau_per}
+def test_relaxed_gradients_are_as_defined(case, encoder, parameterization, tau_per):
+    options = {"bits": None, "parameterization": parameterization, "tau_per": tau_per}
     layer, _ = make(case, encoder, **options)
     x = inputs_of(LAYERS[case][1])
     found = gradients(layer, x, layer)
@@ -67,15 +67,15 @@ def test_relaxed_gradients_are_as_defined(case, encoder, parameterisation, tau_p
 
 @pytest.mark.parametrize("scale", ["layer", "channel", "codebook"])
 @pytest.mark.parametrize(("encoder", "estimator"), RELAXED)
-@pytest.mark.parametrize("parameterisation", ["free", "derived"])
-def test_quantisation_leaves_the_gradients_as_they_are(encoder, estimator, parameterisation, scale):
-    options = {"estimator": estimator, "parameterisation": parameterisation}
+@pytest.mark.parametrize("parameterization", ["free", "derived"])
+def test_quantization_leaves_the_gradients_as_they_are(encoder, estimator, parameterization, scale):
+    options = {"estimator": estimator, "parameterization": parameterization}
     exact, _ = make("grouped", encoder, bits=None, **options)
-    quantised, _ = make("grouped", encoder, bits=8, scale=scale, fitted=False, **options)
-    quantised.load_state_dict(exact.state_dict(), strict=True)
+    quantized, _ = make("grouped", encoder, bits=8, scale=scale, fitted=False, **options)
+    quantized.load_state_dict(exact.state_dict(), strict=True)
     x = inputs_of(LAYERS["grouped"][1])
-    assert not torch.equal(exact(x), quantised(x))
-    assert_alike(gradients(quantised, x, quantised), gradients(exact, x, exact), atol=1e-3)
+    assert not torch.equal(exact(x), quantized(x))
+    assert_alike(gradients(quantized, x, quantized), gradients(exact, x, exact), atol=1e-3)
 
 
 def test_the_tables_gradient_is_a_scatter_add():
@@ -107,7 +107,7 @@ def test_identity_hands_on_the_exact_gradient(case):
 
 def test_identity_with_derived_tables_gives_the_weight_the_dense_gradient():
     """dW = G' x_hat with the reconstructed inputs x_hat."""
-    layer, _ = make("linear", "pq", estimator="identity", parameterisation="derived", bits=None)
+    layer, _ = make("linear", "pq", estimator="identity", parameterization="derived", bits=None)
     x = inputs_of(LAYERS["linear"][1])
     found = gradients(layer, x, layer)
     assert set(found) == {"x", "weight", "bias"}
@@ -136,22 +136,22 @@ def test_blend_moves_from_the_relaxed_to_the_exact_gradient(encoder, share):
 
 
 @pytest.mark.parametrize("case", ["linear", "grouped"])
-@pytest.mark.parametrize("parameterisation", ["free", "derived"])
+@pytest.mark.parametrize("parameterization", ["free", "derived"])
 @pytest.mark.parametrize("estimator", ["tree", "identity"])
-def test_reconstruction_is_the_normalised_error_and_trains_the_table(
-    case, parameterisation, estimator
+def test_reconstruction_is_the_normalized_error_and_trains_the_table(
+    case, parameterization, estimator
 ):
-    options = {"estimator": estimator, "parameterisation": parameterisation, "bits": None}
+    options = {"estimator": estimator, "parameterization": parameterization, "bits": None}
     layer, source = make(case, "tree", **options)
     x = inputs_of(LAYERS[case][1]).requires_grad_()
     loss = layer.reconstruction(x)
-    torch.testing.assert_close(loss, normalised_mse(layer(x), source(x)), rtol=0.5, atol=0)
+    torch.testing.assert_close(loss, normalized_mse(layer(x), source(x)), rtol=0.5, atol=0)
     without = source(x).detach() - _bias(source, x)
-    torch.testing.assert_close(loss, normalised_mse(layer(x) - _bias(layer, x), without))
+    torch.testing.assert_close(loss, normalized_mse(layer(x) - _bias(layer, x), without))
     loss.backward()
     assert x.grad is None
     assert layer.encoder.thresholds.grad is None
-    table = layer.lut if parameterisation == "free" else layer.prototypes
+    table = layer.lut if parameterization == "free" else layer.prototypes
     before = float(loss.detach())
     with torch.no_grad():
         table -= 1e-3 * table.grad / table.grad.norm()
@@ -172,14 +172,14 @@ def test_gradient_descent_mends_a_disturbed_table(encoder, estimator):
     wanted = source(x).detach()
     with torch.no_grad():
         layer.lut += 0.3 * inputs_of(layer.lut.shape)
-    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
-    first = float(normalised_mse(layer(x), wanted).detach())
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    first = float(normalized_mse(layer(x), wanted).detach())
     for step in range(40):
-        optimiser.zero_grad()
-        normalised_mse(layer(x), wanted).backward()
-        optimiser.step()
+        optimizer.zero_grad()
+        normalized_mse(layer(x), wanted).backward()
+        optimizer.step()
         layer.after_step(step / 40)
-    assert float(normalised_mse(layer(x), wanted).detach()) < 0.85 * first
+    assert float(normalized_mse(layer(x), wanted).detach()) < 0.85 * first
 
 
 def test_without_gradients_nothing_is_recorded():

@@ -41,18 +41,18 @@ def test_every_geometry_and_encoder(case, encoder):
 @pytest.mark.parametrize("scale", ["layer", "channel", "codebook"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("case", ["linear", "grouped"])
-def test_every_scale_of_quantised_tables(case, bits, scale):
+def test_every_scale_of_quantized_tables(case, bits, scale):
     layer, _ = make(case, bits=bits, scale=scale, clip="mse")
     x = inputs_of(LAYERS[case][1])
     assert_is(layer, x, slow_product(layer, x))
 
 
 @pytest.mark.parametrize("ridge", [None, 1.0])
-@pytest.mark.parametrize("parameterisation", ["free", "derived"])
+@pytest.mark.parametrize("parameterization", ["free", "derived"])
 @pytest.mark.parametrize(("encoder", "estimator"), ESTIMATORS)
 @pytest.mark.parametrize("case", ["linear", "grouped"])
-def test_every_estimator_and_parameterisation(case, encoder, estimator, parameterisation, ridge):
-    options = {"estimator": estimator, "parameterisation": parameterisation, "ridge": ridge}
+def test_every_estimator_and_parameterization(case, encoder, estimator, parameterization, ridge):
+    options = {"estimator": estimator, "parameterization": parameterization, "ridge": ridge}
     layer, _ = make(case, encoder, **options)
     x = inputs_of(LAYERS[case][1])
     assert_is(layer, x, slow_product(layer, x))
@@ -65,7 +65,7 @@ def test_every_estimator_and_parameterisation(case, encoder, estimator, paramete
 @pytest.mark.parametrize("case", ["linear", "grouped", "3x3"])
 def test_derived_tables_start_as_the_free_ones(case, encoder, ridge):
     free, _ = make(case, encoder, bits=None, ridge=ridge)
-    derived, _ = make(case, encoder, bits=None, ridge=ridge, parameterisation="derived")
+    derived, _ = make(case, encoder, bits=None, ridge=ridge, parameterization="derived")
     # Shared prototypes are those the encoder compares with: means up to what k-means has left.
     atol = 2e-2 if derived.shares_prototypes else 1e-4
     torch.testing.assert_close(derived.full_lut(), free.full_lut(), rtol=1e-4, atol=atol)

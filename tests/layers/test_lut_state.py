@@ -16,8 +16,8 @@ from tests.layers.lut_oracle import LAYERS, inputs_of, make
 ENCODERS = list(encoders)
 FORMS = [
     {},
-    {"parameterisation": "derived", "ridge": None},
-    {"parameterisation": "derived", "ridge": 2.0, "tau_per": "codebook"},
+    {"parameterization": "derived", "ridge": None},
+    {"parameterization": "derived", "ridge": 2.0, "tau_per": "codebook"},
     {"bits": None, "estimator": "identity"},
     {"bits": 4, "scale": "codebook", "clip": "mse", "estimator": "blend"},
 ]
@@ -133,7 +133,7 @@ def test_diagnose_against_definitions():
     with torch.no_grad():
         y, exact = layer(x), source(x)
     wanted = float((y - exact).square().sum() / exact.square().sum())
-    assert figures["normalised_mse"] == pytest.approx(wanted, rel=1e-4)
+    assert figures["normalized_mse"] == pytest.approx(wanted, rel=1e-4)
     assert figures["drift"] == 0
     assert figures["tau"] == pytest.approx(float(layer.tau))
     assert figures["soft_hard_gap"] > 0

@@ -29,7 +29,7 @@ MORE = [
     ("tree", {"bits": None}),
     ("tree", {"scale": "codebook"}),
     ("tree", {"estimator": "identity"}),
-    ("tree", {"parameterisation": "derived"}),
+    ("tree", {"parameterization": "derived"}),
     ("pq", {"metric": "l1"}),
     ("pq", {"metric": "chebyshev"}),
     ("pq", {"output_metric": True}),
@@ -142,15 +142,15 @@ def test_bytes_which_have_no_nan_refuse_it():
                 ready(bad)
 
 
-def test_attention_of_quantised_factors():
+def test_attention_of_quantized_factors():
     from halut.codecs import Layout, codecs
-    from halut.layers.attention import quantised
+    from halut.layers.attention import quantized
 
     codec = codecs["integer"](Layout("activation", (1, 4)))
     x = torch.randn(5, 4)
     codec.fit(x[:, None])
     x[2, 1] = float("nan")
-    assert torch.equal(quantised(codec, x).isnan(), x.isnan())
+    assert torch.equal(quantized(codec, x).isnan(), x.isnan())
 
 
 @pytest.mark.parametrize("operator", [o for o in operator_names() if o not in ("exact", "prune")])

@@ -105,16 +105,16 @@ def test_from_policy_to_training(registered, tmp_path):
         swap.swap(net, entry, layer)
     errors = layer_errors(net, [x])
     assert set(errors) == {"2", "5"}
-    assert all(0 < e["normalised_mse"] < 1 for e in errors.values())
+    assert all(0 < e["normalized_mse"] < 1 for e in errors.values())
     assert replaced_cost(plan, net)["encode_compares"] == 9 * 6 * 4 + 9 * 4
 
     first = float((net(x) - wanted).square().sum().detach())
-    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     for _ in range(20):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (net(x) - wanted).square().sum().backward()
         assert net[5].encoder.cuts.grad.any()
-        optimiser.step()
+        optimizer.step()
     assert float((net(x) - wanted).square().sum().detach()) < 0.7 * first
 
     again = swap.apply(fresh, Plan.load(tmp_path / "plan.json"))

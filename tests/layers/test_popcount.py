@@ -66,7 +66,7 @@ def test_the_pad_code_is_counted_out_exactly():
 
 
 def test_thresholds_decide_as_the_codec_does():
-    """Inputs on thresholds and their neighbours: the codes are the same ones."""
+    """Inputs on thresholds and their neighbors: the codes are the same ones."""
     for codec in ("lqnet", "abcnet", "binary", "binary_residual"):
         layer, counting, _ = bits("linear", codec)
         t = counting.thresholds if counting.encoder is None else layer.activation_codec.g.cumsum(0)

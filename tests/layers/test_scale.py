@@ -11,7 +11,7 @@ from torch import nn
 
 from halut.inference import prepare
 from halut.layers.matmul import HalutMatmul
-from halut.ops.power_of_two import normalised_mse, unit_of
+from halut.ops.power_of_two import normalized_mse, unit_of
 from halut.prototypes.kmeans import kmeans
 from halut.replace import swap
 from halut.replace.operator_registry import operator_names, operator_type
@@ -24,14 +24,14 @@ FIXED = ("binary", "minifloat_ieee", "minifloat_denorm")
 """Codecs for values of order one by their definition."""
 TABLES = [
     ("tree", {}),
-    ("tree", {"parameterisation": "derived"}),
+    ("tree", {"parameterization": "derived"}),
     ("tree", {"clip": "mse", "bits": 4}),
     ("decision_tree", {}),
     ("pq", {}),
     ("pq", {"metric": "l1"}),
     ("pq", {"metric": "chebyshev"}),
     ("pq", {"output_metric": True}),
-    ("pq", {"parameterisation": "derived", "ridge": None}),
+    ("pq", {"parameterization": "derived", "ridge": None}),
     ("integer", {"calibrate": "mse"}),
 ]
 TABLES += [(name, {}) for name in operator_names() if name not in FIXED]
@@ -54,13 +54,13 @@ def test_answers_scale_with_the_activations(operator, options):
     x = torch.randn(16, 4, 6, 6, generator=torch.Generator().manual_seed(1))
     one = learned(x, operator, options)
     with torch.no_grad():
-        wanted, error = one(x), one[0].diagnose(x)["normalised_mse"]
+        wanted, error = one(x), one[0].diagnose(x)["normalized_mse"]
         for scale in SCALES:
             net = learned(x * scale, operator, options)
             torch.testing.assert_close(net(x * scale) / scale, wanted, rtol=1e-5, atol=1e-5)
             ready = prepare(net, x[:1] * scale)
             torch.testing.assert_close(ready(x * scale) / scale, wanted, rtol=1e-4, atol=1e-4)
-            assert net[0].diagnose(x * scale)["normalised_mse"] == pytest.approx(error, rel=1e-4)
+            assert net[0].diagnose(x * scale)["normalized_mse"] == pytest.approx(error, rel=1e-4)
 
 
 @pytest.mark.parametrize("encoder", ["tree", "pq", "decision_tree"])
@@ -72,7 +72,7 @@ def test_a_product_alone_has_the_error_of_scale_one(encoder):
         product = HalutMatmul(2, 16, encoder)
         rows = (A * np.float32(scale)).astype("f4")
         product.learn_offline(rows, B)
-        return product.stats(rows, B)["normalised_mse"]
+        return product.stats(rows, B)["normalized_mse"]
 
     errors = [error(scale) for scale in (1, 1e19, 1e37, 1e-22, 1e-30, 1e-37)]
     assert 0.1 < errors[0] < 0.5
@@ -103,8 +103,8 @@ def test_ordinary_values_have_no_unit():
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e19])
 def test_the_error_figure_has_no_scale(scale):
     y, exact = torch.tensor([1.0, 2.0, 4.0]) * scale, torch.tensor([1.0, 2.0, 3.0]) * scale
-    assert float(normalised_mse(y, exact)) == pytest.approx(1 / 14)
-    assert float(normalised_mse(exact, exact)) == 0
+    assert float(normalized_mse(y, exact)) == pytest.approx(1 / 14)
+    assert float(normalized_mse(exact, exact)) == 0
 
 
 def test_kmeans_of_values_whose_squares_overflow():

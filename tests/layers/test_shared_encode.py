@@ -18,8 +18,8 @@ TABLES = [
     {"bits": None},
     {"average": 2},
     {"tau_per": "codebook"},
-    {"parameterisation": "derived", "ridge": None},
-    {"parameterisation": "derived", "ridge": 1.0, "bits": None},
+    {"parameterization": "derived", "ridge": None},
+    {"parameterization": "derived", "ridge": 1.0, "bits": None},
 ]
 
 

@@ -169,10 +169,10 @@ def test_an_averaged_copy_follows(many):
     averaged = torch.optim.swa_utils.AveragedModel(
         layers, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5)
     )
-    optimiser = torch.optim.SGD(layers.parameters(), 0.1)
+    optimizer = torch.optim.SGD(layers.parameters(), 0.1)
     for _ in range(2):
         step(layers, x)
-        optimiser.step()
+        optimizer.step()
         averaged.update_parameters(layers)
     assert_right(averaged.module, x)
     assert_right(layers, x)

@@ -42,8 +42,8 @@ def test_a_convolution_is_unfold_and_linear_exactly(kind):
     site = layer.site
     prepared = frozen(layer)
     assert isinstance(prepared, SignMagnitudeLayer)
-    rows = (unfolded(layer.quantised_input(x), site) * 32).to(torch.int8)
-    weight = (layer.quantised_weight() * 32).to(torch.int8).view(site.groups, -1, site.D)
+    rows = (unfolded(layer.quantized_input(x), site) * 32).to(torch.int8)
+    weight = (layer.quantized_weight() * 32).to(torch.int8).view(site.groups, -1, site.D)
     sums = sign_magnitude_reference(rows, weight)
     assert sums.abs().max() > 300
     y = sums.float() / 1024
@@ -61,7 +61,7 @@ def test_what_is_prepared_is_what_was_trained(kind, operator):
     layer, x = built(kind, operator, contraction="sign_magnitude", bias={"name": "integer"})
     prepared = frozen(layer)
     assert torch.equal(prepared(x), layer(x))
-    assert layer.diagnose(x)["normalised_mse"] < 1e-3
+    assert layer.diagnose(x)["normalized_mse"] < 1e-3
     assert prepared(x.bfloat16()).dtype == torch.bfloat16
     assert prepared(x[:0]).shape == layer(x[:0]).shape
     dense, _ = built(kind, operator, contraction="dense", bias={"name": "integer"})

@@ -42,7 +42,7 @@ def step(layer, x, grad):
 @pytest.mark.slow
 @pytest.mark.parametrize(("channels", "outputs"), [(64, 128), (128, 128), (256, 256)])
 def test_at_most_twice_an_exact_step(channels, outputs, set_threads):
-    """In the processor time of one thread, which neighbours on a shared machine disturb least."""
+    """In the processor time of one thread, which neighbors on a shared machine disturb least."""
     set_threads(1)
     exact, layer, x = pair(channels, outputs, 16, 8)
     runs = {}

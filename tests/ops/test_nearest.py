@@ -99,12 +99,12 @@ def test_chunks_do_not_change_the_result(monkeypatch):
         torch.testing.assert_close(value, theirs)
 
 
-def test_quantised_tables_leave_the_encoders_gradient_unchanged():
+def test_quantized_tables_leave_the_encoders_gradient_unchanged():
     x, prototypes, lut, table, tau, grad = draw(40, 1, 12, 4, 16, 6, dtype=torch.float32)
     exact = gradients(nearest_matmul, x, prototypes, lut, lut, tau, grad, "l2")
-    quantised = gradients(nearest_matmul, x, prototypes, lut, table, tau, grad, "l2")
-    assert not torch.equal(exact[0], quantised[0])
-    for value, theirs in zip(exact[1:], quantised[1:], strict=True):
+    quantized = gradients(nearest_matmul, x, prototypes, lut, table, tau, grad, "l2")
+    assert not torch.equal(exact[0], quantized[0])
+    for value, theirs in zip(exact[1:], quantized[1:], strict=True):
         assert torch.equal(value, theirs)
 
 

@@ -26,7 +26,7 @@ def milliseconds(step):
 
 @pytest.mark.slow
 def test_twice_as_fast_as_the_one_hot_einsum(set_threads):
-    set_threads(1)  # several on a busy machine wait for each other: that would measure neighbours
+    set_threads(1)  # several on a busy machine wait for each other: that would measure neighbors
     torch.manual_seed(0)
     N, C, K, M = 2048, 64, 16, 128
     taps = torch.randn(N, C * 4, requires_grad=True)

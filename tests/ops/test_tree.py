@@ -163,12 +163,12 @@ def test_relaxation_is_a_distribution_and_its_gradient_descends():
     assert torch.equal(soft.argmax(-1), tree_encode(taps, every(taps), thresholds).long())
 
 
-def test_quantised_tables_leave_the_encoders_gradient_unchanged():
+def test_quantized_tables_leave_the_encoders_gradient_unchanged():
     taps, thresholds, lut, table, tau, grad = draw(40, 1, 4, 16, 6, dtype=torch.float32)
     exact = gradients(matmul, taps, thresholds, lut, lut, tau, grad)
-    quantised = gradients(matmul, taps, thresholds, lut, table, tau, grad)
-    assert not torch.equal(exact[0], quantised[0])
-    for ours, theirs in zip(exact[1:], quantised[1:], strict=True):
+    quantized = gradients(matmul, taps, thresholds, lut, table, tau, grad)
+    assert not torch.equal(exact[0], quantized[0])
+    for ours, theirs in zip(exact[1:], quantized[1:], strict=True):
         assert torch.equal(ours, theirs)
 
 

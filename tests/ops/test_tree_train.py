@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from halut.errors import HalutError
-from halut.ops import ConvGeometry, forced, quantise, tree_layer, tree_matmul, tree_train
+from halut.ops import ConvGeometry, forced, quantize, tree_layer, tree_matmul, tree_train
 
 MAP = ConvGeometry((3, 3), (2, 1), (1, 0, 2, 1))
 EMPTY = torch.empty(0, dtype=torch.uint8)
@@ -31,7 +31,7 @@ def draw(shape, geometry, G, C, K, M):
         torch.randint(0, shape[1] * window, (G * C * depth,)),
         torch.randn(G * C, K - 1) * 0.7,
         lut,
-        quantise(lut, 8, "channel", torch.ones(())),
+        quantize(lut, 8, "channel", torch.ones(())),
         torch.randn(G * M),
         torch.rand(G * C) + 0.4,
     )
@@ -95,7 +95,7 @@ def test_passes_opcheck(case):
     arguments = (x, taps, thresholds, lut, q, scale, bias, tau, 0.5, numbers)
     torch.library.opcheck(torch.ops.halut.tree_train.default, arguments)
     torch.library.opcheck(
-        torch.ops.halut.quantise.default, (lut.detach(), 8, "layer", torch.ones(()))
+        torch.ops.halut.quantize.default, (lut.detach(), 8, "layer", torch.ones(()))
     )
 
 
@@ -116,4 +116,4 @@ def test_wrong_arguments_are_named():
     with pytest.raises(HalutError, match=r"bias must be float32 \[20\]"):
         tree_train(x, taps, thresholds, lut, q, scale, bias[1:], tau)
     with pytest.raises(HalutError, match="channel or layer, got codebook"):
-        quantise(lut, 8, "codebook", torch.ones(()))
+        quantize(lut, 8, "codebook", torch.ones(()))

@@ -38,7 +38,7 @@ def bit_product_reference(
     return combined(dots, alpha, beta) + bias.repeat(x.shape[0] // bias.shape[0], 1)
 
 
-def mxint8_dequantise_reference(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def mxint8_dequantize_reference(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Oracle: a division and a power in float64, which holds every value exactly."""
     exponent = scales.repeat_interleave(BLOCK, -1)[..., : codes.shape[-1]].double()
     value = codes.double() / 64 * torch.pow(2.0, exponent - 127)

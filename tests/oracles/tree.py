@@ -46,7 +46,7 @@ def tree_matmul_reference(
     hard = F.one_hot(tree_encode_reference(taps, thresholds).long(), K).to(soft.dtype)
     assign = (soft + (hard - soft).detach()).view(taps.shape[0], G, C, K)
     straight = lut + (table - lut).detach()
-    # dL/dE reads the unquantised lut, dL/dlut the hard codes: two products, one value.
+    # dL/dE reads the unquantized lut, dL/dlut the hard codes: two products, one value.
     encoder = torch.einsum("ngck,gckm->ngm", assign - assign.detach(), lut.detach())
     tables = torch.einsum("ngck,gckm->ngm", assign.detach(), straight)
     return (tables + encoder).reshape(taps.shape[0], G * M)

@@ -82,7 +82,7 @@ def test_no_lambda_is_the_blockwise_product():
 
 
 def correlated(N, D, seed):
-    """Rows of a Gaussian whose neighbouring inputs have correlation 0.9."""
+    """Rows of a Gaussian whose neighboring inputs have correlation 0.9."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(N, D, generator=generator)
     rows = [noise[:, 0]]
@@ -91,7 +91,7 @@ def correlated(N, D, seed):
     return torch.stack(rows, dim=1)
 
 
-def normalised_error(codes, lut, rows, weight):
+def normalized_error(codes, lut, rows, weight):
     C = lut.shape[1]
     y = lut[0, torch.arange(C), codes].sum(1)
     exact = rows @ weight.T
@@ -112,7 +112,7 @@ def test_refinement_lowers_the_error_on_fresh_rows(learned):
     rows, fresh, weight, (dims, thresholds, prototypes), _ = learned
     codes, fresh_codes = (tree_codes(x, dims, thresholds) for x in (rows, fresh))
     plain, refined, validated = (
-        normalised_error(fresh_codes, refine(codes, prototypes, rows, weight, lam), fresh, weight)
+        normalized_error(fresh_codes, refine(codes, prototypes, rows, weight, lam), fresh, weight)
         for lam in (None, 1.0, "cv")
     )
     assert refined < 0.9 * plain
@@ -121,12 +121,12 @@ def test_refinement_lowers_the_error_on_fresh_rows(learned):
 
 
 def test_a_table_of_another_encoding_is_worse_than_nothing(learned):
-    # The costliest mistake of earlier systems: their normalised errors were 1.95 and 0.40.
+    # The costliest mistake of earlier systems: their normalized errors were 1.95 and 0.40.
     rows, fresh, weight, (dims, thresholds, prototypes), (other_dims, other_thresholds, _) = learned
     lut = refine(tree_codes(rows, dims, thresholds), prototypes, rows, weight, 1.0)
-    right = normalised_error(tree_codes(fresh, dims, thresholds), lut, fresh, weight)
+    right = normalized_error(tree_codes(fresh, dims, thresholds), lut, fresh, weight)
     wrong_codes = tree_codes(fresh, other_dims, other_thresholds).flip(1)
-    wrong = normalised_error(wrong_codes, lut, fresh, weight)
+    wrong = normalized_error(wrong_codes, lut, fresh, weight)
     assert right < 0.5
     assert wrong > 1  # answering zero everywhere has an error of one
 

@@ -88,7 +88,7 @@ def test_two_tasks_are_one_process_within_noise(jobs, two):
 
 
 def test_cancelled_by_a_signal_it_requeues_itself_and_ends_as_if_undisturbed(jobs, two):
-    run, name = jobs.folder / "signalled", "signalled"
+    run, name = jobs.folder / "signaled", "signaled"
     train = command(run, "logger=wandb_offline")
     job = jobs.submit(name, f"srun {BREAK} {train}", TWO, "--requeue")
     jobs.until((run / "stage_01" / "swap.json").exists, "stage 1", name)
@@ -163,7 +163,7 @@ def processes(word: str) -> list[int]:
 
 
 def announced(pid: int) -> bool:
-    """True once a stopped process has been signalled: it waits for it, goes on, or is gone."""
+    """True once a stopped process has been signaled: it waits for it, goes on, or is gone."""
     try:
         told = Path(f"/proc/{pid}/status").read_text()
     except OSError:

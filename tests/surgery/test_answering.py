@@ -132,8 +132,8 @@ def test_handles_still_remove_their_hooks(rows):
 def test_errors_of_a_layer_are_without_its_hooks(rows):
     network = two(change=lambda net: net.a.register_forward_hook(doubles))
     found, _ = replaced(network, rows)
-    assert layer_errors(found, [rows])["a"]["normalised_mse"] == 0
-    assert found.a.diagnose(rows)["normalised_mse"] == 0
+    assert layer_errors(found, [rows])["a"]["normalized_mse"] == 0
+    assert found.a.diagnose(rows)["normalized_mse"] == 0
 
 
 def tied(net):

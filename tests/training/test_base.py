@@ -62,7 +62,7 @@ def test_the_report_has_every_field(train, tmp_path):
         *("val_accuracy_after_training", "epochs", "seconds"),
     }
     assert all(stage <= entry.keys() for entry in report["stages"])
-    site = {"name", "operator", "options", "normalised_mse", "code_perplexity"}
+    site = {"name", "operator", "options", "normalized_mse", "code_perplexity"}
     assert all(site <= entry.keys() for entry in report["sites"])
     keys = {"macs", "encode_compares", "encode_macs", "lookups", "adds", "table_bytes"}
     assert all(keys <= report["cost"][kind].keys() for kind in ("exact", "replaced"))

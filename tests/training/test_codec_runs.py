@@ -76,7 +76,7 @@ def test_a_mixed_plan_trains_and_comes_back(finished, tmp_path):
     assert report["cost"]["bits"] == bit_figures(plan, network)
     assert report["memory"] == memory_figures(network)
     assert 3 < report["cost"]["bits"]["weight_bits"] < 20
-    assert all(site["normalised_mse"] is not None for site in report["sites"])
+    assert all(site["normalized_mse"] is not None for site in report["sites"])
     figures, _ = evaluate_bundle(EvaluateConfig(run=str(run.path), latency=0), {})
     assert figures["accuracy"] == pytest.approx(measured(run.path, figures["samples"])["final"])
     assert figures["cost"] == report["cost"]
@@ -164,7 +164,7 @@ def test_attention_s_products_train_and_come_back(finished):
     network, plan, report = load_bundle(run.path)
     assert isinstance(network.get_submodule(products), CodecAttention)
     assert report["cost"]["bits"] == bit_figures(plan, network)
-    assert {s["name"]: s["normalised_mse"] for s in report["sites"]}[products] > 0
+    assert {s["name"]: s["normalized_mse"] for s in report["sites"]}[products] > 0
     config = EvaluateConfig(run=str(run.path), latency=0)
     config.runtime = RuntimeConfig(mode="eager", attention="fused", rounds=1)
     figures, _ = evaluate_bundle(config, {})

@@ -104,7 +104,7 @@ def test_ranks_end_alike_without_being_told(left):
         assert len({rank["digest"] for rank in held(left, name)}) == 1, name
 
 
-def test_a_rank_holds_half_of_parameters_and_optimiser_states(left):
+def test_a_rank_holds_half_of_parameters_and_optimizer_states(left):
     whole = [rank["bytes"] for rank in held(left, "plain-ddp")]
     parts = [rank["bytes"] for rank in held(left, "plain-fsdp")]
     assert whole[0] == whole[1]

@@ -32,7 +32,7 @@ SMOKE = (*QUICK, "debug=smoke", "debug.traceback=false", "baseline=false")
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """120 coloured shapes of three classes."""
+    """120 colored shapes of three classes."""
     return write_image_folder(tmp_path_factory.mktemp("pictures"), 40)
 
 

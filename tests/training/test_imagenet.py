@@ -84,7 +84,7 @@ def test_the_users_command_runs_on_a_folder_in_imagenets_layout(train, tmp_path,
     assert [site["name"] for site in report["sites"]] == sites
     for site in report["sites"]:
         assert (site["operator"], site["options"]["C"], site["options"]["K"]) == ("tree", 32, 16)
-        assert site["normalised_mse"] is not None
+        assert site["normalized_mse"] is not None
         assert 1 <= site["code_perplexity"] <= 16
     assert reported(run) == pytest.approx(measured(run))
     assert report["base"]["origin"] == "random"

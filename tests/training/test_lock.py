@@ -1,4 +1,4 @@
-"""One run in a folder at a time: who is refused, what is recognised as left behind."""
+"""One run in a folder at a time: who is refused, what is recognized as left behind."""
 
 from __future__ import annotations
 

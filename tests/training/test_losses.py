@@ -129,7 +129,7 @@ def test_an_unknown_block_is_named_with_those_near_it():
 
 
 def test_reconstruction_is_the_mean_over_layers_of_their_own_loss():
-    network, x = replaced(parameterisation="derived", estimator="identity")
+    network, x = replaced(parameterization="derived", estimator="identity")
     gather = Reconstruction(network)
     seen = {}
     for name, layer in replaced_layers(network):

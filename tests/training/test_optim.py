@@ -1,4 +1,4 @@
-"""Optimiser roles, what they decay, what they freeze, and the schedule's values."""
+"""Optimizer roles, what they decay, what they freeze, and the schedule's values."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def roles_of(network):
 
 
 def groups_of(network, **options):
-    """The optimiser's group of every parameter it trains, by name."""
+    """The optimizer's group of every parameter it trains, by name."""
     optimizer = make_optimizer(network, "adamw", LR, DECAY, **options)
     names = {id(p): name for name, p in network.named_parameters()}
     return {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
 
 
 @pytest.mark.parametrize("operator", ["tree", "decision_tree", "pq", "exact"])
-@pytest.mark.parametrize("parameterisation", ["free", "derived"])
-def test_every_parameter_has_exactly_one_role(operator, parameterisation):
-    options = {} if operator == "exact" else {"parameterisation": parameterisation}
+@pytest.mark.parametrize("parameterization", ["free", "derived"])
+def test_every_parameter_has_exactly_one_role(operator, parameterization):
+    options = {} if operator == "exact" else {"parameterization": parameterization}
     network = replaced(operator, **options)
     found = [id(p) for members in by_role(network).values() for p in members]
     assert sorted(found) == sorted(id(p) for p in network.parameters())
@@ -67,7 +67,7 @@ def test_roles_of_a_free_table():
     ],
 )
 def test_roles_of_a_derived_table(operator, wanted):
-    roles = roles_of(replaced(operator, "stack1.conv1", parameterisation="derived"))
+    roles = roles_of(replaced(operator, "stack1.conv1", parameterization="derived"))
     found = {n.rpartition("conv1.")[2]: r for n, r in roles.items() if "stack1.conv1." in n}
     assert found == wanted | ({"encoder.thresholds": "thresholds"} if operator == "tree" else {})
 

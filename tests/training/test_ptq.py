@@ -11,7 +11,7 @@ from torch import nn
 import halut.training.ptq_baseline as ptq
 from halut.bundle import load_bundle
 from halut.errors import HalutError
-from halut.replace.ptq import QuantisedProduct, available, check_choice, input_ranges, quantised
+from halut.replace.ptq import QuantizedProduct, available, check_choice, input_ranges, quantized
 from halut.sites.find import find_sites
 from halut.sites.plan import Entry
 from halut.training.config.run_config import TrainConfig
@@ -49,7 +49,7 @@ def test_a_convolution_by_hand(width):
         conv.weight[1] = 0.0  # a channel without a range
     x = torch.randn(1, 2, 3, 2) * 2
     seen = (-1.5, 3.0)  # some inputs saturate
-    layer = QuantisedProduct(conv, width, seen)
+    layer = QuantizedProduct(conv, width, seen)
 
     s_x = (seen[1] - seen[0]) / 255
     z = -128 - nearest_even(seen[0] / s_x)
@@ -87,16 +87,16 @@ def test_linear_depthwise_and_shared_layers():
         max(float(x.max()), float(shared(x).relu().max().detach())),
     )
     before = network.state_dict()["0.weight"].clone()
-    narrow = quantised(network, entries, ranges, 4)
+    narrow = quantized(network, entries, ranges, 4)
     assert narrow[0] is narrow[2]
-    assert isinstance(narrow[4], QuantisedProduct)
+    assert isinstance(narrow[4], QuantizedProduct)
     assert torch.equal(network[0].weight, before)
     levels = [len(channel.unique()) for channel in narrow[4].product.weight]
     assert max(levels) <= 16
     assert min(levels) > 8
     with torch.no_grad():
         errors = [
-            float((quantised(network, entries, ranges, width)(x) - network(x)).square().mean())
+            float((quantized(network, entries, ranges, width)(x) - network(x)).square().mean())
             for width in (8, 6, 4, 2)
         ]
         signal = float(network(x).square().mean())

@@ -32,7 +32,7 @@ def test_features_of_the_blocks_are_compared_and_pull(finished):
 
 
 def test_prototypes_of_derived_tables_learn_from_the_reconstruction_alone(finished):
-    options = ("halut.parameterisation=derived", "halut.estimator=identity", "schedule.select=last")
+    options = ("halut.parameterization=derived", "halut.estimator=identity", "schedule.select=last")
     held, taught = finished("held", *options), finished("taught", *options, "loss.reconstruction=1")
     name = "stack3.conv1.prototypes"
     for run, learns in ((held, False), (taught, True)):
@@ -127,7 +127,7 @@ def test_every_encoder_trains_and_is_reported(finished, operator):
     for site in run.report["sites"]:
         assert (site["operator"], site["options"]["K"]) == (operator, 8)
         assert 1 < site["code_perplexity"] <= 8
-        assert site["normalised_mse"] > 0
+        assert site["normalized_mse"] > 0
     assert run.report["cost"]["replaced"]["macs"] < run.report["cost"]["exact"]["macs"]
     changed = moved(*(run.tensors(f"stage_00/{name}") for name in ("swapped", "weights")))
     learned = "prototypes" if operator == "pq" else "thresholds"

@@ -21,7 +21,7 @@ from halut.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYER = (
-    "normalised_mse",
+    "normalized_mse",
     "code_perplexity",
     "dead_prototypes",
     "drift",

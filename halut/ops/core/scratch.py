@@ -11,7 +11,7 @@ from halut.errors import HalutError
 
 
 class Scratch:
-    """Hands out uninitialised contiguous tensors from one block of `elements` values.
+    """Hands out uninitialized contiguous tensors from one block of `elements` values.
 
     Fresh memory costs a page fault per 4 KiB, which for arrays that are passed over once or twice
     is as much as the arithmetic. Raises HalutError when the block is used up.

@@ -28,7 +28,7 @@ def bit_planes(x: Tensor, thresholds: Tensor, table: Tensor, planes: int, groups
 
 @dispatch.implementation("bit_product", "cpu", devices=("cpu",))
 def bit_product(x: Tensor, w: Tensor, alpha: Tensor, beta: Tensor, bias: Tensor, D: int) -> Tensor:
-    """Neighbouring outputs in the lanes of a register, blocks of rows in parallel."""
+    """Neighboring outputs in the lanes of a register, blocks of rows in parallel."""
     (N, G, J, W), I, M = x.shape, w.shape[2], w.shape[3]
     values = [value.contiguous() for value in (x, w, alpha, beta, bias)]
     out = torch.empty(N, G * M, device="cpu")

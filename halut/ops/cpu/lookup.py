@@ -1,5 +1,5 @@
 """The table products by the compiled kernels (kernels/cpu/ops/accumulate.cpp,
-scatter_add.cpp, quantise.cpp)."""
+scatter_add.cpp, quantize.cpp)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def scatter_add(codes: Tensor, grad: Tensor, groups: int, K: int) -> Tensor:
     return out.to(grad.dtype)
 
 
-@dispatch.implementation("quantise", "cpu", devices=("cpu",), dtypes=(torch.float32,))
-def quantise(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@dispatch.implementation("quantize", "cpu", devices=("cpu",), dtypes=(torch.float32,))
+def quantize(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Two passes over the table, slices of outputs, then codebooks, in parallel."""
     G, C, K, M = lut.shape
     lut, limit = lut.contiguous(), float(2 ** (bits - 1) - 1)
@@ -54,5 +54,5 @@ def quantise(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor, 
     steps, offset = torch.empty(G * M, device="cpu"), torch.empty(G, C, 1, M, device="cpu")
     pointers = lut.data_ptr(), q.data_ptr(), steps.data_ptr(), offset.data_ptr()
     options = limit, float(clip), scale == "layer", torch.get_num_threads()
-    _kernels.quantise(*pointers, G, C, K, M, *options)
+    _kernels.quantize(*pointers, G, C, K, M, *options)
     return q, steps, offset

@@ -10,14 +10,14 @@ from halut.ops.core import dispatch
 from halut.ops.cpu.view import DTYPES
 
 
-@dispatch.implementation("mxint8_dequantise", "cpu", devices=("cpu",))
-def mxint8_dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+@dispatch.implementation("mxint8_dequantize", "cpu", devices=("cpu",))
+def mxint8_dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """A block at a time, rows in parallel."""
     codes, scales = codes.contiguous(), scales.contiguous()
     out = torch.empty(codes.shape, dtype=dtype, device="cpu")
     C = codes.shape[-1]
     pointers = codes.data_ptr(), scales.data_ptr(), out.data_ptr()
-    _kernels.mxint8_dequantise(
+    _kernels.mxint8_dequantize(
         *pointers, codes.numel() // C, C, DTYPES[dtype], torch.get_num_threads()
     )
     return out

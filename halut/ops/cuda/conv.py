@@ -26,7 +26,7 @@ def fits(x: Tensor, geometry: ConvGeometry | None) -> bool:
 
 
 def rows_adjacent(x: Tensor, geometry: ConvGeometry | None) -> bool:
-    """True if neighbouring rows of x are closer in memory than neighbouring columns."""
+    """True if neighboring rows of x are closer in memory than neighboring columns."""
     if geometry is None:
         return x.stride(0) < x.stride(1)
     return x.stride(3) < x.stride(1)

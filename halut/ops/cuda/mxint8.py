@@ -16,9 +16,9 @@ def _supports(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> bool:
     return launch.available()
 
 
-@dispatch.implementation("mxint8_dequantise", "cuda", devices=("cuda",), supports=_supports)
-def mxint8_dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """Four neighbours per thread, or one where rows or addresses are no multiples of four."""
+@dispatch.implementation("mxint8_dequantize", "cuda", devices=("cuda",), supports=_supports)
+def mxint8_dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Four neighbors per thread, or one where rows or addresses are no multiples of four."""
     codes, scales = codes.contiguous(), scales.contiguous()
     out = torch.empty(codes.shape, dtype=dtype, device=codes.device)
     C = codes.shape[-1]

@@ -31,7 +31,7 @@ def max_pool(x: Tensor, geometry: ConvGeometry, by_plane: bool = False) -> Tenso
 
 
 def pooled_like(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
-    """An uninitialised answer."""
+    """An uninitialized answer."""
     size = (*x.shape[:2], *geometry.output_size(x.shape[2], x.shape[3]))
     planes = by_plane or not is_by_pixel(x)
     layout = torch.contiguous_format if planes else torch.channels_last

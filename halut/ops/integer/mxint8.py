@@ -17,7 +17,7 @@ NAN = 255
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def mxint8_dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def mxint8_dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Values [.., C] of codes [.., C] int8, -128 too, and scales [.., ceil(C / 32)] uint8 (E8M0).
 
     The exact value, rounded once to the nearest even number of dtype (float32, bfloat16, float16):
@@ -38,30 +38,30 @@ def mxint8_dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.
             f"{list(codes.shape)}, {list(scales.shape)}"
         )
     check_same_device(codes=codes, scales=scales)
-    return torch.ops.halut.mxint8_dequantise(codes, scales, dtype)
+    return torch.ops.halut.mxint8_dequantize(codes, scales, dtype)
 
 
 _library = torch.library.Library("halut", "FRAGMENT")
 _library.define(
-    "mxint8_dequantise(Tensor codes, Tensor scales, ScalarType dtype) -> Tensor",
+    "mxint8_dequantize(Tensor codes, Tensor scales, ScalarType dtype) -> Tensor",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
 
-@torch.library.impl(_library, "mxint8_dequantise", "CompositeExplicitAutograd")
+@torch.library.impl(_library, "mxint8_dequantize", "CompositeExplicitAutograd")
 def _(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     if codes.numel() == 0:
         return _answer(codes, scales, dtype)
-    return dispatch.run("mxint8_dequantise", codes.device, codes, scales, dtype)
+    return dispatch.run("mxint8_dequantize", codes.device, codes, scales, dtype)
 
 
-@torch.library.register_fake("halut::mxint8_dequantise", lib=_library)
+@torch.library.register_fake("halut::mxint8_dequantize", lib=_library)
 def _answer(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     return codes.new_empty(codes.shape, dtype=dtype)
 
 
-@dispatch.implementation("mxint8_dequantise", "torch")
-def mxint8_dequantise_torch(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+@dispatch.implementation("mxint8_dequantize", "torch")
+def mxint8_dequantize_torch(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Products with powers of two: float32 holds all of them, the lowest as subnormal numbers."""
     e = scales.to(torch.int32)
     bits = torch.where(e < 7, 1 << (e + 16).clamp(max=23), e - 6 << 23)

@@ -27,8 +27,8 @@ def scores(x: Tensor, prototypes: Tensor, metric: str, out: Tensor) -> Tensor:
         origin = prototypes[:, :1]
         p = prototypes - origin
         squares = p.square().sum(-1, keepdim=True)
-        centred = x - origin.transpose(1, 2)
-        return torch.baddbmm(squares, p, centred, beta=-1, alpha=2, out=out)
+        centered = x - origin.transpose(1, 2)
+        return torch.baddbmm(squares, p, centered, beta=-1, alpha=2, out=out)
     out.zero_()
     for v in range(x.shape[1]):
         gap = (x[:, v : v + 1] - prototypes[:, :, v : v + 1]).abs_()

@@ -78,7 +78,7 @@ def nearest_matmul(
     [G * C], G = groups. With
     dE[n, c, k] = sum_m grad[n, m] lut[c, k, m] the backward gives
 
-    - lut: scatter_add(codes, grad), straight through the quantisation;
+    - lut: scatter_add(codes, grad), straight through the quantization;
     - x, prototypes, tau: relax * dE through softmax_k(-dist / tau), recomputed chunk by chunk.
 
     Prototypes in the padding of narrow blocks get no gradient. Gradients come in each input's
@@ -267,7 +267,7 @@ def nearest_encode_torch(
         n = part.shape[0]
         columns = block_columns(part, GC, groups, scratch.take(GC, V, n))
         score = scores(columns, p, metric, scratch.take(GC, K, n))
-        # argmax along a middle dimension runs element by element; this is the same, vectorised.
+        # argmax along a middle dimension runs element by element; this is the same, vectorized.
         best = torch.eq(score, score.amax(1, keepdim=True), out=scratch.take(GC, K, n))
         out.copy_((K - best.mul_(rank).amax(1)).clamp_(max=K - 1).t())
     return codes

@@ -63,10 +63,10 @@ def tree_matmul(
     """accumulate(tree_encode(x, taps, thresholds, geometry), table), with a relaxed gradient.
 
     thresholds [G * C, K - 1], lut and table [G, C, K, M] (table: lut as the forward reads it, for
-    example quantised; it gets no gradient), tau > 0 a scalar or [G * C] -> [N, G * M]. With
+    example quantized; it gets no gradient), tau > 0 a scalar or [G * C] -> [N, G * M]. With
     dE[n, c, k] = sum_m grad[n, m] lut[c, k, m] the backward gives
 
-    - lut: scatter_add(codes, grad), straight through the quantisation;
+    - lut: scatter_add(codes, grad), straight through the quantization;
     - x, thresholds, tau: relax * dE through softmax_k of the leaves' scores, a leaf's score being
       the sum over its ancestors of +s (leaf to the right) or -s, with s = sign(x - t), whose
       gradient is that of tanh((x - t) / tau).

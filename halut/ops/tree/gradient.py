@@ -1,8 +1,8 @@
 r"""The gradient of the `tree` estimator, in closed form and without a softmax.
 
-The scores are sums of signs, so the softmax over leaves factorises: a leaf's weight is the product
+The scores are sums of signs, so the softmax over leaves factorizes: a leaf's weight is the product
 over its ancestors of (1 + g s)/2 to the right and (1 - g s)/2 to the left, s = +-1, g = tanh(1),
-since every subtree of one depth has the same normaliser, (e + 1/e)^height. With P the product down
+since every subtree of one depth has the same normalizer, (e + 1/e)^height. With P the product down
 to a node, m_left and m_right the weighted means of dE under its two children, S = (m_right +
 m_left)/2, D = (m_right - m_left)/2 and E the mean at the root,
 

@@ -103,14 +103,14 @@ def of_order(*orders: str) -> Needs:
 
 
 def of_roles(own: Any, run: Any) -> str | None:
-    """Rates by optimiser role, of which each must have parameters."""
+    """Rates by optimizer role, of which each must have parameters."""
     known = roles(run)
     missing = [role for role in own if role not in known and role in ROLES]
     return no_role(missing[0], known) if missing else None
 
 
 def of_role(role: str) -> Needs:
-    """The rate of one optimiser role."""
+    """The rate of one optimizer role."""
 
     def why(own: Any, run: Any) -> str | None:
         known = roles(run)
@@ -126,7 +126,7 @@ def no_role(role: str, known: set[str]) -> str:
 
 
 def roles(run: Any) -> set[str]:
-    """The optimiser roles that the operators of a configuration have parameters of."""
+    """The optimizer roles that the operators of a configuration have parameters of."""
     found = {"rest"}
     for name, options in operators_of(run):
         found |= _roles(name, tuple(sorted((k, repr(v)) for k, v in options.items())), options)

@@ -98,7 +98,7 @@ class ScheduleConfig:
 
 @dataclass
 class Rates:
-    """One number per optimiser role."""
+    """One number per optimizer role."""
 
     table: float = option(0.0, "tables", needs=needs.of_role("table"))
     prototypes: float = option(0.0, "prototypes", needs=needs.of_role("prototypes"))
@@ -116,9 +116,9 @@ def _learning_rates() -> Rates:
 
 @dataclass
 class OptimConfig:
-    """Optimiser of the stages: a learning rate and a weight decay for every role."""
+    """Optimizer of the stages: a learning rate and a weight decay for every role."""
 
-    name: str = option("adamw", "optimiser", choices=("adamw", "sgd"))
+    name: str = option("adamw", "optimizer", choices=("adamw", "sgd"))
     lr: Rates = field(default_factory=_learning_rates, metadata={"help": "learning rate"})
     weight_decay: Rates = field(
         default_factory=lambda: Rates(rest=1e-4), metadata={"help": "weight decay"}
@@ -176,7 +176,7 @@ class BaseConfig:
 
     epochs: int = option(10, "epochs; 0: random weights", needs=needs.start_to_find)
     optimizer: str = option(
-        "adamw", "optimiser", choices=("adamw", "sgd"), needs=needs.while_base_trains
+        "adamw", "optimizer", choices=("adamw", "sgd"), needs=needs.while_base_trains
     )
     lr: float = option(2e-3, "learning rate", needs=needs.while_base_trains)
     weight_decay: float = option(1e-3, "weight decay", needs=needs.while_base_trains)
@@ -205,7 +205,7 @@ class LoggerConfig:
     """Where figures go; metrics.csv is always written."""
 
     name: str = option("csv", "logger", choices=("csv", "wandb", "wandb_offline"))
-    every: int = option(20, "optimiser steps between figures", needs=while_training)
+    every: int = option(20, "optimizer steps between figures", needs=while_training)
     project: str = option("halut", "W&B project", needs=needs.with_wandb)
     entity: str | None = option(None, "W&B entity; null: your own", needs=needs.with_wandb)
     group: str | None = option(None, "W&B group", needs=needs.with_wandb)
@@ -234,7 +234,7 @@ class TrainConfig:
     logger: LoggerConfig = option(LoggerConfig, "where figures go")
     debug: DebugConfig = option(DebugConfig, "what helps to find a fault")
     optim: OptimConfig = option(
-        OptimConfig, "optimiser of the stages", needs=needs.while_stages_train
+        OptimConfig, "optimizer of the stages", needs=needs.while_stages_train
     )
     loss: LossConfig = option(LossConfig, "losses of the stages", needs=needs.while_stages_train)
     base: BaseConfig = option(BaseConfig, "training of the exact network, if it has no weights")
@@ -245,7 +245,7 @@ class TrainConfig:
     baseline: bool = option(True, "fine-tune the exact network as long, to compare")
     ptq: Any = option(
         "auto",
-        "widths of weights, 2..8, at which torchao quantises the exact network, such as [8,4]; "
+        "widths of weights, 2..8, at which torchao quantizes the exact network, such as [8,4]; "
         "none; auto: 8 and 4 if torchao is installed and baseline is on",
     )
     plan: str | None = option(None, "a plan.json, in place of policy and halut")

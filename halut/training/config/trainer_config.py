@@ -61,7 +61,7 @@ class TrainerConfig:
         needs=every(of_training_runs, sharded),
     )
     precision: str = option("32-true", "precision of forward and backward, in Lightning's words")
-    accumulate: int = option(1, "batches of an optimiser step", needs=while_training)
+    accumulate: int = option(1, "batches of an optimizer step", needs=while_training)
     clip: float | None = option(1.0, "norm gradients are clipped to", needs=while_training)
     deterministic: bool = option(
         False, "sums in a fixed order, so that a run repeats bit for bit on one machine"

@@ -101,7 +101,7 @@ def fit(
     """Train `network` in place for `epochs`, resuming from folder/last.ckpt if it is there.
 
     Ends with the weights of the best validation epoch (select="best") or of the last one. Returns
-    the number of optimiser steps.
+    the number of optimizer steps.
     """
     if epochs == 0:
         return 0
@@ -163,7 +163,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
 
 
 def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
-    """Optimiser steps of one epoch."""
+    """Optimizer steps of one epoch."""
     batches = len(data.train_dataloader())
     if settings.limit_train_batches is not None:
         batches = min(batches, settings.limit_train_batches)

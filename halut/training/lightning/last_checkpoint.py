@@ -20,9 +20,9 @@ BEFORE_VALIDATION = 30.0
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves after every `every` optimiser steps, after `minutes`, and on a signal.
+    """Saves after every `every` optimizer steps, after `minutes`, and on a signal.
 
-    All ranks decide together, after a whole optimiser step, and so write and end together; in a
+    All ranks decide together, after a whole optimizer step, and so write and end together; in a
     validation, whose batches the ranks do not share evenly, each ends by itself.
     Lightning would leave out the validation of an epoch whose checkpoint was written after its
     last step: what is due there is written after the validation.

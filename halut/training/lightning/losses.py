@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
-from halut.ops.power_of_two import normalised_mse
+from halut.ops.power_of_two import normalized_mse
 from halut.replace.swap import replaced_layers
 from halut.sites.modules import given
 
@@ -67,9 +67,9 @@ def check_blocks(network: nn.Module, names: Iterable[str]) -> None:
 
 
 def feature_loss(student: Features, teacher: Features) -> Tensor:
-    """Mean over blocks of the normalised squared difference to the teacher's output."""
+    """Mean over blocks of the normalized squared difference to the teacher's output."""
     losses = [
-        normalised_mse(student.values[name].float(), teacher.values[name].detach().float())
+        normalized_mse(student.values[name].float(), teacher.values[name].detach().float())
         for name in student.values
     ]
     return torch.stack(losses).mean()

@@ -24,7 +24,7 @@ from halut.training.parallel.distributed import share_buffers
 class Recipe:
     """How one fit learns, resolved: rates per role, loss weights, the seed of its stage.
 
-    `steps` are the optimiser's in the whole fit. Lightning's own estimate would load the training
+    `steps` are the optimizer's in the whole fit. Lightning's own estimate would load the training
     data before a checkpoint's place in it is restored, and then start the epoch over.
     """
 

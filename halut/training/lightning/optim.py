@@ -1,4 +1,4 @@
-"""Optimisers by name, and their learning rates' schedules."""
+"""Optimizers by name, and their learning rates' schedules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_optimizer(
     momentum: float = 0.9,
     freeze: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
-    """Optimiser with the groups of halut.replace.param_groups.role_groups."""
+    """Optimizer with the groups of halut.replace.param_groups.role_groups."""
     groups = role_groups(network, lr, weight_decay, freeze)
     if not groups:
         raise HalutError(f"nothing is left to train: {', '.join(freeze)} frozen")

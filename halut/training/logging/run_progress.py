@@ -1,4 +1,4 @@
-"""How far a whole run is: base, stages, baseline, quantised networks, test; and the time left."""
+"""How far a whole run is: base, stages, baseline, quantized networks, test; and the time left."""
 
 from __future__ import annotations
 

@@ -84,10 +84,10 @@ class ShardedModule(StageModule):
 class ShardedStrategy(DDPStrategy):
     """Lightning's ranks as for ddp, but with the module's network in shards instead of wrapped.
 
-    Lightning's own strategies for this write checkpoints in which optimiser states are numbered
+    Lightning's own strategies for this write checkpoints in which optimizer states are numbered
     otherwise than everywhere else, and make new process groups for every fit. Here the checkpoint
     is that of one process: any strategy and any number of ranks continues from it. It is read
-    before the network is sharded, optimiser states after.
+    before the network is sharded, optimizer states after.
     """
 
     mesh: DeviceMesh
@@ -126,7 +126,7 @@ class ShardedStrategy(DDPStrategy):
 
 
 def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    """All that the optimiser steps, in the order of its groups."""
+    """All that the optimizer steps, in the order of its groups."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
@@ -138,7 +138,7 @@ def one_kind(optimizer: Optimizer) -> None:
 
 
 def _each(state: dict[str, Any], change: Any) -> dict[str, Any]:
-    """An optimiser's state with `change(parameter's index, tensor)` for every tensor in it."""
+    """An optimizer's state with `change(parameter's index, tensor)` for every tensor in it."""
     changed = {
         index: {k: change(index, v) if isinstance(v, Tensor) else v for k, v in values.items()}
         for index, values in state["state"].items()

@@ -46,7 +46,7 @@ inline uint64_t passed(const float* x, float threshold, int64_t n) {
   return mask;
 }
 
-// The inputs of one pixel and group, which are neighbours: J planes of Cb bytes.
+// The inputs of one pixel and group, which are neighbors: J planes of Cb bytes.
 void pack_inputs(const float* x, const Steps& s, uint8_t* out, int64_t C, int64_t Cb) {
   for (int64_t c0 = 0; c0 < C; c0 += 64) {
     const int64_t n = C - c0 < 64 ? C - c0 : 64;

@@ -2,7 +2,7 @@
 // Reference: bit_product_reference in halut/ops/integer/bit_product.py.
 //
 // A row of x and a plane of it is one row of counts, an output and a plane of it one column; lanes
-// of a register are neighbouring columns. Counts of a block of rows are exact integers; they become
+// of a register are neighboring columns. Counts of a block of rows are exact integers; they become
 // floats in the order of the reference, which every level keeps.
 #if defined(__AVX2__)
 #include <immintrin.h>

@@ -85,7 +85,7 @@ void pool_plane(const View& x, int64_t b, int64_t c, int64_t oy, uint8_t* line, 
 
 }  // namespace
 
-// by_pixel: channels of x are neighbours, else the pixels of a row are. by_plane: out is
+// by_pixel: channels of x are neighbors, else the pixels of a row are. by_plane: out is
 // [B, C, OH, OW], else [B, OH, OW, C]; x by plane leaves by plane.
 int max_pool(const View& x, bool by_pixel, uint8_t* out, bool by_plane, int threads) {
   int worst = 0;

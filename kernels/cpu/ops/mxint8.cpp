@@ -1,5 +1,5 @@
 // v[r, i] = codes[r, i] 2^(scales[r, i / 32] - 133), in float32, float16 or bfloat16; scale 255: NaN.
-// Reference: mxint8_dequantise_reference in halut/ops/integer/mxint8.py.
+// Reference: mxint8_dequantize_reference in halut/ops/integer/mxint8.py.
 //
 // A float32 holds every such power, the lowest ones as subnormal numbers, and every product with a
 // byte, so that the narrower answers are rounded once.
@@ -62,7 +62,7 @@ void every_row(const int8_t* codes, const uint8_t* scales, void* out, int64_t ro
 
 }  // namespace
 
-void mxint8_dequantise(const int8_t* codes, const uint8_t* scales, void* out, int64_t rows,
+void mxint8_dequantize(const int8_t* codes, const uint8_t* scales, void* out, int64_t rows,
                        int64_t C, int64_t dtype, int threads) {
   switch (static_cast<Dtype>(dtype)) {
     case Dtype::f32:

@@ -133,7 +133,7 @@ inline void wait_block(int line) {
 
 // The value that lane `from` of this thread's warp offers.
 inline uint32_t of_lane(uint32_t mask, uint32_t value, unsigned from) {
-  if (mask != 0xffffffffu) fail("shuffles of part of a warp are not modelled");
+  if (mask != 0xffffffffu) fail("shuffles of part of a warp are not modeled");
   current->value = value;
   wait(at_warp, -1);
   const uint32_t other = fibers[current->index.x / 32 * 32 + from % 32].value;
@@ -311,7 +311,7 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   unsigned out = 0;
   for (int i = 0; i < 4; i++) {
     const unsigned chosen = selector >> (4 * i) & 0xf;
-    if (chosen > 7) shim::fail("replicated signs are not modelled");
+    if (chosen > 7) shim::fail("replicated signs are not modeled");
     out |= static_cast<unsigned>(bytes >> (8 * chosen) & 0xff) << (8 * i);
   }
   return out;

@@ -1,4 +1,4 @@
-// A table's signed integers, scales and offsets. Reference: quantise_table in halut/ops/table_quantization.py; the
+// A table's signed integers, scales and offsets. Reference: quantize_table in halut/ops/table_quantization.py; the
 // same operations in the same order, so the same bits.
 #include "../lanes.h"
 
@@ -33,7 +33,7 @@ void spans(const float* lut, int64_t K, int64_t M, int64_t width, float* offset,
 }  // namespace
 
 // lut [G, C, K, M] -> q of its shape, steps [G, M] (all equal if per_layer), offset [G, C, M].
-void quantise(const float* lut, int8_t* q, float* steps, float* offset, int64_t G, int64_t C,
+void quantize(const float* lut, int8_t* q, float* steps, float* offset, int64_t G, int64_t C,
               int64_t K, int64_t M, float limit, float clip, bool per_layer, int threads) {
   const int64_t slices = (M + slice - 1) / slice, tasks = G * slices;
 #pragma omp parallel for num_threads(threads) schedule(static)
