@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         BlockLog,
         BlockMinifloat,
         Chain,
+        CodecConfig,
         DecisionTree,
         Exact,
         Integer,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         MinifloatIEEE,
         Prune,
         SignMagnitude,
+        TableConfig,
         Tree,
     )
     from halut.errors import HalutError
@@ -75,6 +77,7 @@ __all__ = [
     "BlockMinifloat",
     "Call",
     "Chain",
+    "CodecConfig",
     "DecisionTree",
     "Exact",
     "HalutError",
@@ -87,6 +90,7 @@ __all__ = [
     "Prune",
     "Rule",
     "SignMagnitude",
+    "TableConfig",
     "Tree",
     "attach",
     "calibrating",

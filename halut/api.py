@@ -129,13 +129,13 @@ def _rule(rule: RuleLike, default: Config | None) -> Rule:
     if isinstance(rule, Rule):
         if rule.operator is None and default is None:
             raise HalutError("a rule without an operator means config, which is not given")
-        if default is None or rule.operator not in (None, default.operator):
+        if default is None or rule.operator not in (None, default.name):
             return rule
         options = laid_over(default.options(), rule.options)
-        return replace(rule, operator=default.operator, options=options)
+        return replace(rule, operator=default.name, options=options)
     name, config = rule
     if isinstance(config, Config):
-        return Rule(name=name, operator=config.operator, options=config.options())
+        return Rule(name=name, operator=config.name, options=config.options())
     if config not in (None, KEEP):
         raise HalutError(f"rules: {name!r} wants a configuration or {KEEP!r}, got {config!r}")
     return Rule(name=name, operator=KEEP, reason=f"rule {name!r}")

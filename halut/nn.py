@@ -17,7 +17,7 @@ from halut.errors import HalutError
 from halut.layers import codec, conv, linear
 from halut.layers.codec_operator import CodecOperator
 from halut.layers.operator import TableOperator
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import operator_of
 from halut.sites.calibration import patch_rows, row_count
 from halut.sites.find import Site, site_of
 from halut.sites.modules import take_over
@@ -54,7 +54,7 @@ class LUTLinear(linear.LUTLinear):
     ) -> None:
         source = nn.Linear(in_features, out_features, bias, device, dtype)
         operator, site = _operator(source, config or Tree(), TableConfig, type(self))
-        super().__init__(site, operator.encoder, operator.options, source)
+        super().__init__(site, operator.config, source)
         _finish(self, source, operator)
 
 
@@ -91,7 +91,7 @@ class LUTConv2d(conv.LUTConv2d):
             dtype=dtype,
         )
         operator, site = _operator(source, config or Tree(), TableConfig, type(self))
-        super().__init__(site, operator.encoder, operator.options, source)
+        super().__init__(site, operator.config, source)
         _finish(self, source, operator)
 
 
@@ -162,7 +162,7 @@ def _operator(
         what = "table" if wanted is TableConfig else "codec"
         raise HalutError(f"{kind.__name__} takes the config of a {what}, got {config!r}")
     site = site_of(kind.__name__, source, 1)
-    operator = operator_type(config.operator)(**config.options())
+    operator = operator_of(config)
     operator.check(site)
     return operator, site
 
@@ -172,14 +172,13 @@ def _finish(
 ) -> None:
     """Attributes, device, and what is learned from drawn rows."""
     site = layer.site
-    name = operator.encoder if isinstance(operator, TableOperator) else operator.codec
-    layer.entry = Entry(site, name, operator.frozen(site), stage=0)
+    layer.entry = Entry(site, operator.config.name, operator.frozen(site), stage=0)
     take_over(layer, source)
     reference = next(source.parameters())
     layer.to(device=reference.device)
     if reference.is_meta:
         return
-    count = DRAWN * getattr(operator.options, "K", 16)
+    count = DRAWN * getattr(operator.config, "K", 16)
     generator = torch.Generator().manual_seed(0)
     layer.observe(torch.randn(count, site.groups * site.D, generator=generator))
     layer.fit()

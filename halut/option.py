@@ -27,12 +27,13 @@ def option(
     choices: Sequence[str] = (),
     needs: Needs | None = None,
 ) -> Any:
-    """A dataclass field with its text; a list, a dict or a class as default is made anew."""
+    """A dataclass field with its text; a list, a dict, or what a class or function makes, as its
+    default is made anew."""
     metadata = {"help": text, "choices": tuple(choices), "needs": needs}
     if isinstance(default, list | dict):
         kept = default
         return dataclasses.field(default_factory=lambda: kept.copy(), metadata=metadata)
-    if isinstance(default, type):
+    if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -176,3 +177,16 @@ def unknown(noun: str, value: str, choices: Collection[str]) -> str:
     near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"unknown {noun} {value!r}; {hint}choose one of: {', '.join(choices)}"
+
+
+def choice(key: str, value: Any, choices: Collection[str]) -> None:
+    """Raise HalutError unless the option's value is one of `choices`."""
+    if value not in choices:
+        raise HalutError(unknown(key, value, choices))
+
+
+def between(key: str, value: float, low: float, high: float = float("inf"), why: str = "") -> None:
+    """Raise HalutError unless low <= value <= high, saying why."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"in {low}..{high}"
+        raise HalutError(f"{key} must be {bounds}, got {value}{why and f': {why}'}")

@@ -241,7 +241,7 @@ def test_what_is_saved_is_loaded_without_a_registry(config, tmp_path):
         halut.load(tmp_path / "mine")
     card = (tmp_path / "mine/README.md").read_text()
     assert "halut.load_into(network, FOLDER)" in card
-    assert f"| mix | {config.operator} |" in card
+    assert f"| mix | {config.name} |" in card
     assert "None" not in card
 
 

@@ -14,7 +14,7 @@ from halut.data import schemas as schemas_of_data
 from halut.models.config import ModelConfig
 from halut.option import default_of
 from halut.pipes import CODE
-from halut.replace.operator_registry import operator_names, operator_type
+from halut.replace.operator_registry import config_type, operator_names
 from halut.training.config.evaluate_config import EvaluateConfig
 from halut.training.config.run_config import TrainConfig
 
@@ -24,7 +24,7 @@ SCHEMAS = [
     EvaluateConfig,
     ModelConfig,
     *schemas_of_data().values(),
-    *(operator_type(name).Options for name in operator_names()),
+    *(config_type(name) for name in operator_names()),
 ]
 SCREENS = 2 * 25
 
@@ -59,7 +59,7 @@ def test_a_group_is_explained_within_two_screens(train, group):
     assert 1 <= len(lines) <= SCREENS
     name, _, choice = group.partition("=")
     if name == "halut" and choice not in ("", "exact"):
-        kind = operator_type(choice).Options
+        kind = config_type(choice)
         for field in dataclasses.fields(kind):
             assert f"halut.{field.name}" in outcome.out
 

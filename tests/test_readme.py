@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from torch import nn
 from halut.bench.main import parser as bench_parser
 from halut.cli import USAGE
 from halut.errors import HalutError
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import operator_of
 from halut.sites.find import find_sites
 from halut.training.config.hydra_schemas import conf_dir, register
 from halut.training.config.run_config import check
@@ -96,12 +95,11 @@ def check_command(command: str) -> None:
     given = [word for word in shlex.split(command)[2:] if word != "-m"]
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         for overrides in (first_values(given), first_values(given, last=True)):
-            settings, _, _ = typed(compose("train", overrides=overrides))
+            settings = typed(compose("train", overrides=overrides))
             check(settings)
             keys = [override.partition("=")[0].lstrip("+") for override in overrides]
             refuse({key: key for key in keys}, ineffective(settings, keys))
-            options = asdict(settings.halut)
-            operator_type(options.pop("name"))(**options).build(convolution)
+            operator_of(settings.halut).build(convolution)
 
 
 def test_the_verbs_of_the_readme_are_known_and_take_its_options(capsys):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.find import Site
 from halut.sites.plan import Entry, Plan
 
@@ -90,6 +90,6 @@ def _cost(entry: Entry) -> Mapping[str, int] | None:
     if not entry.replaced:
         return None
     with torch.random.fork_rng(devices=[]):  # an operator may draw what it starts from
-        layer = operator_type(entry.operator)(**entry.options).build(entry.site)
+        layer = make_operator(entry.operator, **entry.options).build(entry.site)
     cost: Mapping[str, int] = layer.cost()  # type: ignore[operator]
     return cost

@@ -14,7 +14,7 @@ from halut.bench.suites import Case
 from halut.inference.bit_layers import BitLayer
 from halut.layers.codec import CodecLayer
 from halut.ops import bit_product
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.find import site_of
 
 ROUNDING = 1e-5
@@ -36,7 +36,7 @@ def counted(case: Case) -> CodecLayer:
     """The layer of LQ-Nets in place of `exact_layer(case)`, its bases as published."""
     exact, width = inputs.exact_layer(case), case.options["width"]
     options = {"width": width, "fitted": False, "contraction": "popcount"}
-    layer = operator_type("lqnet")(**options).build(site_of(case.name, exact, 1), exact)
+    layer = make_operator("lqnet", **options).build(site_of(case.name, exact, 1), exact)
     assert isinstance(layer, CodecLayer)
     return copy.deepcopy(layer).eval().requires_grad_(False)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from halut.bench.suites import Case
 from halut.encoders.tree import TreeEncoder
 from halut.layers import LUTLayer
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.calibration import patch_rows, row_count
 from halut.sites.find import site_of
 
@@ -66,7 +66,7 @@ def learned_layer(case: Case) -> LUTLayer:
     site = site_of(case.name, exact, 1)
     drawn = torch.randperm(row_count(x, site), generator=generator(case))[:ROWS]
     options = {"V": case.options["V"], "K": case.options.get("K", 16), "ridge": None}
-    layer = operator_type("tree")(**options).build(site, exact)
+    layer = make_operator("tree", **options).build(site, exact)
     assert isinstance(layer, LUTLayer)
     layer.observe(patch_rows(x, site, drawn))
     layer.fit()
@@ -77,7 +77,7 @@ def drawn_layer(case: Case) -> LUTLayer:
     """The same layer with nothing learned: trees and tables are drawn, which takes no time."""
     exact = exact_layer(case)
     options = {"V": case.options["V"], "K": case.options.get("K", 16), "ridge": None}
-    layer = operator_type("tree")(**options).build(site_of(case.name, exact, 1), exact)
+    layer = make_operator("tree", **options).build(site_of(case.name, exact, 1), exact)
     assert isinstance(layer, LUTLayer)
     assert isinstance(layer.encoder, TreeEncoder)
     drawn, encoder = generator(case), layer.encoder

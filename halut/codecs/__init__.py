@@ -7,10 +7,10 @@ writing it (and conf/halut/NAME.yaml).
 from importlib import import_module
 from pkgutil import iter_modules
 
-from halut.codecs.base import Codec, CodecOptions, Coded, Layout, codecs
+from halut.codecs.base import Codec, Coded, Layout, codecs
 from halut.codecs.straight_through import straight_through
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Codec", "CodecOptions", "Coded", "Layout", "codecs", "straight_through"]
+__all__ = ["Codec", "Coded", "Layout", "codecs", "straight_through"]

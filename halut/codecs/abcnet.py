@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, choice, codecs
+from halut.codecs.base import Codec, Coded, Layout, codecs
 from halut.codecs.bases import fit_bases, signs_at, solved_alpha, windows
 from halut.codecs.planes import Planes, Steps
 from halut.codecs.straight_through import straight_through
+from halut.configs import ABCNet
 from halut.ops.power_of_two import unit_of
-from halut.option import option
-
-
-@dataclass
-class ABCNetOptions(CodecOptions):
-    """`width` bases, M of weights, N of activations; what of a weight shares alpha and shifts."""
-
-    width: int = option(3, "bases, 1..8")
-    per: str = option(
-        "auto", "what of a weight shares its factors", choices=("auto", "tensor", "channel")
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("width", self.width, 1, 8)
-        choice("per", self.per, ("auto", "tensor", "channel"))
 
 
 @codecs.register("abcnet")
@@ -51,12 +35,12 @@ class ABCNetCodec(Codec):
     Scales are [R, 2, n]: alpha, and the thresholds that x is compared with; R = 1, or outputs.
     """
 
-    Options = ABCNetOptions
+    Config = ABCNet
     scale_bits = 32
     binary = True
     unit: Tensor
 
-    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+    def __init__(self, layout: Layout, options: ABCNet | None = None) -> None:
         super().__init__(layout, options)
         N = self.width
         if not layout.dynamic:
@@ -70,7 +54,7 @@ class ABCNetCodec(Codec):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @classmethod
-    def refuses(cls, role: str, options: ABCNetOptions) -> str | None:
+    def refuses(cls, role: str, options: ABCNet) -> str | None:
         if role == "activation" and options.per == "channel":
             return "abcnet has one basis for all inputs; choose per=tensor, or auto"
         return None

@@ -12,14 +12,11 @@ from torch import Tensor, nn
 from halut.codecs.packing import pack, unpack
 from halut.codecs.planes import Planes, Steps
 from halut.codecs.straight_through import straight_through
-from halut.errors import HalutError
-from halut.option import option, unknown
+from halut.configs import FACTORS, CodecConfig
+from halut.option import choice
 from halut.registry import Registry
 
 codecs: Registry[type[Codec]] = Registry("codec")
-
-ROLES = ("weight", "activation", "bias")
-GRADIENTS = ("auto", "identity", "clipped")
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,7 @@ class Layout:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise HalutError(f"unknown role {self.role!r}; choose one of: {', '.join(ROLES)}")
+        choice("role", self.role, FACTORS)
 
     @property
     def dynamic(self) -> bool:
@@ -59,20 +55,6 @@ class Coded:
     scales: Tensor | None = None
 
 
-@dataclass
-class CodecOptions:
-    """Options every codec has; subclass to add your own."""
-
-    gradient: str = option(
-        "auto",
-        "straight-through; clipped: zero where saturated; auto: clipped for activations",
-        choices=GRADIENTS,
-    )
-
-    def __post_init__(self) -> None:
-        choice("gradient", self.gradient, GRADIENTS)
-
-
 class Codec(nn.Module):
     """Maps values to a coarser set: `encode` to integer codes and scales, `decode` back.
 
@@ -81,7 +63,8 @@ class Codec(nn.Module):
     (layout, options) alone, so that a codec built empty can be loaded from a state dict.
     """
 
-    Options: ClassVar[type[CodecOptions]] = CodecOptions
+    Config: ClassVar[type[CodecConfig]] = CodecConfig
+    """Its options; without any of its own, those that every codec has."""
     shared: ClassVar[tuple[str, ...]] = ("weight", "activation")
     """What halut=NAME applies to, unless halut.weight or halut.activation say otherwise."""
     signed: ClassVar[bool] = False
@@ -94,12 +77,12 @@ class Codec(nn.Module):
     def __init__(self, layout: Layout, options: Any = None) -> None:
         super().__init__()
         self.layout = layout
-        self.options: Any = options if options is not None else self.options_type()()
+        self.options: Any = self.settled(options if options is not None else self.Config())
 
     @classmethod
-    def options_type(cls) -> type[CodecOptions]:
-        """The dataclass of its options."""
-        return cls.Options
+    def settled(cls, config: Any) -> Any:
+        """The configuration with what its other options decide; itself, of most codecs."""
+        return config
 
     @classmethod
     def refuses(cls, role: str, options: Any) -> str | None:
@@ -237,15 +220,3 @@ class Codec(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.layout.role}, {self.width} bits"
-
-
-def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise HalutError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise HalutError(unknown(f"halut.{name}", value, choices))
-
-
-def between(name: str, value: float, low: float, high: float, why: str = "") -> None:
-    """Raise HalutError unless low <= value <= high, saying why."""
-    if not low <= value <= high:
-        raise HalutError(f"halut.{name} must be in {low}..{high}, got {value}{why and f': {why}'}")

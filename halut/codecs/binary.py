@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from halut.codecs.base import codecs
-from halut.codecs.mean_scale import MeanScaleCodec, MeanScaleOptions
-from halut.option import option
-
-
-@dataclass
-class BinaryOptions(MeanScaleOptions):
-    """`unsigned`: {0, 1} times the mean magnitude instead of {-1, 1}."""
-
-    unsigned: bool = option(False, "{0, 1} times mean abs, not +-1")
+from halut.codecs.mean_scale import MeanScaleCodec
+from halut.configs import Binary
 
 
 @codecs.register("binary")
 class BinaryCodec(MeanScaleCodec):
     """+1 where x >= 0, else -1; unsigned: mean abs x where x > 0, else 0, so that zero stays."""
 
-    Options = BinaryOptions
+    Config = Binary
 
     @property
     def scaled(self) -> bool:

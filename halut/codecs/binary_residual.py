@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, codecs
+from halut.codecs.base import Codec, Coded, Layout, codecs
 from halut.codecs.planes import Planes
 from halut.codecs.straight_through import straight_through
-from halut.option import option
-
-
-@dataclass
-class BinaryResidualOptions(CodecOptions):
-    """`levels` signs L; `start` of their factors: fitted to the data, or as published."""
-
-    levels: int = option(2, "signs, 1..8")
-    fitted: bool = option(True, "start from the residuals' means; false: 2/3, 1/3")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("levels", self.levels, 1, 8)
+from halut.configs import BinaryResidual
 
 
 @codecs.register("binary_residual")
@@ -35,11 +21,11 @@ class BinaryResidualCodec(Codec):
     the mean magnitude of every residual instead, unless halut.fitted is false.
     """
 
-    Options = BinaryResidualOptions
+    Config = BinaryResidual
     scale_bits = 32
     binary = True
 
-    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+    def __init__(self, layout: Layout, options: BinaryResidual | None = None) -> None:
         super().__init__(layout, options)
         L = self.options.levels
         self.g = nn.Parameter(torch.arange(L, 0, -1) * 2.0 / (L * (L + 1)))

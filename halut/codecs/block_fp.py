@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from halut.codecs.base import CodecOptions, between, codecs
+from halut.codecs.base import codecs
 from halut.codecs.powers import floor_log2, times_power
-from halut.codecs.shared_exponent import BlockOptions, SharedExponentCodec
-from halut.option import option
-
-
-@dataclass
-class BlockFpOptions(BlockOptions):
-    """`width` bits: sign and mantissa."""
-
-    width: int = option(8, "bits with the sign, 2..24")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("width", self.width, 2, 24, "float32 has no longer mantissa")
+from halut.codecs.shared_exponent import SharedExponentCodec
+from halut.configs import BlockFP, CodecConfig
 
 
 @codecs.register("block_fp")
@@ -30,7 +18,7 @@ class BlockFpCodec(SharedExponentCodec):
     """m 2^(E - w + 2), E = floor(log2 max abs x) of the block, m rounded to even within
     +-(2^(w-1) - 1): the sign and w - 1 bits of mantissa."""
 
-    Options: ClassVar[type[CodecOptions]] = BlockFpOptions
+    Config: ClassVar[type[CodecConfig]] = BlockFP
     signed = True
 
     @property

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from halut.codecs.base import between, codecs
+from halut.codecs.base import codecs
 from halut.codecs.log import decode_log, encode_log, exponent_of_log
-from halut.codecs.shared_exponent import BlockOptions, SharedExponentCodec
-from halut.option import option
-
-
-@dataclass
-class BlockLogOptions(BlockOptions):
-    """`width` bits: sign and exponent."""
-
-    width: int = option(4, "bits, 2..8")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("width", self.width, 2, 8, "float32 has no wider range")
+from halut.codecs.shared_exponent import SharedExponentCodec
+from halut.configs import BlockLog
 
 
 @codecs.register("block_log")
 class BlockLogCodec(SharedExponentCodec):
     """log elements, the highest of them the power of two nearest to the block's maximum."""
 
-    Options = BlockLogOptions
+    Config = BlockLog
 
     @property
     def width(self) -> int:

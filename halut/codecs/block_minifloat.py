@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from halut.codecs.base import codecs
-from halut.codecs.minifloat_ieee import check_fields, decode_ieee, encode_ieee, largest_ieee
+from halut.codecs.minifloat_ieee import decode_ieee, encode_ieee, largest_ieee
 from halut.codecs.powers import HIGHEST, LOWEST, floor_log2, times_power
-from halut.codecs.shared_exponent import BlockOptions, SharedExponentCodec
-from halut.option import option
-
-
-@dataclass
-class BlockMinifloatOptions(BlockOptions):
-    """`width` bits: sign, `exponent` bits, and the mantissa in the rest."""
-
-    width: int = option(8, "bits, 2..16")
-    exponent: int = option(4, "bits of the exponent")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_fields(self.width, self.exponent)
+from halut.codecs.shared_exponent import SharedExponentCodec
+from halut.configs import BlockMinifloat
 
 
 @codecs.register("block_minifloat")
 class BlockMinifloatCodec(SharedExponentCodec):
     """minifloat_ieee elements, their bias the highest at which the block's maximum is in range."""
 
-    Options = BlockMinifloatOptions
+    Config = BlockMinifloat
 
     @property
     def width(self) -> int:

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from halut.codecs.base import Codec, CodecOptions, Coded, Layout, codecs
-from halut.codecs.factors import union_fields
+from halut.codecs.base import Codec, Coded, Layout, codecs
 from halut.codecs.prune import sparse_bits, sparse_export, sparse_restore
+from halut.configs import Chain, CodecConfig, codec_options
 from halut.errors import HalutError
-from halut.option import option
-
-
-@dataclass
-class ChainOptions(CodecOptions):
-    """`codecs` in their order, and the options of each by their own names."""
-
-    codecs: list[str] = option(["prune", "integer"], "prune, then a number format")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_members(self.codecs)
-        for name in self.codecs:
-            own = member_options(name, self)
-            for key, value in dataclasses.asdict(own).items():
-                if getattr(self, key) is None:
-                    setattr(self, key, value)
 
 
 def check_members(names: list[str]) -> None:
@@ -45,18 +27,11 @@ def check_members(names: list[str]) -> None:
         )
 
 
-def member_options(name: str, options: ChainOptions) -> Any:
-    """The options of one member; what the chain leaves open has the member's default."""
-    kind = codecs[name].options_type()
-    every = {f.name: getattr(options, f.name) for f in dataclasses.fields(kind)}
-    return kind(**{key: value for key, value in every.items() if value is not None})
-
-
-@functools.cache
-def _options_type(names: tuple[str, ...]) -> type[ChainOptions]:
-    known = {f.name for f in dataclasses.fields(ChainOptions)}
-    fields = [entry for entry in union_fields(names) if entry[0] not in known]
-    return dataclasses.make_dataclass("ChainOptions", fields, bases=(ChainOptions,))
+def member_config(name: str, config: Any) -> CodecConfig:
+    """The configuration of one member; what the chain leaves open has the member's default."""
+    kind = codecs[name].Config
+    options = {key: getattr(config, key, None) for key in codec_options(kind)}
+    return kind(name=name, **{key: value for key, value in options.items() if value is not None})
 
 
 @codecs.register("chain")
@@ -66,27 +41,36 @@ class ChainCodec(Codec):
     Scales are those of the values that stay. The gradient passes where every member lets it pass.
     """
 
-    Options = ChainOptions
+    Config = Chain
 
-    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+    def __init__(self, layout: Layout, options: Chain | None = None) -> None:
         super().__init__(layout, options)
-        members = [codecs[n](layout, member_options(n, self.options)) for n in self.options.codecs]
+        members = [codecs[n](layout, member_config(n, self.options)) for n in self.options.codecs]
         self.selectors = nn.ModuleList(members[:-1])
         self.format = members[-1]
         self.signed = self.format.signed  # type: ignore[misc]
         self.scale_bits = self.format.scale_bits  # type: ignore[misc]
 
     @classmethod
-    def options_type(cls) -> type[CodecOptions]:
-        return _options_type(tuple(name for name in codecs if name != "chain"))
+    def settled(cls, config: Any) -> Any:
+        """With the defaults of its members where the chain leaves an option open."""
+        check_members(config.codecs)
+        config = copy.copy(config)
+        for name in config.codecs:
+            member = member_config(name, config)
+            for key in codec_options(type(member)):
+                if getattr(config, key, None) is None:
+                    setattr(config, key, getattr(member, key))
+        return config
 
     @classmethod
     def refuses(cls, role: str, options: Any) -> str | None:
-        found = (codecs[n].refuses(role, member_options(n, options)) for n in options.codecs)
-        return next((reason for reason in found if reason), None)
+        reasons = (codecs[n].refuses(role, member_config(n, options)) for n in options.codecs)
+        return next((reason for reason in reasons if reason), None)
 
     @classmethod
     def shared_with(cls, role: str, options: Any) -> str | None:
+        check_members(options.codecs)
         members = [name for name in options.codecs if role in codecs[name].shared]
         return None if not members else members[0] if len(members) == 1 else "chain"
 

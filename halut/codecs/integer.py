@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from halut.codecs.base import between, choice, codecs
-from halut.codecs.powers import HIGHEST, LOWEST, floor_log2, times_power
-from halut.codecs.shared_exponent import GranularOptions, SharedExponentCodec
-from halut.option import option, where
-
-
-@dataclass
-class IntegerOptions(GranularOptions):
-    """`width` bits with the sign; `fraction` of them, f, behind the point, or calibrated.
-
-    calibrate: `max`, the largest f with max abs x < 2^(w-1-f), so that nothing loses more than a
-    step; `mse`, the f of least squared error among that and the three above it.
-    """
-
-    width: int = option(8, "bits with the sign, 2..32")
-    fraction: int | None = option(None, "bits behind the point; null: calibrated")
-    calibrate: str = option(
-        "max",
-        "the point: no value cut off, or least squared error",
-        choices=("max", "mse"),
-        needs=where(lambda own: own.fraction is None, "it needs fraction=null"),
-    )
-    fixed = "fraction"  # no annotation: not an option
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("width", self.width, 2, 32)
-        choice("calibrate", self.calibrate, ("max", "mse"))
-        if self.fraction is not None:
-            between("fraction", self.fraction, -HIGHEST, -LOWEST)
+from halut.codecs.base import codecs
+from halut.codecs.powers import LOWEST, floor_log2, times_power
+from halut.codecs.shared_exponent import SharedExponentCodec
+from halut.configs import Integer
 
 
 @codecs.register("integer")
@@ -47,7 +19,7 @@ class IntegerCodec(SharedExponentCodec):
     4 / 6 / 8 / 16 bits.
     """
 
-    Options = IntegerOptions
+    Config = Integer
     signed = True
 
     @property

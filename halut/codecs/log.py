@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from halut.codecs.base import between, codecs
+from halut.codecs.base import codecs
 from halut.codecs.powers import round_log2, times_power
-from halut.codecs.shared_exponent import GranularOptions, SharedExponentCodec
-from halut.option import option
-
-
-@dataclass
-class LogOptions(GranularOptions):
-    """`width` bits: sign and exponent; `exponent_bias` b, or calibrated to the largest value."""
-
-    width: int = option(8, "bits, 2..8")
-    exponent_bias: int | None = option(None, "bias of the exponent; null: calibrated")
-    fixed = "exponent_bias"  # no annotation: not an option
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("width", self.width, 2, 8, "float32 has no wider range")
-        if self.exponent_bias is not None:
-            between("exponent_bias", self.exponent_bias, 2 ** (self.width - 1) - 128, 126)
+from halut.codecs.shared_exponent import SharedExponentCodec
+from halut.configs import Log
 
 
 def encode_log(x: Tensor, width: int) -> Tensor:
@@ -60,7 +43,7 @@ class LogCodec(SharedExponentCodec):
     has, is zero too. b is calibrated per tensor or channel, unless halut.exponent_bias gives it.
     """
 
-    Options = LogOptions
+    Config = Log
 
     @property
     def width(self) -> int:

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, codecs
+from halut.codecs.base import Codec, Coded, Layout, codecs
 from halut.codecs.planes import Planes, Steps, just_above
 from halut.codecs.straight_through import straight_through
-from halut.option import option
+from halut.configs import LQNet
 
 DAMPING = 1e-4
 DECAY = 0.9
 QUARTILE = 0.6745  # of N(0, 1)
 CALIBRATION_STEPS = 100
 CALIBRATION_VALUES = 2**20
-
-
-@dataclass
-class LQNetOptions(CodecOptions):
-    """`width` vectors n of a basis; start of the basis: fitted to the data, or as published."""
-
-    width: int = option(2, "bits n, 1..4")
-    fitted: bool = option(True, "start fitted to the data; false: as published")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("width", self.width, 1, 4)
 
 
 @codecs.register("lqnet")
@@ -51,12 +38,12 @@ class LQNetCodec(Codec):
     there, s being the root mean square of the data, unless halut.fitted is false.
     """
 
-    Options = LQNetOptions
+    Config = LQNet
     scale_bits = 32
     binary = True
     v: Tensor
 
-    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+    def __init__(self, layout: Layout, options: LQNet | None = None) -> None:
         super().__init__(layout, options)
         s = math.sqrt(2 / (layout.shape[0] * layout.shape[1])) if layout.dynamic else 1.0
         R = layout.shape[0] if layout.dynamic else 1

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from halut.codecs.base import Codec, CodecOptions, Coded, Layout, choice
+from halut.codecs.base import Codec, Coded, Layout
 from halut.codecs.planes import Planes, Steps, just_above
-from halut.option import option
+from halut.configs import CodecConfig
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class MeanScaleOptions(CodecOptions):
-    """What shares a scale; auto: each output channel of a weight, all of the activations."""
-
-    per: str = option(
-        "auto",
-        "what shares a scale; auto: channel for weights, tensor for activations",
-        choices=("auto", "tensor", "channel"),
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choice("per", self.per, ("auto", "tensor", "channel"))
 
 
 class MeanScaleCodec(Codec):
@@ -42,7 +26,7 @@ class MeanScaleCodec(Codec):
     binary = True
     levels: tuple[float, float]
 
-    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+    def __init__(self, layout: Layout, options: CodecConfig | None = None) -> None:
         super().__init__(layout, options)
         if not layout.dynamic and self.scaled:
             shape = layout.shape if self.per == "channel" else (1,) * len(layout.shape)

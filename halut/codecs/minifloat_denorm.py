@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from halut.codecs.base import codecs
-from halut.codecs.minifloat_ieee import MinifloatIeeeCodec, MinifloatOptions
+from halut.codecs.minifloat_ieee import MinifloatIeeeCodec
 from halut.codecs.powers import floor_log2, times_power
-from halut.option import redefined
-
-
-@dataclass
-class MinifloatDenormOptions(MinifloatOptions):
-    """`width` bits: sign, `exponent` bits, and the mantissa, of one bit at least, in the rest."""
-
-    width: int = redefined(MinifloatOptions, "width", 8)
-
-    least_mantissa = 1
+from halut.configs import MinifloatDenorm
 
 
 @codecs.register("minifloat_denorm")
@@ -33,7 +22,7 @@ class MinifloatDenormCodec(MinifloatIeeeCodec):
     does not.
     """
 
-    Options = MinifloatDenormOptions
+    Config = MinifloatDenorm
 
     def element_limits(self) -> tuple[float, float]:
         largest = (1 - 2.0**-self.mantissa) * 2.0 ** (2 ** (self.options.exponent - 1))

@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from halut.codecs.base import CodecOptions, between, codecs
+from halut.codecs.base import codecs
 from halut.codecs.powers import floor_log2, times_power
 from halut.codecs.shared_exponent import SharedExponentCodec
-from halut.option import option
-
-
-@dataclass
-class MinifloatOptions(CodecOptions):
-    """`width` bits: sign, `exponent` bits, and the mantissa in the rest."""
-
-    width: int = option(8, "bits, 2..16")
-    exponent: int = option(4, "bits of the exponent")
-    exponent_bias: int | None = option(None, "null: 2^(exponent - 1) - 1")
-
-    least_mantissa = 0  # no annotation: not an option
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_fields(self.width, self.exponent, self.least_mantissa)
-        if self.exponent_bias is not None:
-            between("exponent_bias", self.exponent_bias, 2**self.exponent - 128, 126)
-
-
-def check_fields(width: int, exponent: int, least_mantissa: int = 0) -> None:
-    """Raise HalutError unless sign, exponent and mantissa fit the width, and float32 the range."""
-    between("width", width, 2 + least_mantissa, 16)
-    highest = min(width - 1 - least_mantissa, 7)
-    why = "the sign and the mantissa need bits too" if highest < 7 else "float32 has no wider range"
-    between("exponent", exponent, 1, highest, f"of {width} bits, {why}")
+from halut.configs import MinifloatIEEE
 
 
 def encode_ieee(x: Tensor, exponent: int, mantissa: int) -> Tensor:
@@ -76,7 +49,7 @@ class MinifloatIeeeCodec(SharedExponentCodec):
     exponent it is torch.float8_e4m3fn up to 448, where that keeps its NaN.
     """
 
-    Options = MinifloatOptions
+    Config = MinifloatIEEE
 
     @property
     def width(self) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halut.codecs.base import CodecOptions, codecs
+from halut.codecs.base import codecs
 from halut.codecs.block_fp import BlockFpCodec
+from halut.configs import MXINT8
 
 BLOCK = 32
 
@@ -18,7 +19,7 @@ class Mxint8Codec(BlockFpCodec):
     Block floating point of 8 bits, stored as the standard says: m int8, scale uint8 with bias 127.
     """
 
-    Options = CodecOptions
+    Config = MXINT8
     whole_block = BLOCK
 
     @property

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.utils import prune as torch_prune
 
-from halut.codecs.base import Codec, CodecOptions, Coded, Layout, choice, codecs
+from halut.codecs.base import Codec, Coded, Layout, codecs
 from halut.codecs.packing import pack, unpack
+from halut.configs import Prune
 from halut.errors import HalutError
-from halut.option import option, where
 
 METHODS = {"l1": torch_prune.L1Unstructured, "random": torch_prune.RandomUnstructured}
-
-
-@dataclass
-class PruneOptions(CodecOptions):
-    """`sparsity`: the share of zeros; `method` picks them; `scope`: of each layer, or of all."""
-
-    sparsity: float = option(0.5, "share of zeros, from 0 to below 1")
-    method: str = option(
-        "l1",
-        "which become zero: l1, the smallest, or random ones",
-        choices=tuple(METHODS),
-        needs=where(lambda own: own.sparsity > 0, "it needs sparsity above 0"),
-    )
-    scope: str = option(
-        "local",
-        "a share of each layer, or of all together",
-        choices=("local", "global"),
-        needs=where(lambda own: own.sparsity > 0, "it needs sparsity above 0"),
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choice("method", self.method, tuple(METHODS))
-        choice("scope", self.scope, ("local", "global"))
-        if not 0 <= self.sparsity < 1:
-            raise HalutError(f"halut.sparsity must be at least 0 and below 1, got {self.sparsity}")
 
 
 @codecs.register("prune")
@@ -52,17 +24,17 @@ class PruneCodec(Codec):
     is those that stay, and a bit for every place.
     """
 
-    Options = PruneOptions
+    Config = Prune
     shared = ("weight",)
     selects = True
     mask: Tensor
 
-    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+    def __init__(self, layout: Layout, options: Prune | None = None) -> None:
         super().__init__(layout, options)
         self.register_buffer("mask", torch.ones(layout.shape, dtype=torch.bool))
 
     @classmethod
-    def refuses(cls, role: str, options: PruneOptions) -> str | None:
+    def refuses(cls, role: str, options: Prune) -> str | None:
         if options.scope == "global" and role != "weight":
             return "scope=global compares weights; choose scope=local"
         return None

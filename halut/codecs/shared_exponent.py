@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, choice
+from halut.codecs.base import Codec, Coded, Layout
 from halut.codecs.powers import HIGHEST, LOWEST, times_power
-from halut.option import option, where
+from halut.configs import CodecConfig
 
 GRANULARITIES = ("auto", "tensor", "channel", "block")
-
-
-@dataclass
-class GranularOptions(CodecOptions):
-    """What shares an exponent; auto: each output channel of a weight, all of the activations."""
-
-    fixed = ""  # no annotation: not an option
-    """The option that fixes the exponent, where it is not null; "": none does."""
-
-    per: str = option(
-        "auto",
-        "what shares a scale; auto: channel for weights, tensor for activations",
-        choices=GRANULARITIES,
-        needs=where(lambda own: not own.is_fixed(), "a fixed scale is shared by all"),
-    )
-    block: int = option(
-        16,
-        "values of a block along the input axis",
-        needs=where(lambda own: own.per == "block" and not own.is_fixed(), "it needs per=block"),
-    )
-
-    def is_fixed(self) -> bool:
-        """True if an option gives the exponent."""
-        return bool(self.fixed) and getattr(self, self.fixed) is not None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        choice("per", self.per, GRANULARITIES)
-        between("block", self.block, 1, 65_536)
-
-
-@dataclass
-class BlockOptions(CodecOptions):
-    """A shared exponent for every `block` values along the input axis; the last may be shorter."""
-
-    block: int = option(16, "values of a block along the input axis")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("block", self.block, 1, 65_536)
 
 
 class SharedExponentCodec(Codec):
@@ -69,7 +27,7 @@ class SharedExponentCodec(Codec):
     whole_block = 1
     """Values of a whole block where no option says it."""
 
-    def __init__(self, layout: Layout, options: CodecOptions | None = None) -> None:
+    def __init__(self, layout: Layout, options: CodecConfig | None = None) -> None:
         super().__init__(layout, options)
         if not layout.dynamic and self.per != "block" and self.fixed_exponent() is None:
             per_channel = self.per == "channel"

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from halut.codecs.base import between, choice, codecs
-from halut.codecs.integer import IntegerCodec, IntegerOptions
-from halut.option import option
+from halut.codecs.base import codecs
+from halut.codecs.integer import IntegerCodec
+from halut.configs import SignMagnitude
 
 SHARING = ("auto", "tensor", "channel")
-
-
-@dataclass
-class SignMagnitudeOptions(IntegerOptions):
-    """As `integer`, up to a byte, and without blocks: a sum of products has one scale.
-
-    A magnitude has all `width` bits, so that -2^(width - 1) has one too: |-128| = 128.
-    """
-
-    width: int = option(8, "bits with the sign, 2..8")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        between("width", self.width, 2, 8, "magnitudes are bytes")
-        choice("per", self.per, SHARING)
 
 
 @codecs.register("sign_magnitude")
@@ -33,10 +16,10 @@ class SignMagnitudeCodec(IntegerCodec):
     Codes are stored in two's complement: the sign and |-128| apart would take nine bits.
     """
 
-    Options = SignMagnitudeOptions
+    Config = SignMagnitude
 
     @classmethod
-    def refuses(cls, role: str, options: SignMagnitudeOptions) -> str | None:
+    def refuses(cls, role: str, options: SignMagnitude) -> str | None:
         if role == "activation" and options.per == "channel":
             return "activations of one sum need one scale; halut.activation.per=tensor"
         return None

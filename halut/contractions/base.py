@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from halut.codecs.factors import Spec
+from halut.codecs.factors import QuantSpec
 from halut.errors import HalutError
 from halut.registry import Registry
 from halut.sites.find import Site
@@ -34,12 +34,12 @@ class Contraction:
     """Multiplies what the codecs of a layer made of its input and its weight."""
 
     @classmethod
-    def preferred(cls, weight: Spec | None, activation: Spec | None) -> bool:
+    def preferred(cls, weight: QuantSpec | None, activation: QuantSpec | None) -> bool:
         """True if halut.contraction=auto means this one for what these codecs make."""
         return False
 
     @classmethod
-    def refuses(cls, weight: Spec | None, activation: Spec | None) -> str | None:
+    def refuses(cls, weight: QuantSpec | None, activation: QuantSpec | None) -> str | None:
         """Why it cannot multiply what these codecs make, or None if it can."""
         return None
 
@@ -52,7 +52,7 @@ class Contraction:
         raise NotImplementedError
 
 
-def chosen(name: str, weight: Spec | None, activation: Spec | None) -> str:
+def chosen(name: str, weight: QuantSpec | None, activation: QuantSpec | None) -> str:
     """The contraction that halut.contraction=NAME means; auto: what the codecs prefer, or dense.
 
     Raises HalutError on an unknown name, and for codecs that it refuses.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from halut.codecs import codecs
-from halut.codecs.factors import Spec
+from halut.codecs.factors import QuantSpec
 from halut.contractions.base import contractions
 from halut.contractions.dense import Dense
 
@@ -20,7 +20,7 @@ class Popcount(Dense):
     """
 
     @classmethod
-    def refuses(cls, weight: Spec | None, activation: Spec | None) -> str | None:
+    def refuses(cls, weight: QuantSpec | None, activation: QuantSpec | None) -> str | None:
         known = [name for name, kind in codecs.items() if kind.binary]
         for role, spec in (("weight", weight), ("activation", activation)):
             name = "null" if spec is None else spec["name"]

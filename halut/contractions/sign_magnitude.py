@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from halut.codecs.factors import Spec
+from halut.codecs.factors import QuantSpec
 from halut.contractions.base import Contraction, Quantized, contractions
 from halut.ops.integer.sign_magnitude import check_inputs
 from halut.sites.find import Site, exact_product
@@ -22,11 +22,11 @@ class SignMagnitude(Contraction):
     """
 
     @classmethod
-    def preferred(cls, weight: Spec | None, activation: Spec | None) -> bool:
+    def preferred(cls, weight: QuantSpec | None, activation: QuantSpec | None) -> bool:
         return all(spec is not None and spec["name"] == CODECS[1] for spec in (weight, activation))
 
     @classmethod
-    def refuses(cls, weight: Spec | None, activation: Spec | None) -> str | None:
+    def refuses(cls, weight: QuantSpec | None, activation: QuantSpec | None) -> str | None:
         for role, spec in (("weight", weight), ("activation", activation)):
             if spec is None or spec["name"] not in CODECS:
                 found = "a float" if spec is None else spec["name"]

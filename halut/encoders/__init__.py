@@ -9,7 +9,6 @@ from pkgutil import iter_modules
 
 from halut.encoders.base import (
     Encoder,
-    EncoderOptions,
     as_answer,
     encoders,
     shared_prototypes,
@@ -22,7 +21,6 @@ for _module in iter_modules(__path__):
 
 __all__ = [
     "Encoder",
-    "EncoderOptions",
     "LookupTable",
     "as_answer",
     "check_rows",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from halut.configs import TableConfig
 from halut.encoders.lookup_table import LookupTable
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
@@ -28,11 +28,6 @@ BUFFERS = 12
 """Arrays of GC * K values per row an encoder's `assign` is taken to keep for its backward."""
 
 
-@dataclass
-class EncoderOptions:
-    """Options an encoder has beyond C, K and the table's; subclass to add your own."""
-
-
 class Encoder(nn.Module):
     """Maps rows [N, groups * D] to codes [N, groups * C] in [0, K).
 
@@ -44,7 +39,8 @@ class Encoder(nn.Module):
     that an encoder built empty can be loaded from a state dict.
     """
 
-    Options: ClassVar[type[EncoderOptions]] = EncoderOptions
+    Config: ClassVar[type[TableConfig]] = TableConfig
+    """Its options; without any of its own, those that every operator by tables has."""
     estimators: ClassVar[tuple[str, ...]] = ("identity",)
     """Gradient estimators it supports, its default first."""
     unit: Tensor
@@ -54,13 +50,13 @@ class Encoder(nn.Module):
     keeps_layout: ClassVar[bool] = False
     """True if `lookup` of a quantized table lays a map out in memory like x."""
 
-    def __init__(self, blocks: Blocks, K: int, options: EncoderOptions | None = None) -> None:
+    def __init__(self, blocks: Blocks, K: int, options: TableConfig | None = None) -> None:
         super().__init__()
         if not 2 <= K <= 256:
             raise HalutError(f"K must be in 2..256, got {K}")
         self.blocks = blocks
         self.K = K
-        self.options = options if options is not None else self.Options()
+        self.options = options if options is not None else self.Config(K=K)
         self.register_buffer("unit", torch.ones(()))
         self._last_unit: tuple[Tensor, int, float] | None = None
 

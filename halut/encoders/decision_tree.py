@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from halut.encoders.base import Encoder, EncoderOptions, encoders
+from halut.configs import DecisionTree
+from halut.encoders.base import Encoder, encoders
 from halut.encoders.tree import leaf_assignment, tree_depth
-from halut.errors import HalutError
 from halut.ops.blocks import Blocks, check_rows
-from halut.option import option
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.cart import NodeTree, learn_node_tree
 from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.kmeans import sampled
-
-
-@dataclass
-class DecisionTreeOptions(EncoderOptions):
-    """Decision trees: log2 K compares a code; every node tests an input of its own."""
-
-    learn_rows: int = option(16384, "rows drawn for k-means and the trees")
-    iterations: int = option(25, "iterations of k-means")
-
-    def __post_init__(self) -> None:
-        for name in ("learn_rows", "iterations"):
-            if getattr(self, name) < 1:
-                got = getattr(self, name)
-                raise HalutError(f"decision_tree encoder: {name} must be at least 1, got {got}")
 
 
 @encoders.register("decision_tree")
@@ -45,12 +29,12 @@ class DecisionTreeEncoder(Encoder):
     Raises HalutError unless K is a power of two in 2..256.
     """
 
-    Options = DecisionTreeOptions
+    Config = DecisionTree
     estimators = ("tree", "identity", "blend")
-    options: DecisionTreeOptions
+    options: DecisionTree
     node_dims: Tensor
 
-    def __init__(self, blocks: Blocks, K: int, options: DecisionTreeOptions | None = None) -> None:
+    def __init__(self, blocks: Blocks, K: int, options: DecisionTree | None = None) -> None:
         self.depth = tree_depth("decision_tree", K)
         super().__init__(blocks, K, options)
         self.register_buffer("node_dims", torch.tensor(blocks.starts)[:, None].repeat(1, K - 1))

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from halut import ops
-from halut.encoders.base import Encoder, EncoderOptions, encoders
+from halut.configs import PQ
+from halut.encoders.base import Encoder, encoders
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks, check_rows
 from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.nearest.encode import nearest_encoder_gradient
-from halut.option import option
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.kmeans import assign_nearest, kmeans, lloyd, sampled
 
 METRICS = {"l2": 2.0, "l1": 1.0, "chebyshev": float("inf")}
-
-
-@dataclass
-class PQOptions(EncoderOptions):
-    """Product quantization: the code is the nearest of K prototypes."""
-
-    metric: str = option("l2", "distance to a prototype; l2 is squared", choices=tuple(METRICS))
-    output_metric: bool = option(False, "measure l2 at the output: (x-p)' W_c W_c' (x-p)")
-    learn_rows: int = option(65536, "rows drawn for k-means")
-    iterations: int = option(25, "iterations of k-means")
-    restarts: int = option(1, "starts of k-means, of which the best is taken")
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            known = ", ".join(METRICS)
-            raise HalutError(f"pq encoder: metric must be one of {known}, got {self.metric!r}")
-        if self.output_metric and self.metric != "l2":
-            raise HalutError(f"pq encoder: output_metric needs metric l2, got {self.metric!r}")
-        for name in ("learn_rows", "iterations", "restarts"):
-            if getattr(self, name) < 1:
-                raise HalutError(
-                    f"pq encoder: {name} must be at least 1, got {getattr(self, name)}"
-                )
 
 
 @encoders.register("pq")
@@ -56,12 +32,12 @@ class PQEncoder(Encoder):
     Sources: Jegou et al., Product Quantization, PAMI 2011; Tang et al., LUT-NN, MobiCom 2023.
     """
 
-    Options = PQOptions
+    Config = PQ
     estimators = ("soft", "identity", "blend")
-    options: PQOptions
+    options: PQ
     roots: Tensor
 
-    def __init__(self, blocks: Blocks, K: int, options: PQOptions | None = None) -> None:
+    def __init__(self, blocks: Blocks, K: int, options: PQ | None = None) -> None:
         super().__init__(blocks, K, options)
         self.prototypes = nn.Parameter(torch.zeros(blocks.total, K, blocks.V))
         if self.options.output_metric:

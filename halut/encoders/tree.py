@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from halut import ops
-from halut.encoders.base import Encoder, EncoderOptions, encoders
+from halut.configs import Tree
+from halut.encoders.base import Encoder, encoders
 from halut.encoders.lookup_table import LookupTable
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks, check_rows
 from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.tree.encode import tree_encoder_gradient
 from halut.ops.tree.train import INPUTS as TRAINED
-from halut.option import option
 from halut.prototypes.tree_learning import learn_trees
-
-
-@dataclass
-class TreeOptions(EncoderOptions):
-    """Hash trees: log2 K compares a code; all nodes of a level test one input.
-
-    ridge overrides the table family's default: a tree's prototypes span all D inputs.
-    """
-
-    candidates: int = option(
-        8, "inputs of a codebook tried per level: those of the largest squared error"
-    )
-    ridge: float | None = option(1.0, "lambda of the ridge refinement; null: none")
-
-    def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise HalutError(f"tree encoder: candidates must be at least 1, got {self.candidates}")
 
 
 @encoders.register("tree")
@@ -49,13 +31,13 @@ class TreeEncoder(Encoder):
     Raises HalutError unless K is a power of two in 2..256.
     """
 
-    Options = TreeOptions
+    Config = Tree
     estimators = ("tree", "identity", "blend")
     keeps_layout = True
-    options: TreeOptions
+    options: Tree
     split_dims: Tensor
 
-    def __init__(self, blocks: Blocks, K: int, options: TreeOptions | None = None) -> None:
+    def __init__(self, blocks: Blocks, K: int, options: Tree | None = None) -> None:
         self.depth = tree_depth("tree", K)
         super().__init__(blocks, K, options)
         starts = torch.tensor(blocks.starts)[:, None].repeat(1, self.depth)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.codecs import Codec, Layout
-from halut.codecs.factors import Spec, make_codec
+from halut.codecs.factors import QuantSpec, make_codec
 from halut.errors import HalutError
 from halut.ops.core.finite import kept_finite
 from halut.sites.attention import AttentionProducts
@@ -31,7 +31,7 @@ class CodecAttention(ReplacedLayer):
     the softmax and of v. Gradients are the codecs' and the dense products'.
     """
 
-    def __init__(self, site: Site, spec: Spec, source: nn.Module | None = None) -> None:
+    def __init__(self, site: Site, spec: QuantSpec, source: nn.Module | None = None) -> None:
         super().__init__()
         self.site, self.spec = site, spec
         self.scale, self.drop = site.D**-0.5, 0.0
@@ -42,7 +42,7 @@ class CodecAttention(ReplacedLayer):
         self._rows: list[Tensor] = []
 
     @staticmethod
-    def _made(spec: Spec, width: int) -> Codec:
+    def _made(spec: QuantSpec, width: int) -> Codec:
         codec = make_codec(spec, Layout("activation", (1, width)))
         assert codec is not None
         return codec

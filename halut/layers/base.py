@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halut.configs import TableConfig
 from halut.encoders import Encoder, LookupTable, as_answer, encoders, shared_prototypes
 from halut.errors import HalutError
-from halut.layers.operator import encoder_options
-from halut.layers.options import TableOptions
 from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
 from halut.ops import ConvGeometry, accumulate
@@ -38,6 +37,23 @@ FLOAT = 32
 """Bits of what encoders read and compare with."""
 
 
+DEFAULT_V = 8
+"""Inputs per codebook where a kernel's positions give none."""
+
+
+def codebooks(config: TableConfig, site: Site) -> int:
+    """C of a group at the site; raises HalutError naming it if C exceeds its inputs."""
+    if config.C is not None:
+        if config.C > site.D:
+            each = " per group" if site.groups > 1 else ""
+            raise HalutError(
+                f"{site.name} has {site.D} inputs{each}: C must be in 1..{site.D}, got {config.C}"
+            )
+        return config.C
+    V = config.V if config.V is not None else site.taps if site.taps > 1 else DEFAULT_V
+    return max(1, -(-site.D // V))
+
+
 class LUTLayer(ReplacedLayer):
     """y[n, m] = sum_c lut[c, code_c(x_n), m] + bias[m] at one site.
 
@@ -56,26 +72,24 @@ class LUTLayer(ReplacedLayer):
     clip: Tensor
     blend: Tensor
 
-    def __init__(
-        self, site: Site, encoder: str, options: TableOptions, source: nn.Module | None = None
-    ) -> None:
+    def __init__(self, site: Site, config: TableConfig, source: nn.Module | None = None) -> None:
         super().__init__()
-        self.site, self.options, self.encoder_name = site, options, encoder
-        self.blocks = Blocks(site.D, options.codebooks(site), site.groups)
-        kind = encoders[encoder]
-        self.encoder = kind(self.blocks, options.K, encoder_options(encoder, options))
-        self.estimator = kind.estimators[0] if options.estimator == "auto" else options.estimator
+        self.site, self.options = site, config
+        self.blocks = Blocks(site.D, codebooks(config, site), site.groups)
+        kind = encoders[config.name]
+        self.encoder = kind(self.blocks, config.K, config)
+        self.estimator = kind.estimators[0] if config.estimator == "auto" else config.estimator
         weight, self.bias = copied_parameters(site, source)
         G, C, M = site.groups, self.blocks.C, site.M // site.groups
-        if options.parameterization == "free":
+        if config.parameterization == "free":
             self.register_buffer("weight", weight.detach())
-            self.lut = nn.Parameter(torch.zeros(G, C, options.K, M))
+            self.lut = nn.Parameter(torch.zeros(G, C, config.K, M))
         else:
             self.weight = weight
             if not self.shares_prototypes:
-                width = site.D if options.ridge is not None else self.blocks.V
-                self.prototypes = nn.Parameter(torch.zeros(G * C, options.K, width))
-        self.tau = nn.Parameter(torch.ones(G * C if options.tau_per == "codebook" else ()))
+                width = site.D if config.ridge is not None else self.blocks.V
+                self.prototypes = nn.Parameter(torch.zeros(G * C, config.K, width))
+        self.tau = nn.Parameter(torch.ones(G * C if config.tau_per == "codebook" else ()))
         self.register_buffer("clip", torch.ones(()))
         self.register_buffer("blend", torch.zeros(()))
         for name, parameter in self.encoder.named_parameters():
@@ -397,7 +411,7 @@ class LUTLayer(ReplacedLayer):
     def extra_repr(self) -> str:
         o = self.options
         bits = "float" if o.bits is None else f"{o.bits} bits"
-        return f"{self.encoder_name}, C={self.blocks.C}, K={o.K}, {bits}, {self.estimator}"
+        return f"{o.name}, C={self.blocks.C}, K={o.K}, {bits}, {self.estimator}"
 
 
 def start_of(parameter: str) -> str:

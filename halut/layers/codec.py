@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from halut.codecs import Codec, Layout
-from halut.codecs.factors import FACTORS, Spec, make_codec
+from halut.codecs.factors import QuantSpec, make_codec
+from halut.configs import FACTORS
 from halut.contractions import contractions
 from halut.errors import HalutError
 from halut.ops.core.finite import kept_finite
@@ -32,7 +33,7 @@ class CodecLayer(ReplacedLayer):
     def __init__(
         self,
         site: Site,
-        specs: dict[str, Spec | None],
+        specs: dict[str, QuantSpec | None],
         contraction: str = "dense",
         source: nn.Module | None = None,
     ) -> None:

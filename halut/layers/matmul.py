@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halut.encoders import Encoder, EncoderOptions, check_rows, encoders
+from halut.configs import TableConfig
+from halut.encoders import Encoder, check_rows, encoders
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.ops.power_of_two import unit_of
@@ -36,7 +37,7 @@ class HalutMatmul:
         C: int,
         K: int = 16,
         encoder: str = "tree",
-        options: EncoderOptions | None = None,
+        options: TableConfig | None = None,
         *,
         lam: float | str | None = 1.0,
         bits: int | None = None,

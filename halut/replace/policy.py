@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from halut.errors import HalutError
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.attention import KIND
 from halut.sites.find import Site, Unsupported
 from halut.sites.plan import KEEP, Entry, Plan
@@ -154,7 +154,7 @@ def _entry(site: Site, rules: Sequence[Rule], default: str, options: dict[str, A
         return Entry(site, KEEP, reason=rule.reason or f"rule {rule.name!r}")
     name = rule.operator or default
     merged = laid_over(options if name == default else {}, rule.options)
-    operator = operator_type(name)(**merged)
+    operator = make_operator(name, **merged)
     reason = operator.supports(site)
     if reason:
         return Entry(site, KEEP, reason=reason)

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from halut.configs.tables import encoder_options
 from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.base import LUTLayer
@@ -85,7 +86,8 @@ def share_encoder(layer: ReplacedLayer, other: ReplacedLayer) -> None:
     if not isinstance(layer, LUTLayer) or not isinstance(other, LUTLayer):
         raise HalutError(f"{layer.site.name} and {other.site.name} have no encoders to share")
     ours, theirs = (
-        (one.encoder_name, one.blocks, one.options.K, one.encoder.options) for one in (layer, other)
+        (one.options.name, one.blocks, one.options.K, encoder_options(one.options))
+        for one in (layer, other)
     )
     if ours != theirs:
         raise HalutError(

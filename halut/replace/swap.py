@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.replace.liveness import prove
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.replace.sharing import share_encoder
 from halut.sites.attention import KIND, AttentionProducts, expose_attention
 from halut.sites.find import site_of, unsupported_reason
@@ -53,7 +53,7 @@ def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
     It has the encoder of the sites it shares one with, if any of them is in the network.
     """
     source = _module(network, entry)
-    module = operator_type(entry.operator)(**entry.options).build(entry.site, source)
+    module = make_operator(entry.operator, **entry.options).build(entry.site, source)
     assert isinstance(module, ReplacedLayer)
     reference = next(source.parameters(), None)
     if reference is None:  # attention's products have none

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
 import typing
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from halut.errors import HalutError
+from halut import configs
 from halut.ops.power_of_two import normalized_mse
-from halut.option import new_name, why_without_effect
+from halut.option import why_without_effect
 from halut.registry import Registry
 from halut.sites.find import Site, check_map, exact_product
 
 operators: Registry[type[Operator]] = Registry("operator")
-
-
-@dataclasses.dataclass
-class NoOptions:
-    """An operator without options."""
 
 
 class Operator:
@@ -30,15 +23,10 @@ class Operator:
     `cost()` and `export()`; all of its state lives in parameters and buffers.
     """
 
-    Options: ClassVar[type] = NoOptions
+    Config: ClassVar[type[configs.Config]] = configs.Config
 
-    def __init__(self, **options: Any) -> None:
-        self.options = checked_options(self.Options, options)
-
-    @classmethod
-    def about(cls) -> str:
-        """What it does, in a line."""
-        return (cls.__doc__ or "").split("\n")[0]
+    def __init__(self, config: configs.Config) -> None:
+        self.config = config
 
     def supports(self, site: Site) -> str | None:
         """Why this operator cannot stand at the site by its nature, or None if it can."""
@@ -46,20 +34,20 @@ class Operator:
 
     def without_effect(self, path: str) -> str | None:
         """Why the option `path`, without halut. in front, has no effect; None: it has one."""
-        return why_without_effect(self.options, path)
+        return why_without_effect(self.config, path)
 
     def check(self, site: Site) -> None:
         """Raise HalutError if the options do not fit the site, naming the valid range."""
 
     def frozen(self, site: Site) -> dict[str, Any]:
         """Every option as a plan keeps it: plain values, with what depends on the site settled."""
-        return dataclasses.asdict(self.options)
+        return self.config.options()
 
     def summary(self, site: Site) -> dict[str, Any]:
         """What to show of the options at the site: those that are not the default."""
-        defaults = type(self.options)()
-        given = {f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options)}
-        return {k: v for k, v in given.items() if v is not None and v != getattr(defaults, k)}
+        defaults = type(self.config)().options()
+        options = self.config.options()
+        return {k: v for k, v in options.items() if v is not None and v != defaults[k]}
 
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
         """The module for the site; weight and bias are copied from `source` if it is given."""
@@ -107,47 +95,11 @@ class ReplacedLayer(nn.Module):
         return dict(self.state_dict())
 
 
-def checked_options(kind: type, options: dict[str, Any], path: str = "halut.") -> Any:
-    """The options dataclass `kind` from plain values; a wrong key or type is refused by name.
-
-    Mappings become the dataclasses that stand in their place.
-    """
-    fields = {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
-    hints = typing.get_type_hints(kind) if fields else {}
-    made = {}
-    for key, value in options.items():
-        key = new_name(f"{path}{key}").removeprefix(path)
-        if key not in fields:
-            raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(fields)}")
-        nested = [t for t in (hints[key], *typing.get_args(hints[key])) if _is_options(t)]
-        if nested and isinstance(value, dict):
-            made[key] = checked_options(nested[0], value, f"{path}{key}.")
-            continue
-        if not _fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", str(hints[key]))
-            raise HalutError(f"{path}{key} must be {wanted}, got {value!r}")
-        made[key] = value
-    return kind(**made)
-
-
-def _is_options(hint: Any) -> bool:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(hint) if union else (hint,)
-    if hint is Any or Any in kinds:
-        return True
-    if isinstance(value, bool) and bool not in kinds:
-        return False
-    plain = tuple(typing.get_origin(k) or k for k in kinds)
-    return isinstance(value, plain) or (isinstance(value, int) and float in plain)
-
-
 @operators.register("exact")
-class Exact(Operator):
+class ExactOperator(Operator):
     """The exact product through the same surgery: changes nothing, which is its use."""
+
+    Config = configs.Exact
 
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
         return ExactLayer(site, source)

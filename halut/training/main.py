@@ -13,6 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from halut.codecs.factors import option_types
+from halut.configs import Chain, FactorConfig
 from halut.errors import HalutError, flush, tell
 from halut.pipes import CODE, silence
 from halut.training import sweep
@@ -20,7 +22,7 @@ from halut.training.cluster import interruption, slurm
 from halut.training.config.command import command
 from halut.training.config.hydra_errors import one_line
 from halut.training.config.hydra_schemas import register
-from halut.training.config.run_config import TrainConfig, check
+from halut.training.config.run_config import TrainConfig, check, plain_values
 from halut.training.config.trainer_config import check_devices
 from halut.training.config.unused_options import check_effect
 from halut.training.logging.progress import complain, set_up_logging
@@ -30,21 +32,21 @@ from halut.training.run import run
 register()
 
 
-def typed(config: DictConfig) -> tuple[TrainConfig, dict[str, Any], str]:
-    """The configuration as dataclasses, as plain data and as YAML; raises HalutError if invalid."""
+def typed(config: DictConfig) -> TrainConfig:
+    """The configuration as dataclasses; raises HalutError if it is invalid."""
     refuse_added_keys(config)
     try:
-        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
-        settings = cast(TrainConfig, OmegaConf.to_object(config))
+        return cast(TrainConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise HalutError(one_line(error, TrainConfig, "python train.py")) from error
-    return settings, plain, OmegaConf.to_yaml(config, resolve=True)
 
 
 def refuse_added_keys(node: DictConfig, path: str = "") -> None:
     """Raise HalutError for a key that `+` has added to a group which has no such option."""
     kind = OmegaConf.get_type(node)
     known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    if kind in (FactorConfig, Chain):
+        known = [*(known or ()), *option_types(kind)]
     for key in map(str, node):
         if known is not None and key not in known:
             raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(known)}")
@@ -70,7 +72,7 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
         set_up_logging()
         with interruption.watch.run():
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return 0, sweep.attempt(start, config, lambda given: typed(given)[1])
+                return 0, sweep.attempt(start, config, lambda value: plain_values(typed(value)))
             start(config)
         flush()
         return 0, None
@@ -96,7 +98,7 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
 
 def start(config: DictConfig) -> None:
     """Check the configuration and run it, in as many processes as it asks for."""
-    settings, plain, yaml = typed(config)
+    settings = typed(config)
     check(settings)
     check_effect(settings)
     slurm.check_step(settings.trainer, typed_command())
@@ -105,7 +107,7 @@ def start(config: DictConfig) -> None:
         check_devices(settings.trainer)
         sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))
     distributed.start(settings.trainer.accelerator)
-    run(settings, plain, yaml)
+    run(settings)
 
 
 def typed_command() -> str:

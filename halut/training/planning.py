@@ -26,8 +26,8 @@ from halut.training.logging.run_progress import Part
 from halut.training.teacher import check_loss
 
 
-def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, data: Any) -> Plan:
-    """The plan of the policy, stages still open. `options` are the halut group's, less its name.
+def make_plan(config: TrainConfig, network: nn.Module, data: Any) -> Plan:
+    """The plan of the policy, stages still open.
 
     Raises HalutError if a pattern matches no layer, an option fits no site, or nothing is replaced;
     and, as this is the first that sees both, if the losses or the schedule do not fit the network.
@@ -67,7 +67,7 @@ def make_plan(config: TrainConfig, options: dict[str, Any], network: nn.Module, 
     replacing = [rule for rule in rules if rule.operator is None]
     keeping = [rule for rule in rules if rule.operator is not None]
     ordered = [*keeping, *map(rule_of, policy.rules), *replacing]
-    plan = resolve(sites, ordered, config.halut.name, options, unsupported, model)
+    plan = resolve(sites, ordered, config.halut.name, config.halut.options(), unsupported, model)
     return with_sharing(plan, same_inputs(network, example)) if policy.share else plan
 
 

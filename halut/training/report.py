@@ -25,7 +25,7 @@ from halut.analysis.site_bytes import (
 )
 from halut.models.build import pretrained_info
 from halut.ops.core import status
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.plan import Entry, Plan
 from halut.training.bundle_data import settings_of
 from halut.training.calibrate import Context
@@ -203,7 +203,7 @@ def plan_table(plan: Plan) -> Table:
 
 def _options(entry: Entry) -> str:
     """What the operator shows of its options."""
-    shown = operator_type(entry.operator)(**entry.options).summary(entry.site)
+    shown = make_operator(entry.operator, **entry.options).summary(entry.site)
     if entry.shares is not None:
         shown["shares"] = entry.shares
     return " ".join(f"{key}={value}" for key, value in shown.items())

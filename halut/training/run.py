@@ -29,7 +29,7 @@ from halut.replace.recalibrate import check_norms
 from halut.replace.schedule import Stage
 from halut.sites.plan import Plan
 from halut.training.calibrate import Context, captured
-from halut.training.config.run_config import TrainConfig
+from halut.training.config.run_config import TrainConfig, plain_values
 from halut.training.config.unused_options import check_default_operator, check_effect_on_network
 from halut.training.exact_network import obtain_base
 from halut.training.fine_tuned import tuned_baseline
@@ -59,8 +59,8 @@ from halut.training.stage import check_finite, run_stage
 from halut.training.teacher import make_teacher
 
 
-def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]:
-    """Train, replace, retrain, report. `plain` and `yaml` are the configuration as written down.
+def run(config: TrainConfig) -> dict[str, Any]:
+    """Train, replace, retrain, report.
 
     `config` has passed `check`. Raises HalutError, before anything is trained or overwritten, if
     the run cannot be done.
@@ -70,12 +70,13 @@ def run(config: TrainConfig, plain: dict[str, Any], yaml: str) -> dict[str, Any]
     if config.trainer.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS' own sums
     torch.use_deterministic_algorithms(config.trainer.deterministic)
+    plain = plain_values(config)
     folder = RunFolder(Path(on_main(lambda: str(config.run_dir or default_path(plain)))))
     finished = _finished(folder, plain)  # of a folder that may not be written as well
     if finished is not None:
         return finished
     with locked(folder.path):
-        return _finished(folder, plain) or _unfinished(config, plain, yaml, folder)
+        return _finished(folder, plain) or _unfinished(config, plain, folder)
 
 
 def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None:
@@ -90,9 +91,7 @@ def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None
     return finished
 
 
-def _unfinished(
-    config: TrainConfig, plain: dict[str, Any], yaml: str, folder: RunFolder
-) -> dict[str, Any]:
+def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     resuming = on_main(lambda: folder.check(plain))
     on_main(folder.begin)
     data = _data(config)
@@ -100,8 +99,7 @@ def _unfinished(
     network = build_from(config.model, data.num_classes, data.input_shape[0])
     if config.trainer.channels_last and len(data.input_shape) == 3:
         network.to(memory_format=torch.channels_last)
-    options = {k: v for k, v in plain["halut"].items() if k != "name"}
-    plan = make_plan(config, options, network, data)
+    plan = make_plan(config, network, data)
     if _trains(config):
         batches = TrainBatches(data.splits["train"].indices, data.config.batch_size, config.seed)
         share = batches.batch_size // world_size()
@@ -114,7 +112,7 @@ def _unfinished(
         log.info("reading the test samples once, so that a bad file shows now")
         together(lambda: data.read_test(config.trainer.limit_test_batches))
     if is_main() and not (resuming and (folder.path / "config.yaml").exists()):
-        folder.start(plain, yaml)
+        folder.start(plain)
     on_main(lambda: _record(folder, data))
     logger = RunLogger(make_sinks(config, plain, folder))
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from halut.analysis.run_figures import ERROR
@@ -93,10 +94,10 @@ class RunFolder:
             )
         return True
 
-    def start(self, config: dict[str, Any], yaml: str) -> None:
+    def start(self, config: dict[str, Any]) -> None:
         """Write the configuration of a new run."""
         write_json(self.path / "config.json", config)
-        write_bytes(self.path / "config.yaml", yaml.encode())
+        write_bytes(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
 
     def stage(self, index: int) -> Path:
         """stage_NN."""

@@ -18,7 +18,7 @@ def make(name, x, role="weight", **options):
     else:
         layout = Layout("activation", (1, x.shape[-1]))
         x = x.view(-1, *layout.shape)
-    codec = kind(layout, kind.options_type()(**options))
+    codec = kind(layout, kind.Config(**options))
     codec.fit(x)
     return codec, x
 

@@ -15,7 +15,7 @@ X = torch.tensor([-1.0, -0.5, 0.25, 1.25])
 def given(beta, v, shape=(1, 4), **options):
     """The codec of activations with those factors and shifts."""
     kind = codecs["abcnet"]
-    codec = kind(Layout("activation", shape), kind.options_type()(width=len(v), **options))
+    codec = kind(Layout("activation", shape), kind.Config(width=len(v), **options))
     with torch.no_grad():
         codec.beta.copy_(torch.tensor(beta))
         codec.v.copy_(torch.tensor(v))

@@ -16,7 +16,7 @@ from halut.inference import prepare
 from halut.inference.codec import restored
 from halut.models.build import build_model
 from halut.replace import swap
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import config_of
 from halut.replace.policy import Rule, resolve
 from halut.sites.calibration import capture
 from halut.sites.find import find_sites
@@ -50,7 +50,7 @@ def values(layout, seed=0, spread=0.4):
 
 def fitted(name, layout, **options):
     kind = codecs[name]
-    codec = kind(layout, kind.options_type()(**options))
+    codec = kind(layout, kind.Config(**options))
     codec.fit(values(layout), seed=3)
     return codec
 
@@ -147,14 +147,14 @@ def test_exported_values_and_their_bits(name, layout):
 
 
 def test_specs_are_plain_and_make_the_same_codec(name, layout):
-    options = operator_type(name)(**{layout.role: {"name": name}}).options
-    spec = resolve_factor(layout.role, name, options)
+    config = config_of(name, {layout.role: {"name": name}})
+    spec = resolve_factor(layout.role, config)
     assert spec["name"] == name
     assert all(isinstance(v, str | int | float | bool | list) for v in spec.values())
     codec = make_codec(spec, layout)
     kind = codecs[name]
     assert type(codec) is kind
-    assert dataclasses.asdict(codec.options) == dataclasses.asdict(kind.options_type()())
+    assert codec.options == codec.settled(kind.Config(name=name))
 
 
 # -- the operator in a network --------------------------------------------------------------------

@@ -17,7 +17,7 @@ X = torch.tensor([[[-1.5, -0.4, 0.1, 0.3, 0.9, 2.0]]])
 def given(role, v, shape, **options):
     """The codec of width len(v) with that basis in every row."""
     kind = codecs["lqnet"]
-    codec = kind(Layout(role, shape), kind.options_type()(width=len(v), **options))
+    codec = kind(Layout(role, shape), kind.Config(width=len(v), **options))
     codec.v.copy_(torch.tensor(v).expand_as(codec.v))
     return codec
 
@@ -88,7 +88,7 @@ def test_the_start_is_the_published_one():
     fresh.fit(torch.randn(16, 9, 4))
     torch.testing.assert_close(fresh.v, torch.tensor([[s, 2 * s]]).expand(16, 2))
     kind = codecs["lqnet"]
-    codec = kind(Layout("activation", (1, 4)), kind.options_type()(width=3))
+    codec = kind(Layout("activation", (1, 4)), kind.Config(width=3))
     s = 0.6745 * 2 / 7
     torch.testing.assert_close(codec.v, torch.tensor([[s, 2 * s, 4 * s]]))
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from halut.encoders.pq import PQEncoder, PQOptions
+from halut.configs import PQ
+from halut.encoders.pq import PQEncoder
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.prototypes.buckets import reconstruct
@@ -23,7 +24,7 @@ DISTANCES = {
 @pytest.mark.parametrize("metric", DISTANCES)
 @pytest.mark.parametrize(("D", "C", "groups"), [(8, 2, 1), (7, 3, 2)])
 def test_codes_are_the_nearest_prototypes(metric, D, C, groups):
-    encoder = PQEncoder(Blocks(D, C, groups), 8, PQOptions(metric=metric))
+    encoder = PQEncoder(Blocks(D, C, groups), 8, PQ(metric=metric))
     rows = rows_of(200, groups * D)
     encoder.learn(rows)
     difference = encoder.blocks.split(rows)[:, :, None] - encoder.prototypes
@@ -65,13 +66,13 @@ def test_the_output_metric_lowers_the_error_of_the_output(D, C, groups):
         wide = encoder.blocks.split(W.transpose(0, 1).reshape(5, -1))
         return float(torch.einsum("ncv,mcv->ncm", blockwise, wide).square().sum())
 
-    assert output_error(PQOptions(output_metric=True)) < 0.7 * output_error(PQOptions())
+    assert output_error(PQ(output_metric=True)) < 0.7 * output_error(PQ())
 
 
 def test_the_output_metric_is_the_distance_of_products():
     rows = rows_of(100, 7)
     weight = rows_of(5, 7, seed=2)
-    encoder = PQEncoder(Blocks(7, 2), 4, PQOptions(output_metric=True))
+    encoder = PQEncoder(Blocks(7, 2), 4, PQ(output_metric=True))
     encoder.learn(rows, weight=weight)
     got = encoder.distances(rows)
     difference = encoder.blocks.split(rows)[:, :, None] - encoder.prototypes
@@ -85,13 +86,13 @@ def test_a_weight_that_spans_little_stays_finite():
     rows = rows_of(300, 6)
     weight = torch.zeros(2, 6)
     weight[0, 0] = 1
-    encoder = PQEncoder(Blocks(6, 2), 8, PQOptions(output_metric=True))
+    encoder = PQEncoder(Blocks(6, 2), 8, PQ(output_metric=True))
     assert encoder.learn(rows, weight=weight).isfinite().all()
     assert encoder.prototypes.isfinite().all()
 
 
 def test_the_output_metric_needs_a_fitting_weight():
-    encoder = PQEncoder(Blocks(6, 2, 2), 4, PQOptions(output_metric=True))
+    encoder = PQEncoder(Blocks(6, 2, 2), 4, PQ(output_metric=True))
     for weight in (None, torch.zeros(4, 5), torch.zeros(3, 6)):
         with pytest.raises(HalutError, match=r"output_metric needs the weight \[2 \* M, 6\]"):
             encoder.learn(rows_of(50, 12), weight=weight)
@@ -119,16 +120,16 @@ def test_initial_tau_is_the_mean_distance_to_the_nearest():
 
 def test_learning_draws_its_rows_by_the_seed():
     rows = rows_of(1000, 4)
-    options = PQOptions(learn_rows=50)
+    options = PQ(learn_rows=50)
     first, second, other = (PQEncoder(Blocks(4, 2), 4, options) for _ in range(3))
     assert torch.equal(first.learn(rows, seed=1), second.learn(rows, seed=1))
     assert not torch.equal(first.learn(rows, seed=1), other.learn(rows, seed=2))
 
 
 def test_options_are_checked():
-    with pytest.raises(HalutError, match="metric must be one of l2, l1, chebyshev, got 'cosine'"):
-        PQOptions(metric="cosine")
+    with pytest.raises(HalutError, match=r"unknown halut\.metric 'cosine'"):
+        PQ(metric="cosine")
     with pytest.raises(HalutError, match="output_metric needs metric l2"):
-        PQOptions(metric="l1", output_metric=True)
+        PQ(metric="l1", output_metric=True)
     with pytest.raises(HalutError, match="restarts must be at least 1, got 0"):
-        PQOptions(restarts=0)
+        PQ(restarts=0)

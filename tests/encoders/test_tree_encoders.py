@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from halut.configs import DecisionTree, Tree
 from halut.encoders import encoders
-from halut.encoders.decision_tree import DecisionTreeEncoder, DecisionTreeOptions
-from halut.encoders.tree import TreeEncoder, TreeOptions, leaf_assignment, leaf_paths
+from halut.encoders.decision_tree import DecisionTreeEncoder
+from halut.encoders.tree import TreeEncoder, leaf_assignment, leaf_paths
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.prototypes.cart import learn_node_tree, not_above
@@ -54,9 +55,9 @@ def test_K_must_be_a_power_of_two(name, K):
 
 def test_options_are_checked():
     with pytest.raises(HalutError, match="candidates must be at least 1, got 0"):
-        TreeOptions(candidates=0)
+        Tree(candidates=0)
     with pytest.raises(HalutError, match="learn_rows must be at least 1, got 0"):
-        DecisionTreeOptions(learn_rows=0)
+        DecisionTree(learn_rows=0)
 
 
 def test_leaf_scores_by_hand():

@@ -28,7 +28,7 @@ from halut.errors import HalutError
 from halut.inference import prepare
 from halut.inference.onednn import Grid
 from halut.replace import swap
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.calibration import capture
 from halut.sites.find import Site, find_sites
 from halut.sites.operator import ReplacedLayer
@@ -227,7 +227,7 @@ def replaced(network: nn.Module, x: Tensor) -> tuple[int, int]:
         name = chosen(sites).get(site.name)
         if name is None:
             continue
-        operator = operator_type(name)(**({} if name == "integer" else {"K": 8}))
+        operator = make_operator(name, **({} if name == "integer" else {"K": 8}))
         if operator.supports(site) is None:
             entries.append(Entry(site, name, operator.frozen(site), stage=0))
     rows = capture(network, [entry.site for entry in entries], [x], rows=256)

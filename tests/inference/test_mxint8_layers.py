@@ -9,7 +9,7 @@ from torch import nn
 from halut.inference.codec import FrozenCodecLayer
 from halut.inference.lowering import frozen
 from halut.inference.mxint8 import Mxint8Layer
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.find import find_sites
 
 SOURCES = {
@@ -25,7 +25,7 @@ def test_answers_are_those_of_the_floats(kind, activation):
     make, shape = SOURCES[kind]
     source, x = make().eval(), torch.randn(shape)
     site = find_sites(nn.Sequential(source), x[:1])[0][0]
-    layer = operator_type("mxint8")(activation=activation).build(site, source)
+    layer = make_operator("mxint8", activation=activation).build(site, source)
     layer.observe(torch.randn(4, site.D * site.groups))
     layer.fit()
     prepared = frozen(layer)

@@ -12,7 +12,7 @@ from halut.errors import HalutError
 from halut.inference import PackedConv2d, PackedLayer, prepare
 from halut.inference.table_layers import packed
 from halut.layers import LUTLayer
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.find import find_sites
 from tests.inference.networks import NETWORKS, gap, network_of, replaced
 
@@ -144,7 +144,7 @@ def same_padded():
     exact = create_conv2d(8, 16, 3, stride=2, padding="same")
     x = torch.randn(2, 8, 15, 14)
     site = find_sites(nn.Sequential(exact), x)[0][0]
-    return packed(operator_type("tree")().build(site, exact)).eval(), x
+    return packed(make_operator("tree").build(site, exact)).eval(), x
 
 
 @pytest.mark.filterwarnings("error")

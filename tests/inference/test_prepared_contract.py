@@ -11,7 +11,7 @@ from torch import nn
 from halut.errors import HalutError
 from halut.inference import prepare
 from halut.replace import swap
-from halut.replace.operator_registry import operator_names, operator_type
+from halut.replace.operator_registry import make_operator, operator_names
 from halut.sites.calibration import capture
 from halut.sites.find import find_sites
 from halut.sites.plan import Entry
@@ -47,7 +47,7 @@ def network_of(operator: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     network.norm.weight.data.uniform_(-1, 1)
     name, options = OPTIONS[operator]
     sites, _ = find_sites(network, x[:1])
-    made = operator_type(name)(**options)
+    made = make_operator(name, **options)
     entries = [Entry(s, name, made.frozen(s), stage=0) for s in sites if made.supports(s) is None]
     rows = capture(network, [e.site for e in entries], [x])
     for entry in entries:

@@ -7,7 +7,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.calibration import unfolded
 from halut.sites.find import find_sites
 
@@ -37,7 +37,7 @@ def make(case, encoder="tree", fitted=True, seed=0, **options):
     source = build()
     site = find_sites(nn.Sequential(source), torch.zeros(1, *shape[1:]))[0][0]
     chosen = {"K": 4, **own, **options}
-    layer = operator_type(encoder)(**chosen).build(site, source)
+    layer = make_operator(encoder, **chosen).build(site, source)
     if fitted:
         layer.observe(unfolded(inputs_of((200, *shape[1:]), seed=7), site))
         layer.fit(seed=seed)

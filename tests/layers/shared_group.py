@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.replace.sharing import share_encoder
 from halut.sites.calibration import unfolded
 from halut.sites.find import find_sites
@@ -34,7 +34,7 @@ def group(case, encoder="tree", fitted=True, **options):
     for M, bias in MEMBERS:
         source = build(M, bias)
         site = find_sites(nn.Sequential(source), torch.zeros(1, *shape[1:]))[0][0]
-        layer = operator_type(encoder)(**{"K": 4, **own, **options}).build(site, source)
+        layer = make_operator(encoder, **{"K": 4, **own, **options}).build(site, source)
         if layers:
             share_encoder(layer, layers[0])
         if fitted:

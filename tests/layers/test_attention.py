@@ -17,7 +17,7 @@ from halut.inference import prepare
 from halut.layers.attention import FORMATS, CodecAttention
 from halut.models.build import build_model
 from halut.replace import swap
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.replace.policy import Rule, resolve, simple_rules
 from halut.sites.attention import AttentionProducts, expose_attention
 from halut.sites.calibration import capture
@@ -144,12 +144,12 @@ def test_no_rule_means_it_unless_it_says_so(x):
 
 def test_what_cannot_multiply_activations_is_told_by_name(x):
     site = Site(NAME, "attention", D, TOKENS, 3, False, 2 * HEADS * TOKENS)
-    assert operator_type("tree")().supports(site) == (
+    assert make_operator("tree").supports(site) == (
         "tables multiply by a weight, attention has none"
     )
-    assert "it is float" in operator_type("integer")(activation=None).supports(site)
+    assert "it is float" in make_operator("integer", activation=None).supports(site)
     for name in set(codecs) - set(FORMATS) - {"chain", "prune"}:
-        assert f"it is {name}" in operator_type(name)().supports(site)
+        assert f"it is {name}" in make_operator(name).supports(site)
     with pytest.raises(HalutError, match=r"replaces nothing.*tables multiply by a weight"):
         planned(vit(), x, "tree")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from halut.errors import HalutError
 from halut.ops.table_quantization import average_accumulate
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.find import site_of
 
 
@@ -16,7 +16,7 @@ def layer(average, C=8):
     torch.manual_seed(0)
     source = nn.Linear(32, 6)
     site = site_of("fc", source, 1)
-    built = operator_type("tree")(C=C, K=4, average=average).build(site, source)
+    built = make_operator("tree", C=C, K=4, average=average).build(site, source)
     built.observe(torch.randn(512, 32))
     built.fit()
     return built
@@ -55,4 +55,4 @@ def test_runs_that_do_not_divide_the_codebooks_are_refused(average):
 
 def test_it_needs_integer_tables():
     with pytest.raises(HalutError, match="needs integer tables"):
-        operator_type("tree")(bits=None, average=4)
+        make_operator("tree", bits=None, average=4)

@@ -11,7 +11,7 @@ from halut.analysis.network_cost import replaced_cost
 from halut.errors import HalutError
 from halut.layers.codec import CodecConv2d, CodecLinear
 from halut.replace import swap
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.replace.policy import Rule, resolve
 from halut.sites.calibration import capture, unfolded
 from halut.sites.find import find_sites
@@ -32,7 +32,7 @@ def built(kind, operator, **options):
     source, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(1))
     network = nn.Sequential(source)
     site = find_sites(network, x[:1])[0][0]
-    layer = operator_type(operator)(**options).build(site, source)
+    layer = make_operator(operator, **options).build(site, source)
     layer.observe(capture(network, [site], [x])[site.name])
     layer.fit()
     return source, layer, x

@@ -10,7 +10,7 @@ from torch import nn
 
 from halut.analysis.network_cost import exact_cost, operations, replaced_cost
 from halut.replace import swap
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.replace.policy import Rule, resolve
 from halut.sites.find import Site, find_sites
 from halut.sites.plan import Plan
@@ -18,7 +18,7 @@ from halut.sites.plan import Plan
 
 def layer_cost(source, shape, operator="tree", **options):
     site = find_sites(nn.Sequential(source), torch.zeros(shape))[0][0]
-    return operator_type(operator)(**options).build(site, source).cost()
+    return make_operator(operator, **options).build(site, source).cost()
 
 
 def test_a_linear_over_tokens():

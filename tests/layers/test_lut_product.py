@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from halut.encoders import encoders
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.find import Site
 from tests.layers.lut_oracle import LAYERS, inputs_of, make, slow_product
 
@@ -137,7 +137,7 @@ def test_exact_where_every_block_takes_at_most_K_values(encoder, D, C, K, groups
     rows = binary_rows(site, 40 * K if K < 256 else 6000)
     blocks = [r.unique(dim=0).shape[0] for r in rows[:, :D].split(-(-D // C), dim=1)]
     assert max(blocks) <= K
-    layer = operator_type(encoder)(C=C, K=K, bits=None, ridge=ridge).build(site, source)
+    layer = make_operator(encoder, C=C, K=K, bits=None, ridge=ridge).build(site, source)
     layer.observe(rows)
     layer.fit(seed=0)
     fresh = binary_rows(site, 200, seed=1)
@@ -147,7 +147,7 @@ def test_exact_where_every_block_takes_at_most_K_values(encoder, D, C, K, groups
 
 def test_int8_tables_of_exact_codes_are_within_half_a_step_per_codebook():
     site, source = Site("s", "linear", 12, 5), nn.Linear(12, 5)
-    layer = operator_type("tree")(C=3, K=16, bits=8).build(site, source)
+    layer = make_operator("tree", C=3, K=16, bits=8).build(site, source)
     layer.observe(binary_rows(site, 2000))
     layer.fit()
     table = layer.table(layer.full_lut())
@@ -160,7 +160,7 @@ def test_int8_tables_of_exact_codes_are_within_half_a_step_per_codebook():
 def test_values_the_tree_tells_apart_by_one_input():
     """Blocks of one input with K equally spaced values: cuts in the middle give each its leaf."""
     site, source = Site("s", "linear", 4, 3), nn.Linear(4, 3)
-    layer = operator_type("tree")(C=4, K=32, bits=None).build(site, source)
+    layer = make_operator("tree", C=4, K=32, bits=None).build(site, source)
     values = list(itertools.islice(itertools.count(-4, 0.25), 32))
     rows = torch.tensor(values).repeat(6)[:, None].repeat(1, 4)
     rows = torch.stack([column[torch.randperm(len(column))] for column in rows.T], dim=1)

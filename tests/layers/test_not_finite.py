@@ -13,7 +13,7 @@ from halut.inference import prepare
 from halut.ops.core.finite import all_finite, marked
 from halut.ops.lookup.conv import ConvGeometry
 from halut.replace import swap
-from halut.replace.operator_registry import operator_names, operator_type
+from halut.replace.operator_registry import make_operator, operator_names
 from halut.sites.calibration import capture
 from halut.sites.find import find_sites
 from halut.sites.plan import Entry
@@ -49,7 +49,7 @@ def network(name):
 def replaced(exact, x, operator, options, rows=None):
     net = copy.deepcopy(exact)
     site = find_sites(net, x[:1])[0][0]
-    kind = operator_type(operator)(**options)
+    kind = make_operator(operator, **options)
     entry = Entry(site, operator, kind.frozen(site), 0)
     layer = swap.build(net, entry)
     layer.observe(capture(net, [site], [x])[site.name] if rows is None else rows)

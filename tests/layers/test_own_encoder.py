@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+import halut
 from halut.analysis.layer_errors import layer_errors
 from halut.analysis.network_cost import replaced_cost
-from halut.encoders import Encoder, EncoderOptions, check_rows, encoders
+from halut.encoders import Encoder, check_rows, encoders
 from halut.errors import HalutError
 from halut.prototypes.buckets import bucket_means
 from halut.replace import swap
@@ -23,12 +24,13 @@ from halut.sites.plan import Plan
 
 
 @dataclass
-class MeanOptions(EncoderOptions):
+class MeanConfig(halut.TableConfig):
     """spread: the outermost cuts, in standard deviations."""
 
     spread: float = 1.5
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.spread > 0:
             raise HalutError(f"halut.spread must be above 0, got {self.spread}")
 
@@ -36,7 +38,7 @@ class MeanOptions(EncoderOptions):
 class MeanEncoder(Encoder):
     """code = the bin of the block's mean; any K, no trees and no nearest prototypes."""
 
-    Options = MeanOptions
+    Config = MeanConfig
     estimators = ("soft", "identity")
 
     def __init__(self, blocks, K, options=None):

@@ -14,7 +14,7 @@ from halut.layers.matmul import HalutMatmul
 from halut.ops.power_of_two import normalized_mse, unit_of
 from halut.prototypes.kmeans import kmeans
 from halut.replace import swap
-from halut.replace.operator_registry import operator_names, operator_type
+from halut.replace.operator_registry import make_operator, operator_names
 from halut.sites.calibration import capture
 from halut.sites.find import find_sites
 from halut.sites.plan import Entry
@@ -41,7 +41,7 @@ def learned(x, operator, options):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.Flatten()).eval()
     site = find_sites(net, x[:1])[0][0]
-    entry = Entry(site, operator, operator_type(operator)(**options).frozen(site), 0)
+    entry = Entry(site, operator, make_operator(operator, **options).frozen(site), 0)
     layer = swap.build(net, entry)
     layer.observe(capture(net, [site], [x])[site.name])
     layer.fit(seed=0)
@@ -130,7 +130,7 @@ def test_odd_rows_are_learned_from(operator, rows):
     net, x = nn.Sequential(nn.Linear(12, 5)), torch.randn(100, 12)
     seen = ODD[rows](x)
     site = find_sites(net, x[:1])[0][0]
-    entry = Entry(site, operator, operator_type(operator)().frozen(site), 0)
+    entry = Entry(site, operator, make_operator(operator).frozen(site), 0)
     layer = swap.build(net, entry)
     layer.observe(seen)
     layer.fit(seed=0)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from halut.ops import cpu
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.replace.sharing import share_encoder
 from halut.sites.find import find_sites
 
@@ -31,7 +31,7 @@ def members(encoder, exact=False):
     for _ in range(3):
         source = nn.Linear(D, D)
         site = find_sites(nn.Sequential(source), torch.zeros(1, D))[0][0]
-        layer = source if exact else operator_type(encoder)(V=8).build(site, source)
+        layer = source if exact else make_operator(encoder, V=8).build(site, source)
         if layers and not exact:
             share_encoder(layer, layers[0])
         layers.append(layer)

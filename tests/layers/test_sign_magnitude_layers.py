@@ -9,7 +9,7 @@ from torch import nn
 from halut.errors import HalutError
 from halut.inference.lowering import frozen
 from halut.inference.sign_magnitude import SignMagnitudeLayer
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.calibration import capture, unfolded
 from halut.sites.find import Site, find_sites
 from tests.oracles.integer import sign_magnitude_reference
@@ -30,7 +30,7 @@ def built(kind, operator="sign_magnitude", **options):
     source, x = make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(1))
     network = nn.Sequential(source)
     site = find_sites(network, x[:1])[0][0]
-    layer = operator_type(operator)(**options).build(site, source)
+    layer = make_operator(operator, **options).build(site, source)
     layer.observe(capture(network, [site], [x])[site.name])
     layer.fit()
     return layer, x
@@ -81,15 +81,15 @@ def test_gradients_are_those_of_the_dense_product():
 
 
 def test_auto_means_it_for_both_factors_alone():
-    both = operator_type("sign_magnitude")()
+    both = make_operator("sign_magnitude")
     assert both.contraction == "sign_magnitude"
     assert both.frozen(built("linear")[0].site)["contraction"] == "sign_magnitude"
-    assert operator_type("sign_magnitude")(activation=None).contraction == "dense"
-    assert operator_type("integer")().contraction == "dense"
+    assert make_operator("sign_magnitude", activation=None).contraction == "dense"
+    assert make_operator("integer").contraction == "dense"
 
 
 def test_sums_that_could_overflow_are_refused():
-    operator = operator_type("sign_magnitude")()
+    operator = make_operator("sign_magnitude")
     operator.check(Site("fits", "linear", 131_071, 2))
     with pytest.raises(HalutError, match=r"wide has 131072 inputs: .* there can be 1\.\.131071"):
         operator.check(Site("wide", "linear", 131_072, 2))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from halut.ops import cpu
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.sites.find import find_sites
 
 pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
@@ -25,7 +25,7 @@ def pair(channels, outputs, side, images):
     exact = nn.Conv2d(channels, outputs, 3, padding=1)
     x = torch.randn(images, channels, side, side)
     site = find_sites(nn.Sequential(exact), x[:1])[0][0]
-    layer = operator_type("tree")().build(site, exact)
+    layer = make_operator("tree").build(site, exact)
     with torch.no_grad():
         layer.encoder.thresholds.normal_(std=0.7)
         layer.encoder.split_dims.add_(torch.tensor([4, 1, 7, 3]))

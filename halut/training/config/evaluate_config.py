@@ -9,9 +9,8 @@ from hydra.core.config_store import ConfigStore
 
 from halut.analysis.runtime import ATTENTION, MODES
 from halut.errors import HalutError
-from halut.option import check_choices, option
+from halut.option import between, check_choices, option
 from halut.training.config import hydra_schemas
-from halut.training.config.ranges import between
 from halut.training.config.run_config import DebugConfig, TrainerConfig, check_trainer
 
 SPLITS = ("test", "val")

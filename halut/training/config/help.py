@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from halut.data import schemas as schemas_of_data
 from halut.models.config import ModelConfig
 from halut.option import default_of, unknown, why_without_effect
-from halut.replace.operator_registry import operator_names, operator_type
+from halut.replace.operator_registry import about, config_type, operator_names
 from halut.training.config.hydra_schemas import conf_dir
 from halut.training.logging.progress import complain
 
@@ -172,7 +172,7 @@ def _schema(top: dict[str, Any], group: str, choice: str) -> Any:
     if group == "model":
         return ModelConfig
     if group == "halut":
-        return operator_type(choice).Options if choice in operator_names() else object
+        return config_type(choice) if choice in operator_names() else object
     return type(default_of(top[group]))
 
 
@@ -186,8 +186,7 @@ def _about(group: str, choice: str) -> str:
     text = " ".join(line.lstrip("# ") for line in lines if line.startswith("# ") and line != "")
     text = text.replace("@package _global_", "").strip()
     if not text and group == "halut" and choice in operator_names():
-        kind = operator_type(choice)
-        text = kind.about()
+        text = about(choice)
     if not text and group == "data":
         text = (schemas_of_data()[choice].__doc__ or "").split("\n\n")[0].strip()
     return " ".join(text.split())

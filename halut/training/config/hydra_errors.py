@@ -14,7 +14,7 @@ from hydra.errors import MissingConfigException
 from halut.data import schemas as schemas_of_data
 from halut.models.config import ModelConfig
 from halut.option import default_of, unknown
-from halut.replace.operator_registry import operator_names, operator_type
+from halut.replace.operator_registry import config_type, operator_names
 
 SYNONYMS = {
     "schedule.epochs base.epochs": "epochs max_epochs num_epochs n_epochs num_train_epochs",
@@ -73,7 +73,7 @@ def known_options(schema: type, path: str = "") -> Iterator[str]:
     several: dict[str, Iterable[type]] = {
         "data": schemas_of_data().values(),
         "model": (ModelConfig,),
-        "halut": (operator_type(name).Options for name in operator_names()),
+        "halut": (config_type(name) for name in operator_names()),
     }
     for field in dataclasses.fields(schema):
         key, default = f"{path}{field.name}", default_of(field)
@@ -132,7 +132,7 @@ def owners(key: str) -> str:
     kinds: dict[str, Any] = (
         dict(schemas_of_data())
         if group == "data"
-        else {each: operator_type(each).Options for each in operator_names()}
+        else {each: config_type(each) for each in operator_names()}
     )
     first = name.split(".")[0]
     having = [

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf, open_dict
 
+from halut.codecs.factors import option_types
+from halut.configs import FACTORS, Chain, FactorConfig
 from halut.data import schemas as schemas_of_data
 from halut.models.config import ModelConfig
-from halut.replace.operator_registry import operator_names, operator_type
+from halut.replace.operator_registry import config_type, operator_names
 from halut.training.cluster.launcher import SlurmLauncherConfig
 from halut.training.config import run_config as schemas
 
@@ -40,17 +42,24 @@ def register() -> None:
     store.store(group="hydra/launcher/schema", name="slurm", node=SlurmLauncherConfig)
     store.store(group="model/schema", name="model", node=ModelConfig)
     for name in operator_names():
-        store.store(group="halut/schema", name=name, node=_named(name))
+        store.store(group="halut/schema", name=name, node=_operator_schema(name))
     for name, node in schemas_of_data().items():
         store.store(group="data/schema", name=name, node=node)
 
 
-def _named(operator: str) -> type:
-    """The operator's options with its name in front."""
-    options = operator_type(operator).Options
-    return dataclasses.make_dataclass(
-        f"{options.__name__}Config",
-        [("name", str, dataclasses.field(default=operator))],
-        bases=(options,) if dataclasses.is_dataclass(options) else (),
-        namespace={"__post_init__": lambda self: None},
-    )
+def _operator_schema(name: str) -> Any:
+    """The operator's configuration with its name, and with options that only plugins' codecs have.
+
+    Those can be set where any codec can be named: in a factor, or in a chain.
+    """
+    node = OmegaConf.structured(config_type(name))
+    node.name = name
+    groups: list[tuple[Any, type]] = [
+        (node[role], FactorConfig) for role in FACTORS if role in node
+    ]
+    if issubclass(config_type(name), Chain):
+        groups.append((node, Chain))
+    for group, kind in groups:
+        with open_dict(group):
+            group.update(dict.fromkeys(option_types(kind)))
+    return node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from halut.errors import HalutError
 from halut.option import Needs, while_training
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import make_operator
 from halut.replace.policy import laid_over
 from halut.replace.schedule import ROLES
 from halut.sites.find import Site
@@ -137,8 +136,7 @@ def operators_of(run: Any) -> list[tuple[str, dict[str, Any]]]:
     """Every operator that the policy, or the plan of a file, can put into the network."""
     if run.plan is not None:
         return [(e.operator, dict(e.options)) for e in Plan.load(Path(run.plan)).replaced]
-    options = asdict(run.halut)
-    default = options.pop("name")
+    default, options = run.halut.name, run.halut.options()
     found = [(default, options)]
     for rule in run.policy.rules:
         name = rule.get("operator", default) or default
@@ -164,7 +162,7 @@ def _built_roles(name: str, options: dict[str, Any]) -> set[str]:
     width = max(8, C * (options.get("average") or 1))
     site = Site("site", "linear", D=width, M=8)
     try:
-        layer: Any = operator_type(name)(**{**options, **sizes}).build(site)
+        layer: Any = make_operator(name, **{**options, **sizes}).build(site)
     except HalutError:
         return set(ROLES)  # the plan will say what is wrong
     return {role for role, parameters in layer.param_groups().items() if list(parameters)}
@@ -207,7 +205,7 @@ def _calibrated(name: str, options: dict[str, Any]) -> bool:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 site = Site("site", "linear", D=64, M=8)
-                layer: Any = operator_type(name)(**options).build(site, nn.Linear(64, 8))
+                layer: Any = make_operator(name, **options).build(site, nn.Linear(64, 8))
                 layer.observe(scale * torch.randn(64, 64))
                 layer.fit()
         except HalutError:

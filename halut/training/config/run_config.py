@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, ClassVar
 
 from halut.analysis.run_figures import check_figure, flat
 from halut.analysis.sweep_plot import check_picture
-from halut.option import check_choices, every, option, where, while_training
-from halut.replace.operator_registry import operator_type
+from halut.option import between, check_choices, every, option, where, while_training
+from halut.replace.operator_registry import make_operator, operator_of
 from halut.replace.policy import laid_over
 from halut.replace.ptq import check_choice
 from halut.replace.schedule import CALIBRATE, ROLES, orders
 from halut.sites.plan import KEEP
 from halut.training.config import needs
 from halut.training.config.hydra_errors import known_options
-from halut.training.config.ranges import between
 from halut.training.config.sweep_config import SweepConfig
 from halut.training.config.trainer_config import TrainerConfig, check_trainer
 
@@ -263,16 +263,26 @@ class TrainConfig:
         return None if base is None or stages is None else f"{base}, and {stages}"
 
 
+def plain_values(config: Any) -> Any:
+    """A configuration as config.json and config.yaml have it: mappings, lists and scalars."""
+    if is_dataclass(config):
+        return {key: plain_values(value) for key, value in vars(config).items()}
+    if isinstance(config, Mapping):
+        return {key: plain_values(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain_values(value) for value in config]
+    return config
+
+
 def check_operators(config: TrainConfig) -> None:
     """Raise HalutError for options that no site could have: the operator's, and the rules'."""
-    options = asdict(config.halut)
-    default = options.pop("name")
-    operator_type(default)(**options)
+    operator_of(config.halut)
     for rule in config.policy.rules:
-        name = rule.get("operator", default) or default
+        name = rule.get("operator") or config.halut.name
         if name != KEEP:
             over = rule.get("options") or {}
-            operator_type(name)(**(laid_over(options, over) if name == default else over))
+            default = config.halut.options() if name == config.halut.name else {}
+            make_operator(name, **laid_over(default, over))
 
 
 def check(config: TrainConfig) -> None:

@@ -10,8 +10,16 @@ from typing import Any
 import torch
 
 from halut.errors import HalutError
-from halut.option import Needs, every, of_training_runs, option, where, while_training
-from halut.training.config.ranges import between, choice
+from halut.option import (
+    Needs,
+    between,
+    choice,
+    every,
+    of_training_runs,
+    option,
+    where,
+    while_training,
+)
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """What layers train in: Lightning's "true" half and double convert the weights for good, and with

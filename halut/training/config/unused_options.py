@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -19,7 +18,7 @@ from torch import nn
 
 from halut.errors import HalutError
 from halut.option import options_of, without_effect
-from halut.replace.operator_registry import operator_type
+from halut.replace.operator_registry import operator_of
 from halut.replace.recalibrate import running_norms
 from halut.sites.plan import Plan
 
@@ -96,11 +95,11 @@ def ineffective(config: Any, keys: Iterable[str]) -> dict[str, str]:
     for key in keys:
         group, _, path = key.partition(".")
         if group == "halut" and path and key not in found:
-            options = asdict(config.halut)
-            value, default = _at(options, path), _at(asdict(type(config.halut)()), path)
+            value = _at(config.halut.options(), path)
+            default = _at(type(config.halut)().options(), path)
             if value is None or (value is False and default is False):
                 continue
-            reason = operator_type(options.pop("name"))(**options).without_effect(path)
+            reason = operator_of(config.halut).without_effect(path)
             if reason is not None:
                 found[key] = reason
     return found

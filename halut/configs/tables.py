@@ -1,0 +1,151 @@
+"""Configurations of the operators by look-up tables: encode the inputs, look up, add."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from halut.configs.base import Config, documented
+from halut.errors import HalutError
+from halut.option import between, choice, option, redefined, where
+
+SCALES = ("layer", "channel", "codebook")
+CLIPS = ("none", "mse")
+ESTIMATORS = ("auto", "tree", "soft", "identity", "blend")
+PARAMETERIZATIONS = ("free", "derived")
+TAU_PER = ("layer", "codebook")
+METRICS = ("l2", "l1", "chebyshev")
+
+with_bits = where(lambda own: own.bits is not None, "tables are floats: it needs halut.bits")
+with_temperature = where(
+    lambda own: own.estimator != "identity",
+    "halut.estimator=identity has no temperature; it needs another estimator",
+)
+
+
+@documented
+@dataclass(kw_only=True)
+class TableConfig(Config):
+    """Codebooks, prototypes, table format and how they learn, of every operator by tables.
+
+    Give C (codebooks per group) or V (inputs per codebook), or neither: then V = kh * kw for a
+    convolution, i.e. one codebook per input channel, and V = 8 for a 1x1 or a Linear: 2 bytes of
+    table for a weight (K = 16, 8 bits), half of a float. V = 4 takes as much as floats do.
+
+    Raises HalutError for a value out of range, naming the range.
+    """
+
+    C: int | None = option(None, "codebooks of a layer (of a group, if it has groups)")
+    V: int | None = option(None, "inputs of a codebook, in place of C")
+    K: int = option(16, "prototypes of a codebook, 2..256; trees: a power of two")
+    bits: int | None = option(8, "signed bits of a table entry, 2..8; null: float")
+    scale: str = option("channel", "what shares a scale", choices=SCALES, needs=with_bits)
+    clip: str = option(
+        "none", "range of a table: whole, or of least error", choices=CLIPS, needs=with_bits
+    )
+    average: int | None = option(
+        None, "codebooks per run of MADDNESS' averaging accumulator; null: exact sums"
+    )
+    estimator: str = option(
+        "auto", "gradient of the codes; auto: the encoder's own", choices=ESTIMATORS
+    )
+    parameterization: str = option(
+        "free", "what trains: the table, or prototypes and weight", choices=PARAMETERIZATIONS
+    )
+    ridge: float | None = option(None, "lambda of the ridge refinement; null: none")
+    tau: float | None = option(
+        None, "starting temperature; null: estimated from the data", needs=with_temperature
+    )
+    tau_per: str = option(
+        "layer", "what shares a temperature", choices=TAU_PER, needs=with_temperature
+    )
+
+    def __post_init__(self) -> None:
+        if self.bits is not None:
+            if not 2 <= self.bits <= 8:
+                raise HalutError(
+                    f"halut.bits must be in 2..8 or null for float tables, got {self.bits}"
+                )
+            choice("halut.scale", self.scale, SCALES)
+        if self.average is not None and (self.bits is None or self.scale == "codebook"):
+            raise HalutError("halut.average needs integer tables with scale layer or channel")
+        choice("halut.estimator", self.estimator, ESTIMATORS)
+        choice("halut.parameterization", self.parameterization, PARAMETERIZATIONS)
+        choice("halut.clip", self.clip, CLIPS)
+        choice("halut.tau_per", self.tau_per, TAU_PER)
+        for name in ("C", "V"):
+            value = getattr(self, name)
+            if value is not None:
+                between(f"halut.{name}", value, 1)
+        if self.C is not None and self.V is not None:
+            raise HalutError("give halut.C or halut.V, not both")
+        between("halut.K", self.K, 2, 256)
+        if self.ridge is not None and not self.ridge > 0:
+            raise HalutError(f"halut.ridge must be above 0, or null, got {self.ridge}")
+        if self.tau is not None and self.tau <= 0:
+            raise HalutError(f"halut.tau must be positive, got {self.tau}")
+
+
+def encoder_options(config: TableConfig) -> dict[str, Any]:
+    """The options that only the encoder has: two layers of the same can share one."""
+    common = {field.name for field in fields(TableConfig)}
+    return {key: value for key, value in config.options().items() if key not in common}
+
+
+@documented
+@dataclass(kw_only=True)
+class Tree(TableConfig):
+    """Hash trees: a code is the path through a binary tree of depth log2 K, one per codebook.
+
+    log2 K compares a code; all nodes of a level test one input. Its prototypes span all D inputs,
+    so it starts with the ridge refinement.
+
+    >>> Tree(C=16, K=8).options()["ridge"]
+    1.0
+    """
+
+    name: str = "tree"
+    ridge: float | None = redefined(TableConfig, "ridge", 1.0)
+    candidates: int = option(
+        8, "inputs of a codebook tried per level: those of the largest squared error"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between("halut.candidates", self.candidates, 1)
+
+
+@documented
+@dataclass(kw_only=True)
+class PQ(TableConfig):
+    """Product quantization: a code is the nearest of K prototypes."""
+
+    name: str = "pq"
+    metric: str = option("l2", "distance to a prototype; l2 is squared", choices=METRICS)
+    output_metric: bool = option(False, "measure l2 at the output: (x-p)' W_c W_c' (x-p)")
+    learn_rows: int = option(65536, "rows drawn for k-means")
+    iterations: int = option(25, "iterations of k-means")
+    restarts: int = option(1, "starts of k-means, of which the best is taken")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice("halut.metric", self.metric, METRICS)
+        if self.output_metric and self.metric != "l2":
+            raise HalutError(f"halut.output_metric needs metric l2, got {self.metric!r}")
+        for name in ("learn_rows", "iterations", "restarts"):
+            between(f"halut.{name}", getattr(self, name), 1)
+
+
+@documented
+@dataclass(kw_only=True)
+class DecisionTree(TableConfig):
+    """Decision trees: as Tree, with an input and a threshold of its own at every node."""
+
+    name: str = "decision_tree"
+    learn_rows: int = option(16384, "rows drawn for k-means and the trees")
+    iterations: int = option(25, "iterations of k-means")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("learn_rows", "iterations"):
+            between(f"halut.{name}", getattr(self, name), 1)
