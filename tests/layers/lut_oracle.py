@@ -30,7 +30,7 @@ def inputs_of(shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make(case, encoder="tree", fitted=True, seed=0, **options):
+def make(case, encoder="tree", calibrated=True, seed=0, **options):
     """A learned layer of a case, and its source."""
     build, shape, own = LAYERS[case]
     torch.manual_seed(seed)
@@ -38,9 +38,8 @@ def make(case, encoder="tree", fitted=True, seed=0, **options):
     site = find_sites(nn.Sequential(source), torch.zeros(1, *shape[1:]))[0][0]
     chosen = {"K": 4, **own, **options}
     layer = operator_type(encoder)(**chosen).build(site, source)
-    if fitted:
-        layer.observe(unfolded(inputs_of((200, *shape[1:]), seed=7), site))
-        layer.fit(seed=seed)
+    if calibrated:
+        layer.calibrate(unfolded(inputs_of((200, *shape[1:]), seed=7), site), seed=seed)
     return layer, source
 
 

@@ -26,7 +26,7 @@ MEMBERS = ((6, True), (5, False), (1, True))
 """Outputs, and whether there is a bias."""
 
 
-def group(case, encoder="tree", fitted=True, **options):
+def group(case, encoder="tree", calibrated=True, **options):
     """The layers of a case, learned together, and an input."""
     build, shape, own = GROUPS[case]
     torch.manual_seed(0)
@@ -37,9 +37,8 @@ def group(case, encoder="tree", fitted=True, **options):
         layer = operator_type(encoder)(**{"K": 4, **own, **options}).build(site, source)
         if layers:
             share_encoder(layer, layers[0])
-        if fitted:
-            layer.observe(unfolded(inputs_of((60, *shape[1:]), seed=7), site))
-            layer.fit()
+        if calibrated:
+            layer.calibrate(unfolded(inputs_of((60, *shape[1:]), seed=7), site))
         layers.append(layer)
     return nn.ModuleList(layers), inputs_of(shape)
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from halut.analysis.bit_operations import bit_figures, bits_line
 from halut.analysis.network_cost import replaced_cost
-from halut.errors import HalutError
 from halut.layers.codec import CodecConv2d, CodecLinear
 from halut.replace import swap
 from halut.replace.operator_registry import operator_type
@@ -33,8 +32,7 @@ def built(kind, operator, **options):
     network = nn.Sequential(source)
     site = find_sites(network, x[:1])[0][0]
     layer = operator_type(operator)(**options).build(site, source)
-    layer.observe(capture(network, [site], [x])[site.name])
-    layer.fit()
+    layer.calibrate(capture(network, [site], [x])[site.name])
     return source, layer, x
 
 
@@ -89,17 +87,6 @@ def test_zeros_of_the_padding_stay_zeros():
     weight = layer.quantized_weight().view(8, 6, 3, 3)
     expected = -weight[:, :, 1, 1].sum(1) + layer.bias
     torch.testing.assert_close(layer(one_pixel).flatten(), expected)
-
-
-def test_rows_that_do_not_fit_are_refused():
-    _, layer, _ = built("linear", "integer")
-    with pytest.raises(HalutError, match=r"rows must be \[N, 20\], got \[3, 19\]"):
-        layer.observe(torch.zeros(3, 19))
-    with pytest.raises(HalutError, match="no calibration rows"):
-        layer.fit()
-    layer.observe(torch.full((3, 20), float("nan")))
-    with pytest.raises(HalutError, match="NaN or infinite"):
-        layer.fit()
 
 
 # -- cost -----------------------------------------------------------------------------------------

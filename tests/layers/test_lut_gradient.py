@@ -71,7 +71,7 @@ def test_relaxed_gradients_are_as_defined(case, encoder, parameterization, tau_p
 def test_quantization_leaves_the_gradients_as_they_are(encoder, estimator, parameterization, scale):
     options = {"estimator": estimator, "parameterization": parameterization}
     exact, _ = make("grouped", encoder, bits=None, **options)
-    quantized, _ = make("grouped", encoder, bits=8, scale=scale, fitted=False, **options)
+    quantized, _ = make("grouped", encoder, bits=8, scale=scale, calibrated=False, **options)
     quantized.load_state_dict(exact.state_dict(), strict=True)
     x = inputs_of(LAYERS["grouped"][1])
     assert not torch.equal(exact(x), quantized(x))
@@ -124,7 +124,7 @@ def test_identity_with_derived_tables_gives_the_weight_the_dense_gradient():
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_blend_moves_from_the_relaxed_to_the_exact_gradient(encoder, share):
     relaxed, source = make("3x3", encoder)
-    blend, _ = make("3x3", encoder, fitted=False, estimator="blend")
+    blend, _ = make("3x3", encoder, calibrated=False, estimator="blend")
     blend.load_state_dict(relaxed.state_dict())
     blend.after_step(share)
     x = inputs_of(LAYERS["3x3"][1])

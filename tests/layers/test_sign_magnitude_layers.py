@@ -31,8 +31,7 @@ def built(kind, operator="sign_magnitude", **options):
     network = nn.Sequential(source)
     site = find_sites(network, x[:1])[0][0]
     layer = operator_type(operator)(**options).build(site, source)
-    layer.observe(capture(network, [site], [x])[site.name])
-    layer.fit()
+    layer.calibrate(capture(network, [site], [x])[site.name])
     return layer, x
 
 
