@@ -116,7 +116,7 @@ class LUTLayer(ReplacedLayer):
         if self.encoder_shared:
             prototypes = shared_prototypes(self.encoder, rows)
         else:
-            prototypes = self.encoder.learn(rows, seed=seed, weight=weight, progress=progress)
+            prototypes = self.encoder.calibrate(rows, seed=seed, weight=weight, progress=progress)
         self._calibrate_table(rows, prototypes, weight)
         if not self.encoder_shared:
             tau = self.options.tau

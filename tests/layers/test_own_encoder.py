@@ -47,7 +47,7 @@ class MeanEncoder(Encoder):
         widths = torch.tensor(self.blocks.widths)
         return self.blocks.split(inputs).sum(-1) / widths
 
-    def learn(self, rows, seed=0, weight=None, progress=None):
+    def calibrate(self, rows, *, seed=0, weight=None, progress=None):
         check_rows(rows, self.blocks.inputs)
         means = self.means(rows)
         at = torch.linspace(-1, 1, self.K - 1) * self.options.spread

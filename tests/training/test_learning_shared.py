@@ -51,7 +51,7 @@ def test_shared_out_learning_is_that_of_one_process(name):
 
     def learn():
         encoder = encoders[name](Blocks(12, 5), 4)
-        prototypes = encoder.learn(rows, seed=3)
+        prototypes = encoder.calibrate(rows, seed=3)
         return [prototypes, *encoder.state_dict().values()]
 
     alone = learn()
