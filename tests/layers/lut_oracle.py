@@ -8,8 +8,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from halut.replace.operator_registry import operator_type
-from halut.sites.calibration import unfolded
 from halut.sites.find import find_sites
+from tests.oracles.im2col import im2col_reference
 
 LAYERS = {
     "linear": (lambda: nn.Linear(11, 6), (2, 3, 11), {"C": 4}),
@@ -39,7 +39,9 @@ def make(case, encoder="tree", calibrated=True, seed=0, **options):
     chosen = {"K": 4, **own, **options}
     layer = operator_type(encoder)(**chosen).build(site, source)
     if calibrated:
-        layer.calibrate(unfolded(inputs_of((200, *shape[1:]), seed=7), site), seed=seed)
+        layer.calibrate(
+            im2col_reference(inputs_of((200, *shape[1:]), seed=7), site.geometry), seed=seed
+        )
     return layer, source
 
 

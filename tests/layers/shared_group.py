@@ -9,9 +9,9 @@ from torch import nn
 
 from halut.replace.operator_registry import operator_type
 from halut.replace.sharing import share_encoder
-from halut.sites.calibration import unfolded
 from halut.sites.find import find_sites
 from tests.layers.lut_oracle import inputs_of
+from tests.oracles.im2col import im2col_reference
 
 GROUPS = {
     "linear": (lambda M, bias: nn.Linear(11, M, bias), (2, 3, 11), {"C": 4}),
@@ -38,7 +38,7 @@ def group(case, encoder="tree", calibrated=True, **options):
         if layers:
             share_encoder(layer, layers[0])
         if calibrated:
-            layer.calibrate(unfolded(inputs_of((60, *shape[1:]), seed=7), site))
+            layer.calibrate(im2col_reference(inputs_of((60, *shape[1:]), seed=7), site.geometry))
         layers.append(layer)
     return nn.ModuleList(layers), inputs_of(shape)
 

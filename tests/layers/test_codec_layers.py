@@ -12,8 +12,9 @@ from halut.layers.codec import CodecConv2d, CodecLinear
 from halut.replace import swap
 from halut.replace.operator_registry import operator_type
 from halut.replace.policy import Rule, resolve
-from halut.sites.calibration import capture, unfolded
+from halut.sites.calibration import capture
 from halut.sites.find import find_sites
+from tests.oracles.im2col import im2col_reference
 
 SOURCES = {
     "linear": (lambda: nn.Linear(20, 7), (3, 5, 20)),
@@ -52,7 +53,7 @@ def test_a_convolution_is_unfold_and_linear(kind, operator):
     """Codes of the map are codes of its patches: quantize, unfold, multiply."""
     _, layer, x = built(kind, operator)
     site = layer.site
-    rows = unfolded(layer.quantized_input(x), site).view(-1, site.groups, site.D)
+    rows = im2col_reference(layer.quantized_input(x), site.geometry).view(-1, site.groups, site.D)
     weight = layer.quantized_weight().view(site.groups, -1, site.D)
     y = torch.einsum("ngd,gmd->ngm", rows, weight).flatten(1)
     if layer.bias is not None:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from halut.encoders import encoders
 from halut.ops.power_of_two import normalized_mse
-from halut.sites.calibration import unfolded
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
+from tests.oracles.im2col import im2col_reference
 
 ENCODERS = list(encoders)
 RELAXED = [(name, encoders[name].estimators[0]) for name in ENCODERS]
@@ -18,7 +18,7 @@ RELAXED = [(name, encoders[name].estimators[0]) for name in ENCODERS]
 def definition(layer, x):
     """The layer by autograd over one-hot codes: [N, GC, K] times the table, straight through."""
     G, C, K = layer.site.groups, layer.blocks.C, layer.options.K
-    inputs = layer.encoder.tapped(unfolded(x, layer.site))
+    inputs = layer.encoder.tapped(im2col_reference(x, layer.site.geometry))
     lut = layer.full_lut()
     hard = F.one_hot(layer.encoder.encode(inputs.detach()).long(), K).to(lut.dtype)
     soft = layer.encoder.assign(inputs, layer.tau)
@@ -83,7 +83,7 @@ def test_the_tables_gradient_is_a_scatter_add():
     x = inputs_of(LAYERS["grouped"][1])
     upstream = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(3))
     rows = upstream.permute(0, 2, 3, 1).reshape(-1, layer.site.M)
-    codes = layer.encoder.codes(unfolded(x, layer.site))
+    codes = layer.encoder.codes(im2col_reference(x, layer.site.geometry))
     G, C, K, M = layer.lut.shape
     wanted = torch.zeros(G, C, K, M)
     for n in range(len(rows)):
