@@ -180,13 +180,11 @@ def _finish(
         return
     count = DRAWN * getattr(operator.config, "K", 16)
     generator = torch.Generator().manual_seed(0)
-    layer.observe(torch.randn(count, site.groups * site.D, generator=generator))
-    layer.fit()
+    layer.calibrate(torch.randn(count, site.groups * site.D, generator=generator))
 
 
 def calibrate(layer: ReplacedLayer, x: Tensor, rows: int = 65_536, seed: int = 0) -> None:
     """Learn the layer's encoder, tables and scales from its input x, of at most `rows` rows."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(row_count(x, layer.site), generator=generator)[:rows]
-    layer.observe(patch_rows(x.detach(), layer.site, index.to(x.device)))
-    layer.fit(seed=seed)
+    layer.calibrate(patch_rows(x.detach(), layer.site, index.to(x.device)), seed=seed)

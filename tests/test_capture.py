@@ -18,9 +18,9 @@ from halut.sites.calibration import (
     patch_rows,
     reservoirs_of,
     row_count,
-    unfolded,
 )
 from halut.sites.find import Site, find_sites
+from tests.oracles.im2col import im2col_reference
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
@@ -43,7 +43,7 @@ def test_patch_rows_are_the_unfolded_rows(kernel, stride, dilation, padding, cha
                 geometry)  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, C_in, 8, 9, generator=generator)
-    every = unfolded(x, site)
+    every = im2col_reference(x, site.geometry)
     assert every.shape == (row_count(x, site), groups * site.D)
     index = torch.randint(0, len(every), (11,), generator=generator)
     assert torch.equal(patch_rows(x, site, index), every[index])
@@ -57,7 +57,7 @@ def test_rows_times_weight_is_the_convolution(groups):
     conv = nn.Conv2d(4, 8, 3, stride=2, padding=(1, 2), dilation=(2, 1), groups=groups)
     x = torch.randn(2, 4, 9, 8)
     site = find_sites(nn.Sequential(conv), x[:1])[0][0]
-    rows = unfolded(x, site).view(-1, groups, site.D)
+    rows = im2col_reference(x, site.geometry).view(-1, groups, site.D)
     weight = conv.weight.view(groups, 8 // groups, site.D)
     y = torch.einsum("ngd,gmd->ngm", rows, weight).flatten(1) + conv.bias
     out = conv(x)
@@ -73,9 +73,9 @@ def test_rows_of_a_linear_are_its_tokens():
 
 
 def fill(reservoir, parts):
-    """Offer rows 0, 1, 2, ... of one column: `parts` are (batch, first row, rows)."""
+    """Propose rows 0, 1, 2, ... of one column: `parts` are (batch, first row, rows)."""
     for batch, start, count in parts:
-        index, keys = reservoir.offer(count, batch)
+        index, keys = reservoir.propose(count, batch)
         reservoir.add(torch.arange(start, start + count, dtype=torch.float32)[index, None], keys)
     return reservoir
 
@@ -94,10 +94,10 @@ def check_uniform(hits, trials, held):
 
 
 @pytest.mark.parametrize("batches", [[100], [10] * 10, [1] * 5 + [95]])
-def test_every_row_of_the_stream_is_as_likely_to_be_held(batches):
+def test_every_row_of_the_stream_is_as_likely_to_be_sampled(batches):
     hits = torch.zeros(100)
     for seed in range(300):
-        found = fill(Reservoir(20, 1, seed), stream(batches)).held()[:, 0].long()
+        found = fill(Reservoir(20, 1, seed), stream(batches)).sample()[:, 0].long()
         assert len(found.unique()) == 20  # a sample without repetition, never more
         hits[found] += 1
     check_uniform(hits, 300, 20)
@@ -113,22 +113,22 @@ def test_reservoirs_of_uneven_parts_merge_without_bias(counts):
         for part in parts:
             whole.add(part.rows[: len(part.keys)], part.keys)
         one = fill(Reservoir(20, 1, seed), stream(counts))
-        assert torch.equal(whole.held(), one.held())  # the very sample of a single process
-        hits[whole.held()[:, 0].long()] += 1
+        assert torch.equal(whole.sample(), one.sample())  # the very sample of a single process
+        hits[whole.sample()[:, 0].long()] += 1
     check_uniform(hits, 300, 20)
 
 
-def test_a_short_stream_is_held_whole_and_shuffled():
-    held = fill(Reservoir(50, 1, 3), [(0, 0, 30)]).held()[:, 0]
-    assert torch.equal(held.sort().values, torch.arange(30.0))
-    assert not torch.equal(held, torch.arange(30.0))
+def test_a_short_stream_is_sampled_whole_and_shuffled():
+    rows = fill(Reservoir(50, 1, 3), [(0, 0, 30)]).sample()[:, 0]
+    assert torch.equal(rows.sort().values, torch.arange(30.0))
+    assert not torch.equal(rows, torch.arange(30.0))
 
 
 def test_calls_and_batches_draw_keys_of_their_own():
     reservoir = Reservoir(50, 1, 3)
-    keys = [reservoir.offer(9, *place)[1] for place in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    keys = [reservoir.propose(9, *place)[1] for place in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert len(torch.cat(keys).unique()) == 36
-    assert torch.equal(keys[0], Reservoir(50, 1, 3).offer(9, 0)[1])
+    assert torch.equal(keys[0], Reservoir(50, 1, 3).propose(9, 0)[1])
 
 
 class Net(nn.Module):
@@ -230,7 +230,7 @@ def test_parts_of_the_batches_hold_what_one_pass_holds(network, sites, ranks):
         merged = parts[0][name]
         for part in parts[1:]:
             merged.add(part[name].rows[: len(part[name].keys)], part[name].keys)
-        assert torch.equal(merged.held(), rows)
+        assert torch.equal(merged.sample(), rows)
 
 
 def test_without_batches_the_site_is_named(network, sites):

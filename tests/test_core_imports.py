@@ -33,10 +33,7 @@ sites, unsupported = find_sites(net, x[:1])
 plan = resolve(sites, simple_rules(sites), "tree", {"K": 4}, unsupported)
 rows = capture(net, [e.site for e in plan.replaced], [x])
 for entry in plan.replaced:
-    layer = swap.build(net, entry)
-    layer.observe(rows[entry.site.name])
-    layer.fit()
-    swap.swap(net, entry, layer)
+    swap.replace_site(net, entry, rows[entry.site.name])
 net(x).sum().backward()
 print("trained", len(plan.replaced))
 """

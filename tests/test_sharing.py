@@ -61,10 +61,7 @@ def planned(network, x, operator="tree", **options):
 def learned(network, plan, x, order=None):
     for name in order or [e.site.name for e in plan.replaced]:
         entry = plan[name]
-        layer = swap.build(network, entry)
-        layer.observe(capture(network, [entry.site], [x])[name])
-        layer.fit()
-        swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, capture(network, [entry.site], [x])[name])
     return network
 
 

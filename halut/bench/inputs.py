@@ -68,8 +68,7 @@ def learned_layer(case: Case) -> LUTLayer:
     options = {"V": case.options["V"], "K": case.options.get("K", 16), "ridge": None}
     layer = make_operator("tree", **options).build(site, exact)
     assert isinstance(layer, LUTLayer)
-    layer.observe(patch_rows(x, site, drawn))
-    layer.fit()
+    layer.calibrate(patch_rows(x, site, drawn))
     return layer.eval()
 
 

@@ -33,7 +33,7 @@ from halut.models.build import build_model
 from halut.prototypes.codebooks import shared_out
 from halut.replace import swap
 from halut.replace.policy import resolve, simple_rules
-from halut.sites.calibration import held_rows, reservoirs_of
+from halut.sites.calibration import reservoirs_of, sampled_rows
 from halut.sites.find import find_sites
 from halut.training.logging.git import commit
 from halut.training.parallel.distributed import rank, share_state, world_size
@@ -139,7 +139,7 @@ def _learn(network: nn.Module, device: torch.device, count: int) -> float:
     for entry in plan.replaced:
         mine = batches[shard[0] :: shard[1]]
         part = reservoirs_of(network, [entry.site], mine, ROWS, 1 << 30, 0, shard=shard)
-        rows = held_rows({name: merged(found) for name, found in part.items()})
+        rows = sampled_rows({name: merged(found) for name, found in part.items()})
         with shared_out(codebook_ranks()):
             swap.replace_site(network, entry, rows[entry.site.name])
     share_state(network)

@@ -29,7 +29,7 @@ class ABCNetCodec(Codec):
     passes to x and v_n where 0 <= x + v_n <= 1, one wide about the threshold 1/2 - v_n, which suits
     inputs of order one, as norms make them; those far from it are read in a `unit`, a power of two
     that makes them so. beta (role basis) and v (role thresholds) are learned;
-    `fit` starts them at a quantizer of least squared error. Levels are symmetric about zero.
+    `calibrate` starts them at a quantizer of least squared error. Levels are symmetric about zero.
 
     gradient=identity passes all of it, unscaled; clipped also stops weights beyond their levels.
     Scales are [R, 2, n]: alpha, and the thresholds that x is compared with; R = 1, or outputs.
@@ -135,7 +135,7 @@ class ABCNetCodec(Codec):
     # -- learning ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
         if self.layout.dynamic:
             return
         x = values.flatten() if kept is None else values[kept.expand_as(values)]

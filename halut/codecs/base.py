@@ -136,10 +136,11 @@ class Codec(nn.Module):
 
     # -- training ---------------------------------------------------------------------------
 
-    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
-        """Calibrate on values [.., *layout.shape] float32: the weight, or samples of inputs.
+    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+        """Learn scales and the like from values [.., *layout.shape] float32: the weight, or
+        samples of inputs.
 
-        `kept` as for `scales`.
+        `seed` decides what is drawn at random; `kept` as for `scales`.
         """
 
     def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:

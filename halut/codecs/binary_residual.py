@@ -17,8 +17,8 @@ class BinaryResidualCodec(Codec):
     where r_l >= 0.
 
     g [L] is learned (role basis), by dq/dg_l = sign(g_l) sign(r_l). It starts at 2 (L + 1 - l) /
-    (L (L + 1)), 2/3 and 1/3 for L = 2, which is the scale of normalized activations; `fit` takes
-    the mean magnitude of every residual instead, unless halut.fitted is false.
+    (L (L + 1)), 2/3 and 1/3 for L = 2, which is the scale of normalized activations; `calibrate`
+    takes the mean magnitude of every residual instead, unless halut.fitted is false.
     """
 
     Config = BinaryResidual
@@ -38,7 +38,7 @@ class BinaryResidualCodec(Codec):
         return self.width if self.layout.dynamic else 0
 
     @torch.no_grad()
-    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
         if not self.options.fitted:
             return
         r = values if kept is None else values[kept.expand_as(values)]

@@ -89,10 +89,10 @@ class ChainCodec(Codec):
         mask = self.mask
         return x if mask is None else torch.where(mask, x, 0.0)
 
-    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
         for selector in self.selectors:
-            selector.fit(self.pruned(values), seed)  # type: ignore[operator]
-        self.format.fit(self.pruned(values), seed, self.mask)
+            selector.calibrate(self.pruned(values), seed=seed)  # type: ignore[operator]
+        self.format.calibrate(self.pruned(values), seed=seed, kept=self.mask)
 
     def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor | None:
         return self.format.scales(self.pruned(x), self.mask)

@@ -34,8 +34,8 @@ class LQNetCodec(Codec):
     constant within a step, whatever is evaluated, and a vector that no code uses stays.
 
     Start: v_j = s 0.6745 / 2^(n-1) 2^j for weights, s = sqrt(2 / (taps M)), and
-    v_j = s 0.6745 * 2 / (2^n - 1) 2^j for activations, s = 1. `fit` alternates codes and basis from
-    there, s being the root mean square of the data, unless halut.fitted is false.
+    v_j = s 0.6745 * 2 / (2^n - 1) 2^j for activations, s = 1. `calibrate` alternates codes and
+    basis from there, s being the root mean square of the data, unless halut.fitted is false.
     """
 
     Config = LQNet
@@ -138,7 +138,7 @@ class LQNetCodec(Codec):
         return torch.linalg.solve(sums[..., :n] + DAMPING * eye, right)
 
     @torch.no_grad()
-    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
         if not self.options.fitted:
             return
         x, kept = self._sampled(values, kept, seed)

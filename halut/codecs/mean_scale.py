@@ -67,7 +67,7 @@ class MeanScaleCodec(Codec):
             mean = torch.where(kept, a, 0.0).sum(over, keepdim=True) / count.clamp_min(1)
         return mean.reshape(mean.shape[mean.ndim - len(self.layout.shape) :])
 
-    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
         if hasattr(self, "alpha"):
             self.alpha.copy_(self.computed(values, kept))
         if self.levels[0] < 0 and not self.layout.dynamic and bool((values >= 0).all()):

@@ -18,10 +18,10 @@ METHODS = {"l1": torch_prune.L1Unstructured, "random": torch_prune.RandomUnstruc
 class PruneCodec(Codec):
     """x where `mask`, else 0; round(sparsity * numel) zeros, as torch.nn.utils.prune has them.
 
-    The mask is drawn once, by `fit`, and saved: of a weight's entries by their magnitudes (l1), of
-    the input features of activations (channels of a map) by their mean magnitudes; or at random.
-    The gradient passes where the mask does. Codes are the floats' bits; what is held of a weight
-    is those that stay, and a bit for every place.
+    The mask is drawn once, by `calibrate`, and saved: of a weight's entries by their magnitudes
+    (l1), of the input features of activations (channels of a map) by their mean magnitudes; or at
+    random. The gradient passes where the mask does. Codes are the floats' bits; what is held of a
+    weight is those that stay, and a bit for every place.
     """
 
     Config = Prune
@@ -43,7 +43,7 @@ class PruneCodec(Codec):
     def width(self) -> int:
         return 32
 
-    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
         options = self.options
         if options.scope == "global":
             raise HalutError("global pruning is settled over a whole plan: see with_global_pruning")

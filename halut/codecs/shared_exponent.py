@@ -101,7 +101,7 @@ class SharedExponentCodec(Codec):
 
     # -- the map ----------------------------------------------------------------------------
 
-    def fit(self, values: Tensor, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
         if hasattr(self, "exponent"):
             self.exponent.copy_(self.computed(values))
 

@@ -98,19 +98,20 @@ class Encoder(nn.Module):
         """
         return None
 
-    def learn(
+    def calibrate(
         self,
         rows: Tensor,
+        *,
         seed: int = 0,
         weight: Tensor | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Fit to rows [N, groups * D] float32; return prototypes [groups * C, K, V].
+        """Learn from rows [N, groups * D] float32; return prototypes [groups * C, K, V].
 
         Prototypes are the mean inputs of each bucket (zero in the padding of narrow blocks).
-        `weight` [groups * M_g, D] is read by encoders that measure their error at the output;
-        `progress` is called with the number of codebooks just finished.
-        Raises HalutError if the rows hold fewer than one row or are not finite.
+        `seed` decides what is drawn at random; `weight` [groups * M_g, D] is read by encoders that
+        measure their error at the output; `progress` is called with the number of codebooks just
+        finished. Raises HalutError if there are no rows or they are not finite.
         """
         raise NotImplementedError
 
@@ -216,7 +217,7 @@ def as_answer(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) 
 
 
 def shared_prototypes(encoder: Encoder, rows: Tensor) -> Tensor:
-    """Prototypes [GC, K, V] as `learn` returns them, of an encoder that stays as it is.
+    """Prototypes [GC, K, V] as `calibrate` returns them, of an encoder that stays as it is.
 
     Zero where no row has the code.
     """

@@ -40,9 +40,10 @@ class DecisionTreeEncoder(Encoder):
         self.register_buffer("node_dims", torch.tensor(blocks.starts)[:, None].repeat(1, K - 1))
         self.thresholds = nn.Parameter(torch.zeros(blocks.total, K - 1))
 
-    def learn(
+    def calibrate(
         self,
         rows: Tensor,
+        *,
         seed: int = 0,
         weight: Tensor | None = None,
         progress: Callable[[int], None] | None = None,

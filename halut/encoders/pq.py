@@ -43,9 +43,10 @@ class PQEncoder(Encoder):
         if self.options.output_metric:
             self.register_buffer("roots", torch.eye(blocks.V).repeat(blocks.total, 1, 1))
 
-    def learn(
+    def calibrate(
         self,
         rows: Tensor,
+        *,
         seed: int = 0,
         weight: Tensor | None = None,
         progress: Callable[[int], None] | None = None,

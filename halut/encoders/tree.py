@@ -49,9 +49,10 @@ class TreeEncoder(Encoder):
         """The tested columns [GC * depth], codebook-major."""
         return self.split_dims.reshape(-1)
 
-    def learn(
+    def calibrate(
         self,
         rows: Tensor,
+        *,
         seed: int = 0,
         weight: Tensor | None = None,
         progress: Callable[[int], None] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,6 @@ class CodecAttention(ReplacedLayer):
             self.scale, self.drop = source.scale, source.drop
         self.q, self.k = self._made(spec, site.D), self._made(spec, site.D)
         self.a, self.v = self._made(spec, site.M), self._made(spec, site.M)
-        self._rows: list[Tensor] = []
 
     @staticmethod
     def _made(spec: QuantSpec, width: int) -> Codec:
@@ -47,29 +46,16 @@ class CodecAttention(ReplacedLayer):
         assert codec is not None
         return codec
 
-    def observe(self, rows: Tensor) -> None:
-        """rows [R, 3 d]: q, k and v of a token and head side by side."""
-        if rows.ndim != 2 or rows.shape[1] != 3 * self.site.D:
-            raise HalutError(
-                f"{self.site.name}: rows must be [N, {3 * self.site.D}], got {list(rows.shape)}"
-            )
-        self._rows.append(rows.detach().float())
-
-    @torch.no_grad()
-    def fit(self, seed: int = 0, progress: Any = None) -> None:
-        """Calibrate q, k and v on the observed rows, the softmax on its range."""
-        if not self._rows:
-            raise HalutError(f"{self.site.name}: no calibration rows were observed")
-        rows, self._rows = torch.cat(self._rows), []
-        if not bool(torch.isfinite(rows).all()):
-            raise HalutError(f"{self.site.name}: calibration rows hold NaN or infinite values")
+    def _calibrate(self, rows: Tensor, seed: int, progress: Callable[[int], None] | None) -> None:
+        """Calibrate q, k and v on rows [R, 3 d], the three of a token and head side by side; the
+        softmax on its range."""
         q, k, v = rows.split(self.site.D, 1)
         tokens = self.site.M
         whole = v.flatten().repeat(-(-tokens // max(v.numel(), 1)))
-        self.q.fit(q[:, None], seed)
-        self.k.fit(k[:, None], seed)
-        self.v.fit(whole[: len(whole) // tokens * tokens].view(-1, 1, tokens), seed)
-        self.a.fit(torch.full((1, 1, tokens), BELOW_ONE, device=v.device), seed)
+        self.q.calibrate(q[:, None], seed=seed)
+        self.k.calibrate(k[:, None], seed=seed)
+        self.v.calibrate(whole[: len(whole) // tokens * tokens].view(-1, 1, tokens), seed=seed)
+        self.a.calibrate(torch.full((1, 1, tokens), BELOW_ONE, device=v.device), seed=seed)
         if progress is not None:
             progress(1)
 

@@ -9,6 +9,7 @@ functions are not counted, nor is what makes codes of a codec's inputs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,7 +95,6 @@ class LUTLayer(ReplacedLayer):
         self.register_buffer("blend", torch.zeros(()))
         for name, parameter in self.encoder.named_parameters():
             self.register_buffer(start_of(name), torch.zeros_like(parameter))
-        self._rows: list[Tensor] = []
         self.encoder_shared = False
         self.readers: SharedInput | None = None
 
@@ -119,46 +119,32 @@ class LUTLayer(ReplacedLayer):
         """True if derived tables use the prototypes the encoder compares with (no ridge)."""
         return hasattr(self.encoder, "prototypes") and self.options.ridge is None
 
-    def observe(self, rows: Tensor) -> None:
-        if rows.ndim != 2 or rows.shape[1] != self.blocks.inputs:
-            raise HalutError(
-                f"{self.site.name}: rows must be [N, {self.blocks.inputs}], got {list(rows.shape)}"
-            )
-        self._rows.append(rows.detach().float().cpu())
-
-    def fit(self, seed: int = 0, progress: Any = None) -> None:
-        """Learn table, and encoder and temperature unless they are another layer's; forget rows."""
-        if not self._rows:
-            raise HalutError(f"{self.site.name}: no calibration rows were observed")
-        rows, self._rows = torch.cat(self._rows), []
-        if not bool(torch.isfinite(rows).all()):
-            raise HalutError(f"{self.site.name}: calibration rows hold NaN or infinite values")
-        device = self.weight.device
+    def _calibrate(self, rows: Tensor, seed: int, progress: Callable[[int], None] | None) -> None:
+        """Learn the table, and encoder and temperature unless they are another layer's."""
+        device, weight = self.weight.device, self.weight.detach().cpu().float()
+        self._require_finite(weight, "the weight holds")
         self.cpu()
-        with torch.no_grad():
-            weight = self.weight.detach().float()
-            if not bool(torch.isfinite(weight).all()):
-                raise HalutError(f"{self.site.name}: the weight holds NaN or infinite values")
-            if not self.encoder_shared:
-                self.encoder.unit.fill_(unit_of(float(rows.abs().max())))
-            rows = self.encoder.in_units(rows)
-            if self.encoder_shared:
-                prototypes = shared_prototypes(self.encoder, rows)
-            else:
-                prototypes = self.encoder.learn(rows, seed=seed, weight=weight, progress=progress)
-            self._fit_table(rows, prototypes, weight)
-            if not self.encoder_shared:
-                tau = self.options.tau
-                self.tau.fill_(tau if tau is not None else self.encoder.initial_tau(rows))
-            if self.options.bits is not None and self.options.clip == "mse":
-                self.clip.fill_(best_clip(self.full_lut(), self.options.bits, self.options.scale))
-            for name, parameter in self.encoder.named_parameters():
-                self.get_buffer(start_of(name)).copy_(parameter)
+        rows = rows.cpu()
+        if not self.encoder_shared:
+            self.encoder.unit.fill_(unit_of(float(rows.abs().max())))
+        rows = self.encoder.in_units(rows)
+        if self.encoder_shared:
+            prototypes = shared_prototypes(self.encoder, rows)
+        else:
+            prototypes = self.encoder.calibrate(rows, seed=seed, weight=weight, progress=progress)
+        self._calibrate_table(rows, prototypes, weight)
+        if not self.encoder_shared:
+            tau = self.options.tau
+            self.tau.fill_(tau if tau is not None else self.encoder.initial_tau(rows))
+        if self.options.bits is not None and self.options.clip == "mse":
+            self.clip.fill_(best_clip(self.full_lut(), self.options.bits, self.options.scale))
+        for name, parameter in self.encoder.named_parameters():
+            self.get_buffer(start_of(name)).copy_(parameter)
         self.to(device)
         if self.readers is not None:
             self.readers.forget()
 
-    def _fit_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
+    def _calibrate_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
         codes = self.encoder.codes(rows)
         if self.options.parameterization == "free":
             lut = refine(codes, prototypes, rows, weight, self.options.ridge)

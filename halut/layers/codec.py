@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from halut.codecs import Codec, Layout
 from halut.codecs.factors import QuantSpec, make_codec
 from halut.configs import FACTORS
 from halut.contractions import contractions
-from halut.errors import HalutError
 from halut.ops.core.finite import kept_finite
 from halut.sites.find import Site, exact_product
 from halut.sites.operator import ReplacedLayer, copied_parameters
@@ -45,7 +44,6 @@ class CodecLayer(ReplacedLayer):
         self.weight_codec, self.activation_codec = made["weight"], made["activation"]
         self.bias_codec = made["bias"] if site.bias else None
         self.contraction = contractions[contraction]()
-        self._rows: list[Tensor] = []
 
     @staticmethod
     def layouts(site: Site) -> dict[str, Layout]:
@@ -59,37 +57,22 @@ class CodecLayer(ReplacedLayer):
 
     # -- learning ---------------------------------------------------------------------------
 
-    def observe(self, rows: Tensor) -> None:
-        if rows.ndim != 2 or rows.shape[1] != self.site.groups * self.site.D:
-            wanted = self.site.groups * self.site.D
-            raise HalutError(
-                f"{self.site.name}: rows must be [N, {wanted}], got {list(rows.shape)}"
-            )
-        self._rows.append(rows.detach().float())
-
-    @torch.no_grad()
-    def fit(self, seed: int = 0, progress: Any = None) -> None:
-        """Calibrate the codecs on the observed rows, the weight and the bias; forget the rows.
+    def _calibrate(self, rows: Tensor, seed: int, progress: Callable[[int], None] | None) -> None:
+        """Calibrate the codecs on the rows, the weight and the bias.
 
         What is drawn at random depends on `seed` and the site's name.
         """
         seed += zlib.crc32(self.site.name.encode())
         if self.activation_codec is not None:
-            if not self._rows:
-                raise HalutError(f"{self.site.name}: no calibration rows were observed")
-            rows = torch.cat(self._rows).to(self.weight.device)
-            if not bool(torch.isfinite(rows).all()):
-                raise HalutError(f"{self.site.name}: calibration rows hold NaN or infinite values")
+            rows = rows.to(self.weight.device)
             taps, groups = self.site.taps, self.site.groups
             values = rows.view(len(rows), groups, -1, taps).permute(0, 3, 1, 2).flatten(0, 1)
-            self.activation_codec.fit(values, seed)
-        self._rows = []
-        if not bool(torch.isfinite(self.weight).all()):
-            raise HalutError(f"{self.site.name}: the weight holds NaN or infinite values")
+            self.activation_codec.calibrate(values, seed=seed)
+        self._require_finite(self.weight, "the weight holds")
         if self.weight_codec is not None:
-            self.weight_codec.fit(self.canonical_weight().float(), seed)
+            self.weight_codec.calibrate(self.canonical_weight().float(), seed=seed)
         if self.bias_codec is not None and self.bias is not None:
-            self.bias_codec.fit(self.bias[None].float(), seed)
+            self.bias_codec.calibrate(self.bias[None].float(), seed=seed)
         if progress is not None:
             progress(1)
 

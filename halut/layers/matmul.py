@@ -69,7 +69,7 @@ class HalutMatmul:
         encoder = encoders[self.encoder_name](blocks, self.K, self.options).to(rows.device)
         encoder.unit.fill_(unit_of(float(rows.abs().max())))
         rows = encoder.in_units(rows)
-        prototypes = encoder.learn(rows, self.seed, weight)
+        prototypes = encoder.calibrate(rows, seed=self.seed, weight=weight)
         self.lut = encoder.times_unit(
             refine(encoder.codes(rows), prototypes, rows, weight, self.lam)
         )

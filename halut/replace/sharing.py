@@ -77,7 +77,7 @@ def with_sharing(plan: Plan, groups: Sequence[Sequence[str]]) -> Plan:
 
 
 def share_encoder(layer: ReplacedLayer, other: ReplacedLayer) -> None:
-    """Let `layer` encode by the encoder of `other`; its `fit` then learns only what is its own.
+    """Let `layer` encode by the encoder of `other`; it then learns only what is its own.
 
     The temperature is the encoder's relaxation's, and so it is shared with it.
 

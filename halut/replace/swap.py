@@ -27,7 +27,7 @@ def apply(
 ) -> nn.Module:
     """Swap every site of the plan's first `stages` stages (None: all) for an empty operator.
 
-    Weight and bias are copied, nothing is learned: load a state dict, or observe and fit. Sites
+    Weight and bias are copied, nothing is learned: load a state dict, or calibrate. Sites
     already swapped are left alone, so a later stage can be applied to the result of an earlier
     one. Changes `network` and returns it. Raises HalutError, before anything is changed, if the
     plan does not fit the network; and with an `example`, a batch of inputs, if not every layer that
@@ -92,14 +92,13 @@ def replace_site(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> ReplacedLayer:
-    """Build the entry's operator, learn it from calibration rows [N, groups * D], swap it in.
+    """Build the entry's operator, calibrate it on rows [N, groups * D], swap it in.
 
     Returns the new layer. `progress` is told how many codebooks are learned. The network is as it
     was if learning fails.
     """
     module = build(network, entry)
-    module.observe(rows)
-    module.fit(seed=seed, progress=progress)
+    module.calibrate(rows, seed=seed, progress=progress)
     swap(network, entry, module)
     return module
 

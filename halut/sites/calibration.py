@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.errors import HalutError
@@ -24,7 +23,7 @@ class Reservoir:
     """A uniform sample of at most `capacity` rows of a stream, whoever saw which part of it.
 
     Every row of the stream has a random key that its place decides (seed, batch, call, row); the
-    rows of the least keys are held (bottom-k sampling: Cohen and Kaplan 2007). Reservoirs of parts
+    rows of the least keys are kept (bottom-k sampling: Cohen and Kaplan 2007). Reservoirs of parts
     of a stream thus merge into the very sample one reservoir would have drawn of the whole: a part
     that saw more rows keeps more, in proportion.
     """
@@ -32,10 +31,11 @@ class Reservoir:
     def __init__(self, capacity: int, width: int, seed: int) -> None:
         self.capacity, self.width, self.seed = capacity, width, seed
         self.keys = torch.empty(0, dtype=torch.int64)
-        self.rows: Tensor | None = None  # allocated whole; the first len(keys) are held
+        self.rows: Tensor | None = None  # allocated whole; the first len(keys) are the sample
 
-    def offer(self, count: int, batch: int, call: int = 0) -> tuple[Tensor, Tensor]:
-        """Which of `count` rows of one call with one batch may be held, index [R], and keys [R]."""
+    def propose(self, count: int, batch: int, call: int = 0) -> tuple[Tensor, Tensor]:
+        """Which of `count` rows of one call with one batch may be in the sample: index [R], and
+        keys [R]."""
         place = np.random.default_rng([self.seed % 2**32, batch, call])
         keys = torch.from_numpy(place.integers(2**63, size=count, dtype=np.uint64).astype(np.int64))
         index = torch.arange(count)
@@ -49,9 +49,9 @@ class Reservoir:
         """Take rows [R, width] of the keys [R], as far as they are among the least ones seen."""
         if self.rows is None:
             self.rows = rows.new_empty(self.capacity, self.width)
-        held = len(self.keys)
-        free = min(self.capacity - held, len(keys))
-        self.rows[held : held + free] = rows[:free]
+        size = len(self.keys)
+        free = min(self.capacity - size, len(keys))
+        self.rows[size : size + free] = rows[:free]
         self.keys = torch.cat([self.keys, keys[:free]])
         rows, keys = rows[free:], keys[free:]
         if not len(keys):
@@ -63,8 +63,8 @@ class Reservoir:
         new = torch.nonzero(stays[self.capacity :]).flatten()
         self.rows[places], self.keys[places] = rows[new], keys[new]
 
-    def held(self) -> Tensor:
-        """The rows held, [min(seen, capacity), width], in random order: by key."""
+    def sample(self) -> Tensor:
+        """The rows of the sample, [min(seen, capacity), width], in random order: by key."""
         if self.rows is None:
             return torch.empty(0, self.width)
         return self.rows[self.keys.argsort()]
@@ -116,11 +116,11 @@ def capture(
     over all of them. Errors and memory are those of `reservoirs_of`; raises
     HalutError also if a site saw nothing.
     """
-    return held_rows(reservoirs_of(network, sites, batches, rows, memory, seed, progress))
+    return sampled_rows(reservoirs_of(network, sites, batches, rows, memory, seed, progress))
 
 
-def held_rows(reservoirs: dict[str, Reservoir]) -> dict[str, Tensor]:
-    """The rows of each reservoir, which are given up one by one; HalutError if one is empty."""
+def sampled_rows(reservoirs: dict[str, Reservoir]) -> dict[str, Tensor]:
+    """The sample of each reservoir, which are given up one by one; HalutError if one is empty."""
     found = {}
     for name in list(reservoirs):
         found[name] = _rows_of(name, reservoirs.pop(name))
@@ -128,7 +128,7 @@ def held_rows(reservoirs: dict[str, Reservoir]) -> dict[str, Tensor]:
 
 
 def _rows_of(name: str, reservoir: Reservoir) -> Tensor:
-    rows = reservoir.held()
+    rows = reservoir.sample()
     if not len(rows):
         raise HalutError(f"{name} saw no calibration rows: no batches, or never called")
     return rows
@@ -230,7 +230,7 @@ def _noting(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]])
             raise HalutError(f"{site.name}: the captured activations hold NaN or infinite values")
         batch, call = calls[site.name]
         calls[site.name] = batch, call + 1
-        taken, keys = reservoir.offer(row_count(x, site), batch, call)
+        taken, keys = reservoir.propose(row_count(x, site), batch, call)
         if taken.numel():
             reservoir.add(patch_rows(x, site, taken.to(x.device)).float().cpu(), keys)
 
@@ -247,12 +247,3 @@ def _noting(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]])
 def expected_memory(sites: Sequence[Site], rows: int) -> int:
     """Bytes that `rows` rows of every site take."""
     return sum(4 * rows * s.D * s.groups for s in sites)
-
-
-def unfolded(x: Tensor, site: Site) -> Tensor:
-    """All rows of a site's input by torch's own unfold: the slow, obvious form of patch_rows."""
-    g = site.geometry
-    if g is None:
-        return x.reshape(-1, site.D)
-    columns = F.unfold(pad(x, g), g.kernel_size, g.dilation, 0, g.stride)
-    return columns.transpose(1, 2).reshape(-1, columns.shape[1])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from halut import configs
+from halut.errors import HalutError
 from halut.ops.power_of_two import normalized_mse
 from halut.option import why_without_effect
 from halut.registry import Registry
@@ -19,8 +22,8 @@ operators: Registry[type[Operator]] = Registry("operator")
 class Operator:
     """Builds the module that takes a site's place.
 
-    The module has `observe(rows)`, `fit()`, `forward`, `after_step(progress)`, `param_groups()`,
-    `cost()` and `export()`; all of its state lives in parameters and buffers.
+    The module has `calibrate(rows)`, `forward`, `after_step(progress)`, `param_groups()`, `cost()`
+    and `export()`; all of its state lives in parameters and buffers.
     """
 
     Config: ClassVar[type[configs.Config]] = configs.Config
@@ -64,11 +67,39 @@ class ReplacedLayer(nn.Module):
     entry: Any = None
     shares: str | None = None
 
-    def observe(self, rows: Tensor) -> None:
-        """Take calibration rows [N, groups * D]; they are dropped by `fit`."""
+    @torch.no_grad()
+    def calibrate(
+        self, rows: Tensor, *, seed: int = 0, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Learn from rows [N, groups * D] of the site's input what the layer takes from samples.
 
-    def fit(self, seed: int = 0, progress: Any = None) -> None:
-        """Learn from the observed rows."""
+        The rows are read as float32 and neither kept nor changed. `seed` decides what is drawn at
+        random; `progress` is called with the number of codebooks just learned. Raises HalutError
+        naming the site if the rows have another shape, are none, or hold NaN or infinite values,
+        or if the weight does.
+
+        >>> layer = ExactLayer(Site("head", "linear", D=4, M=2))
+        >>> layer.calibrate(torch.ones(8, 4))
+        """
+        self._calibrate(self._checked(rows), seed, progress)
+
+    def _checked(self, rows: Tensor) -> Tensor:
+        width = self.site.groups * self.site.D
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise HalutError(f"{self.site.name}: rows must be [N, {width}], got {list(rows.shape)}")
+        if not len(rows):
+            raise HalutError(f"{self.site.name}: there are no calibration rows")
+        rows = rows.detach().float().contiguous()
+        self._require_finite(rows, "calibration rows hold")
+        return rows
+
+    def _calibrate(self, rows: Tensor, seed: int, progress: Callable[[int], None] | None) -> None:
+        """What a kind of layer learns, from rows that were checked. To be overridden."""
+
+    def _require_finite(self, values: Tensor, what: str) -> None:
+        """Raise HalutError "SITE: WHAT NaN or infinite values" unless all values are finite."""
+        if not bool(torch.isfinite(values).all()):
+            raise HalutError(f"{self.site.name}: {what} NaN or infinite values")
 
     def exact(self, *x: Any, **named: Any) -> Tensor:
         """What the exact product would answer to the layer's input x: what errors refer to."""
@@ -129,8 +160,6 @@ def copied_parameters(
     site: Site, source: nn.Module | None
 ) -> tuple[nn.Parameter, nn.Parameter | None]:
     """weight [M, D] and bias [M] of the source module, or zeros of their shapes."""
-    import torch
-
     if source is None:
         bias = nn.Parameter(torch.zeros(site.M)) if site.bias else None
         return nn.Parameter(torch.zeros(site.M, site.D)), bias

@@ -16,7 +16,7 @@ from torch import nn
 
 from halut.prototypes.codebooks import shared_out
 from halut.replace import swap
-from halut.sites.calibration import Reservoir, expected_memory, held_rows, reservoirs_of
+from halut.sites.calibration import Reservoir, expected_memory, reservoirs_of, sampled_rows
 from halut.sites.plan import Entry, Plan
 from halut.training.config.run_config import TrainConfig
 from halut.training.logging.metrics import RunLogger
@@ -51,7 +51,7 @@ def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibr
         context.exact.to(device)
         for group in _within_memory(entries, context.config):
             rows = captured(context, context.exact, group)
-            _learn_apart(context, network, group, rows)
+            calibrate_in_parallel(context, network, group, rows)
         return
     for entry in entries:
         rows = captured(context, network, [entry])
@@ -59,7 +59,7 @@ def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibr
             _learn_site(context, network, entry, rows[entry.site.name])
 
 
-def owners(entries: Sequence[Entry], ranks: int) -> dict[str, int]:
+def assign_sites_to_ranks(entries: Sequence[Entry], ranks: int) -> dict[str, int]:
     """The rank that learns each site: the largest first, each to whom has least so far.
 
     Sites that share an encoder go to one rank. Size: inputs times outputs.
@@ -80,11 +80,11 @@ def owners(entries: Sequence[Entry], ranks: int) -> dict[str, int]:
     return found
 
 
-def _learn_apart(
+def calibrate_in_parallel(
     context: Context, network: nn.Module, entries: Sequence[Entry], rows: dict[str, torch.Tensor]
 ) -> None:
     """Every rank learns its own sites; then all have them."""
-    owner = owners(entries, world_size())
+    owner = assign_sites_to_ranks(entries, world_size())
 
     def mine() -> None:
         for entry in entries:
@@ -132,7 +132,7 @@ def captured(
     shown = context.config.trainer.progress
     with bar(f"capture {entries[0].site.name}", total, shown) as progress:
 
-        def sample() -> dict[str, Reservoir]:
+        def fill() -> dict[str, Reservoir]:
             return reservoirs_of(
                 network,
                 [entry.site for entry in entries],
@@ -145,9 +145,9 @@ def captured(
             )
 
         if alone:
-            return held_rows(sample())
-        found = together(sample)
-        return held_rows({name: merged(reservoir) for name, reservoir in found.items()})
+            return sampled_rows(fill())
+        found = together(fill)
+        return sampled_rows({name: merged(reservoir) for name, reservoir in found.items()})
 
 
 def _learn_site(context: Context, network: nn.Module, entry: Entry, rows: torch.Tensor) -> None:

@@ -34,10 +34,7 @@ def replaced(images):
     rules = [Rule("0", operator="tree"), Rule("4", operator="pq"), Rule("7", operator="exact")]
     exact = copy.deepcopy(net)
     for entry in resolve(sites, rules, "tree", {}).replaced:
-        layer = swap.build(net, entry)
-        layer.observe(capture(net, [entry.site], [images])[entry.site.name])
-        layer.fit()
-        swap.swap(net, entry, layer)
+        swap.replace_site(net, entry, capture(net, [entry.site], [images])[entry.site.name])
     return net.train(), exact
 
 
@@ -106,10 +103,7 @@ def test_a_shared_layer_counts_all_of_its_calls():
     x = torch.randn(30, 4)
     plan = resolve(find_sites(net, x[:1])[0], [Rule(operator="tree")], "tree", {"K": 2})
     entry = plan.replaced[0]
-    built = swap.build(net, entry)
-    built.observe(x)
-    built.fit()
-    swap.swap(net, entry, built)
+    built = swap.replace_site(net, entry, x)
     with torch.no_grad():
         inner = torch.relu(built(x))
         y, e = torch.cat([built(x), built(inner)]), torch.cat([layer(x), layer(inner)])

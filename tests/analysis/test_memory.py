@@ -28,8 +28,7 @@ def replaced(*rules, bias=True):
     before = state_bytes(network)
     swap.apply(network, plan)
     for _, layer in swap.replaced_layers(network):
-        layer.observe(torch.randn(20, layer.site.D))
-        layer.fit()
+        layer.calibrate(torch.randn(20, layer.site.D))
     return network, memory_figures(network), before
 
 

@@ -10,7 +10,7 @@ from halut.codecs import Coded, Layout, codecs
 
 
 def make(name, x, role="weight", **options):
-    """The codec fitted to x [.., D], seen as one output's weights or as activations."""
+    """The codec calibrated on x [.., D], seen as one output's weights or as activations."""
     kind = codecs[name]
     if role == "weight":
         layout = Layout("weight", (x.shape[0], 1, x.shape[-1]))
@@ -19,7 +19,7 @@ def make(name, x, role="weight", **options):
         layout = Layout("activation", (1, x.shape[-1]))
         x = x.view(-1, *layout.shape)
     codec = kind(layout, kind.Config(**options))
-    codec.fit(x)
+    codec.calibrate(x)
     return codec, x
 
 

@@ -48,15 +48,15 @@ def values(layout, seed=0, spread=0.4):
     return x * torch.where(x > 1.2 * spread, 4.0, 1.0)  # a tail, so that something saturates
 
 
-def fitted(name, layout, **options):
+def calibrated(name, layout, **options):
     kind = codecs[name]
     codec = kind(layout, kind.Config(**options))
-    codec.fit(values(layout), seed=3)
+    codec.calibrate(values(layout), seed=3)
     return codec
 
 
 def test_codes_are_whole_and_fit_the_width(name, layout):
-    codec, x = fitted(name, layout), values(layout, 1)
+    codec, x = calibrated(name, layout), values(layout, 1)
     codes = codec.encode(x).codes
     assert codes.dtype == torch.int32
     assert codes.shape == x.shape
@@ -72,7 +72,7 @@ def test_codes_are_whole_and_fit_the_width(name, layout):
 
 
 def test_decoded_values_are_on_the_grid_and_stay_there(name, layout):
-    codec, x = fitted(name, layout), values(layout, 1)
+    codec, x = calibrated(name, layout), values(layout, 1)
     coded = codec.encode(x)
     q = codec.decode(coded)
     assert q.dtype == torch.float32
@@ -84,7 +84,7 @@ def test_decoded_values_are_on_the_grid_and_stay_there(name, layout):
 
 def test_quantized_values_are_near_what_was_calibrated(name, layout):
     """Zeros, other signs or another scale than the values' are refused; one bit keeps 0.5."""
-    codec, x = fitted(name, layout), values(layout)
+    codec, x = calibrated(name, layout), values(layout)
     q = codec.quantize(x).detach()
     assert torch.cosine_similarity(q.flatten(), x.flatten(), dim=0) > 0.5
     if name != "binary":  # which has no scale
@@ -98,14 +98,14 @@ def test_constant_values(name, layout, value):
     codec = kind(layout)
     x = torch.full_like(values(layout), value)
     assert codec.quantize(x).isfinite().all()  # before calibration too
-    codec.fit(x)
+    codec.calibrate(x)
     q = codec.quantize(x)
     assert q.isfinite().all()
 
 
 @pytest.mark.parametrize("gradient", ["auto", "identity", "clipped"])
 def test_the_gradient_is_the_stated_mask(name, layout, gradient):
-    codec = fitted(name, layout, gradient=gradient)
+    codec = calibrated(name, layout, gradient=gradient)
     x = values(layout, 1).requires_grad_()
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
     q = codec.quantize(x)
@@ -124,14 +124,14 @@ def test_the_gradient_is_the_stated_mask(name, layout, gradient):
 
 
 def test_state_has_the_shapes_of_an_empty_codec(name, layout):
-    codec, x = fitted(name, layout), values(layout, 1)
+    codec, x = calibrated(name, layout), values(layout, 1)
     empty = codecs[name](layout)
     empty.load_state_dict(codec.state_dict(), strict=True)
     assert torch.equal(empty.quantize(x), codec.quantize(x))
 
 
 def test_the_width_of_the_dtype_is_kept(name, layout):
-    codec, x = fitted(name, layout), values(layout, 1)
+    codec, x = calibrated(name, layout), values(layout, 1)
     for dtype in (torch.bfloat16, torch.float64):
         assert codec.quantize(x.to(dtype)).dtype == dtype
 
@@ -139,7 +139,7 @@ def test_the_width_of_the_dtype_is_kept(name, layout):
 def test_exported_values_and_their_bits(name, layout):
     if not layout.dynamic:
         return
-    codec, x = fitted(name, layout), values(layout)
+    codec, x = calibrated(name, layout), values(layout)
     packed = codec.export(x)
     assert torch.equal(codec.restore(packed), codec.quantize(x))
     found = sum(t.numel() * t.element_size() * 8 for t in packed.values())
@@ -178,10 +178,8 @@ def learned(name, network, x):
     factors = {factor: {"name": name} for factor in ("weight", "activation", "bias")}
     plan = resolve(sites, [Rule(operator=name, options=factors)], name, {})
     for entry in plan.replaced:
-        layer = swap.build(network, entry)
-        layer.observe(capture(network, [entry.site], [x])[entry.site.name])
-        layer.fit(seed=1)
-        swap.swap(network, entry, layer)
+        rows = capture(network, [entry.site], [x])[entry.site.name]
+        swap.replace_site(network, entry, rows, seed=1)
     return plan
 
 

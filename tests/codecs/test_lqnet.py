@@ -85,7 +85,7 @@ def test_the_start_is_the_published_one():
     fresh = type(weight)(weight.layout, weight.options)
     s = 0.6745 * math.sqrt(2 / (9 * 16)) / 2
     torch.testing.assert_close(fresh.v, torch.tensor([[s, 2 * s]]).expand(16, 2))
-    fresh.fit(torch.randn(16, 9, 4))
+    fresh.calibrate(torch.randn(16, 9, 4))
     torch.testing.assert_close(fresh.v, torch.tensor([[s, 2 * s]]).expand(16, 2))
     kind = codecs["lqnet"]
     codec = kind(Layout("activation", (1, 4)), kind.Config(width=3))

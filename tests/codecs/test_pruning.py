@@ -45,14 +45,14 @@ def test_random_masks_are_drawn_once_and_saved():
     assert torch.equal(codec.eval().quantize(x), first)
     assert torch.equal(codec.quantize(x * 2), first * 2)
     mask = codec.mask.clone()
-    codec.fit(x, seed=7)
+    codec.calibrate(x, seed=7)
     other = codec.mask.clone()
-    codec.fit(x, seed=0)
+    codec.calibrate(x, seed=0)
     assert torch.equal(codec.mask, mask)
     assert not torch.equal(other, mask)
     assert 40 < int((mask & codec.quantize(x).ne(0) & (x.abs() < x.abs().median())).sum()) < 160
     state = torch.random.get_rng_state()
-    codec.fit(x, seed=3)
+    codec.calibrate(x, seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -124,8 +124,7 @@ def test_global_pruning_is_torchs(network, method):
     swap.apply(network, settled)
     for index in (0, 2, 3):
         layer, wanted = network[index], reference[index].weight
-        layer.observe(torch.zeros(1, layer.site.D))
-        layer.fit()
+        layer.calibrate(torch.zeros(1, layer.site.D))
         q = layer.quantized_weight().view_as(wanted)
         assert int((q == 0).sum()) == int((wanted == 0).sum())
         if method == "l1":
@@ -145,4 +144,4 @@ def test_global_pruning_that_empties_a_layer_is_refused(network):
 def test_a_global_layer_alone_is_refused(network):
     layer = swap.build(network, planned(network, scope="global")["0"])
     with pytest.raises(HalutError, match="settled over a whole plan"):
-        layer.fit()
+        layer.calibrate(torch.zeros(1, layer.site.groups * layer.site.D))

@@ -71,10 +71,7 @@ def learned(name: str, operator: str) -> tuple[nn.Module, Plan]:
     plan = resolve(sites, rules, operator, OPERATORS[operator], unsupported)
     rows = capture(network, [entry.site for entry in plan.replaced], [x])
     for entry in plan.replaced:
-        layer = swap.build(network, entry)
-        layer.observe(rows[entry.site.name][:512])
-        layer.fit()
-        swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, rows[entry.site.name][:512])
     assert {value.device.type for value in network.state_dict().values()} == {DEVICE}
     return network.eval(), plan
 

@@ -20,7 +20,7 @@ def build(name, D=7, C=3, groups=2, K=8, N=300, seed=0):
     blocks = Blocks(D, C, groups)
     rows = rows_of(blocks, N)
     encoder = encoders[name](blocks, K)
-    return encoder, rows, encoder.learn(rows, seed)
+    return encoder, rows, encoder.calibrate(rows, seed=seed)
 
 
 @pytest.fixture(params=list(encoders))
@@ -181,7 +181,7 @@ def test_rows_that_are_not_finite_are_refused(name, value):
     broken = rows.clone()
     broken[7, 2] = value
     with pytest.raises(HalutError, match="NaN or infinite"):
-        encoder.learn(broken)
+        encoder.calibrate(broken)
     assert torch.equal(encoder.codes(rows), before)
 
 
@@ -189,7 +189,7 @@ def test_rows_of_another_shape_are_refused(name):
     encoder, rows, _ = build(name)
     for bad in (rows[:, :-1], rows[:0], rows[0]):
         with pytest.raises(HalutError, match="rows must be"):
-            encoder.learn(bad)
+            encoder.calibrate(bad)
 
 
 @pytest.mark.parametrize("K", [0, 1, 257, 512])
@@ -204,7 +204,7 @@ def test_few_or_constant_rows(name, N, value):
     blocks = Blocks(7, 3)
     rows = rows_of(blocks, N) if value is None else torch.full((N, 7), value)
     encoder = encoders[name](blocks, 16)
-    prototypes = encoder.learn(rows)
+    prototypes = encoder.calibrate(rows)
     assert all(tensor.isfinite().all() for tensor in encoder.state_dict().values())
     assert prototypes.isfinite().all()
     assert encoder.initial_tau(rows) > 0
@@ -215,7 +215,7 @@ def test_few_or_constant_rows(name, N, value):
 def test_progress_counts_codebooks(name):
     done = []
     blocks = Blocks(7, 3, 2)
-    encoders[name](blocks, 4).learn(rows_of(blocks, 50), progress=done.append)
+    encoders[name](blocks, 4).calibrate(rows_of(blocks, 50), progress=done.append)
     assert sum(done) == 6
 
 

@@ -26,7 +26,7 @@ DISTANCES = {
 def test_codes_are_the_nearest_prototypes(metric, D, C, groups):
     encoder = PQEncoder(Blocks(D, C, groups), 8, PQ(metric=metric))
     rows = rows_of(200, groups * D)
-    encoder.learn(rows)
+    encoder.calibrate(rows)
     difference = encoder.blocks.split(rows)[:, :, None] - encoder.prototypes
     distances = DISTANCES[metric](difference)
     assert torch.equal(encoder.codes(rows).long(), distances.argmin(-1))
@@ -38,7 +38,7 @@ def test_error_falls_with_K():
     errors = []
     for K in (2, 16, 256):
         encoder = PQEncoder(Blocks(8, 2), K)
-        prototypes = encoder.learn(rows)
+        prototypes = encoder.calibrate(rows)
         rebuilt = reconstruct(encoder.codes(rows), prototypes, encoder.blocks)
         errors.append(float((rows - rebuilt).square().mean()))
     assert errors[0] > 1.5 * errors[1] > 1.5 * 1.5 * errors[2]
@@ -46,7 +46,7 @@ def test_error_falls_with_K():
 
 def test_K_need_not_be_a_power_of_two():
     encoder = PQEncoder(Blocks(4, 2), 12)
-    encoder.learn(rows_of(400, 4))
+    encoder.calibrate(rows_of(400, 4))
     assert encoder.codes(rows_of(400, 4)).unique().tolist() == list(range(12))
 
 
@@ -60,7 +60,7 @@ def test_the_output_metric_lowers_the_error_of_the_output(D, C, groups):
 
     def output_error(options):
         encoder = PQEncoder(Blocks(D, C, groups), 16, options)
-        prototypes = encoder.learn(rows, weight=weight)
+        prototypes = encoder.calibrate(rows, weight=weight)
         difference = rows - reconstruct(encoder.codes(rows), prototypes, encoder.blocks)
         blockwise = encoder.blocks.split(difference)
         wide = encoder.blocks.split(W.transpose(0, 1).reshape(5, -1))
@@ -73,7 +73,7 @@ def test_the_output_metric_is_the_distance_of_products():
     rows = rows_of(100, 7)
     weight = rows_of(5, 7, seed=2)
     encoder = PQEncoder(Blocks(7, 2), 4, PQ(output_metric=True))
-    encoder.learn(rows, weight=weight)
+    encoder.calibrate(rows, weight=weight)
     got = encoder.distances(rows)
     difference = encoder.blocks.split(rows)[:, :, None] - encoder.prototypes
     expected = torch.einsum("nckv,mcv->nckm", difference, encoder.blocks.split(weight))
@@ -87,7 +87,7 @@ def test_a_weight_that_spans_little_stays_finite():
     weight = torch.zeros(2, 6)
     weight[0, 0] = 1
     encoder = PQEncoder(Blocks(6, 2), 8, PQ(output_metric=True))
-    assert encoder.learn(rows, weight=weight).isfinite().all()
+    assert encoder.calibrate(rows, weight=weight).isfinite().all()
     assert encoder.prototypes.isfinite().all()
 
 
@@ -95,13 +95,13 @@ def test_the_output_metric_needs_a_fitting_weight():
     encoder = PQEncoder(Blocks(6, 2, 2), 4, PQ(output_metric=True))
     for weight in (None, torch.zeros(4, 5), torch.zeros(3, 6)):
         with pytest.raises(HalutError, match=r"output_metric needs the weight \[2 \* M, 6\]"):
-            encoder.learn(rows_of(50, 12), weight=weight)
+            encoder.calibrate(rows_of(50, 12), weight=weight)
 
 
 def test_padding_stays_zero_under_the_gradient():
     encoder = PQEncoder(Blocks(7, 3), 4)
     rows = rows_of(60, 7)
-    encoder.learn(rows)
+    encoder.calibrate(rows)
     soft = encoder.assign(rows, torch.tensor(1.0))
     (soft * rows_of(4, 1).view(4)).sum().backward()
     padding = encoder.blocks.columns()[:, None, :].expand(3, 4, 3) < 0
@@ -113,7 +113,7 @@ def test_padding_stays_zero_under_the_gradient():
 def test_initial_tau_is_the_mean_distance_to_the_nearest():
     encoder = PQEncoder(Blocks(6, 2), 4)
     rows = rows_of(1500, 6)
-    encoder.learn(rows)
+    encoder.calibrate(rows)
     expected = encoder.distances(rows).amin(-1).mean().item()
     assert encoder.initial_tau(rows) == pytest.approx(expected, rel=1e-5)
 
@@ -122,8 +122,8 @@ def test_learning_draws_its_rows_by_the_seed():
     rows = rows_of(1000, 4)
     options = PQ(learn_rows=50)
     first, second, other = (PQEncoder(Blocks(4, 2), 4, options) for _ in range(3))
-    assert torch.equal(first.learn(rows, seed=1), second.learn(rows, seed=1))
-    assert not torch.equal(first.learn(rows, seed=1), other.learn(rows, seed=2))
+    assert torch.equal(first.calibrate(rows, seed=1), second.calibrate(rows, seed=1))
+    assert not torch.equal(first.calibrate(rows, seed=1), other.calibrate(rows, seed=2))
 
 
 def test_options_are_checked():

@@ -26,7 +26,7 @@ def walk(dims, thresholds, row):
 def test_codes_are_paths(name, K):
     rows = torch.randn(150, 12, generator=torch.Generator().manual_seed(0))
     encoder = encoders[name](Blocks(6, 2, 2), K)
-    encoder.learn(rows)
+    encoder.calibrate(rows)
     if name == "tree":
         levels = [(node + 1).bit_length() - 1 for node in range(K - 1)]
         dims = encoder.split_dims[:, levels]
@@ -92,7 +92,7 @@ def test_the_gradient_is_that_of_tanh_at_the_hard_signs():
 def test_initial_tau_is_the_mean_margin_on_the_path():
     rows = torch.randn(80, 5, generator=torch.Generator().manual_seed(1))
     encoder = TreeEncoder(Blocks(5, 1), 4)
-    encoder.learn(rows)
+    encoder.calibrate(rows)
     t, dims = encoder.thresholds.detach()[0], encoder.split_dims[0]
     root = rows[:, dims[0]] - t[0]
     child = rows[:, dims[1]] - t[1 + (root > 0).long()]
@@ -108,7 +108,7 @@ def test_decision_nodes_of_one_level_may_test_different_inputs():
     x[0::2, 1] += sign[0::2]
     x[1::2, 2] += sign[1::2]
     encoder = DecisionTreeEncoder(Blocks(3, 1), 4)
-    prototypes = encoder.learn(x)
+    prototypes = encoder.calibrate(x)
     assert encoder.node_dims[0].tolist() == [0, 1, 2]
     error = (x - prototypes[0, encoder.codes(x)[:, 0].long()]).square().sum(1).mean()
     assert error < 0.001

@@ -232,10 +232,7 @@ def replaced(network: nn.Module, x: Tensor) -> tuple[int, int]:
             entries.append(Entry(site, name, operator.frozen(site), stage=0))
     rows = capture(network, [entry.site for entry in entries], [x], rows=256)
     for entry in entries:
-        layer = swap.build(network, entry)
-        layer.observe(rows[entry.site.name])
-        layer.fit(seed=0)
-        swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, rows[entry.site.name])
     return len(entries), len(sites)
 
 

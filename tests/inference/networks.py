@@ -50,10 +50,7 @@ def replaced(
     plan = resolve(sites, rules, operator, {"K": 8, **(options or {})}, unsupported)
     rows = capture(network, [e.site for e in plan.replaced], [x])
     for entry in plan.replaced:
-        layer = swap.build(network, entry)
-        layer.observe(rows[entry.site.name][:512])
-        layer.fit()
-        swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, rows[entry.site.name][:512])
     return network.eval(), plan
 
 

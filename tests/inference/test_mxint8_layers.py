@@ -26,8 +26,7 @@ def test_answers_are_those_of_the_floats(kind, activation):
     source, x = make().eval(), torch.randn(shape)
     site = find_sites(nn.Sequential(source), x[:1])[0][0]
     layer = make_operator("mxint8", activation=activation).build(site, source)
-    layer.observe(torch.randn(4, site.D * site.groups))
-    layer.fit()
+    layer.calibrate(torch.randn(4, site.D * site.groups))
     prepared = frozen(layer)
     assert isinstance(prepared, Mxint8Layer)
     assert torch.equal(prepared(x), layer(x))

@@ -51,10 +51,7 @@ def network_of(operator: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     entries = [Entry(s, name, made.frozen(s), stage=0) for s in sites if made.supports(s) is None]
     rows = capture(network, [e.site for e in entries], [x])
     for entry in entries:
-        layer = swap.build(network, entry)
-        layer.observe(rows[entry.site.name])
-        layer.fit()
-        swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, rows[entry.site.name])
     return network.eval(), x
 
 

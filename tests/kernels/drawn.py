@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from halut.ops import ConvGeometry, cpu
+from tests.oracles.im2col import im2col_reference
 
 settings.register_profile("quick", max_examples=40, derandomize=True)
 settings.register_profile("thorough", max_examples=2000, derandomize=False)
@@ -99,14 +99,9 @@ class Draw:
 def rows_of(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
     """Its rows in float64, those of a map by unfolding it."""
     x = x.double()
-    if geometry is None:
-        return x
-    g = geometry
-    padded = F.pad(x, g.padding)
-    if not x.shape[0]:
-        return x.new_zeros(0, x.shape[1] * g.kernel_size[0] * g.kernel_size[1])
-    columns = F.unfold(padded, g.kernel_size, g.dilation, 0, g.stride)
-    return columns.transpose(1, 2).flatten(0, 1)
+    if geometry is not None and not x.shape[0]:
+        return x.new_zeros(0, x.shape[1] * geometry.kernel_size[0] * geometry.kernel_size[1])
+    return im2col_reference(x, geometry)
 
 
 def arranged(x: Tensor, layout: str) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from halut.ops import ConvGeometry, cpu, nearest_encode, nearest_matmul
 from halut.ops.blocks import Blocks
 from tests.kernels.drawn import arranged, every_level
+from tests.oracles.im2col import im2col_reference
 from tests.oracles.nearest import nearest_assign_reference, nearest_matmul_reference
 
 pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
@@ -33,18 +33,13 @@ def draw(case, K=16, seed=0):
     return torch.randn(B, channels, *sides, generator=generator), prototypes * inside, inside
 
 
-def unfolded(x, g):
-    columns = F.unfold(F.pad(x, g.padding), g.kernel_size, g.dilation, 0, g.stride)
-    return columns.transpose(1, 2).flatten(0, 1)
-
-
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", MAPS)
 @pytest.mark.parametrize("K", [2, 5, 16, 256])
 def test_levels_layouts_and_threads_find_the_same_nearest(case, metric, K):
     x, prototypes, _ = draw(case, K)
     g, groups = case[3], case[4]
-    rows, one = unfolded(x.double(), g), torch.ones((), dtype=torch.float64)
+    rows, one = im2col_reference(x.double(), g), torch.ones((), dtype=torch.float64)
     distance, _ = nearest_assign_reference(rows, prototypes.double(), one, metric, groups)
     first = nearest_encode(x, prototypes, metric, groups, g)
     chosen = distance.gather(-1, first.long()[..., None])[..., 0]
@@ -69,7 +64,7 @@ def product(case, M=5, per_codebook=True):
     generator = torch.Generator().manual_seed(1)
     lut = torch.randn(groups, C, 16, M, generator=generator)
     tau = torch.rand(groups * C, generator=generator) + 2
-    N = len(unfolded(x, case[3]))
+    N = len(im2col_reference(x, case[3]))
     grad = torch.randn(N, groups * M, generator=generator)
     return x, prototypes, lut, tau if per_codebook else tau[0], grad, inside
 
@@ -80,7 +75,9 @@ def test_gradients_of_maps_equal_the_oracle(case, metric):
     *arguments, inside = product(case, M=1 + MAPS.index(case), per_codebook=case[0] > 2)
     g, groups = case[3], case[4]
     x, p, lut, tau = (v.double().requires_grad_() for v in arguments[:4])
-    y = nearest_matmul_reference(unfolded(x, g), p, lut, lut.detach(), tau, metric, groups, 0.75)
+    y = nearest_matmul_reference(
+        im2col_reference(x, g), p, lut, lut.detach(), tau, metric, groups, 0.75
+    )
     expected = list(torch.autograd.grad(y, (x, p, lut, tau), arguments[4].double()))
     expected[1] = expected[1] * inside
     for _ in every_level():

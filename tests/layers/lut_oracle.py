@@ -8,8 +8,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from halut.replace.operator_registry import make_operator
-from halut.sites.calibration import unfolded
 from halut.sites.find import find_sites
+from tests.oracles.im2col import im2col_reference
 
 LAYERS = {
     "linear": (lambda: nn.Linear(11, 6), (2, 3, 11), {"C": 4}),
@@ -30,7 +30,7 @@ def inputs_of(shape, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make(case, encoder="tree", fitted=True, seed=0, **options):
+def make(case, encoder="tree", calibrated=True, seed=0, **options):
     """A learned layer of a case, and its source."""
     build, shape, own = LAYERS[case]
     torch.manual_seed(seed)
@@ -38,9 +38,10 @@ def make(case, encoder="tree", fitted=True, seed=0, **options):
     site = find_sites(nn.Sequential(source), torch.zeros(1, *shape[1:]))[0][0]
     chosen = {"K": 4, **own, **options}
     layer = make_operator(encoder, **chosen).build(site, source)
-    if fitted:
-        layer.observe(unfolded(inputs_of((200, *shape[1:]), seed=7), site))
-        layer.fit(seed=seed)
+    if calibrated:
+        layer.calibrate(
+            im2col_reference(inputs_of((200, *shape[1:]), seed=7), site.geometry), seed=seed
+        )
     return layer, source
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from halut.replace.operator_registry import make_operator
 from halut.replace.sharing import share_encoder
-from halut.sites.calibration import unfolded
 from halut.sites.find import find_sites
 from tests.layers.lut_oracle import inputs_of
+from tests.oracles.im2col import im2col_reference
 
 GROUPS = {
     "linear": (lambda M, bias: nn.Linear(11, M, bias), (2, 3, 11), {"C": 4}),
@@ -26,7 +26,7 @@ MEMBERS = ((6, True), (5, False), (1, True))
 """Outputs, and whether there is a bias."""
 
 
-def group(case, encoder="tree", fitted=True, **options):
+def group(case, encoder="tree", calibrated=True, **options):
     """The layers of a case, learned together, and an input."""
     build, shape, own = GROUPS[case]
     torch.manual_seed(0)
@@ -37,9 +37,8 @@ def group(case, encoder="tree", fitted=True, **options):
         layer = make_operator(encoder, **{"K": 4, **own, **options}).build(site, source)
         if layers:
             share_encoder(layer, layers[0])
-        if fitted:
-            layer.observe(unfolded(inputs_of((60, *shape[1:]), seed=7), site))
-            layer.fit()
+        if calibrated:
+            layer.calibrate(im2col_reference(inputs_of((60, *shape[1:]), seed=7), site.geometry))
         layers.append(layer)
     return nn.ModuleList(layers), inputs_of(shape)
 

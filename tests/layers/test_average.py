@@ -17,8 +17,7 @@ def layer(average, C=8):
     source = nn.Linear(32, 6)
     site = site_of("fc", source, 1)
     built = make_operator("tree", C=C, K=4, average=average).build(site, source)
-    built.observe(torch.randn(512, 32))
-    built.fit()
+    built.calibrate(torch.randn(512, 32))
     return built
 
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from halut.analysis.bit_operations import bit_figures, bits_line
 from halut.analysis.network_cost import replaced_cost
-from halut.errors import HalutError
 from halut.layers.codec import CodecConv2d, CodecLinear
 from halut.replace import swap
 from halut.replace.operator_registry import make_operator
 from halut.replace.policy import Rule, resolve
-from halut.sites.calibration import capture, unfolded
+from halut.sites.calibration import capture
 from halut.sites.find import find_sites
+from tests.oracles.im2col import im2col_reference
 
 SOURCES = {
     "linear": (lambda: nn.Linear(20, 7), (3, 5, 20)),
@@ -33,8 +33,7 @@ def built(kind, operator, **options):
     network = nn.Sequential(source)
     site = find_sites(network, x[:1])[0][0]
     layer = make_operator(operator, **options).build(site, source)
-    layer.observe(capture(network, [site], [x])[site.name])
-    layer.fit()
+    layer.calibrate(capture(network, [site], [x])[site.name])
     return source, layer, x
 
 
@@ -54,7 +53,7 @@ def test_a_convolution_is_unfold_and_linear(kind, operator):
     """Codes of the map are codes of its patches: quantize, unfold, multiply."""
     _, layer, x = built(kind, operator)
     site = layer.site
-    rows = unfolded(layer.quantized_input(x), site).view(-1, site.groups, site.D)
+    rows = im2col_reference(layer.quantized_input(x), site.geometry).view(-1, site.groups, site.D)
     weight = layer.quantized_weight().view(site.groups, -1, site.D)
     y = torch.einsum("ngd,gmd->ngm", rows, weight).flatten(1)
     if layer.bias is not None:
@@ -89,17 +88,6 @@ def test_zeros_of_the_padding_stay_zeros():
     weight = layer.quantized_weight().view(8, 6, 3, 3)
     expected = -weight[:, :, 1, 1].sum(1) + layer.bias
     torch.testing.assert_close(layer(one_pixel).flatten(), expected)
-
-
-def test_rows_that_do_not_fit_are_refused():
-    _, layer, _ = built("linear", "integer")
-    with pytest.raises(HalutError, match=r"rows must be \[N, 20\], got \[3, 19\]"):
-        layer.observe(torch.zeros(3, 19))
-    with pytest.raises(HalutError, match="no calibration rows"):
-        layer.fit()
-    layer.observe(torch.full((3, 20), float("nan")))
-    with pytest.raises(HalutError, match="NaN or infinite"):
-        layer.fit()
 
 
 # -- cost -----------------------------------------------------------------------------------------

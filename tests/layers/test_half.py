@@ -53,10 +53,7 @@ def _learned(name: str, options: dict) -> tuple[nn.Module, torch.Tensor]:
     rules = simple_rules(sites, keep_first=False, keep_last=False)
     plan = resolve(sites, rules, name, options, unsupported, {})
     for entry in plan.replaced:
-        layer = swap.build(network, entry)
-        layer.observe(capture(network, [entry.site], [x])[entry.site.name])
-        layer.fit()
-        swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, capture(network, [entry.site], [x])[entry.site.name])
     return network.eval(), x
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from halut.encoders import encoders
 from halut.ops.power_of_two import normalized_mse
-from halut.sites.calibration import unfolded
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
+from tests.oracles.im2col import im2col_reference
 
 ENCODERS = list(encoders)
 RELAXED = [(name, encoders[name].estimators[0]) for name in ENCODERS]
@@ -18,7 +18,7 @@ RELAXED = [(name, encoders[name].estimators[0]) for name in ENCODERS]
 def definition(layer, x):
     """The layer by autograd over one-hot codes: [N, GC, K] times the table, straight through."""
     G, C, K = layer.site.groups, layer.blocks.C, layer.options.K
-    inputs = layer.encoder.tapped(unfolded(x, layer.site))
+    inputs = layer.encoder.tapped(im2col_reference(x, layer.site.geometry))
     lut = layer.full_lut()
     hard = F.one_hot(layer.encoder.encode(inputs.detach()).long(), K).to(lut.dtype)
     soft = layer.encoder.assign(inputs, layer.tau)
@@ -71,7 +71,7 @@ def test_relaxed_gradients_are_as_defined(case, encoder, parameterization, tau_p
 def test_quantization_leaves_the_gradients_as_they_are(encoder, estimator, parameterization, scale):
     options = {"estimator": estimator, "parameterization": parameterization}
     exact, _ = make("grouped", encoder, bits=None, **options)
-    quantized, _ = make("grouped", encoder, bits=8, scale=scale, fitted=False, **options)
+    quantized, _ = make("grouped", encoder, bits=8, scale=scale, calibrated=False, **options)
     quantized.load_state_dict(exact.state_dict(), strict=True)
     x = inputs_of(LAYERS["grouped"][1])
     assert not torch.equal(exact(x), quantized(x))
@@ -83,7 +83,7 @@ def test_the_tables_gradient_is_a_scatter_add():
     x = inputs_of(LAYERS["grouped"][1])
     upstream = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(3))
     rows = upstream.permute(0, 2, 3, 1).reshape(-1, layer.site.M)
-    codes = layer.encoder.codes(unfolded(x, layer.site))
+    codes = layer.encoder.codes(im2col_reference(x, layer.site.geometry))
     G, C, K, M = layer.lut.shape
     wanted = torch.zeros(G, C, K, M)
     for n in range(len(rows)):
@@ -124,7 +124,7 @@ def test_identity_with_derived_tables_gives_the_weight_the_dense_gradient():
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_blend_moves_from_the_relaxed_to_the_exact_gradient(encoder, share):
     relaxed, source = make("3x3", encoder)
-    blend, _ = make("3x3", encoder, fitted=False, estimator="blend")
+    blend, _ = make("3x3", encoder, calibrated=False, estimator="blend")
     blend.load_state_dict(relaxed.state_dict())
     blend.after_step(share)
     x = inputs_of(LAYERS["3x3"][1])

@@ -74,7 +74,7 @@ def test_derived_tables_start_as_the_free_ones(case, encoder, ridge):
 @pytest.mark.parametrize(("encoder", "estimator"), ESTIMATORS)
 def test_the_estimator_never_changes_the_value(encoder, estimator):
     hard, _ = make("grouped", encoder)
-    other, _ = make("grouped", encoder, fitted=False, estimator=estimator)
+    other, _ = make("grouped", encoder, calibrated=False, estimator=estimator)
     other.load_state_dict(hard.state_dict(), strict=True)
     x = inputs_of(LAYERS["grouped"][1]).requires_grad_()
     assert torch.equal(other(x), hard(x))
@@ -138,8 +138,7 @@ def test_exact_where_every_block_takes_at_most_K_values(encoder, D, C, K, groups
     blocks = [r.unique(dim=0).shape[0] for r in rows[:, :D].split(-(-D // C), dim=1)]
     assert max(blocks) <= K
     layer = make_operator(encoder, C=C, K=K, bits=None, ridge=ridge).build(site, source)
-    layer.observe(rows)
-    layer.fit(seed=0)
+    layer.calibrate(rows)
     fresh = binary_rows(site, 200, seed=1)
     x = fresh[:, :, None, None] if groups > 1 else fresh
     torch.testing.assert_close(layer(x), source(x), rtol=1e-3, atol=1e-4)
@@ -148,8 +147,7 @@ def test_exact_where_every_block_takes_at_most_K_values(encoder, D, C, K, groups
 def test_int8_tables_of_exact_codes_are_within_half_a_step_per_codebook():
     site, source = Site("s", "linear", 12, 5), nn.Linear(12, 5)
     layer = make_operator("tree", C=3, K=16, bits=8).build(site, source)
-    layer.observe(binary_rows(site, 2000))
-    layer.fit()
+    layer.calibrate(binary_rows(site, 2000))
     table = layer.table(layer.full_lut())
     x = binary_rows(site, 300, seed=1)
     error = (layer(x) - source(x)).abs()
@@ -164,6 +162,5 @@ def test_values_the_tree_tells_apart_by_one_input():
     values = list(itertools.islice(itertools.count(-4, 0.25), 32))
     rows = torch.tensor(values).repeat(6)[:, None].repeat(1, 4)
     rows = torch.stack([column[torch.randperm(len(column))] for column in rows.T], dim=1)
-    layer.observe(rows)
-    layer.fit()
+    layer.calibrate(rows)
     torch.testing.assert_close(layer(rows), source(rows), rtol=1e-4, atol=1e-4)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from halut.encoders import encoders
-from halut.errors import HalutError
 from halut.layers.base import code_usage
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
 
@@ -28,7 +27,7 @@ FORMS = [
 def test_an_empty_layer_loads_the_state_and_answers_the_same(encoder, options):
     layer, _ = make("grouped", encoder, **options)
     layer.after_step(0.5)
-    empty, _ = make("grouped", encoder, fitted=False, seed=9, **options)
+    empty, _ = make("grouped", encoder, calibrated=False, seed=9, **options)
     x = inputs_of(LAYERS["grouped"][1])
     assert not torch.equal(empty(x), layer(x))
     empty.load_state_dict(layer.state_dict(), strict=True)
@@ -39,7 +38,7 @@ def test_an_empty_layer_loads_the_state_and_answers_the_same(encoder, options):
 @pytest.mark.parametrize("options", FORMS, ids=str)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_parameter_has_one_role(encoder, options):
-    layer, _ = make("linear", encoder, fitted=False, **options)
+    layer, _ = make("linear", encoder, calibrated=False, **options)
     given = [id(p) for role in layer.param_groups().values() for p in role]
     assert sorted(given) == sorted(id(p) for p in layer.parameters())
     assert set(layer.param_groups()) <= {"table", "prototypes", "thresholds", "temperature", "rest"}
@@ -52,47 +51,11 @@ def test_the_same_seed_learns_the_same_layer(encoder):
     assert all(torch.equal(value, state[key]) for key, value in first.state_dict().items())
 
 
-def test_rows_in_parts_are_rows_together_and_are_forgotten():
-    whole, _ = make("linear", fitted=False)
-    parts, _ = make("linear", fitted=False)
-    rows = inputs_of((90, 11))
-    whole.observe(rows)
-    for part in rows.split(40):
-        parts.observe(part)
-    whole.fit()
-    parts.fit()
-    assert torch.equal(whole.lut, parts.lut)
-    assert parts._rows == []
-    with pytest.raises(HalutError, match="no calibration rows"):
-        parts.fit()
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (torch.zeros(4, 10), r"rows must be \[N, 11\], got \[4, 10\]"),
-        (torch.zeros(11), r"rows must be \[N, 11\]"),
-        (torch.full((4, 11), float("nan")), "NaN or infinite"),
-        (torch.full((4, 11), float("inf")), "NaN or infinite"),
-    ],
-)
-def test_bad_rows_name_the_site(rows, message):
-    layer, _ = make("linear", fitted=False)
-
-    def learn():
-        layer.observe(rows)
-        layer.fit()
-
-    with pytest.raises(HalutError, match=f"0: .*{message}"):
-        learn()
-
-
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_few_and_constant_rows(encoder):
     for rows in (torch.ones(1, 11), torch.ones(50, 11), inputs_of((3, 11))):
-        layer, source = make("linear", encoder, fitted=False, bits=None)
-        layer.observe(rows)
-        layer.fit()
+        layer, source = make("linear", encoder, calibrated=False, bits=None)
+        layer.calibrate(rows)
         assert all(bool(value.isfinite().all()) for value in layer.state_dict().values())
         assert float(layer.tau.detach()) > 0
         torch.testing.assert_close(layer(rows), source(rows), rtol=1e-3, atol=1e-3)
@@ -119,9 +82,8 @@ def test_the_ridge_refinement_lowers_the_error_on_its_rows():
     x = inputs_of((500, 4), seed=7) @ inputs_of((4, 11), seed=8)  # blocks tell of each other
     errors = []
     for ridge in (None, 1.0):
-        layer, source = make("linear", fitted=False, bits=None, ridge=ridge)
-        layer.observe(x)
-        layer.fit()
+        layer, source = make("linear", calibrated=False, bits=None, ridge=ridge)
+        layer.calibrate(x)
         errors.append(float((layer(x) - source(x)).square().sum().detach()))
     assert errors[1] < 0.98 * errors[0]
 

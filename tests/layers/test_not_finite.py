@@ -51,10 +51,7 @@ def replaced(exact, x, operator, options, rows=None):
     site = find_sites(net, x[:1])[0][0]
     kind = make_operator(operator, **options)
     entry = Entry(site, operator, kind.frozen(site), 0)
-    layer = swap.build(net, entry)
-    layer.observe(capture(net, [site], [x])[site.name] if rows is None else rows)
-    layer.fit(seed=0)
-    swap.swap(net, entry, layer)
+    swap.replace_site(net, entry, capture(net, [site], [x])[site.name] if rows is None else rows)
     return net
 
 
@@ -148,7 +145,7 @@ def test_attention_of_quantized_factors():
 
     codec = codecs["integer"](Layout("activation", (1, 4)))
     x = torch.randn(5, 4)
-    codec.fit(x[:, None])
+    codec.calibrate(x[:, None])
     x[2, 1] = float("nan")
     assert torch.equal(quantized(codec, x).isnan(), x.isnan())
 

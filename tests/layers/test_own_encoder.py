@@ -49,7 +49,7 @@ class MeanEncoder(Encoder):
         widths = torch.tensor(self.blocks.widths)
         return self.blocks.split(inputs).sum(-1) / widths
 
-    def learn(self, rows, seed=0, weight=None, progress=None):
+    def calibrate(self, rows, *, seed=0, weight=None, progress=None):
         check_rows(rows, self.blocks.inputs)
         means = self.means(rows)
         at = torch.linspace(-1, 1, self.K - 1) * self.options.spread
@@ -101,10 +101,7 @@ def test_from_policy_to_training(registered, tmp_path):
     plan.save(tmp_path / "plan.json")
     fresh, wanted = copy.deepcopy(net), net(x).detach()
     for entry in plan.replaced:
-        layer = swap.build(net, entry)
-        layer.observe(capture(net, [entry.site], [x])[entry.site.name])
-        layer.fit()
-        swap.swap(net, entry, layer)
+        swap.replace_site(net, entry, capture(net, [entry.site], [x])[entry.site.name])
     errors = layer_errors(net, [x])
     assert set(errors) == {"2", "5"}
     assert all(0 < e["normalized_mse"] < 1 for e in errors.values())

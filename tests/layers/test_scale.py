@@ -42,10 +42,7 @@ def learned(x, operator, options):
     net = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.Flatten()).eval()
     site = find_sites(net, x[:1])[0][0]
     entry = Entry(site, operator, make_operator(operator, **options).frozen(site), 0)
-    layer = swap.build(net, entry)
-    layer.observe(capture(net, [site], [x])[site.name])
-    layer.fit(seed=0)
-    swap.swap(net, entry, layer)
+    swap.replace_site(net, entry, capture(net, [site], [x])[site.name])
     return net
 
 
@@ -132,8 +129,7 @@ def test_odd_rows_are_learned_from(operator, rows):
     site = find_sites(net, x[:1])[0][0]
     entry = Entry(site, operator, make_operator(operator).frozen(site), 0)
     layer = swap.build(net, entry)
-    layer.observe(seen)
-    layer.fit(seed=0)
+    layer.calibrate(seen)
     with torch.no_grad():
         y, wanted = layer(seen), net(seen)
         assert torch.isfinite(y).all()

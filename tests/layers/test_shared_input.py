@@ -81,8 +81,7 @@ def test_learning_and_an_exception_in_between_leave_nothing_behind(many):
     assert_right(layers, x)
     layers[1](x)
     for layer in layers:  # writes through `data`
-        layer.observe(-2 * x.flatten(0, 1))
-        layer.fit()
+        layer.calibrate(-2 * x.flatten(0, 1))
     assert_right(layers, x)
 
 

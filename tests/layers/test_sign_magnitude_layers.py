@@ -10,8 +10,9 @@ from halut.errors import HalutError
 from halut.inference.lowering import frozen
 from halut.inference.sign_magnitude import SignMagnitudeLayer
 from halut.replace.operator_registry import make_operator
-from halut.sites.calibration import capture, unfolded
+from halut.sites.calibration import capture
 from halut.sites.find import Site, find_sites
+from tests.oracles.im2col import im2col_reference
 from tests.oracles.integer import sign_magnitude_reference
 
 SOURCES = {
@@ -31,8 +32,7 @@ def built(kind, operator="sign_magnitude", **options):
     network = nn.Sequential(source)
     site = find_sites(network, x[:1])[0][0]
     layer = make_operator(operator, **options).build(site, source)
-    layer.observe(capture(network, [site], [x])[site.name])
-    layer.fit()
+    layer.calibrate(capture(network, [site], [x])[site.name])
     return layer, x
 
 
@@ -42,7 +42,7 @@ def test_a_convolution_is_unfold_and_linear_exactly(kind):
     site = layer.site
     prepared = frozen(layer)
     assert isinstance(prepared, SignMagnitudeLayer)
-    rows = (unfolded(layer.quantized_input(x), site) * 32).to(torch.int8)
+    rows = (im2col_reference(layer.quantized_input(x), site.geometry) * 32).to(torch.int8)
     weight = (layer.quantized_weight() * 32).to(torch.int8).view(site.groups, -1, site.D)
     sums = sign_magnitude_reference(rows, weight)
     assert sums.abs().max() > 300

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from halut.ops.lookup.conv import ConvGeometry
+from tests.oracles.im2col import im2col_reference
 from tests.oracles.lookup import accumulate_reference
 from tests.oracles.nearest import nearest_encode_reference
 from tests.oracles.tree import tree_encode_reference
@@ -26,7 +26,7 @@ def tree_layer_reference(
     residual_scale: float = 1.0,
 ) -> Tensor:
     """Oracle of `tree_layer`."""
-    codes = tree_encode_reference(_rows(x, geometry)[:, taps], thresholds)
+    codes = tree_encode_reference(im2col_reference(x.float(), geometry)[:, taps], thresholds)
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
     return _spoiled(_answer(codes, x, table, *answer), x, table, geometry)
 
@@ -46,7 +46,9 @@ def nearest_layer_reference(
     residual_scale: float = 1.0,
 ) -> Tensor:
     """Oracle of `nearest_layer`."""
-    codes = nearest_encode_reference(_rows(x, geometry), prototypes, metric, groups)
+    codes = nearest_encode_reference(
+        im2col_reference(x.float(), geometry), prototypes, metric, groups
+    )
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
     return _spoiled(_answer(codes, x, table, *answer), x, table, geometry)
 
@@ -63,19 +65,9 @@ def code_layer_reference(
     return _answer(codes, codes, table, scale, bias, low, dtype, None, None, 1.0)
 
 
-def _rows(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
-    """float32 rows of x, those of a map by unfolding it."""
-    if geometry is None:
-        return x.float()
-    padded = F.pad(x.float(), geometry.padding)
-    g = geometry
-    columns = F.unfold(padded, g.kernel_size, g.dilation, 0, g.stride)
-    return columns.transpose(1, 2).flatten(0, 1)
-
-
 def _spoiled(y: Tensor, x: Tensor, table: Tensor, geometry: ConvGeometry | None) -> Tensor:
     """y, NaN where the row's inputs, of the output's group, are not all finite."""
-    rows, G = _rows(x, geometry), table.shape[0]
+    rows, G = im2col_reference(x.float(), geometry), table.shape[0]
     bad = ~torch.isfinite(rows.view(len(rows), G, -1)).all(-1).repeat_interleave(table.shape[3], 1)
     if geometry is not None:
         bad = bad.view(y.shape[0], *y.shape[2:], -1).permute(0, 3, 1, 2)

@@ -51,10 +51,7 @@ def replaced(network, x, operator="exact", **options):
     plan = plan_of(network, x[:1], operator, options)
     rows = capture(network, [e.site for e in plan.replaced], [x], rows=4096)
     for entry in plan.replaced:
-        layer = swap.build(network, entry)
-        layer.observe(rows[entry.site.name])
-        layer.fit(seed=0)
-        swap.swap(network, entry, layer)
+        swap.replace_site(network, entry, rows[entry.site.name])
     return network, plan
 
 

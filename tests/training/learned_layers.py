@@ -14,9 +14,6 @@ def with_learned(
 ) -> nn.Module:
     """The network with all of the plan's layers, learned from what the exact ones saw."""
     seen = capture(network, [entry.site for entry in plan.replaced], [images], rows=rows)
-    swap.apply(network, plan)
     for entry in plan.replaced:
-        layer = network.get_submodule(entry.site.name)
-        layer.observe(seen[entry.site.name])
-        layer.fit(seed=seed)
+        swap.replace_site(network, entry, seen.pop(entry.site.name), seed)
     return network

@@ -11,7 +11,7 @@ from halut.ops.blocks import Blocks
 from halut.prototypes.codebooks import Ranks, each_codebook, shared_out
 from halut.sites.find import Site
 from halut.sites.plan import Entry
-from halut.training.calibrate import owners
+from halut.training.calibrate import assign_sites_to_ranks
 from halut.training.parallel.distributed import maximum, together
 from halut.training.parallel.gather import codebook_ranks
 
@@ -51,7 +51,7 @@ def test_shared_out_learning_is_that_of_one_process(name):
 
     def learn():
         encoder = encoders[name](Blocks(12, 5), 4)
-        prototypes = encoder.learn(rows, seed=3)
+        prototypes = encoder.calibrate(rows, seed=3)
         return [prototypes, *encoder.state_dict().values()]
 
     alone = learn()
@@ -65,8 +65,8 @@ def entry(name: str, D: int, shares: str | None = None) -> Entry:
 
 def test_sites_go_to_who_has_least_and_sharing_ones_together():
     entries = [entry("a", 100), entry("q", 40, "q"), entry("k", 40, "q"), entry("b", 10)]
-    assert owners(entries, 2) == {"a": 0, "q": 1, "k": 1, "b": 1}
-    assert set(owners(entries, 1).values()) == {0}
+    assert assign_sites_to_ranks(entries, 2) == {"a": 0, "q": 1, "k": 1, "b": 1}
+    assert set(assign_sites_to_ranks(entries, 1).values()) == {0}
 
 
 def test_one_process_needs_no_group():

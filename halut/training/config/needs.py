@@ -206,8 +206,7 @@ def _calibrated(name: str, options: dict[str, Any]) -> bool:
                 torch.manual_seed(0)
                 site = Site("site", "linear", D=64, M=8)
                 layer: Any = make_operator(name, **options).build(site, nn.Linear(64, 8))
-                layer.observe(scale * torch.randn(64, 64))
-                layer.fit()
+                layer.calibrate(scale * torch.randn(64, 64))
         except HalutError:
             return True  # the plan will say what is wrong
         states.append(layer.state_dict())

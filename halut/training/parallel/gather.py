@@ -24,8 +24,8 @@ def merged(reservoir: Reservoir) -> Reservoir:
     if len(every) > reservoir.capacity:
         bound = every.kthvalue(reservoir.capacity).values
     stays = reservoir.keys <= bound
-    held = reservoir.rows if reservoir.rows is not None else torch.empty(0, reservoir.width)
-    rows = gathered(held[: len(stays)][stays])
+    sample = reservoir.rows if reservoir.rows is not None else torch.empty(0, reservoir.width)
+    rows = gathered(sample[: len(stays)][stays])
     whole = Reservoir(reservoir.capacity, reservoir.width, reservoir.seed)
     for theirs, of_rank in zip(keys, rows, strict=True):
         whole.add(of_rank, theirs[theirs <= bound])
