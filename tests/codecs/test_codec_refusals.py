@@ -18,7 +18,7 @@ def refusal(*overrides):
     GlobalHydra.instance().clear()
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         try:
-            settings, *_ = typed(compose("train", list(overrides)))
+            settings = typed(compose("train", list(overrides)))
             check(settings)
         except (HydraException, HalutError) as error:
             return f"{error} {error.__cause__}"
