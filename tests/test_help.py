@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from halut.data import schemas as schemas_of_data
+from halut.errors import SIGPIPE_CODE
 from halut.models.config import ModelConfig
 from halut.option import default_of
-from halut.pipes import CODE
 from halut.replace.operator_registry import operator_names, operator_type
 from halut.training.config.evaluate_config import EvaluateConfig
 from halut.training.config.run_config import TrainConfig
@@ -141,5 +141,5 @@ def test_a_closed_pipe_ends_a_command_without_a_word(arguments, tmp_path):
         [sys.executable, *arguments], stdout=write, stderr=subprocess.PIPE, cwd=root, text=True
     )
     os.close(write)
-    assert done.returncode == CODE
+    assert done.returncode == SIGPIPE_CODE
     assert done.stderr == ""

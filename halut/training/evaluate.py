@@ -23,11 +23,10 @@ from halut.bundle import exact_network, load_bundle
 from halut.data.loader import BatchLoader
 from halut.data.sampler import OrderedBatches
 from halut.data.splits import balanced_subset
-from halut.errors import HalutError, flush, tell
+from halut.errors import SIGPIPE_CODE, HalutError, flush, silence, tell
 from halut.inference import prepare
 from halut.io import write_json
 from halut.option import without_effect
-from halut.pipes import CODE, silence
 from halut.sites.plan import Plan
 from halut.training.bundle_data import check_fits, data_of, recorded_root
 from halut.training.config.command import command
@@ -84,7 +83,7 @@ def main(config: DictConfig) -> None:
         flush()
     except BrokenPipeError:
         silence()
-        sys.exit(CODE)
+        sys.exit(SIGPIPE_CODE)
     except Exception as error:
         tell(error, complain, config.debug.traceback)
         sys.exit(1)

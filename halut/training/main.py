@@ -13,8 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from halut.errors import HalutError, flush, tell
-from halut.pipes import CODE, silence
+from halut.errors import SIGPIPE_CODE, HalutError, flush, silence, tell
 from halut.training import sweep
 from halut.training.cluster import interruption, slurm
 from halut.training.config.command import command
@@ -76,7 +75,7 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
         return 0, None
     except BrokenPipeError:
         silence()
-        return CODE, None
+        return SIGPIPE_CODE, None
     except interruption.Interrupted as stop:
         settings = config.trainer
         return interruption.leave(stop, settings.requeue, settings.max_requeues), None

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from halut.pipes import quiet_pipes
+from halut.errors import quiet_pipes
 from halut.training.config.help import page
 from halut.training.config.hydra_errors import known_options, nearest, one_line
 from halut.training.config.hydra_schemas import conf_dir
