@@ -9,9 +9,8 @@ from typing import Any
 from torch import nn
 
 from halut.codecs import codecs
+from halut.codecs.contraction import AUTO, contractions, resolve_contraction
 from halut.codecs.factors import FACTORS, Spec, factor_options, resolve_factor
-from halut.contractions.base import AUTO, contractions
-from halut.contractions.base import chosen as contraction_of
 from halut.layers.attention import FORMATS, CodecAttention
 from halut.option import option
 from halut.sites.attention import KIND
@@ -30,7 +29,7 @@ class CodecOperator(Operator):
         self.specs: dict[str, Spec | None] = {
             role: resolve_factor(role, self.codec, chosen) for role in FACTORS
         }
-        self.contraction = contraction_of(
+        self.contraction = resolve_contraction(
             chosen.contraction, self.specs["weight"], self.specs["activation"]
         )
 
