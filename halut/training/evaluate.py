@@ -33,8 +33,9 @@ from halut.training.config.command import command
 from halut.training.config.evaluate_config import EvaluateConfig, check, register
 from halut.training.config.unused_options import refuse, typed
 from halut.training.evaluate_show import show
-from halut.training.lightning.fit import evaluate, evaluated
-from halut.training.logging.progress import bar, complain, log, set_up_logging
+from halut.training.lightning.fit import split_accuracy, split_samples
+from halut.training.logging.progress import bar, log, set_up_logging
+from halut.training.parallel.distributed import complain
 from halut.training.report import environment
 
 SCHEMA = 1
@@ -135,7 +136,7 @@ def evaluate_bundle(
         "run": str(path),
         "data": data.config.name,
         "split": config.split,
-        "accuracy": evaluate(network, data, config.split, config.trainer),
+        "accuracy": split_accuracy(network, data, config.split, config.trainer),
         "recorded": {
             "samples": ((report.get("data") or {}).get("evaluated") or {}).get(config.split),
             "accuracy": recorded,
@@ -146,7 +147,7 @@ def evaluate_bundle(
                 for name, entry in (report.get("ptq") or {}).items()
             },
         },
-        "samples": evaluated(data, config.split, config.trainer),
+        "samples": split_samples(data, config.split, config.trainer),
         "layers": _layers(network, plan, data, config),
         "cost": {
             "exact": exact_cost(plan, exact_network(plan)),

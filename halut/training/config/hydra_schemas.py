@@ -11,8 +11,8 @@ from hydra.core.config_store import ConfigStore
 from halut.data import schemas as schemas_of_data
 from halut.models.config import ModelConfig
 from halut.replace.operator_registry import operator_names, operator_type
-from halut.training.cluster.launcher import SlurmLauncherConfig
 from halut.training.config import run_config as schemas
+from halut.training.config.launcher_config import SlurmLauncherConfig
 
 
 def conf_dir() -> str:
