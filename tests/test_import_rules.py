@@ -27,6 +27,16 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def empty_copy(folder: Path) -> None:
+    """The rooms and files of halut/ without a line in them, and the contracts."""
+    (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    for path in [*(ROOT / "halut").rglob("*.py"), *(ROOT / "halut/data").glob("*.py")]:
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.touch()
+    (folder / "halut/bench/__main__.py").write_text("import halut.cli\n")  # an ignored import
+
+
 @needs_linter
 def test_imports_keep_the_contracts():
     done = lint(ROOT)
@@ -39,28 +49,36 @@ def test_imports_keep_the_contracts():
     [
         ("ops", "import halut.layers"),
         ("encoders", "from halut import codecs"),
-        ("data", "from halut.models import one"),
+        ("data", "from halut.models import build"),
         ("sites", "def lazily():\n    import halut.replace"),
         ("inference", "import omegaconf"),
+        ("training/config", "import halut.training.cluster"),
+        ("training/logging", "import halut.training.run"),
+        ("ops/core", "import halut.ops.lookup"),
+        ("ops/nearest", "import halut.ops.cpu"),
     ],
 )
 def test_an_import_the_wrong_way_breaks_them(tmp_path, room, line):
     """A package of the same rooms, empty but for one import."""
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    for path in (ROOT / "halut").iterdir():
-        if path.is_dir() and (path / "__init__.py").exists():
-            (tmp_path / "halut" / path.name).mkdir(parents=True)
-            (tmp_path / "halut" / path.name / "__init__.py").touch()
-    for path in (ROOT / "halut").glob("*.py"):
-        (tmp_path / "halut" / path.name).touch()
-    (tmp_path / "halut/models/one.py").touch()
-    (tmp_path / "halut/bench/__main__.py").write_text("import halut.cli\n")  # an ignored import
+    empty_copy(tmp_path)
     clean = lint(tmp_path)
     assert clean.returncode == 0, clean.stdout + clean.stderr
     (tmp_path / "halut" / room / "wrong.py").write_text(line + "\n")
     done = lint(tmp_path)
     assert done.returncode == 1
-    assert f"halut.{room}.wrong" in done.stdout
+    assert f"halut.{room.replace('/', '.')}.wrong" in done.stdout
+
+
+@needs_linter
+@pytest.mark.parametrize("room", ["inference", "sites", "training/lightning", "ops/cuda"])
+def test_two_files_of_a_room_that_import_each_other_break_them(tmp_path, room):
+    empty_copy(tmp_path)
+    folder, name = tmp_path / "halut" / room, f"halut.{room.replace('/', '.')}"
+    (folder / "one.py").write_text(f"import {name}.two\n")
+    (folder / "two.py").write_text(f"import {name}.one\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1
+    assert f"allowed in {name}." in " ".join(done.stdout.split())
 
 
 def test_no_import_is_for_typing_alone():

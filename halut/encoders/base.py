@@ -16,9 +16,10 @@ from halut.ops.blocks import Blocks
 from halut.ops.core.checks import check_tables, chunk_rows, compute_dtype
 from halut.ops.core.finite import marked
 from halut.ops.epilogue import as_map
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import columns_of
-from halut.ops.lookup.conv import ConvGeometry, im2col
+from halut.ops.lookup.conv import im2col
 from halut.prototypes.buckets import bucket_means
 from halut.registry import Registry
 

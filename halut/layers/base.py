@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from halut.encoders import Encoder, LookupTable, as_answer, encoders, shared_prototypes
 from halut.errors import HalutError
-from halut.layers.operator import encoder_options
-from halut.layers.options import TableOptions
+from halut.layers.options import TableOptions, encoder_options
 from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
 from halut.ops import ConvGeometry, accumulate

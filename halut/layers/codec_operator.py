@@ -12,6 +12,7 @@ from halut.codecs import codecs
 from halut.codecs.contraction import AUTO, contractions, resolve_contraction
 from halut.codecs.factors import FACTORS, Spec, factor_options, resolve_factor
 from halut.layers.attention import FORMATS, CodecAttention
+from halut.layers.codec import CodecConv2d, CodecLinear
 from halut.option import option
 from halut.sites.attention import KIND
 from halut.sites.find import Site
@@ -85,8 +86,6 @@ class CodecOperator(Operator):
         return {role: told(spec) for role, spec in self.specs.items() if spec or role != "bias"}
 
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
-        from halut.layers.codec import CodecConv2d, CodecLinear
-
         if site.kind == KIND:
             assert self.specs["activation"] is not None
             return CodecAttention(site, self.specs["activation"], source)

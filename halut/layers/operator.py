@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from halut.encoders import EncoderOptions, encoders
+from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.layers.options import TableOptions
+from halut.layers.conv import LUTConv2d
+from halut.layers.linear import LUTLinear
+from halut.layers.options import TableOptions, encoder_options
 from halut.ops.blocks import Blocks
 from halut.sites.attention import KIND
 from halut.sites.find import Site
@@ -56,9 +58,6 @@ class TableOperator(Operator):
         return {**shown, **{k: v for k, v in super().summary(site).items() if k not in shown}}
 
     def build(self, site: Site, source: nn.Module | None = None) -> nn.Module:
-        from halut.layers.conv import LUTConv2d
-        from halut.layers.linear import LUTLinear
-
         self.check(site)
         kind = LUTLinear if site.geometry is None else LUTConv2d
         return kind(site, self.encoder, self.options, source)
@@ -94,9 +93,3 @@ def table_operator(encoder: str) -> type[TableOperator]:
         (TableOperator,),
         {"encoder": encoder, "Options": options_type(encoder)},
     )
-
-
-def encoder_options(encoder: str, options: TableOptions) -> EncoderOptions:
-    """The encoder's own part of the flat options."""
-    kind = encoders[encoder].Options
-    return kind(**{f.name: getattr(options, f.name) for f in dataclasses.fields(kind)})

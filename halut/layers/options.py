@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from halut.encoders import EncoderOptions, encoders
 from halut.errors import HalutError
 from halut.ops.table_quantization import SCALES, check_options
 from halut.option import option, unknown, where
@@ -91,6 +92,12 @@ class TableOptions:
             return self.C
         V = self.V if self.V is not None else site.taps if site.taps > 1 else DEFAULT_V
         return max(1, -(-site.D // V))
+
+
+def encoder_options(encoder: str, options: TableOptions) -> EncoderOptions:
+    """The encoder's own part of the flat options."""
+    kind = encoders[encoder].Options
+    return kind(**{f.name: getattr(options, f.name) for f in fields(kind)})
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -23,10 +23,10 @@ from halut.encoders import Encoder, LookupTable, as_answer
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_tables
 from halut.ops.core.finite import marked
+from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_answer
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import empty_gradient
-from halut.ops.lookup.conv import ConvGeometry
 
 Parts = dict[int, list[tuple[Tensor, Tensor]]]
 """Gradients [N, G * M_i] and luts [G, C, K, M_i] that wait for their node, by backward pass."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from halut.errors import HalutError
-from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_by_pixel
 
 LIMITS = {torch.int8: (-128.0, 127.0), torch.uint8: (0.0, 255.0)}
 

@@ -22,7 +22,7 @@ from halut.analysis.site_bytes import (
     warning_lines,
 )
 from halut.models.build import pretrained_info
-from halut.ops.core import status
+from halut.ops import status
 from halut.replace.operator_registry import operator_type
 from halut.sites.plan import Entry, Plan
 from halut.training.bundle_data import settings_of

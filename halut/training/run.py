@@ -22,7 +22,7 @@ from halut.data.uncertainty import chance, near_chance
 from halut.errors import HalutError
 from halut.io import reading
 from halut.models.build import build_from
-from halut.ops.core import status
+from halut.ops import status
 from halut.replace import schedule
 from halut.replace.global_pruning import with_global_pruning
 from halut.replace.recalibrate import check_norms

@@ -11,7 +11,7 @@ from torch import nn
 from halut.errors import HalutError
 from halut.inference import prepare
 from halut.ops.core.finite import all_finite, marked
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 from halut.replace import swap
 from halut.replace.operator_registry import operator_names, operator_type
 from halut.sites.calibration import capture

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 from tests.oracles.lookup import accumulate_reference
 from tests.oracles.nearest import nearest_encode_reference
 from tests.oracles.tree import tree_encode_reference

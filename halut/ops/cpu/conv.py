@@ -10,7 +10,7 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import refuse, view
-from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_by_pixel
 
 
 def _is_float(x: Tensor, *_) -> bool:

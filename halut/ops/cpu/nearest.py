@@ -15,8 +15,8 @@ from halut.ops.cpu.finite import finite
 from halut.ops.cpu.layer import shuffled, sums_of_codes
 from halut.ops.cpu.view import DTYPES, view
 from halut.ops.epilogue import answer_like
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, row_count, zero_gradient
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.nearest.distance import METRICS
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)

@@ -8,8 +8,8 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import DTYPES, refuse, view
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, row_count, zero_gradient
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.tree.encode import tree_shape
 
 CHUNK_ROWS = 512

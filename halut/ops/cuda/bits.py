@@ -8,8 +8,8 @@ from torch import Tensor
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
 from halut.ops.cuda import launch
+from halut.ops.geometry import ConvGeometry
 from halut.ops.integer.bit_planes import planes_shape
-from halut.ops.lookup.conv import ConvGeometry
 
 PIXEL = ConvGeometry((1, 1))
 THREADS = 256

@@ -12,8 +12,8 @@ from halut.ops.cuda import finite, launch, nearest, tree
 from halut.ops.cuda.conv import fits
 from halut.ops.cuda.lookup import CHANGING, add_rows, adding, plane_of
 from halut.ops.epilogue import answer_like, laid_out_as
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import row_count
-from halut.ops.lookup.conv import ConvGeometry
 
 
 def _supports(x: Tensor, *inputs) -> bool:

@@ -13,8 +13,8 @@ from halut.ops.core.checks import chunk_rows, workspace
 from halut.ops.cpu.view import DTYPES, view
 from halut.ops.cuda import launch
 from halut.ops.cuda.conv import add_columns, fits, rows_adjacent
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, empty_gradient, row_count
-from halut.ops.lookup.conv import ConvGeometry
 
 ROWS = 128
 BOOKS = 8

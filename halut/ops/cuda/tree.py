@@ -14,8 +14,8 @@ from halut.ops.cpu.view import DTYPES, view
 from halut.ops.cuda import launch
 from halut.ops.cuda.conv import add_columns, fits, readers, rows_adjacent
 from halut.ops.cuda.lookup import NAMES
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, empty_gradient, row_count
-from halut.ops.lookup.conv import ConvGeometry
 
 THREADS = 256
 ROWS = 128

@@ -14,8 +14,8 @@ from torch import Tensor
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_codes, check_same_device
 from halut.ops.epilogue import scaled, shaped
+from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_answer
-from halut.ops.lookup.conv import ConvGeometry
 
 
 def code_layer(

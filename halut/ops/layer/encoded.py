@@ -23,8 +23,8 @@ from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.finite import marked
 from halut.ops.epilogue import answer_like, rows_of, scaled, shaped
+from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_call, check_residual
-from halut.ops.lookup.conv import ConvGeometry
 
 ANSWER = "Tensor scale, Tensor bias, float? low, ScalarType dtype"
 WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation"

@@ -16,7 +16,7 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_floating, check_same_device
-from halut.ops.geometry import ConvGeometry
+from halut.ops.geometry import ConvGeometry, check_taps, check_window, is_by_pixel
 
 
 def conv_taps(
@@ -60,33 +60,8 @@ def _check_map(x: Tensor, kernel_size, stride, padding, dilation) -> None:
     check_window(x, kernel_size, stride, padding, dilation)
 
 
-def check_window(x: Tensor, kernel_size, stride, padding, dilation) -> None:
-    """Raise HalutError unless the window is one, and fits the map x [B, Cin, H, W]."""
-    sizes = (len(kernel_size), len(stride), len(padding), len(dilation))
-    if sizes != (2, 2, 4, 2) or min(*kernel_size, *stride, *dilation) < 1 or min(padding) < 0:
-        raise HalutError(
-            "kernel_size, stride and dilation are two positive numbers, padding four of 0 or "
-            f"more: got {kernel_size}, {stride}, {dilation}, {padding}"
-        )
-    geometry = _geometry(kernel_size, stride, padding, dilation)
-    if min(geometry.output_size(x.shape[2], x.shape[3])) < 1:
-        raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
-
-
 def _geometry(kernel_size, stride, padding, dilation) -> ConvGeometry:
     return ConvGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
-
-
-def check_taps(taps: Tensor, columns: int) -> None:
-    """Raise HalutError unless every tap is one of so many columns."""
-    # On a GPU this would wait for the device at every call; indexing there asserts by itself.
-    if taps.device.type == "cpu" and bool(((taps < 0) | (taps >= columns)).any()):
-        raise HalutError(f"taps must be in 0..{columns - 1}")
-
-
-def is_by_pixel(x: Tensor) -> bool:
-    """True if the channels of a pixel are adjacent in memory, and its planes are not."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("halut::conv_taps", mutates_args=())

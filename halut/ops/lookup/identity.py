@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from halut.errors import HalutError
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 
 
 def identity_gradient(

@@ -24,6 +24,7 @@ from halut.ops.core.checks import (
     compute_dtype,
 )
 from halut.ops.core.scratch import Scratch
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import (
     check_source,
     column_count,
@@ -32,7 +33,6 @@ from halut.ops.lookup.columns import (
     rows_torch,
     zero_gradient,
 )
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.nearest import gradient
 from halut.ops.nearest.distance import METRICS, block_columns, scores
 

@@ -21,6 +21,7 @@ from halut.ops.core.checks import (
     check_tables,
     check_tau,
 )
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import (
     check_columns,
     columns_torch,
@@ -28,7 +29,6 @@ from halut.ops.lookup.columns import (
     row_count,
     zero_gradient,
 )
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.tree import gradient
 
 ENTRIES = 1 << 17

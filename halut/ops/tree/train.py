@@ -19,9 +19,9 @@ from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_same_device, check_table, check_tau
 from halut.ops.epilogue import answer_like
+from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_layer, check_tree_layer
 from halut.ops.lookup.columns import empty_gradient, zero_gradient
-from halut.ops.lookup.conv import ConvGeometry
 
 INPUTS = (torch.float32, torch.float16, torch.bfloat16)
 
