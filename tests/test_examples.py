@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from halut.layers.base import LUTLayer
+from halut.layers.lut import LUTLayer
 from halut.replace.swap import replaced_layers
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

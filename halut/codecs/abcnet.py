@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from halut.codecs.base import Codec, CodecOptions, Coded, Layout, between, choice, codecs
-from halut.codecs.bases import fit_bases, signs_at, solved_alpha, windows
 from halut.codecs.planes import Planes, Steps
+from halut.codecs.sign_bases import fit_bases, signs_at, solved_alpha, windows
 from halut.codecs.straight_through import straight_through
 from halut.ops.power_of_two import unit_of
 from halut.option import option

@@ -8,7 +8,7 @@ from halut.codecs.mxint8 import Mxint8Codec
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer
 from halut.inference.bit_layers import BitLayer
-from halut.inference.codec import FrozenCodecLayer
+from halut.inference.codec_layers import FrozenCodecLayer
 from halut.inference.mxint8 import Mxint8Layer
 from halut.inference.sign_magnitude import SignMagnitudeLayer
 from halut.layers.codec import CodecLayer

@@ -18,8 +18,8 @@ from halut.inference.regions import converted, faithful
 from halut.inference.table_layers import packed
 from halut.inference.trace import Call, foldable
 from halut.inference.verify import check_code, check_layers, probes, verified_folding
-from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
+from halut.layers.lut import LUTLayer
 from halut.replace import swap
 from halut.sites.eval_mode import evaluating
 

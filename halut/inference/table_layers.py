@@ -12,7 +12,7 @@ from halut.encoders.pq import PQEncoder
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer, absent
-from halut.layers.base import LUTLayer
+from halut.layers.lut import LUTLayer
 from halut.ops import ConvGeometry, accumulate, pack_table
 from halut.ops.core.bypass import unwatched
 from halut.ops.core.finite import marked

@@ -11,8 +11,8 @@ from torch import nn
 from halut.codecs import codecs
 from halut.codecs.contraction import AUTO, contractions, resolve_contraction
 from halut.codecs.factors import FACTORS, Spec, factor_options, resolve_factor
-from halut.layers.attention import FORMATS, CodecAttention
 from halut.layers.codec import CodecConv2d, CodecLinear
+from halut.layers.codec_attention import FORMATS, CodecAttention
 from halut.option import option
 from halut.sites.attention import KIND
 from halut.sites.find import Site

@@ -6,7 +6,7 @@ from halut.codecs import codecs
 from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.codec_operator import codec_operator
-from halut.layers.operator import table_operator
+from halut.layers.table_operator import table_operator
 from halut.sites.operator import Operator, operators
 
 

@@ -144,7 +144,7 @@ def test_bytes_which_have_no_nan_refuse_it():
 
 def test_attention_of_quantized_factors():
     from halut.codecs import Layout, codecs
-    from halut.layers.attention import quantized
+    from halut.layers.codec_attention import quantized
 
     codec = codecs["integer"](Layout("activation", (1, 4)))
     x = torch.randn(5, 4)

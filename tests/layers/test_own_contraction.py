@@ -9,7 +9,7 @@ from torch import nn
 import halut
 from halut.codecs.contraction import Contraction, contractions
 from halut.errors import HalutError
-from halut.inference.codec import FrozenCodecLayer
+from halut.inference.codec_layers import FrozenCodecLayer
 from halut.inference.lowering import inference_layers
 
 

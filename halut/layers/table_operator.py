@@ -10,8 +10,7 @@ from torch import nn
 
 from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.layers.conv import LUTConv2d
-from halut.layers.linear import LUTLinear
+from halut.layers.lut import LUTConv2d, LUTLinear
 from halut.layers.options import TableOptions, encoder_options
 from halut.ops.blocks import Blocks
 from halut.sites.attention import KIND
