@@ -257,14 +257,25 @@ def relaxed_matmul(
 
 class _RelaxedMatmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, encoder, names, codes, inputs, lut, table, tau, relax, *parameters):
+    def forward(
+        ctx: Any,
+        encoder: Encoder,
+        names: Sequence[str],
+        codes: Tensor,
+        inputs: tuple[Any, ...],
+        lut: Tensor,
+        table: Tensor,
+        tau: Tensor,
+        relax: float,
+        *parameters: Any,
+    ) -> Tensor:
         ctx.encoder, ctx.names, ctx.relax = encoder, names, relax
         ctx.save_for_backward(codes, inputs, lut, tau, *parameters)
         return accumulate(codes, table)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         codes, inputs, lut, tau, *parameters = ctx.saved_tensors
         _, _, _, need_inputs, need_lut, _, need_tau, _, *need_parameters = ctx.needs_input_grad
         dlut = None

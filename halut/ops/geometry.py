@@ -64,6 +64,18 @@ class ConvGeometry:
         return [*self.kernel_size, *self.stride, *self.padding, *self.dilation]
 
     @staticmethod
+    def of_window(
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+    ) -> ConvGeometry:
+        """The geometry of lists of numbers, as operators take them."""
+        (kh, kw), (sh, sw), (dh, dw) = kernel_size, stride, dilation
+        left, right, top, bottom = padding
+        return ConvGeometry((kh, kw), (sh, sw), (left, right, top, bottom), (dh, dw))
+
+    @staticmethod
     @lru_cache(maxsize=1024)
     def of_numbers(numbers: tuple[int, ...]) -> ConvGeometry | None:
         """The geometry of ten numbers, None (rows, no map) of none."""
@@ -99,9 +111,7 @@ def check_window(
             "kernel_size, stride and dilation are two positive numbers, padding four of 0 or "
             f"more: got {kernel_size}, {stride}, {dilation}, {padding}"
         )
-    (kh, kw), (sh, sw), (dh, dw) = kernel_size, stride, dilation
-    left, right, top, bottom = padding
-    geometry = ConvGeometry((kh, kw), (sh, sw), (left, right, top, bottom), (dh, dw))
+    geometry = ConvGeometry.of_window(kernel_size, stride, padding, dilation)
     if min(geometry.output_size(x.shape[2], x.shape[3])) < 1:
         raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
 

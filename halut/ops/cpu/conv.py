@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from halut.ops.cpu.view import refuse, view
 from halut.ops.geometry import ConvGeometry, is_by_pixel
 
 
-def _is_float(x: Tensor, *_) -> bool:
+def _is_float(x: Tensor, *_: Any) -> bool:
     return x.dtype == torch.float32
 
 

@@ -33,12 +33,12 @@ ERRORS = {
 }
 
 
-def shuffled(codes: Tensor, table: Tensor, *answer) -> bool:
+def shuffled(codes: Tensor, table: Tensor, *answer: Any) -> bool:
     """int8 tables of at most 16 prototypes and not of single outputs (depthwise ones)."""
     return _shuffles(table.dtype, table.shape)
 
 
-def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer) -> bool:
+def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer: Any) -> bool:
     return _shuffles(table.dtype, table.shape)
 
 

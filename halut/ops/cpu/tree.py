@@ -37,7 +37,16 @@ def tree_encode(
     return codes
 
 
-def _differentiates(grad, x, taps, thresholds, lut, tau, relax, geometry) -> bool:
+def _differentiates(
+    grad: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    relax: float,
+    geometry: ConvGeometry | None,
+) -> bool:
     wide = any(value.dtype == torch.float64 for value in (x, thresholds, lut, tau))
     return x.dtype in DTYPES and not wide
 

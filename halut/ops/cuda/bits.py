@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ PRODUCT_ROWS = 32
 PRODUCT_OUTPUTS = 32
 
 
-def _supports(*_) -> bool:
+def _supports(*_: Any) -> bool:
     return launch.available()
 
 

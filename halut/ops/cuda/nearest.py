@@ -123,7 +123,16 @@ def nearest_gradient(
 class _Softmax:
     """The passes over a chunk of rows, and what they sum up over rows."""
 
-    def __init__(self, x, prototypes, lut, tau, metric, relax, geometry) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        prototypes: Tensor,
+        lut: Tensor,
+        tau: Tensor,
+        metric: str,
+        relax: float,
+        geometry: ConvGeometry | None,
+    ) -> None:
         G, C, K, M = lut.shape
         GC, _, V = prototypes.shape
         device, N = x.device, row_count(x, geometry)

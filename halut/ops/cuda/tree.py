@@ -112,7 +112,16 @@ def tree_gradient(
 class _Walk:
     """The pass over the trees, chunk by chunk; holds the sums over rows."""
 
-    def __init__(self, x, taps, thresholds, lut, tau, relax, geometry) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        taps: Tensor,
+        thresholds: Tensor,
+        lut: Tensor,
+        tau: Tensor,
+        relax: float,
+        geometry: ConvGeometry | None,
+    ) -> None:
         G, C, K, M = lut.shape
         self.x, self.geometry, self.relax = x, geometry, float(relax)
         self.taps, self.thresholds, self.tau = taps.contiguous(), thresholds, tau
