@@ -18,9 +18,9 @@ from halut.sites.calibration import (
     patch_rows,
     reservoirs_of,
     row_count,
-    unfolded,
 )
 from halut.sites.find import Site, find_sites
+from tests.oracles.rows import unfolded
 
 sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
 

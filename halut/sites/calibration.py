@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.errors import HalutError
@@ -247,12 +246,3 @@ def _noting(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]])
 def expected_memory(sites: Sequence[Site], rows: int) -> int:
     """Bytes that `rows` rows of every site take."""
     return sum(4 * rows * s.D * s.groups for s in sites)
-
-
-def unfolded(x: Tensor, site: Site) -> Tensor:
-    """All rows of a site's input by torch's own unfold: the slow, obvious form of patch_rows."""
-    g = site.geometry
-    if g is None:
-        return x.reshape(-1, site.D)
-    columns = F.unfold(pad(x, g), g.kernel_size, g.dilation, 0, g.stride)
-    return columns.transpose(1, 2).reshape(-1, columns.shape[1])

@@ -8,8 +8,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from halut.replace.operator_registry import operator_type
-from halut.sites.calibration import unfolded
 from halut.sites.find import find_sites
+from tests.oracles.rows import unfolded
 
 LAYERS = {
     "linear": (lambda: nn.Linear(11, 6), (2, 3, 11), {"C": 4}),

@@ -9,9 +9,9 @@ from torch import nn
 
 from halut.replace.operator_registry import operator_type
 from halut.replace.sharing import share_encoder
-from halut.sites.calibration import unfolded
 from halut.sites.find import find_sites
 from tests.layers.lut_oracle import inputs_of
+from tests.oracles.rows import unfolded
 
 GROUPS = {
     "linear": (lambda M, bias: nn.Linear(11, M, bias), (2, 3, 11), {"C": 4}),

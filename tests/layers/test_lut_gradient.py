@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from halut.encoders import encoders
 from halut.ops.power_of_two import normalized_mse
-from halut.sites.calibration import unfolded
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
+from tests.oracles.rows import unfolded
 
 ENCODERS = list(encoders)
 RELAXED = [(name, encoders[name].estimators[0]) for name in ENCODERS]

@@ -10,9 +10,10 @@ from halut.errors import HalutError
 from halut.inference.lowering import frozen
 from halut.inference.sign_magnitude import SignMagnitudeLayer
 from halut.replace.operator_registry import operator_type
-from halut.sites.calibration import capture, unfolded
+from halut.sites.calibration import capture
 from halut.sites.find import Site, find_sites
 from tests.oracles.integer import sign_magnitude_reference
+from tests.oracles.rows import unfolded
 
 SOURCES = {
     "linear": (lambda: nn.Linear(20, 7), (3, 5, 20)),
