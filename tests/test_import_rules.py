@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
 
 needs_linter = pytest.mark.skipif(find_spec("importlinter") is None, reason="no import-linter")
 
@@ -90,3 +94,27 @@ def test_no_import_is_for_typing_alone():
     assert len(modules) > 200
     hiding = [path.relative_to(ROOT) for path in modules if "TYPE_CHECKING" in path.read_text()]
     assert hiding == [Path("halut/__init__.py")]
+
+
+LAZY = {
+    "halut/__init__.py": "importing halut imports no torch",
+    "halut/cli.py": "a verb imports what it needs, and --help nothing",
+    "halut/training/cluster/launcher.py": "needs the extra slurm",
+    "halut/training/logging/loggers.py": "needs the extra wandb",
+}
+"""Files whose functions import modules of this project, and why."""
+
+
+def test_no_function_hides_an_import():
+    """Of this project's own modules, that is: it would hide a circle. The compiled extension may be
+    missing, and is no module of it."""
+    hiding = set()
+    for path in [*(ROOT / "halut").rglob("*.py"), *(ROOT / "data").rglob("*.py")]:
+        functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, FUNCTIONS)]
+        for node in (node for function in functions for node in ast.walk(function)):
+            names = [alias.name for alias in node.names] if isinstance(node, IMPORTS) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{name}" for name in names]
+            if any(n.split(".")[0] == "halut" and n != "halut._kernels" for n in names):
+                hiding.add(str(path.relative_to(ROOT)))
+    assert hiding == set(LAZY)
