@@ -89,4 +89,7 @@ halut.attach(optimizer, network, steps=len(batches))
 trained = train(network, optimizer)
 errors = halut.errors(network, held_out)
 print(f"{len(plan.replaced)} layers replaced")
-print(f"accuracy: exact {exact:.1f}, replaced and trained {trained:.1f} %")
+# For inference: one packed layer for q, k and v, verified on the example.
+prepared = halut.prepare(network, held_out[0])
+served = accuracy(prepared)
+print(f"accuracy: exact {exact:.1f}, replaced and trained {trained:.1f}, prepared {served:.1f} %")

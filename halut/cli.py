@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from halut import __version__
-from halut.errors import flush, tell
+from halut.errors import flush, quiet_pipes, tell
 from halut.option import unknown
-from halut.pipes import quiet_pipes
 
 USAGE = """\
 usage: halut VERB [ARGUMENTS]

@@ -1,14 +1,14 @@
-"""Errors that a user can cause, and the one line that tells them."""
+"""Errors that a user can cause, and the one line that tells them; output whose reader is gone."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from halut.pipes import silence
+from typing import TextIO
 
 OURS = tuple(
     str(folder) + os.sep
@@ -18,6 +18,8 @@ FAULTS = (TypeError, AssertionError, AttributeError, NameError, LookupError, Ari
 """What a mistake in a program raises; a refusal only where a library's own code raises it."""
 LONGEST = 600
 """Characters of a library's message; some list every tensor of a network."""
+SIGPIPE_CODE = 128 + 13
+"""The exit code of a program that SIGPIPE ends."""
 
 
 class HalutError(ValueError):
@@ -84,6 +86,26 @@ def keep_quiet() -> None:
         sys.stdout.flush()
     except OSError:
         silence(sys.stdout)
+
+
+@contextmanager
+def quiet_pipes() -> Iterator[None]:
+    """Ends the program, without a word, with SIGPIPE_CODE where what is written inside is read no
+    more, as in `halut env | head -1`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence()
+        sys.exit(SIGPIPE_CODE)
+
+
+def silence(*streams: TextIO) -> None:
+    """Send what is still in the buffers of the streams, of both if none is given, nowhere: Python
+    flushes them as it ends."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        for stream in streams or (sys.stdout, sys.stderr):
+            os.dup2(nowhere.fileno(), stream.fileno())  # streams of a test have no file
 
 
 def _raised_here(error: BaseException) -> bool:

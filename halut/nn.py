@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from halut.configs import CodecConfig, Config, Integer, TableConfig, Tree
 from halut.errors import HalutError
-from halut.layers import codec, conv, linear
+from halut.layers import codec, lut
 from halut.layers.codec_operator import CodecOperator
-from halut.layers.operator import TableOperator
+from halut.layers.table_operator import TableOperator
 from halut.replace.operator_registry import operator_of
 from halut.sites.calibration import patch_rows, row_count
 from halut.sites.find import Site, site_of
@@ -31,7 +31,7 @@ DRAWN = 64
 """Rows per prototype that a new layer is learned from."""
 
 
-class LUTLinear(linear.LUTLinear):
+class LUTLinear(lut.LUTLinear):
     """A Linear by look-up tables: x [..., in_features] -> [..., out_features].
 
     Args:
@@ -58,7 +58,7 @@ class LUTLinear(linear.LUTLinear):
         _finish(self, source, operator)
 
 
-class LUTConv2d(conv.LUTConv2d):
+class LUTConv2d(lut.LUTConv2d):
     """A Conv2d by look-up tables: x [B, in_channels, H, W] -> [B, out_channels, OH, OW].
 
     `config` as of LUTLinear.

@@ -298,8 +298,6 @@ def test_a_network_of_several_inputs_is_prepared_without_an_example():
     ready = halut.prepare(network)
     assert torch.allclose(answer(ready, data), answer(network, data), atol=1e-5)
     assert not list(replaced_layers(ready))
-    with pytest.raises(halut.HalutError, match="leave the example out"):
-        halut.prepare(network, data)
 
 
 def test_saving_is_whole_and_touches_no_other_folder(tmp_path, monkeypatch):
@@ -345,7 +343,7 @@ def python(code: str) -> str:
 
 
 def test_importing_the_package_imports_no_torch():
-    heavy = ("torch", "numpy", "omegaconf", "lightning")
+    heavy = ("torch", "numpy", "omegaconf", "hydra", "lightning")
     code = "import halut, sys, json; halut.Tree(), halut.HalutError, dir(halut)\n"
     code += f"print(json.dumps([[n for n in {heavy!r} if n in sys.modules], len(sys.modules)]))"
     loaded, count = json.loads(python(code))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from halut.layers.base import LUTLayer
+from halut.inference import PackedLayer
+from halut.layers.lut import LUTLayer
 from halut.replace.swap import replaced_layers
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -56,3 +57,6 @@ def test_dict_inputs(capsys):
         assert isinstance(block.q, LUTLayer)
         assert block.q.encoder is block.k.encoder is block.v.encoder
     assert all(0 < e["normalized_mse"] < 1 for e in space["errors"].values())
+    packed = [m for m in space["prepared"].modules() if isinstance(m, PackedLayer)]
+    assert len(packed) == 8  # of 12: q, k and v of two blocks are one each
+    assert space["served"] == pytest.approx(space["trained"], abs=0.5)

@@ -12,9 +12,9 @@ import pytest
 
 from halut.configs import Config
 from halut.data import schemas as schemas_of_data
+from halut.errors import SIGPIPE_CODE
 from halut.models.config import ModelConfig
 from halut.option import default_of
-from halut.pipes import CODE
 from halut.replace.operator_registry import config_type, operator_names
 from halut.training.config.evaluate_config import EvaluateConfig
 from halut.training.config.run_config import TrainConfig
@@ -144,5 +144,5 @@ def test_a_closed_pipe_ends_a_command_without_a_word(arguments, tmp_path):
         [sys.executable, *arguments], stdout=write, stderr=subprocess.PIPE, cwd=root, text=True
     )
     os.close(write)
-    assert done.returncode == CODE
+    assert done.returncode == SIGPIPE_CODE
     assert done.stderr == ""

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from halut.layers.attention import CodecAttention
-from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
+from halut.layers.codec_attention import CodecAttention
+from halut.layers.lut import LUTLayer
 from halut.replace.swap import replaced_layers
 from halut.sites.operator import ReplacedLayer
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from halut import __version__
-from halut.ops import cpu
-from halut.ops.core import status
+from halut.ops import cpu, status
 
 
 @functools.cache

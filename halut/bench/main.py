@@ -16,7 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from halut.bench import cuda, cuda_methods, inputs, machine, result_tables
+from halut.bench import inputs, machine, result_tables
+from halut.bench.cuda import command as cuda
+from halut.bench.cuda import methods as cuda_methods
 from halut.bench.measure import Settings, selected
 from halut.bench.suites import Case, suites
 from halut.bench.summary import summarize

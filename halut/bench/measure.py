@@ -15,16 +15,10 @@ from typing import Any
 import torch
 
 from halut.analysis.timing import MEASUREMENT, Timing, interleaved
-from halut.bench import (
-    bits,
-    encode,
-    layer,
-    network,
-    products,
-    sign_magnitude,
-    suites,
-    train_step,
-)
+from halut.bench import network, suites
+from halut.bench.cpu import layer, train_step
+from halut.bench.cpu.codec_layers import bit_methods, sign_magnitude_methods
+from halut.bench.cpu.table_parts import encode_methods, lookup_methods
 from halut.bench.method import Method, WrongAnswer
 from halut.bench.suites import Case
 from halut.errors import HalutError
@@ -111,13 +105,13 @@ def build(case: Case, settings: Settings) -> list[Method]:
             return layer.methods(case, settings.int8_only)
         if case.op == "network":
             return network.methods(case, settings.int8_only)
-        alone = {
-            "encode": encode,
-            "accumulate": products,
-            "bits": bits,
-            "sign_magnitude": sign_magnitude,
+        alone: dict[str, Callable[[Case], list[Method]]] = {
+            "encode": encode_methods,
+            "accumulate": lookup_methods,
+            "bits": bit_methods,
+            "sign_magnitude": sign_magnitude_methods,
         }
-        return alone[case.op].methods(case)
+        return alone[case.op](case)
 
 
 def result(case: Case, method: Method, timing: Timing, more: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halut.bench import inputs, onednn
-from halut.bench.layer import forced
+from halut.bench import inputs
+from halut.bench.cpu import onednn
+from halut.bench.cpu.layer import forced
 from halut.bench.method import Method
 from halut.bench.suites import Case
 from halut.inference import prepare

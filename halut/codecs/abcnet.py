@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from halut.codecs.base import Codec, Coded, Layout, codecs
-from halut.codecs.bases import fit_bases, signs_at, solved_alpha, windows
 from halut.codecs.planes import Planes, Steps
+from halut.codecs.sign_bases import fit_bases, signs_at, solved_alpha, windows
 from halut.codecs.straight_through import straight_through
 from halut.configs import ABCNet
 from halut.ops.power_of_two import unit_of

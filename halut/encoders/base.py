@@ -16,9 +16,10 @@ from halut.ops.blocks import Blocks
 from halut.ops.core.checks import check_tables, chunk_rows, compute_dtype
 from halut.ops.core.finite import marked
 from halut.ops.epilogue import as_map
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import columns_of
-from halut.ops.lookup.conv import ConvGeometry, im2col
+from halut.ops.lookup.conv import im2col
 from halut.prototypes.buckets import bucket_means
 from halut.registry import Registry
 
@@ -253,14 +254,25 @@ def relaxed_matmul(
 
 class _RelaxedMatmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, encoder, names, codes, inputs, lut, table, tau, relax, *parameters):
+    def forward(
+        ctx: Any,
+        encoder: Encoder,
+        names: Sequence[str],
+        codes: Tensor,
+        inputs: tuple[Any, ...],
+        lut: Tensor,
+        table: Tensor,
+        tau: Tensor,
+        relax: float,
+        *parameters: Any,
+    ) -> Tensor:
         ctx.encoder, ctx.names, ctx.relax = encoder, names, relax
         ctx.save_for_backward(codes, inputs, lut, tau, *parameters)
         return accumulate(codes, table)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         codes, inputs, lut, tau, *parameters = ctx.saved_tensors
         _, _, _, need_inputs, need_lut, _, need_tau, _, *need_parameters = ctx.needs_input_grad
         dlut = None

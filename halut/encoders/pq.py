@@ -12,7 +12,7 @@ from halut.configs import PQ
 from halut.encoders.base import Encoder, encoders
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks, check_rows
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 from halut.ops.nearest.encode import nearest_encoder_gradient
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.codebooks import each_codebook

@@ -13,7 +13,7 @@ from halut.encoders.base import Encoder, encoders
 from halut.encoders.lookup_table import LookupTable
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks, check_rows
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 from halut.ops.tree.encode import tree_encoder_gradient
 from halut.ops.tree.train import INPUTS as TRAINED
 from halut.prototypes.tree_learning import learn_trees

@@ -12,7 +12,7 @@ from halut.codecs import Codec
 from halut.codecs.planes import every_code
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer, absent
-from halut.inference.codec import restored
+from halut.inference.codec_layers import restored
 from halut.layers.codec import CodecLayer, canonical_input
 from halut.ops import bit_planes, bit_product
 from halut.ops.core.finite import marked

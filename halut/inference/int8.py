@@ -24,7 +24,7 @@ from halut.inference.fold import ADDITIONS_IN_PLACE, hooked, is_addition, is_rel
 from halut.inference.int8_steps import Int8Tables, MaxPool, MeanPool, averages, reads_bytes
 from halut.inference.onednn import Dequantize, Grid, Int8Product, Quantize
 from halut.inference.table_layers import PackedConv2d, PackedLayer
-from halut.inference.trace import Call
+from halut.inference.trace import Arguments
 from halut.inference.verify import Recorder, copied, same
 
 FAR = 0.25
@@ -58,7 +58,7 @@ def require_cpu(network: nn.Module, inputs: Tensor) -> None:
 
 
 def verified_int8(
-    network: fx.GraphModule, calls: Sequence[Call]
+    network: fx.GraphModule, calls: Sequence[Arguments]
 ) -> tuple[fx.GraphModule, list[str]]:
     """(the network with 8-bit activations, the nodes that stay in floats as bytes are too far off).
 
@@ -90,7 +90,7 @@ def verified_int8(
 class _Ranges:
     """The range of every tensor of the network over its calls, and the shapes, one for each."""
 
-    def __init__(self, network: fx.GraphModule, calls: Sequence[Call]) -> None:
+    def __init__(self, network: fx.GraphModule, calls: Sequence[Arguments]) -> None:
         self.bounds: dict[fx.Node, tuple[float, float]] = {}
         self.shapes: dict[fx.Node, list[torch.Size]] = {}
         self.first = next(node for node in network.graph.nodes if node.op == "placeholder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,18 +17,19 @@ from halut.inference.int8 import holds_products, require_cpu, verified_int8
 from halut.inference.lowering import frozen
 from halut.inference.regions import converted, faithful
 from halut.inference.table_layers import packed
-from halut.inference.trace import Call, foldable
+from halut.inference.trace import Arguments, foldable
 from halut.inference.verify import check_code, check_layers, probes, verified_folding
-from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
+from halut.layers.lut import LUTLayer
 from halut.replace import swap
+from halut.sites.calls import Call, example_call
 from halut.sites.eval_mode import evaluating
 
 logger = logging.getLogger(__name__)
 
 
 def prepare(
-    network: nn.Module, example: Tensor | None = None, calibration: Tensor | None = None
+    network: nn.Module, example: Any = None, calibration: Tensor | None = None
 ) -> nn.Module:
     """A copy of `network` for inference, `network` itself unchanged.
 
@@ -38,20 +40,21 @@ def prepare(
     them: a norm folded into quantized weights would move them off their grid. The network is read
     by torch.fx for all that, with every optional argument of its forward at its default.
 
-    With `example`, a batch of inputs, a tensor that is added to the answer of a packed convolution
-    is added there, modules that torch.fx cannot follow are called whole, and everything is verified
-    against the network, on the example and on batches of other sizes (those that the network
-    takes): a layer whose form answers otherwise is refused by name, a step that changes an answer
-    is left out, and so is all folding where the traced network answers otherwise than the untraced
-    one. Without an example, nothing is folded in a network that torch.fx cannot follow. The log
-    says what was left out.
+    With `example`, a batch of inputs (a Tensor, a tuple of arguments, a mapping of keywords or a
+    halut.Call), a tensor that is added to the answer of a packed convolution is added there,
+    modules that torch.fx cannot follow are called whole, and everything is verified against the
+    network, on the example and on batches of other sizes (those that the network takes): a layer
+    whose form answers otherwise is refused by name, a step that changes an answer is left out, and
+    so is all folding where the traced network answers otherwise than the untraced one. Without an
+    example, nothing is folded in a network that torch.fx cannot follow. The log says what was left
+    out.
 
-    With `calibration`, a batch of inputs, activations travel in 8 bits as well where that serves: a
-    convolution by tables reads and answers uint8, and exact layers run by oneDNN's INT8 operators
-    (on CPUs, where torch has them), their weights rounded. The ranges are those of the batch. A
-    step of bytes whose answer is further from the floats' than rounding explains stays in floats.
-    Such a network runs on the CPU and in float32 only; one of which torch.fx follows nothing is
-    refused.
+    With `calibration`, a batch of a network's one input, a Tensor, activations travel in 8 bits as
+    well where that serves: a convolution by tables reads and answers uint8, and exact layers run by
+    oneDNN's INT8 operators (on CPUs, where torch has them), their weights rounded. The ranges are
+    those of the batch. A step of bytes whose answer is further from the floats' than rounding
+    explains stays in floats. Such a network runs on the CPU and in float32 only; one of which
+    torch.fx follows nothing is refused.
 
     The answers are the network's in evaluation mode up to float rounding (a rounding may move an
     input across a threshold, and then one code differs). The copy has no gradient and refuses
@@ -61,6 +64,11 @@ def prepare(
     that the network does not take.
     """
     if calibration is not None:
+        if not isinstance(calibration, Tensor):
+            raise HalutError(
+                "calibration must be a Tensor, the network's one input, got "
+                f"{type(calibration).__name__}: networks of other inputs are prepared in floats"
+            )
         require_cpu(network, calibration)
         if calibration.dtype != torch.float32:
             raise HalutError(
@@ -102,29 +110,25 @@ def _freeze(network: nn.Module) -> None:
 
 
 def _batches(
-    network: nn.Module, ready: nn.Module, example: Tensor | None, calibration: Tensor | None
-) -> list[Tensor]:
+    network: nn.Module, ready: nn.Module, example: Any, calibration: Tensor | None
+) -> list[Call]:
     """What everything is verified on: batches that the network takes, the calibration first."""
     given = calibration if calibration is not None else example
     if given is None:
         return []
-    if not isinstance(given, Tensor):
-        raise HalutError(
-            "prepare verifies on a Tensor, the network's one input, and got "
-            f"{type(given).__name__}: leave the example out for networks of other inputs"
-        )
-    batches = probes(given)
+    call = example_call(network, given)
+    batches = probes(call)
     if calibration is not None:
-        batches = [calibration, *(x for x in batches if len(x) != len(calibration))]
+        batches = [call, *(probe for probe in batches if probe.samples != call.samples)]
     with evaluating(network):
         taken = check_layers(network, ready, batches)
         check_code(network, ready, taken)
-    if calibration is not None and taken[0] is not calibration:
+    if calibration is not None and taken[0] is not call:
         raise HalutError("the network cannot take the batch it is to be calibrated on")
     return taken
 
 
-def _folded(network: nn.Module, batches: list[Tensor]) -> nn.Module:
+def _folded(network: nn.Module, batches: list[Call]) -> nn.Module:
     if not batches:
         graph, reason = faithful(network, [])
         if graph is not None:
@@ -132,7 +136,7 @@ def _folded(network: nn.Module, batches: list[Tensor]) -> nn.Module:
         _warn(network, reason)
         return network
 
-    def convert(graph: fx.GraphModule, calls: Sequence[Call]) -> nn.Module:
+    def convert(graph: fx.GraphModule, calls: Sequence[Arguments]) -> nn.Module:
         folding, left_out = verified_folding(graph, calls)
         _report(left_out)
         return folding.network
@@ -143,8 +147,8 @@ def _folded(network: nn.Module, batches: list[Tensor]) -> nn.Module:
     return ready
 
 
-def _in_bytes(network: nn.Module, batches: list[Tensor]) -> nn.Module:
-    def convert(graph: fx.GraphModule, calls: Sequence[Call]) -> nn.Module:
+def _in_bytes(network: nn.Module, batches: list[Call]) -> nn.Module:
+    def convert(graph: fx.GraphModule, calls: Sequence[Arguments]) -> nn.Module:
         folding, left_out = verified_folding(graph, calls, additions=False)
         made, in_floats = verified_int8(folding.network, calls)
         _report([*left_out, *(("8 bits", name) for name in in_floats)])

@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from halut.inference.base import InferenceLayer
-from halut.inference.trace import Call, arguments, traced
-from halut.inference.verify import copied, same
+from halut.inference.trace import Arguments, arguments, traced
+from halut.inference.verify import answer_of, copied, same
+from halut.sites.calls import Call
 from halut.sites.modules import put
 from halut.sites.operator import ReplacedLayer
 
-Convert = Callable[[fx.GraphModule, Sequence[Call]], nn.Module]
+Convert = Callable[[fx.GraphModule, Sequence[Arguments]], nn.Module]
 """What a graph becomes, verified on its calls."""
 Pair = tuple[nn.Module, nn.Module]
 """A module, and what was made of it."""
@@ -28,10 +29,10 @@ class Region:
     name: str
     module: nn.Module
     graph: fx.GraphModule
-    calls: list[Call]
+    calls: list[Arguments]
 
 
-def faithful(network: nn.Module, calls: Sequence[Call]) -> tuple[fx.GraphModule | None, str]:
+def faithful(network: nn.Module, calls: Sequence[Arguments]) -> tuple[fx.GraphModule | None, str]:
     """The graph of `network` if it answers all calls bit for bit as that does, else why not."""
     # Tracing runs the network's own code, on stand-ins: whatever that raises is the reason.
     try:
@@ -46,7 +47,7 @@ def faithful(network: nn.Module, calls: Sequence[Call]) -> tuple[fx.GraphModule 
 
 def converted(
     network: nn.Module,
-    batches: Sequence[Tensor],
+    batches: Sequence[Call],
     worthwhile: Callable[[nn.Module], bool],
     convert: Convert,
 ) -> tuple[nn.Module, int, str]:
@@ -55,8 +56,12 @@ def converted(
 
     Changes `network`. A module stays as it is where the code around it wants more than its answers.
     """
-    whole = [arguments(network, (x,), {}) for x in batches]
-    graph, reason = faithful(network, whole)
+    whole: list[Arguments] = []
+    try:
+        whole = [arguments(network, call.args, call.kwargs) for call in batches]
+        graph, reason = faithful(network, whole)
+    except TypeError as error:
+        graph, reason = None, str(error)
     root = [] if graph is None else [Region("", network, graph, whole)]
     regions = list(root)
     if graph is None or holds_opaque(graph, worthwhile):
@@ -68,7 +73,7 @@ def converted(
             if graph is not None:
                 regions.append(Region(name, module, graph, calls[name]))
     inner = regions[len(root) :]
-    expected = [network(copied(x)) for x in batches] if inner else []
+    expected = [answer_of(network, call) for call in batches] if inner else []
     pairs: list[Pair] = []
     for region in reversed(inner):  # what lies within the opaque parts of another comes first
         made = convert(region.graph, region.calls)
@@ -81,7 +86,7 @@ def converted(
 
 
 def _keep_what_answers(
-    network: nn.Module, batches: Sequence[Tensor], expected: Sequence[Any], pairs: list[Pair]
+    network: nn.Module, batches: Sequence[Call], expected: Sequence[Any], pairs: list[Pair]
 ) -> None:
     """Put back what the code around it does not take, and strike it from `pairs`."""
     if _answers(network, batches, expected, pairs):
@@ -103,10 +108,10 @@ def holds_opaque(graph: fx.GraphModule, worthwhile: Callable[[nn.Module], bool])
 
 
 def _calls(
-    network: nn.Module, batches: Sequence[Tensor], worthwhile: Callable[[nn.Module], bool]
-) -> dict[str, list[Call]]:
+    network: nn.Module, batches: Sequence[Call], worthwhile: Callable[[nn.Module], bool]
+) -> dict[str, list[Arguments]]:
     """The arguments of every call of the modules that might be regions, by name."""
-    calls: dict[str, list[Call]] = {}
+    calls: dict[str, list[Arguments]] = {}
     refused: set[str] = set()
 
     def noting(name: str) -> Any:
@@ -124,8 +129,8 @@ def _calls(
         if name and not _is_step(module) and worthwhile(module)
     ]
     try:
-        for x in batches:
-            network(copied(x))
+        for call in batches:
+            answer_of(network, call)
     finally:
         for handle in handles:
             handle.remove()
@@ -150,7 +155,7 @@ def _within(name: str, region: Region) -> bool:
 
 def _answers(
     network: nn.Module,
-    batches: Sequence[Tensor],
+    batches: Sequence[Call],
     expected: Sequence[Any],
     pairs: Sequence[Pair],
 ) -> bool:
@@ -160,7 +165,8 @@ def _answers(
     """
     with _forced(pairs):
         try:
-            return all(same(network(copied(x)), y) for x, y in zip(batches, expected, strict=True))
+            pairs_of = zip(batches, expected, strict=True)
+            return all(same(answer_of(network, call), y) for call, y in pairs_of)
         except Exception:
             return False
 

@@ -12,14 +12,14 @@ from halut.encoders.pq import PQEncoder
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer, absent
-from halut.layers.base import LUTLayer
+from halut.layers.lut import LUTLayer
 from halut.ops import ConvGeometry, accumulate, pack_table
 from halut.ops.core.bypass import unwatched
 from halut.ops.core.finite import marked
-from halut.ops.core.prepared_calls import Calls
 from halut.ops.epilogue import rows_of, scaled, shaped
 from halut.ops.layer.checks import check_residual
 from halut.ops.layer.encoded import window
+from halut.ops.layer.prepared_calls import Calls
 
 # The operators themselves: halut.ops' functions check, at every call, what is checked here once.
 OPERATORS = {

@@ -13,7 +13,7 @@ from halut.inference.base import InferenceLayer
 from halut.inference.table_layers import PackedLayer
 from halut.sites.operator import ReplacedLayer
 
-Call = tuple[Any, ...]
+Arguments = tuple[Any, ...]
 """The arguments of one call of a module, in the order of its forward's parameters."""
 
 
@@ -79,7 +79,7 @@ class Tracer(fx.Tracer):
             raise
 
 
-def traced(network: nn.Module, calls: Sequence[Call] = ()) -> fx.GraphModule:
+def traced(network: nn.Module, calls: Sequence[Arguments] = ()) -> fx.GraphModule:
     """The graph of `network`: what torch.fx cannot follow within it is a step, called whole.
 
     Optional arguments stay at their defaults, which calls of the graph check, unless one of `calls`
@@ -102,7 +102,7 @@ def traced(network: nn.Module, calls: Sequence[Call] = ()) -> fx.GraphModule:
         return fx.GraphModule(tracer.root, graph, type(network).__name__)
 
 
-def arguments(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+def arguments(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """The arguments of a call by position. Raises TypeError for code of any number of them."""
     signature = inspect.signature(network.forward)
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in signature.parameters.values()):
@@ -112,7 +112,7 @@ def arguments(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return tuple(bound.arguments.values())
 
 
-def _defaults(network: nn.Module, calls: Sequence[Call]) -> dict[str, Any]:
+def _defaults(network: nn.Module, calls: Sequence[Arguments]) -> dict[str, Any]:
     """Optional arguments that no call passes, by name."""
     parameters = list(inspect.signature(network.forward).parameters.values())
     return {

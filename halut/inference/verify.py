@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer
 from halut.inference.fold import KINDS, Folding, Shapes, Step
-from halut.inference.trace import Call
+from halut.inference.trace import Arguments
+from halut.sites.calls import Call
 from halut.sites.operator import ReplacedLayer
 from halut.sites.usage import forwards, seeded
 
@@ -28,19 +29,31 @@ CODES = {torch.float32: 0.02}
 different order; 0.3 in float16 and bfloat16."""
 
 
-def probes(example: Tensor) -> list[Tensor]:
+def probes(example: Call) -> list[Call]:
     """The example, unless it is long, a batch of one, and one of another size.
 
     Samples that it lacks are those it has, rotated along their last dimension.
     """
-    if not isinstance(example, Tensor) or example.ndim == 0 or not example.numel():
+    batched = [t for t in example.tensors if t.ndim]
+    if not batched or not batched[0].numel():
         raise HalutError("the example must be a batch of at least one input")
-    rows = [example[:OTHER]]
-    while sum(map(len, rows)) < OTHER:
-        rows.append(example.roll(len(rows), -1)[: OTHER - sum(map(len, rows))])
-    found = [torch.cat(rows), example[:1]]
-    short = example if len(example) <= 2 * OTHER else example[: 2 * OTHER]
-    return [short, *(x for x in found if len(x) != len(short))]
+    samples = example.samples
+
+    def other(tensor: Tensor) -> Tensor:
+        """OTHER samples; a tensor that is not one of the batch as it is."""
+        if not tensor.ndim or len(tensor) != samples:
+            return tensor
+        turns = range(-(-OTHER // samples))
+        return torch.cat([tensor.roll(turn, -1) for turn in turns])[:OTHER]
+
+    short = example if samples <= 2 * OTHER else example.head(2 * OTHER)
+    others = [example.map(other), example.head(1)]
+    return [short, *(call for call in others if call.samples != short.samples)]
+
+
+def answer_of(network: nn.Module, call: Call) -> Any:
+    """The network's output; the call's tensors are copied, as code may overwrite them."""
+    return call.map(torch.clone)(network)
 
 
 def copied(value: Any) -> Any:
@@ -82,9 +95,7 @@ def _close(a: Tensor, b: Tensor, share: float) -> bool:
 # -- layers ---------------------------------------------------------------------------------------
 
 
-def check_layers(
-    network: nn.Module, prepared: nn.Module, batches: Sequence[Tensor]
-) -> list[Tensor]:
+def check_layers(network: nn.Module, prepared: nn.Module, batches: Sequence[Call]) -> list[Call]:
     """Those of `batches` that `network` takes, after its layers' forms answered them as they do.
 
     The network is in evaluation mode. Raises HalutError naming the first layer whose form answers
@@ -98,15 +109,15 @@ def check_layers(
         if isinstance(layer, ReplacedLayer)
     ]
     try:
-        for x in batches:
+        for call in batches:
             try:
-                network(copied(x))
-                taken.append(x)
+                answer_of(network, call)
+                taken.append(call)
             except HalutError:
                 raise
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                refusal = refusal or f"an input of shape {list(x.shape)}: {reason}"
+                refusal = refusal or f"{_described(call)}: {reason}"
     finally:
         for handle in handles:
             handle.remove()
@@ -115,7 +126,12 @@ def check_layers(
     return taken
 
 
-def check_code(network: nn.Module, prepared: nn.Module, batches: Sequence[Tensor]) -> None:
+def _described(call: Call) -> str:
+    one = call.args[0] if len(call.args) == 1 and not call.kwargs else None
+    return f"an input of shape {list(one.shape)}" if isinstance(one, Tensor) else repr(call)
+
+
+def check_code(network: nn.Module, prepared: nn.Module, batches: Sequence[Call]) -> None:
     """Raise HalutError if the code around the layers does otherwise with their forms in place.
 
     Forms answer what their layers do meanwhile: what is compared is what the network's code makes
@@ -123,12 +139,12 @@ def check_code(network: nn.Module, prepared: nn.Module, batches: Sequence[Tensor
     """
     layers = {n: m for n, m in network.named_modules() if isinstance(m, ReplacedLayer)}
     forms = {name: prepared.get_submodule(name) for name in layers}
-    for x in batches:
-        wanted, again = (seeded(network, copied(x)) for _ in range(2))
+    for call in batches:
+        wanted, again = (seeded(network, call.map(torch.clone)) for _ in range(2))
         reason = "answers otherwise"
         with forwards(forms, lambda name, _: layers[name].forward):
             try:
-                right = same(seeded(prepared, copied(x)), wanted)
+                right = same(seeded(prepared, call.map(torch.clone)), wanted)
             except Exception as error:
                 right, reason = False, f"fails, {type(error).__name__}: {error}".splitlines()[0]
         if not right and same(again, wanted):
@@ -210,7 +226,7 @@ class Forced(fx.Interpreter):
         return value.copy_(wanted)  # as it lies in memory: what follows may depend on that
 
 
-def shapes_of(network: fx.GraphModule, calls: Sequence[Call]) -> Shapes:
+def shapes_of(network: fx.GraphModule, calls: Sequence[Arguments]) -> Shapes:
     """Shapes and dtypes of all tensors of a graph, a list over the calls."""
     found: dict[str, list[tuple[torch.Size, torch.dtype]]] = {}
     for call in calls:
@@ -222,7 +238,7 @@ def shapes_of(network: fx.GraphModule, calls: Sequence[Call]) -> Shapes:
 
 
 def verified_folding(
-    network: fx.GraphModule, calls: Sequence[Call], additions: bool = True
+    network: fx.GraphModule, calls: Sequence[Arguments], additions: bool = True
 ) -> tuple[Folding, list[Step]]:
     """The folded form of a traced network, and the steps left out as they would change answers."""
     shapes = shapes_of(network, calls) if additions and calls else None
@@ -236,7 +252,7 @@ def verified_folding(
 
 
 def _wrong_steps(
-    network: fx.GraphModule, folding: Folding, calls: Sequence[Call]
+    network: fx.GraphModule, folding: Folding, calls: Sequence[Arguments]
 ) -> Iterator[Step]:
     steps = {node.name: steps for node, steps in folding.steps.items()}
     wanted = {name for node in folding.steps if (name := folding.answers(node)) is not None}

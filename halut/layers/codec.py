@@ -1,4 +1,4 @@
-"""The layer of the codec family: y = contract(Qx(x), Qw(W)), trained straight through."""
+"""The layer of the codec family: y = Qx(x) Qw(W)' + Qb(b), trained straight through."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from halut.codecs import Codec, Layout
+from halut.codecs.contraction import contractions
 from halut.codecs.factors import QuantSpec, make_codec
 from halut.configs import FACTORS
-from halut.contractions import contractions
 from halut.ops.core.finite import kept_finite
 from halut.sites.find import Site, exact_product
 from halut.sites.operator import ReplacedLayer, copied_parameters
@@ -21,12 +21,13 @@ FLOAT = 32
 
 
 class CodecLayer(ReplacedLayer):
-    """y = contract(Qx(x), Qw(W)) + Qb(b) at one site; a codec that is None keeps floats.
+    """y = Qx(x) Qw(W)' + Qb(b) at one site; a codec that is None keeps floats.
 
     `weight` [M, D] and `bias` [M] are the float masters that training moves; what is multiplied,
     in training too, are their quantized values. Quantization sees a weight as [M, taps, C] and an
     activation as [.., groups, C], C the inputs of one group at one kernel position: blocks of the
     two along C are the same inputs, and a pixel has one code whatever patch it is in.
+    `contraction` names how the codes are multiplied once the layer is prepared for inference.
     """
 
     def __init__(
@@ -43,7 +44,8 @@ class CodecLayer(ReplacedLayer):
         made = {role: make_codec(specs.get(role), layouts[role]) for role in FACTORS}
         self.weight_codec, self.activation_codec = made["weight"], made["activation"]
         self.bias_codec = made["bias"] if site.bias else None
-        self.contraction = contractions[contraction]()
+        self.contraction = contraction
+        self.adds_bias_last = contractions[contraction].adds_bias_last
 
     @staticmethod
     def layouts(site: Site) -> dict[str, Layout]:
@@ -99,7 +101,15 @@ class CodecLayer(ReplacedLayer):
         return quantized_input(self.activation_codec, x, self.site)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.contraction.product(self, input)
+        x, weight, bias = (
+            self.quantized_input(input),
+            self.quantized_weight(),
+            self.quantized_bias(),
+        )
+        if bias is None or not self.adds_bias_last:
+            return exact_product(x, weight, bias, self.site)
+        y = exact_product(x, weight, None, self.site)
+        return y + (bias if self.site.geometry is None else bias[:, None, None])
 
     def exact(self, x: Tensor) -> Tensor:
         """The product of the float masters."""
@@ -185,7 +195,7 @@ class CodecLayer(ReplacedLayer):
         return found
 
     def extra_repr(self) -> str:
-        return f"{self.site.describe()}, {type(self.contraction).__name__.lower()}"
+        return f"{self.site.describe()}, {self.contraction}"
 
 
 class CodecLinear(CodecLayer):

@@ -7,13 +7,12 @@ from typing import Any
 from torch import nn
 
 from halut.codecs import codecs
+from halut.codecs.contraction import contractions, resolve_contraction
 from halut.codecs.factors import QuantSpec, config_of, option_names, resolve_factor
 from halut.configs import FACTORS, CodecConfig, codec_options
 from halut.configs.codecs import factor_options
-from halut.contractions.base import chosen as contraction_of
-from halut.contractions.base import contractions
-from halut.layers.attention import FORMATS, CodecAttention
 from halut.layers.codec import CodecConv2d, CodecLayer, CodecLinear
+from halut.layers.codec_attention import FORMATS, CodecAttention
 from halut.sites.attention import KIND
 from halut.sites.find import Site
 from halut.sites.operator import Operator, ReplacedLayer
@@ -27,7 +26,7 @@ class CodecOperator(Operator):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__(config)
         self.specs = {role: resolve_factor(role, config) for role in FACTORS}
-        self.contraction = contraction_of(
+        self.contraction = resolve_contraction(
             config.contraction, self.specs["weight"], self.specs["activation"]
         )
 

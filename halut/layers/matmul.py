@@ -12,6 +12,7 @@ from halut.configs import TableConfig
 from halut.encoders import Encoder, check_rows, encoders
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
+from halut.ops.lookup.accumulate import accumulate
 from halut.ops.power_of_two import unit_of
 from halut.ops.table_quantization import QuantizedTable, check_options, quantize_table
 from halut.prototypes.ridge import check_lam, refine
@@ -79,8 +80,6 @@ class HalutMatmul:
     @torch.no_grad()
     def matmul_online(self, A: Array) -> Array:
         """[N, M]: encode the rows A [N, D], look up, add."""
-        from halut import ops
-
         if self.encoder is None or self.lut is None:
             raise HalutError("HalutMatmul: call learn_offline(A, B) before matmul_online(A)")
         rows = _tensor("A", A)
@@ -88,9 +87,9 @@ class HalutMatmul:
         encoder = self.encoder.to(rows.device)
         codes = encoder.codes(encoder.in_units(rows))
         if self.table is None:
-            y = ops.accumulate(codes, self.lut.to(rows.device))
+            y = accumulate(codes, self.lut.to(rows.device))
         else:
-            sums = ops.accumulate(codes, self.table.q.to(rows.device, torch.int8))
+            sums = accumulate(codes, self.table.q.to(rows.device, torch.int8))
             scale, bias = self.table.output_scale(), self.table.folded_bias()
             y = sums * scale.to(rows.device) + bias.to(rows.device)
         return _like(y, A)

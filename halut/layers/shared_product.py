@@ -14,7 +14,9 @@ not in the pass has no part in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +25,10 @@ from halut.encoders import Encoder, LookupTable, as_answer
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_tables
 from halut.ops.core.finite import marked
+from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_answer
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import empty_gradient
-from halut.ops.lookup.conv import ConvGeometry
 
 Parts = dict[int, list[tuple[Tensor, Tensor]]]
 """Gradients [N, G * M_i] and luts [G, C, K, M_i] that wait for their node, by backward pass."""
@@ -132,7 +134,17 @@ def answer(
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, encoder, parts, names, x, geometry, tau, relax, *parameters):
+    def forward(
+        ctx: Any,
+        encoder: Encoder,
+        parts: Parts,
+        names: Sequence[str],
+        x: Tensor,
+        geometry: ConvGeometry | None,
+        tau: Tensor,
+        relax: float,
+        *parameters: Any,
+    ) -> tuple[Tensor, ...]:
         codes = encoder.codes(x, geometry)
         ctx.encoder, ctx.parts, ctx.names = encoder, parts, names
         ctx.geometry, ctx.relax = geometry, relax
@@ -142,7 +154,7 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *_):
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
         waiting = ctx.parts.pop(torch._C._current_graph_task_id(), [])
         x, tau, *parameters = ctx.saved_tensors
         if not waiting or not ctx.relax:
@@ -155,7 +167,9 @@ class _Encode(torch.autograd.Function):
         )
 
 
-def _gradient(ctx, waiting: list[tuple[Tensor, Tensor]], x: Tensor, tau: Tensor, named):
+def _gradient(
+    ctx: Any, waiting: list[tuple[Tensor, Tensor]], x: Tensor, tau: Tensor, named: Any
+) -> tuple[Tensor, ...]:
     """Encoder.gradient of all products together: dx, dtau and those of the parameters.
 
     Rows are taken in parts, as a copy of all gradients side by side would be the largest tensor.
@@ -183,19 +197,31 @@ def _gradient(ctx, waiting: list[tuple[Tensor, Tensor]], x: Tensor, tau: Tensor,
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, parts, node, codes, lut, table):
+    def forward(
+        ctx: Any, parts: Parts, node: Tensor, codes: Tensor, lut: Tensor, table: Tensor
+    ) -> Tensor:
         _keep(ctx, parts, node, codes, lut)
         return accumulate(codes, table)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return None, *_pass_on(ctx, grad, ctx.needs_input_grad[3]), None
 
 
 class _Answer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, parts, node, codes, lut, table, scale, bias, like):
+    def forward(
+        ctx: Any,
+        parts: Parts,
+        node: Tensor,
+        codes: Tensor,
+        lut: Tensor,
+        table: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        like: Tensor,
+    ) -> Tensor:
         _keep(ctx, parts, node, codes, lut)
         empty = table.new_empty(0, dtype=torch.uint8)
         given = (codes, table, empty, scale, bias, None, torch.float32)
@@ -206,7 +232,7 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows = grad if grad.ndim == 2 else grad.permute(0, 2, 3, 1)
         rows = rows.to(torch.float32).reshape(-1, grad.shape[1])
         need_lut, need_bias = ctx.needs_input_grad[3], ctx.needs_input_grad[6]
@@ -214,13 +240,13 @@ class _Answer(torch.autograd.Function):
         return None, *passed, None, None, rows.sum(0) if need_bias else None, None
 
 
-def _keep(ctx, parts: Parts, node: Tensor, codes: Tensor, lut: Tensor) -> None:
+def _keep(ctx: Any, parts: Parts, node: Tensor, codes: Tensor, lut: Tensor) -> None:
     # The node's tensor lives as long as one product of it can still run backward.
     ctx.parts, ctx.node = parts, node
     ctx.save_for_backward(codes, lut)
 
 
-def _pass_on(ctx, rows: Tensor, need_lut: bool) -> tuple[Tensor | None, None, Tensor | None]:
+def _pass_on(ctx: Any, rows: Tensor, need_lut: bool) -> tuple[Tensor | None, None, Tensor | None]:
     """Gradients of (node, codes, lut); the node's own, zero, only makes autograd go there."""
     codes, lut = ctx.saved_tensors
     dnode = None

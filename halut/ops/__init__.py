@@ -2,6 +2,7 @@
 
 from halut.ops import cpu, cuda
 from halut.ops.core.dispatch import forced, implementation, implementations
+from halut.ops.geometry import ConvGeometry
 from halut.ops.integer.bit_planes import bit_planes
 from halut.ops.integer.bit_product import bit_product
 from halut.ops.integer.max_pool import max_pool
@@ -12,7 +13,7 @@ from halut.ops.layer.coded import code_layer
 from halut.ops.layer.encoded import nearest_layer, pack_table, tree_layer
 from halut.ops.lookup.accumulate import accumulate, scatter_add
 from halut.ops.lookup.columns import columns_of
-from halut.ops.lookup.conv import ConvGeometry, conv_taps, im2col
+from halut.ops.lookup.conv import conv_taps, im2col
 from halut.ops.lookup.identity import identity_gradient
 from halut.ops.lookup.quantize import quantize
 from halut.ops.nearest.encode import nearest_encode, nearest_matmul

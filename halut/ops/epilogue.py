@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from halut.errors import HalutError
-from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_by_pixel
 
 LIMITS = {torch.int8: (-128.0, 127.0), torch.uint8: (0.0, 255.0)}
 
@@ -24,7 +24,9 @@ def answer_size(
     return (x.shape[0], outputs, OH, OW), layout
 
 
-def answer_like(x: Tensor, outputs: int, dtype: torch.dtype, geometry: ConvGeometry | None):
+def answer_like(
+    x: Tensor, outputs: int, dtype: torch.dtype, geometry: ConvGeometry | None
+) -> Tensor:
     """An uninitialized answer for x: rows [N, outputs], or a map in x's memory format."""
     size, layout = answer_size(x, outputs, geometry)
     return torch.empty(size, dtype=dtype, device=x.device, memory_format=layout)

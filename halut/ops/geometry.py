@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from halut.errors import HalutError
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,18 @@ class ConvGeometry:
         return [*self.kernel_size, *self.stride, *self.padding, *self.dilation]
 
     @staticmethod
+    def of_window(
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+    ) -> ConvGeometry:
+        """The geometry of lists of numbers, as operators take them."""
+        (kh, kw), (sh, sw), (dh, dw) = kernel_size, stride, dilation
+        left, right, top, bottom = padding
+        return ConvGeometry((kh, kw), (sh, sw), (left, right, top, bottom), (dh, dw))
+
+    @staticmethod
     @lru_cache(maxsize=1024)
     def of_numbers(numbers: tuple[int, ...]) -> ConvGeometry | None:
         """The geometry of ten numbers, None (rows, no map) of none."""
@@ -80,3 +95,34 @@ def pad(x: Tensor, geometry: ConvGeometry) -> Tensor:
     """x [B, C_in, H, W] with the zeros the convolution adds around it."""
     pads = geometry.pads(x.shape[2], x.shape[3])
     return F.pad(x, pads) if any(pads) else x
+
+
+def check_window(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    """Raise HalutError unless the window is one, and fits the map x [B, Cin, H, W]."""
+    sizes = (len(kernel_size), len(stride), len(padding), len(dilation))
+    if sizes != (2, 2, 4, 2) or min(*kernel_size, *stride, *dilation) < 1 or min(padding) < 0:
+        raise HalutError(
+            "kernel_size, stride and dilation are two positive numbers, padding four of 0 or "
+            f"more: got {kernel_size}, {stride}, {dilation}, {padding}"
+        )
+    geometry = ConvGeometry.of_window(kernel_size, stride, padding, dilation)
+    if min(geometry.output_size(x.shape[2], x.shape[3])) < 1:
+        raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
+
+
+def check_taps(taps: Tensor, columns: int) -> None:
+    """Raise HalutError unless every tap is one of so many columns."""
+    # On a GPU this would wait for the device at every call; indexing there asserts by itself.
+    if taps.device.type == "cpu" and bool(((taps < 0) | (taps >= columns)).any()):
+        raise HalutError(f"taps must be in 0..{columns - 1}")
+
+
+def is_by_pixel(x: Tensor) -> bool:
+    """True if the channels of a pixel are adjacent in memory, and its planes are not."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,6 @@ codebook is finer but moves the multiplication inside the sum.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -54,11 +53,6 @@ class QuantizedTable:
         """Scale per output [G * M_g] (requires `integer_sums`)."""
         G, _, _, M = self.q.shape
         return self.scale.expand(G, 1, 1, M).reshape(-1)
-
-    def accumulator_bits(self) -> int:
-        """Signed bits that hold every possible sum of C entries of at most 2^(bits-1) - 1."""
-        largest = self.q.shape[1] * (2 ** (self.bits - 1) - 1)
-        return math.ceil(math.log2(largest + 1)) + 1
 
 
 def quantize_table(

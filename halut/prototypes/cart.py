@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ def learn_node_tree(x: Matrix, K: int, seed: int = 0, iterations: int = 25) -> N
     return NodeTree(tree.dims, tree.thresholds * unit, tree.means * unit)
 
 
-def _complete(tree: NodeTree, grown, x: Matrix, node: int, source: int, mean: Floats) -> None:
+def _complete(tree: NodeTree, grown: Any, x: Matrix, node: int, source: int, mean: Floats) -> None:
     """Fill heap node `node`, reached by the rows x, from CART's node `source` (-1: none)."""
     if len(x):
         mean = x.mean(axis=0, dtype=np.float64)

@@ -69,7 +69,7 @@ def _learned(
         yield from pool.map(learn, codebooks)
 
 
-def faiss_module():
+def faiss_module() -> Any:
     """The faiss package; HalutError with what to install if it is missing."""
     try:
         import faiss

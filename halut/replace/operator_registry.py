@@ -11,7 +11,7 @@ from halut.configs import Chain, CodecConfig, Config, TableConfig, from_options
 from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.codec_operator import CodecOperator
-from halut.layers.operator import TableOperator
+from halut.layers.table_operator import TableOperator
 from halut.option import unknown
 from halut.sites.operator import Operator, operators
 

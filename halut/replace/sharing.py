@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from halut.configs.tables import encoder_options
 from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.layers.base import LUTLayer
+from halut.layers.lut import LUTLayer
 from halut.sites.calls import example_call
 from halut.sites.eval_mode import evaluating
 from halut.sites.modules import given

@@ -23,19 +23,19 @@ from halut.bundle import exact_network, load_bundle
 from halut.data.loader import BatchLoader
 from halut.data.sampler import OrderedBatches
 from halut.data.splits import balanced_subset
-from halut.errors import HalutError, flush, tell
+from halut.errors import SIGPIPE_CODE, HalutError, flush, silence, tell
 from halut.inference import prepare
 from halut.io import write_json
 from halut.option import without_effect
-from halut.pipes import CODE, silence
 from halut.sites.plan import Plan
 from halut.training.bundle_data import check_fits, data_of, recorded_root
 from halut.training.config.command import command
 from halut.training.config.evaluate_config import EvaluateConfig, check, register
 from halut.training.config.unused_options import refuse, typed
 from halut.training.evaluate_show import show
-from halut.training.lightning.fit import evaluate, evaluated
-from halut.training.logging.progress import bar, complain, log, set_up_logging
+from halut.training.lightning.fit import split_accuracy, split_samples
+from halut.training.logging.progress import bar, log, set_up_logging
+from halut.training.parallel.distributed import complain
 from halut.training.report import environment
 
 SCHEMA = 1
@@ -84,7 +84,7 @@ def main(config: DictConfig) -> None:
         flush()
     except BrokenPipeError:
         silence()
-        sys.exit(CODE)
+        sys.exit(SIGPIPE_CODE)
     except Exception as error:
         tell(error, complain, config.debug.traceback)
         sys.exit(1)
@@ -136,7 +136,7 @@ def evaluate_bundle(
         "run": str(path),
         "data": data.config.name,
         "split": config.split,
-        "accuracy": evaluate(network, data, config.split, config.trainer),
+        "accuracy": split_accuracy(network, data, config.split, config.trainer),
         "recorded": {
             "samples": ((report.get("data") or {}).get("evaluated") or {}).get(config.split),
             "accuracy": recorded,
@@ -147,7 +147,7 @@ def evaluate_bundle(
                 for name, entry in (report.get("ptq") or {}).items()
             },
         },
-        "samples": evaluated(data, config.split, config.trainer),
+        "samples": split_samples(data, config.split, config.trainer),
         "layers": _layers(network, plan, data, config),
         "cost": {
             "exact": exact_cost(plan, exact_network(plan)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import sys
 from typing import Any, cast
 
@@ -15,17 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from halut.codecs.factors import option_types
 from halut.configs import Chain, FactorConfig
-from halut.errors import HalutError, flush, tell
-from halut.pipes import CODE, silence
+from halut.errors import SIGPIPE_CODE, HalutError, flush, silence, tell
 from halut.training import sweep
 from halut.training.cluster import interruption, slurm
-from halut.training.config.command import command
+from halut.training.config.command import command, command_line
 from halut.training.config.hydra_errors import one_line
 from halut.training.config.hydra_schemas import register
 from halut.training.config.run_config import TrainConfig, check, plain_values
 from halut.training.config.trainer_config import check_devices
 from halut.training.config.unused_options import check_effect
-from halut.training.logging.progress import complain, set_up_logging
+from halut.training.logging.progress import set_up_logging
 from halut.training.parallel import distributed
 from halut.training.run import run
 
@@ -70,7 +68,7 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
     try:
         slurm.adopt()
         set_up_logging()
-        with interruption.watch.run():
+        with interruption.watch.during_run():
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return 0, sweep.attempt(start, config, lambda value: plain_values(typed(value)))
             start(config)
@@ -78,19 +76,19 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
         return 0, None
     except BrokenPipeError:
         silence()
-        return CODE, None
+        return SIGPIPE_CODE, None
     except interruption.Interrupted as stop:
         settings = config.trainer
         return interruption.leave(stop, settings.requeue, settings.max_requeues), None
     except KeyboardInterrupt:
-        complain(f"interrupted; {interruption.CONTINUES}")
+        distributed.complain(f"interrupted; {interruption.CONTINUES}")
         return 130, None
     except Exception as error:
         gone = distributed.lost(error)
         if gone is None:
-            tell(error, complain, config.debug.traceback)
+            tell(error, distributed.complain, config.debug.traceback)
         else:
-            complain(f"another rank is gone ({gone}); {interruption.CONTINUES}")
+            distributed.complain(f"another rank is gone ({gone}); {interruption.CONTINUES}")
         return 1, None
     finally:
         distributed.stop()
@@ -101,16 +99,10 @@ def start(config: DictConfig) -> None:
     settings = typed(config)
     check(settings)
     check_effect(settings)
-    slurm.check_step(settings.trainer, typed_command())
+    slurm.check_step(settings.trainer, command_line())
     outside = distributed.started_from_outside()
     if settings.trainer.devices > 1 and settings.trainer.num_nodes == 1 and not outside:
         check_devices(settings.trainer)
         sys.exit(distributed.launch(settings.trainer.devices, sys.argv[1:]))
     distributed.start(settings.trainer.accelerator)
     run(settings)
-
-
-def typed_command() -> str:
-    """What the user typed, to be told back."""
-    program = sys.argv[0] if " " in sys.argv[0] else f"python {sys.argv[0]}"
-    return f"{program} {shlex.join(sys.argv[1:])}".strip()

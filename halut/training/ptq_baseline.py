@@ -29,7 +29,7 @@ from halut.replace.ptq import (
 )
 from halut.training.calibrate import Context, calibration
 from halut.training.config.run_config import TrainConfig
-from halut.training.lightning.fit import evaluate
+from halut.training.lightning.fit import split_accuracy
 from halut.training.logging.progress import bar, log
 from halut.training.parallel.distributed import (
     device_of,
@@ -79,7 +79,7 @@ def quantized_baselines(context: Context) -> dict[str, Quantized]:
         make = partial(quantized, context.exact, entries, ranges, width)
         accuracy = known["val_accuracy"].get(name)
         if accuracy is None:
-            accuracy = evaluate(make(), context.data, "val", context.config.trainer)
+            accuracy = split_accuracy(make(), context.data, "val", context.config.trainer)
             log.info("%s: the exact network quantized: validation accuracy %.2f", name, accuracy)
             known = {"ranges": ranges, "val_accuracy": {**known["val_accuracy"], name: accuracy}}
             if is_main():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -24,13 +22,14 @@ from halut.analysis.site_bytes import (
     warning_lines,
 )
 from halut.models.build import pretrained_info
-from halut.ops.core import status
+from halut.ops import status
 from halut.replace.operator_registry import make_operator
 from halut.sites.plan import Entry, Plan
 from halut.training.bundle_data import settings_of
 from halut.training.calibrate import Context
+from halut.training.config.command import command_line
 from halut.training.lightning.callbacks import layer_figures
-from halut.training.lightning.fit import evaluate, evaluated
+from halut.training.lightning.fit import split_accuracy, split_samples
 from halut.training.logging.git import commit
 from halut.training.parallel.distributed import world_size
 from halut.training.ptq_baseline import Quantized
@@ -52,7 +51,7 @@ def final_report(
     memory = memory_figures(network)
 
     def test(model: nn.Module) -> float:
-        return evaluate(model, data, "test", config.trainer)
+        return split_accuracy(model, data, "test", config.trainer)
 
     return {
         "schema": SCHEMA,
@@ -90,14 +89,14 @@ def final_report(
         "data": {
             "name": config.data.name,
             "samples": {split: len(part) for split, part in data.splits.items()},
-            "evaluated": {s: evaluated(data, s, config.trainer) for s in ("val", "test")},
+            "evaluated": {s: split_samples(data, s, config.trainer) for s in ("val", "test")},
             "settings": settings_of(data),
             "classes": data.class_names,
             "digests": data.digests(),
         },
         "environment": environment(context),
         "seed": config.seed,
-        "command": command(),
+        "command": command_line(),
         "configuration": {"loss": asdict(config.loss), "optim": asdict(config.optim)},
     }
 
@@ -105,7 +104,7 @@ def final_report(
 def _validation(baseline: nn.Module | None, context: Context) -> float | None:
     if baseline is None:
         return None
-    return evaluate(baseline, context.data, "val", context.config.trainer)
+    return split_accuracy(baseline, context.data, "val", context.config.trainer)
 
 
 def _pretrained(context: Context) -> dict[str, Any] | None:
@@ -162,13 +161,6 @@ def environment(context: Context | None = None) -> dict[str, Any]:
         "cuda_kernels": status.cuda_kernels(),
         "kernels": status.kernels(),
     }
-
-
-def command() -> str:
-    """The command line, as it can be typed again."""
-    words = shlex.split(sys.argv[0]) if sys.argv[0].startswith("halut ") else [sys.argv[0]]
-    python = ["python"] if words[0].endswith(".py") else []
-    return shlex.join([*python, *words, *sys.argv[1:]])
 
 
 def plan_table(plan: Plan) -> Table:

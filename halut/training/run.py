@@ -22,20 +22,20 @@ from halut.data.uncertainty import chance, near_chance
 from halut.errors import HalutError
 from halut.io import reading
 from halut.models.build import build_from
-from halut.ops.core import status
+from halut.ops import status
 from halut.replace import schedule
 from halut.replace.global_pruning import with_global_pruning
 from halut.replace.recalibrate import check_norms
 from halut.replace.schedule import Stage
 from halut.sites.plan import Plan
 from halut.training.calibrate import Context, captured
+from halut.training.cluster.lock import locked
 from halut.training.config.run_config import TrainConfig, plain_values
 from halut.training.config.unused_options import check_default_operator, check_effect_on_network
 from halut.training.exact_network import obtain_base
 from halut.training.fine_tuned import tuned_baseline
-from halut.training.lightning.fit import evaluate
+from halut.training.lightning.fit import split_accuracy
 from halut.training.lightning.losses import block_names
-from halut.training.lock import locked
 from halut.training.logging import run_progress
 from halut.training.logging.loggers import make_sinks
 from halut.training.logging.metrics import RunLogger
@@ -193,7 +193,7 @@ def _run(
     origin = obtain_base(network, data, folder, config, plain, logger)
     share_state(network)
     exact = copy.deepcopy(network).eval().requires_grad_(False)
-    base_accuracy = evaluate(network, data, "val", config.trainer)
+    base_accuracy = split_accuracy(network, data, "val", config.trainer)
     log.info("base (%s): validation accuracy %.2f", origin, base_accuracy)
     _warn_near_chance(config, data, base_accuracy)
     plan = with_global_pruning(plan, exact, config.seed)

@@ -21,7 +21,7 @@ from halut.io import TEMPORARY, Kind, read_json, write_bytes, write_json
 from halut.models.weights import load_weights, save_weights
 from halut.option import with_new_names
 from halut.training.cluster import slurm
-from halut.training.lock import LOCK, TAKING
+from halut.training.cluster.lock import LOCK, TAKING
 
 PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "progress")
 SAVING = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")

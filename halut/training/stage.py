@@ -20,7 +20,7 @@ from halut.sites.calibration import capture
 from halut.sites.plan import Plan
 from halut.training.calibrate import Context, learn
 from halut.training.config.run_config import Rates, TrainConfig
-from halut.training.lightning.fit import evaluate, fit
+from halut.training.lightning.fit import fit, split_accuracy
 from halut.training.lightning.losses import block_names
 from halut.training.lightning.module import Recipe
 from halut.training.logging.progress import log
@@ -120,7 +120,7 @@ def run_stage(
     with run.part(name):
         steps = train(context, network, path, stage.epochs, recipe)
         if stage.epochs:
-            after = evaluate(network, context.data, "val", config.trainer)
+            after = split_accuracy(network, context.data, "val", config.trainer)
     result = {
         **swapped,
         "val_accuracy_after_training": after,
@@ -187,7 +187,7 @@ def _swapped(
             batches = context.data.calibration_batches(samples, seed=context.config.seed + index)
             recalibrate(network, batches)
     share_state(network)
-    accuracy = evaluate(network, context.data, "val", context.config.trainer)
+    accuracy = split_accuracy(network, context.data, "val", context.config.trainer)
     log.info("%s: accuracy %.2f before, %.2f after the swap", name, before, accuracy)
     figures = {
         "stage/val_accuracy_before": before,

@@ -13,14 +13,13 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -31,10 +30,11 @@ from halut.analysis.sweep_plot import check_picture, draw, shown_picture
 from halut.analysis.sweep_results import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError, reason, tell
+from halut.training.cluster.lock import InUse, Lock, release
+from halut.training.config.overrides import given_overrides, parsed_overrides, swept_values
 from halut.training.config.unused_options import check_sweep
-from halut.training.lock import InUse, Lock, release
-from halut.training.logging.progress import complain, console, log, set_up_logging
-from halut.training.parallel.distributed import is_main
+from halut.training.logging.progress import console, log, set_up_logging
+from halut.training.parallel.distributed import complain, is_main
 from halut.training.run_folder import RunFolder
 
 LONGEST = 120
@@ -51,7 +51,7 @@ class Gather(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         set_up_logging()
         with _loud():
-            overrides, values = given(config), swept(config)
+            overrides, values = given_overrides(config), swept_values(config)
             self.total = math.prod(values.values())
             self.folder = sweep_folder(config, overrides)
             if (self.folder / "config.json").exists():
@@ -149,25 +149,6 @@ def check_shown(config: DictConfig, values: Collection[str]) -> None:
     check_figure("sweep.x", shown.x, {*keys, *values}, ", ".join(values))
 
 
-def given(config: DictConfig) -> dict[str, Override]:
-    """Overrides of a multirun by key: the sweeper's own, then the command line's."""
-    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    task = list(config.hydra.overrides.task)
-    return parsed([*(f"{key}={value}" for key, value in params.items()), *task])
-
-
-def swept(config: DictConfig) -> dict[str, int]:
-    """Number of values of every key that a multirun sweeps."""
-    sweeps = {key: o for key, o in given(config).items() if o.is_sweep_override()}
-    return {key: len(list(o.sweep_string_iterator())) for key, o in sweeps.items()}
-
-
-def parsed(overrides: Sequence[str]) -> dict[str, Override]:
-    """Overrides by key; of several the last one counts, as in Hydra's own sweeper."""
-    found = OverridesParser.create().parse_overrides(list(overrides))
-    return {override.get_key_element().lstrip("+~"): override for override in found}
-
-
 def sweep_folder(config: DictConfig, overrides: dict[str, Override]) -> Path:
     """run_dir, or runs/NAME-HASH, the same for the same command."""
     if config.run_dir is not None:
@@ -185,7 +166,7 @@ def sweeping(config: DictConfig) -> bool:
 def value_name(config: DictConfig) -> str:
     """KEY=VALUE,... of what is swept, by key; a folder's name."""
     fixed = set(config.hydra.job.config.override_dirname.exclude_keys)
-    given = parsed(list(config.hydra.overrides.task))
+    given = parsed_overrides(list(config.hydra.overrides.task))
     return folder_name(
         f"{key}={override.get_value_element_as_str()}"
         for key, override in sorted(given.items())

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from halut.bench import layer, measure
+from halut.bench import measure
+from halut.bench.cpu import layer
 from halut.bench.main import main
 from halut.bench.method import Method, WrongAnswer
 from halut.bench.suites import OPERATIONS, cases

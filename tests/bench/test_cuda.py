@@ -11,9 +11,13 @@ import torch
 from rich.console import Console
 
 from halut.analysis.timing import summarize
-from halut.bench import cuda, cuda_methods, cuda_timing, floors, result_tables
-from halut.bench.cuda_timing import bounded, interleaved, replayed
-from halut.bench.floors import Ceilings
+from halut.bench import result_tables
+from halut.bench.cuda import command as cuda
+from halut.bench.cuda import floors
+from halut.bench.cuda import methods as cuda_methods
+from halut.bench.cuda import timing as cuda_timing
+from halut.bench.cuda.floors import Ceilings
+from halut.bench.cuda.timing import bounded, interleaved, replayed
 from halut.bench.main import main
 from halut.bench.measure import Settings
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from halut.codecs import Layout, codecs
-from halut.codecs.bases import midpoints
+from halut.codecs.sign_bases import midpoints
 from tests.codecs.number_formats import make, normal
 
 X = torch.tensor([-1.0, -0.5, 0.25, 1.25])

@@ -13,7 +13,7 @@ from halut.codecs import Layout, codecs
 from halut.codecs.factors import make_codec, resolve_factor
 from halut.codecs.packing import pack, unpack
 from halut.inference import prepare
-from halut.inference.codec import restored
+from halut.inference.codec_layers import restored
 from halut.models.build import build_model
 from halut.replace import swap
 from halut.replace.operator_registry import config_of

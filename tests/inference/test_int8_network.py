@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
+from halut.bench.cpu.onednn import kernels_of
 from halut.bench.method import relative_error
-from halut.bench.onednn import kernels_of
 from halut.errors import HalutError
 from halut.inference import onednn
 from halut.inference.fold import fold

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from halut.inference.codec import FrozenCodecLayer
+from halut.inference.codec_layers import FrozenCodecLayer
 from halut.inference.lowering import frozen
 from halut.inference.mxint8 import Mxint8Layer
 from halut.replace.operator_registry import make_operator

@@ -45,9 +45,9 @@ def test_an_unknown_level_names_the_choices():
 
 
 def test_the_variable_chooses():
-    code = "from halut.ops.core import status; print(status.kernels()['accumulate'])"
+    code = "from halut.ops import status; print(status.kernels()['accumulate'])"
     assert python(code, "portable").stdout == "cpu (portable)\n"
-    code = "from halut.ops.core import status; print(set(status.kernels().values()))"
+    code = "from halut.ops import status; print(set(status.kernels().values()))"
     assert python(code + "; print(status.cpu_kernels())", "torch").stdout == (
         "{'torch'}\nnone, torch runs instead: HALUT_LEVEL=torch\n"
     )

@@ -14,7 +14,7 @@ from halut.analysis.network_cost import exact_cost, replaced_cost
 from halut.codecs import codecs
 from halut.errors import HalutError
 from halut.inference import prepare
-from halut.layers.attention import FORMATS, CodecAttention
+from halut.layers.codec_attention import FORMATS, CodecAttention
 from halut.models.build import build_model
 from halut.replace import swap
 from halut.replace.operator_registry import make_operator

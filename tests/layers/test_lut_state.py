@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from halut.encoders import encoders
-from halut.layers.base import code_usage
+from halut.layers.lut import code_usage
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
 
 ENCODERS = list(encoders)

@@ -11,7 +11,7 @@ from torch import nn
 from halut.errors import HalutError
 from halut.inference import prepare
 from halut.ops.core.finite import all_finite, marked
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 from halut.replace import swap
 from halut.replace.operator_registry import make_operator, operator_names
 from halut.sites.calibration import capture
@@ -141,7 +141,7 @@ def test_bytes_which_have_no_nan_refuse_it():
 
 def test_attention_of_quantized_factors():
     from halut.codecs import Layout, codecs
-    from halut.layers.attention import quantized
+    from halut.layers.codec_attention import quantized
 
     codec = codecs["integer"](Layout("activation", (1, 4)))
     x = torch.randn(5, 4)

@@ -9,7 +9,7 @@ from torch import nn
 from halut.errors import HalutError
 from halut.inference import prepare
 from halut.inference.bit_layers import BitLayer
-from halut.inference.codec import FrozenCodecLayer
+from halut.inference.codec_layers import FrozenCodecLayer
 from halut.ops import cpu, forced
 from tests.layers.test_codec_layers import SOURCES, built
 

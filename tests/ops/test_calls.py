@@ -9,7 +9,7 @@ import torch
 from halut.ops import forced
 from halut.ops.core import dispatch
 from halut.ops.core.dispatch import available
-from halut.ops.core.prepared_calls import MOST, Calls
+from halut.ops.layer.prepared_calls import MOST, Calls
 from tests.ops.layer_cases import LAYOUTS, MAPS, ROWS, tree_case
 
 CASES = [(ROWS[0], LAYOUTS[0]), (ROWS[4], LAYOUTS[0]), *[(MAPS[0], f) for f in LAYOUTS]]

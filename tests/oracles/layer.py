@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 from tests.oracles.im2col import im2col_reference
 from tests.oracles.lookup import accumulate_reference
 from tests.oracles.nearest import nearest_encode_reference

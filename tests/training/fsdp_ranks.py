@@ -33,9 +33,9 @@ from halut.sites.plan import KEEP
 from halut.training.cluster.interruption import Interrupted, watch
 from halut.training.config.run_config import LossConfig, TrainerConfig
 from halut.training.lightning.module import Recipe
+from halut.training.lightning.sharded_fit import parameters
 from halut.training.logging.metrics import RunLogger
 from halut.training.parallel import distributed
-from halut.training.parallel.sharded_fit import parameters
 from halut.training.run_folder import save_network
 from tests.training import digit_attention
 from tests.training.learned_layers import with_learned

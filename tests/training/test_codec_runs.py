@@ -12,9 +12,9 @@ from halut.analysis.memory import memory_figures
 from halut.bundle import load_bundle
 from halut.inference import prepare
 from halut.inference.bit_layers import BitLayer
-from halut.layers.attention import CodecAttention
-from halut.layers.base import LUTLayer
 from halut.layers.codec import CodecLayer
+from halut.layers.codec_attention import CodecAttention
+from halut.layers.lut import LUTLayer
 from halut.training.config.evaluate_config import EvaluateConfig, RuntimeConfig
 from halut.training.evaluate import evaluate_bundle
 from tests.training.measured_accuracy import measured

@@ -125,11 +125,14 @@ def test_a_late_signal_ends_nothing_in_a_job(monkeypatch):
     before = {number: signal.getsignal(number) for number in SIGNALS}
     watch = Watch()
     try:
-        with watch.run():
+        with watch.during_run():
             pass
         os.kill(os.getpid(), signal.SIGUSR1)
         assert watch.state == "idle"
-        with pytest.raises(Interrupted), watch.run():  # a next run in this process hears of it
+        with (
+            pytest.raises(Interrupted),
+            watch.during_run(),
+        ):  # a next run in this process hears of it
             pytest.fail("it was to end at once")
     finally:
         for number, handler in before.items():
@@ -139,7 +142,7 @@ def test_a_late_signal_ends_nothing_in_a_job(monkeypatch):
 def test_outside_slurm_old_handlers_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     watch = Watch()
-    with watch.run():
+    with watch.during_run():
         assert signal.getsignal(signal.SIGUSR1) == watch.handle
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
@@ -155,7 +158,7 @@ def test_an_announcement_is_not_overruled_by_the_sigterm_behind_it():
 
 def test_a_signal_during_the_imports_is_answered_by_the_run(monkeypatch):
     monkeypatch.setattr(early_signals, "received", [signal.SIGUSR1])
-    with pytest.raises(Interrupted, match="SIGUSR1"), Watch().run():
+    with pytest.raises(Interrupted, match="SIGUSR1"), Watch().during_run():
         pytest.fail("it was to end at once")
 
 

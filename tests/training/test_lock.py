@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from halut.training import lock
-from halut.training.lock import LOCK, STALE, TAKING, InUse, Lock, locked, me
+from halut.training.cluster import lock
+from halut.training.cluster.lock import LOCK, STALE, TAKING, InUse, Lock, locked, me
 
 QUICK = ("debug=smoke", "debug.traceback=false", "model.options.width=4")
 
@@ -154,7 +154,7 @@ def test_a_lock_is_renewed_and_one_taken_over_ends_the_process(tmp_path):
     program = f"""
 import json, sys, time
 from pathlib import Path
-from halut.training import lock
+from halut.training.cluster import lock
 lock.BEAT = 0.01
 held = lock.Lock(Path({str(tmp_path)!r}))
 held.acquire()

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from halut.training.logging import progress, run_progress
 from halut.training.logging.run_progress import Part
+from halut.training.parallel import distributed
 
 
 def shown(monkeypatch, terminal: bool) -> str:
@@ -32,7 +33,7 @@ def test_files_and_pipes_see_no_bar(monkeypatch):
 
 
 def test_an_error_is_one_line_on_the_standard_error(capsys):
-    progress.complain("no such thing; choose a, b")
+    distributed.complain("no such thing; choose a, b")
     assert capsys.readouterr().err == "error: no such thing; choose a, b\n"
 
 

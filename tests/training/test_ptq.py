@@ -142,7 +142,7 @@ def test_beside_a_trained_network(train, tmp_path, monkeypatch):
     # Cut off before the report: nothing is measured again but the test split.
     (run.path / "report.json").unlink()
     monkeypatch.setattr(ptq, "input_ranges", None)
-    monkeypatch.setattr(ptq, "evaluate", None)
+    monkeypatch.setattr(ptq, "split_accuracy", None)
     assert train(*command).code == 0
     assert run.report["ptq"] == entries
 

@@ -16,7 +16,7 @@ from torch._C._functorch import peek_interpreter_stack
 
 from halut.errors import HalutError
 from halut.ops.core import dispatch
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 
 PLAIN = (Tensor, torch.nn.Parameter)
 

@@ -19,8 +19,8 @@ from halut.errors import HalutError
 logger = logging.getLogger(__name__)
 
 REGISTERING = (
-    *("bits", "conv", "finite", "layer", "lookup", "mxint8", "nearest", "pool", "products"),
-    "tree",
+    *("bits", "conv", "finite", "layer", "lookup", "mxint8", "nearest", "pool"),
+    *("sign_magnitude", "tree"),
 )
 """Modules of this package that register implementations."""
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
+from halut.ops.geometry import ConvGeometry
 from halut.ops.integer.bit_planes import planes_shape
-from halut.ops.lookup.conv import ConvGeometry
 
 PIXEL = ConvGeometry((1, 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +11,10 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import refuse, view
-from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_by_pixel
 
 
-def _is_float(x: Tensor, *_) -> bool:
+def _is_float(x: Tensor, *_: Any) -> bool:
     return x.dtype == torch.float32
 
 

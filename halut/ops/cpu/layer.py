@@ -16,7 +16,7 @@ from halut.ops.core import dispatch
 from halut.ops.core.finite import dense, marked
 from halut.ops.cpu.view import NUMBERS, view
 from halut.ops.epilogue import answer_like, laid_out_as
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 
 FEW = 16
 """Rows below which adding table rows as they lie beats byte permutes."""
@@ -33,12 +33,12 @@ ERRORS = {
 }
 
 
-def shuffled(codes: Tensor, table: Tensor, *answer) -> bool:
+def shuffled(codes: Tensor, table: Tensor, *answer: Any) -> bool:
     """int8 tables of at most 16 prototypes and not of single outputs (depthwise ones)."""
     return _shuffles(table.dtype, table.shape)
 
 
-def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer) -> bool:
+def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer: Any) -> bool:
     return _shuffles(table.dtype, table.shape)
 
 

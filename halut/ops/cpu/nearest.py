@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from halut.ops.cpu.finite import finite
 from halut.ops.cpu.layer import shuffled, sums_of_codes
 from halut.ops.cpu.view import DTYPES, view
 from halut.ops.epilogue import answer_like
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, row_count, zero_gradient
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.nearest.distance import METRICS
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -30,7 +31,7 @@ PRODUCTS = 1 << 20
 _FUSED = len(_kernels.levels()) > 1 or platform.machine().lower() not in ("x86_64", "amd64", "i686")
 
 
-def _supports_encode(x: Tensor, prototypes: Tensor, *_) -> bool:
+def _supports_encode(x: Tensor, prototypes: Tensor, *_: Any) -> bool:
     return _FUSED and x.dtype in DTYPES and prototypes.dtype in FLOATS
 
 
@@ -60,7 +61,7 @@ def nearest_encode(
     return codes
 
 
-def _supports_gradient(grad: Tensor, x: Tensor, prototypes: Tensor, lut: Tensor, *_) -> bool:
+def _supports_gradient(grad: Tensor, x: Tensor, prototypes: Tensor, lut: Tensor, *_: Any) -> bool:
     return all(value.dtype in FLOATS for value in (grad, x, prototypes, lut))
 
 
@@ -128,7 +129,9 @@ def _multiply(entries: Tensor, columns: Tensor, out: Tensor) -> None:
         torch.bmm(entries, columns, out=out)
 
 
-def _supports_layer(x: Tensor, prototypes: Tensor, metric, groups, table: Tensor, *_) -> bool:
+def _supports_layer(
+    x: Tensor, prototypes: Tensor, metric: str, groups: int, table: Tensor, *_: Any
+) -> bool:
     return _supports_encode(x, prototypes) and shuffled(x, table)
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
+from halut.ops.geometry import ConvGeometry, is_by_pixel
 from halut.ops.integer.max_pool import pooled_like
-from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
 
 
 @dispatch.implementation("max_pool", "cpu", devices=("cpu",))

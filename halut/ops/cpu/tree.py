@@ -8,8 +8,8 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import DTYPES, refuse, view
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, row_count, zero_gradient
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.tree.encode import tree_shape
 
 CHUNK_ROWS = 512
@@ -37,7 +37,16 @@ def tree_encode(
     return codes
 
 
-def _differentiates(grad, x, taps, thresholds, lut, tau, relax, geometry) -> bool:
+def _differentiates(
+    grad: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    relax: float,
+    geometry: ConvGeometry | None,
+) -> bool:
     wide = any(value.dtype == torch.float64 for value in (x, thresholds, lut, tau))
     return x.dtype in DTYPES and not wide
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from halut.ops.lookup.conv import ConvGeometry, check_taps
+from halut.ops.geometry import ConvGeometry, check_taps
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
 """The element types kernels read."""

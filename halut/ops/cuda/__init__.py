@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-REGISTERING = ("bits", "lookup", "conv", "tree", "nearest", "layer", "products", "mxint8")
+REGISTERING = ("bits", "lookup", "conv", "tree", "nearest", "layer", "sign_magnitude", "mxint8")
 """Modules of this package that register implementations."""
 
 

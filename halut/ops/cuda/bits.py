@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
 from halut.ops.cuda import launch
+from halut.ops.geometry import ConvGeometry
 from halut.ops.integer.bit_planes import planes_shape
-from halut.ops.lookup.conv import ConvGeometry
 
 PIXEL = ConvGeometry((1, 1))
 THREADS = 256
@@ -18,7 +20,7 @@ PRODUCT_ROWS = 32
 PRODUCT_OUTPUTS = 32
 
 
-def _supports(*_) -> bool:
+def _supports(*_: Any) -> bool:
     return launch.available()
 
 

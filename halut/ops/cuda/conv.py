@@ -11,7 +11,7 @@ from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
 from halut.ops.cuda import launch
 from halut.ops.cuda.lookup import NAMES
-from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_by_pixel
 
 THREADS = 256
 NAMED = {**NAMES, torch.float64: "f64"}

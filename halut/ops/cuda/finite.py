@@ -14,8 +14,8 @@ from halut.ops.cpu.view import NUMBERS, view
 from halut.ops.cuda import launch
 from halut.ops.cuda.lookup import NAMES, plane_of
 from halut.ops.cuda.tree import FLOATS
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import row_count
-from halut.ops.lookup.conv import ConvGeometry
 
 THREADS = 256
 

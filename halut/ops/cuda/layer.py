@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,11 @@ from halut.ops.cuda import finite, launch, nearest, tree
 from halut.ops.cuda.conv import fits
 from halut.ops.cuda.lookup import CHANGING, add_rows, adding, plane_of
 from halut.ops.epilogue import answer_like, laid_out_as
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import row_count
-from halut.ops.lookup.conv import ConvGeometry
 
 
-def _supports(x: Tensor, *inputs) -> bool:
+def _supports(x: Tensor, *inputs: Any) -> bool:
     geometry = next((value for value in inputs if isinstance(value, ConvGeometry)), None)
     return x.dtype in DTYPES and fits(x, geometry) and launch.available()
 
@@ -28,7 +30,16 @@ class Layer:
     and of the codes in them.
     """
 
-    def __init__(self, name, encoding, changing, x, codes, table, answer) -> None:
+    def __init__(
+        self,
+        name: str,
+        encoding: tuple[Any, Any, tuple[Any, ...]],
+        changing: tuple[int, ...],
+        x: Tensor,
+        codes: tuple[int, int],
+        table: Tensor,
+        answer: tuple[Any, ...],
+    ) -> None:
         scale, bias, low, dtype, geometry = answer
         kernel, grid, args = encoding
         self.device, self.codes = x.device, codes
@@ -63,14 +74,24 @@ class Layer:
         return out
 
 
-def _tree_layer(x, taps, thresholds, table, packed, *answer) -> Layer:
+def _tree_layer(
+    x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, packed: Tensor, *answer: Any
+) -> Layer:
     geometry = answer[-1]
     codes = row_count(x, geometry), thresholds.shape[0]
     encoding = tree.encoding(x, taps, thresholds, geometry, None)
     return Layer("tree_encode", encoding, (0, 3), x, codes, table, answer)
 
 
-def _nearest_layer(x, prototypes, metric, groups, table, packed, *answer) -> Layer:
+def _nearest_layer(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    table: Tensor,
+    packed: Tensor,
+    *answer: Any,
+) -> Layer:
     geometry = answer[-1]
     codes = row_count(x, geometry), prototypes.shape[0]
     encoding = nearest.encoding(x, prototypes, metric, groups, geometry, None)
@@ -124,7 +145,7 @@ def nearest_layer(
     return finite.mark(_answers(codes, x, table, *answer), x, geometry, groups)
 
 
-def _supports_codes(codes: Tensor, *inputs) -> bool:
+def _supports_codes(codes: Tensor, *inputs: Any) -> bool:
     return launch.available()
 
 
@@ -158,7 +179,18 @@ def code_map(
     return _answers(codes, x, table, scale, bias, low, dtype, geometry, None, 1.0)
 
 
-def _answers(codes, x, table, scale, bias, low, dtype, geometry, residual, factor) -> Tensor:
+def _answers(
+    codes: Tensor,
+    x: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+    residual: Tensor | None,
+    factor: float,
+) -> Tensor:
     out = answer_like(x, table.shape[0] * table.shape[3], dtype, geometry)
     if residual is not None:
         residual = laid_out_as(out, residual)

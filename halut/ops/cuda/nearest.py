@@ -13,8 +13,8 @@ from halut.ops.core.checks import chunk_rows, workspace
 from halut.ops.cpu.view import DTYPES, view
 from halut.ops.cuda import launch
 from halut.ops.cuda.conv import add_columns, fits, rows_adjacent
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, empty_gradient, row_count
-from halut.ops.lookup.conv import ConvGeometry
 
 ROWS = 128
 BOOKS = 8
@@ -123,7 +123,16 @@ def nearest_gradient(
 class _Softmax:
     """The passes over a chunk of rows, and what they sum up over rows."""
 
-    def __init__(self, x, prototypes, lut, tau, metric, relax, geometry) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        prototypes: Tensor,
+        lut: Tensor,
+        tau: Tensor,
+        metric: str,
+        relax: float,
+        geometry: ConvGeometry | None,
+    ) -> None:
         G, C, K, M = lut.shape
         GC, _, V = prototypes.shape
         device, N = x.device, row_count(x, geometry)

@@ -14,8 +14,8 @@ from halut.ops.cpu.view import DTYPES, view
 from halut.ops.cuda import launch
 from halut.ops.cuda.conv import add_columns, fits, readers, rows_adjacent
 from halut.ops.cuda.lookup import NAMES
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, empty_gradient, row_count
-from halut.ops.lookup.conv import ConvGeometry
 
 THREADS = 256
 ROWS = 128
@@ -112,7 +112,16 @@ def tree_gradient(
 class _Walk:
     """The pass over the trees, chunk by chunk; holds the sums over rows."""
 
-    def __init__(self, x, taps, thresholds, lut, tau, relax, geometry) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        taps: Tensor,
+        thresholds: Tensor,
+        lut: Tensor,
+        tau: Tensor,
+        relax: float,
+        geometry: ConvGeometry | None,
+    ) -> None:
         G, C, K, M = lut.shape
         self.x, self.geometry, self.relax = x, geometry, float(relax)
         self.taps, self.thresholds, self.tau = taps.contiguous(), thresholds, tau

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from halut.errors import HalutError
 from halut.ops.core import dispatch
-from halut.ops.lookup.conv import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_by_pixel
 
 
 def max_pool(x: Tensor, geometry: ConvGeometry, by_plane: bool = False) -> Tensor:

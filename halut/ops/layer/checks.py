@@ -12,7 +12,7 @@ from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.ops.core.checks import check_prototypes, check_same_device, check_table
 from halut.ops.epilogue import answer_size
-from halut.ops.lookup.conv import ConvGeometry, check_window
+from halut.ops.geometry import ConvGeometry, check_window
 from halut.ops.nearest.distance import METRICS
 
 INPUTS = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8)

@@ -14,8 +14,8 @@ from torch import Tensor
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_codes, check_same_device
 from halut.ops.epilogue import scaled, shaped
+from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_answer
-from halut.ops.lookup.conv import ConvGeometry
 
 
 def code_layer(
@@ -48,7 +48,15 @@ _library.define(
 
 
 @torch.library.impl(_library, "code_layer", "CompositeExplicitAutograd")
-def _(codes: Tensor, table, packed, scale, bias, low, dtype) -> Tensor:
+def _(
+    codes: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+) -> Tensor:
     if codes.shape[0] == 0:
         return scale.new_empty(0, scale.shape[0], dtype=dtype)
     arguments = codes, table, packed, scale, bias, low, dtype
@@ -56,12 +64,28 @@ def _(codes: Tensor, table, packed, scale, bias, low, dtype) -> Tensor:
 
 
 @torch.library.register_fake("halut::code_layer", lib=_library)
-def _(codes: Tensor, table, packed, scale, bias, low, dtype) -> Tensor:
+def _(
+    codes: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+) -> Tensor:
     return scale.new_empty(codes.shape[0], scale.shape[0], dtype=dtype)
 
 
 @dispatch.implementation("code_layer", "torch")
-def code_layer_torch(codes: Tensor, table, packed, scale, bias, low, dtype) -> Tensor:
+def code_layer_torch(
+    codes: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+) -> Tensor:
     """`accumulate`, the best that is registered, then the scaling."""
     return scaled(dispatch.run("accumulate", codes.device, codes, table), scale, bias, low, dtype)
 
@@ -69,12 +93,12 @@ def code_layer_torch(codes: Tensor, table, packed, scale, bias, low, dtype) -> T
 @dispatch.implementation("code_map", "torch")
 def code_map_torch(
     codes: Tensor,
-    table,
-    packed,
-    scale,
-    bias,
-    low,
-    dtype,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
     x: Tensor,
     geometry: ConvGeometry,
 ) -> Tensor:

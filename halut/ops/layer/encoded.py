@@ -16,6 +16,9 @@ torch.library.Library: custom_op costs twice as much per call, as much as a smal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,8 +26,8 @@ from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.finite import marked
 from halut.ops.epilogue import answer_like, rows_of, scaled, shaped
+from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_call, check_residual
-from halut.ops.lookup.conv import ConvGeometry
 
 ANSWER = "Tensor scale, Tensor bias, float? low, ScalarType dtype"
 WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation"
@@ -122,7 +125,18 @@ for _name, _schema in SCHEMAS.items():
 
 
 @torch.library.impl(_library, "tree_layer", "CompositeExplicitAutograd")
-def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_residual):
+def _(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    *window_and_residual: Any,
+) -> Tensor:
     geometry, residual, factor = _where(x, *window_and_residual)
     check_residual(residual, x, scale.shape[0], geometry)
     if x.shape[0] == 0:
@@ -132,7 +146,19 @@ def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_r
 
 
 @torch.library.impl(_library, "nearest_layer", "CompositeExplicitAutograd")
-def _(x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, *window_and_residual):
+def _(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    *window_and_residual: Any,
+) -> Tensor:
     geometry, residual, factor = _where(x, *window_and_residual)
     check_residual(residual, x, scale.shape[0], geometry)
     if x.shape[0] == 0:
@@ -142,16 +168,47 @@ def _(x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, *wi
 
 
 @torch.library.register_fake("halut::tree_layer", lib=_library)
-def _(x, taps, thresholds, table, packed, scale, bias, low, dtype, *window_and_residual):
+def _(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    *window_and_residual: Any,
+) -> Tensor:
     return answer_like(x, scale.shape[0], dtype, _where(x, *window_and_residual)[0])
 
 
 @torch.library.register_fake("halut::nearest_layer", lib=_library)
-def _(x, prototypes, metric, groups, table, packed, scale, bias, low, dtype, *window_and_residual):
+def _(
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    *window_and_residual: Any,
+) -> Tensor:
     return answer_like(x, scale.shape[0], dtype, _where(x, *window_and_residual)[0])
 
 
-def _where(x: Tensor, kernel_size, stride, padding, dilation, residual=None, residual_scale=1.0):
+def _where(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+) -> tuple[ConvGeometry | None, Tensor | None, float]:
     """geometry, residual and its scale; refuses a gradient. torch leaves out values at defaults."""
     if x.requires_grad and torch.is_grad_enabled():
         raise HalutError(
@@ -160,8 +217,8 @@ def _where(x: Tensor, kernel_size, stride, padding, dilation, residual=None, res
         )
     if not kernel_size:
         return None, residual, residual_scale
-    window = (tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
-    return ConvGeometry(*window), residual, residual_scale
+    geometry = ConvGeometry.of_window(kernel_size, stride, padding, dilation)
+    return geometry, residual, residual_scale
 
 
 @dispatch.implementation("pack_table", "torch")
@@ -172,7 +229,18 @@ def pack_table_torch(table: Tensor) -> Tensor:
 
 @dispatch.implementation("tree_layer", "torch")
 def tree_layer_torch(
-    x, taps, thresholds, table, packed, scale, bias, low, dtype, geometry, residual=None, factor=1.0
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+    residual: Tensor | None = None,
+    factor: float = 1.0,
 ) -> Tensor:
     """`tree_layer` by the operations it is made of, each the best that is registered."""
     codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, geometry)
@@ -183,19 +251,19 @@ def tree_layer_torch(
 
 @dispatch.implementation("nearest_layer", "torch")
 def nearest_layer_torch(
-    x,
-    prototypes,
-    metric,
-    groups,
-    table,
-    packed,
-    scale,
-    bias,
-    low,
-    dtype,
-    geometry,
-    residual=None,
-    factor=1.0,
+    x: Tensor,
+    prototypes: Tensor,
+    metric: str,
+    groups: int,
+    table: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    low: float | None,
+    dtype: torch.dtype,
+    geometry: ConvGeometry | None,
+    residual: Tensor | None = None,
+    factor: float = 1.0,
 ) -> Tensor:
     """`nearest_layer` by the operations it is made of, each the best that is registered."""
     codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups, geometry)

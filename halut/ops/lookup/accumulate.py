@@ -6,6 +6,9 @@ table in the forward, of the output gradient, grouped by code, in the backward.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,21 +90,21 @@ def _(codes: Tensor, grad: Tensor, groups: int, K: int) -> Tensor:
     return grad.new_empty(groups, codes.shape[1] // groups, K, grad.shape[1] // groups)
 
 
-def _save_codes(ctx, inputs, output) -> None:
+def _save_codes(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     codes, other = inputs[:2]
     ctx.save_for_backward(codes)
     ctx.groups = other.shape[0]
     ctx.K = other.shape[2] if other.ndim == 4 else 0
 
 
-def _accumulate_backward(ctx, grad: Tensor):
+def _accumulate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if not ctx.needs_input_grad[1]:
         return None, None
     (codes,) = ctx.saved_tensors
     return None, torch.ops.halut.scatter_add(codes, grad, ctx.groups, ctx.K)
 
 
-def _scatter_add_backward(ctx, grad: Tensor):
+def _scatter_add_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (codes,) = ctx.saved_tensors
     return None, torch.ops.halut.accumulate(codes, grad), None, None
 
@@ -122,7 +125,7 @@ def accumulate_torch(codes: Tensor, table: Tensor) -> Tensor:
     return _bag_sums(codes, table.to(compute_dtype(table.dtype))).to(table.dtype)
 
 
-def _exact_parts(codes: Tensor, table: Tensor):
+def _exact_parts(codes: Tensor, table: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Runs of codebooks short enough for exact float32 sums of int8 entries."""
     G, C = table.shape[:2]
     if C <= EXACT_CODEBOOKS:

@@ -12,16 +12,8 @@ from torch import Tensor
 
 from halut.errors import HalutError
 from halut.ops.core.checks import check_same_device, compute_dtype
-from halut.ops.lookup.conv import (
-    ConvGeometry,
-    check_taps,
-    check_window,
-    conv_taps,
-    conv_taps_gradient_torch,
-    conv_taps_torch,
-    im2col,
-    is_by_pixel,
-)
+from halut.ops.geometry import ConvGeometry, check_taps, check_window, is_by_pixel
+from halut.ops.lookup.conv import conv_taps, conv_taps_gradient_torch, conv_taps_torch, im2col
 
 
 def columns_of(x: Tensor, taps: Tensor, geometry: ConvGeometry | None = None) -> Tensor:

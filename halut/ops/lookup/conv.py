@@ -8,6 +8,7 @@ over all channels (those of group g are contiguous, so columns are group-major).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_floating, check_same_device
-from halut.ops.geometry import ConvGeometry
+from halut.ops.geometry import ConvGeometry, check_taps, check_window, is_by_pixel
 
 
 def conv_taps(
@@ -55,38 +56,15 @@ def im2col(
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])
 
 
-def _check_map(x: Tensor, kernel_size, stride, padding, dilation) -> None:
+def _check_map(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
     check_floating("x", x, 4)
     check_window(x, kernel_size, stride, padding, dilation)
-
-
-def check_window(x: Tensor, kernel_size, stride, padding, dilation) -> None:
-    """Raise HalutError unless the window is one, and fits the map x [B, Cin, H, W]."""
-    sizes = (len(kernel_size), len(stride), len(padding), len(dilation))
-    if sizes != (2, 2, 4, 2) or min(*kernel_size, *stride, *dilation) < 1 or min(padding) < 0:
-        raise HalutError(
-            "kernel_size, stride and dilation are two positive numbers, padding four of 0 or "
-            f"more: got {kernel_size}, {stride}, {dilation}, {padding}"
-        )
-    geometry = _geometry(kernel_size, stride, padding, dilation)
-    if min(geometry.output_size(x.shape[2], x.shape[3])) < 1:
-        raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
-
-
-def _geometry(kernel_size, stride, padding, dilation) -> ConvGeometry:
-    return ConvGeometry(tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
-
-
-def check_taps(taps: Tensor, columns: int) -> None:
-    """Raise HalutError unless every tap is one of so many columns."""
-    # On a GPU this would wait for the device at every call; indexing there asserts by itself.
-    if taps.device.type == "cpu" and bool(((taps < 0) | (taps >= columns)).any()):
-        raise HalutError(f"taps must be in 0..{columns - 1}")
-
-
-def is_by_pixel(x: Tensor) -> bool:
-    """True if the channels of a pixel are adjacent in memory, and its planes are not."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("halut::conv_taps", mutates_args=())
@@ -98,13 +76,20 @@ def _conv_taps(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    geometry = _geometry(kernel_size, stride, padding, dilation)
+    geometry = ConvGeometry.of_window(kernel_size, stride, padding, dilation)
     return dispatch.run("conv_taps", x.device, x, taps, geometry)
 
 
 @_conv_taps.register_fake
-def _(x, taps, kernel_size, stride, padding, dilation):
-    geometry = _geometry(kernel_size, stride, padding, dilation)
+def _(
+    x: Tensor,
+    taps: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    geometry = ConvGeometry.of_window(kernel_size, stride, padding, dilation)
     OH, OW = geometry.output_size(x.shape[2], x.shape[3])
     rows = x.shape[0] * OH * OW
     if is_by_pixel(x):
@@ -123,23 +108,32 @@ def _conv_taps_backward(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    geometry = _geometry(kernel_size, stride, padding, dilation)
+    geometry = ConvGeometry.of_window(kernel_size, stride, padding, dilation)
     return dispatch.run("conv_taps_gradient", grad.device, grad, taps, size, by_pixel, geometry)
 
 
 @_conv_taps_backward.register_fake
-def _(grad, taps, size, by_pixel, kernel_size, stride, padding, dilation):
+def _(
+    grad: Tensor,
+    taps: Tensor,
+    size: Sequence[int],
+    by_pixel: bool,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
     layout = torch.channels_last if by_pixel else torch.contiguous_format
     return torch.empty(size, dtype=grad.dtype, device=grad.device, memory_format=layout)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, taps, *ctx.geometry = inputs
     ctx.save_for_backward(taps)
     ctx.size, ctx.by_pixel = x.shape, is_by_pixel(x)
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (taps,) = ctx.saved_tensors
     dx = torch.ops.halut.conv_taps_backward(grad, taps, ctx.size, ctx.by_pixel, *ctx.geometry)
     return dx, None, None, None, None, None

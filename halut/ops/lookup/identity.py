@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from halut.errors import HalutError
-from halut.ops.lookup.conv import ConvGeometry
+from halut.ops.geometry import ConvGeometry
 
 
 def identity_gradient(
@@ -49,7 +52,9 @@ def _output(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> tuple[int, ...
 
 class _IdentityGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, y, x, weight, geometry, scale):
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, weight: Tensor, geometry: ConvGeometry | None, scale: float
+    ) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.geometry, ctx.scale = geometry, scale
         ctx.size, ctx.dtype = x.shape, x.dtype
@@ -57,7 +62,7 @@ class _IdentityGradient(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         if not ctx.scale or not ctx.needs_input_grad[1]:
             return grad, None, None, None, None
@@ -69,7 +74,9 @@ class _IdentityGradient(torch.autograd.Function):
         return grad, (dx * ctx.scale).to(ctx.dtype), None, None, None
 
 
-def _conv_input_gradient(grad: Tensor, weight: Tensor, size, geometry: ConvGeometry) -> Tensor:
+def _conv_input_gradient(
+    grad: Tensor, weight: Tensor, size: Sequence[int], geometry: ConvGeometry
+) -> Tensor:
     """Gradient of the map of `size`, taken on the padded map: padding may be asymmetric."""
     B, Cin, H, W = size
     left, right, top, bottom = geometry.padding

@@ -32,7 +32,7 @@ def _quantize(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor,
 
 
 @_quantize.register_fake
-def _(lut, bits, scale, clip):
+def _(lut: Tensor, bits: int, scale: str, clip: Tensor) -> tuple[Tensor, ...]:
     G, C, _, M = lut.shape
     q = lut.new_empty(lut.shape, dtype=torch.int8)
     return q, lut.new_empty(G * M), lut.new_empty(G, C, 1, M)

@@ -7,6 +7,7 @@ dist the squared Euclidean (l2), the city-block (l1) or the largest (chebyshev) 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from halut.ops.core.checks import (
     compute_dtype,
 )
 from halut.ops.core.scratch import Scratch
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import (
     check_source,
     column_count,
@@ -32,7 +34,6 @@ from halut.ops.lookup.columns import (
     rows_torch,
     zero_gradient,
 )
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.nearest import gradient
 from halut.ops.nearest.distance import METRICS, block_columns, scores
 
@@ -148,7 +149,7 @@ def _nearest_encode(
 
 
 @_nearest_encode.register_fake
-def _(x, prototypes, metric, groups, geometry):
+def _(x: Tensor, prototypes: Tensor, metric: str, groups: int, geometry: Sequence[int]) -> Tensor:
     N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     return x.new_empty(N, prototypes.shape[0], dtype=torch.uint8)
 
@@ -170,7 +171,16 @@ def _nearest_matmul(
 
 
 @_nearest_matmul.register_fake
-def _(x, prototypes, lut, table, tau, metric, relax, geometry):
+def _(
+    x: Tensor,
+    prototypes: Tensor,
+    lut: Tensor,
+    table: Tensor,
+    tau: Tensor,
+    metric: str,
+    relax: float,
+    geometry: Sequence[int],
+) -> tuple[Tensor, ...]:
     N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     y = table.new_empty(N, table.shape[0] * table.shape[3])
     return y, x.new_empty(N, prototypes.shape[0], dtype=torch.uint8)
@@ -214,17 +224,28 @@ def _zeros(value: Tensor) -> Tensor:
 
 
 @_nearest_matmul_backward.register_fake
-def _(grad, x, prototypes, lut, codes, tau, metric, relax, tables, geometry):
+def _(
+    grad: Tensor,
+    x: Tensor,
+    prototypes: Tensor,
+    lut: Tensor,
+    codes: Tensor,
+    tau: Tensor,
+    metric: str,
+    relax: float,
+    tables: bool,
+    geometry: Sequence[int],
+) -> tuple[Tensor, ...]:
     dlut = lut.new_empty(lut.shape if tables else (0,))
     return empty_gradient(x), _zeros(prototypes), _zeros(tau), dlut
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, prototypes, lut, _, tau, ctx.metric, ctx.relax, ctx.geometry = inputs
     ctx.save_for_backward(x, prototypes, lut, output[1], tau)
 
 
-def _backward(ctx, grad: Tensor, _):
+def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, prototypes, lut, codes, tau = ctx.saved_tensors
     need_x, need_prototypes, need_lut, _, need_tau, *_ = ctx.needs_input_grad
     relax = ctx.relax if need_x or need_prototypes or need_tau else 0.0

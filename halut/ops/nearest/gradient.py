@@ -8,8 +8,8 @@ from torch import Tensor
 from halut.ops.blocks import Blocks
 from halut.ops.core.checks import chunk_rows, compute_dtype
 from halut.ops.core.scratch import Scratch
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import rows_gradient_torch, rows_torch
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.nearest.distance import block_columns, scores
 
 BUFFERS = 5

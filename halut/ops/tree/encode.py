@@ -8,6 +8,7 @@ x > t goes right; code = 2 * code + bit (MADDNESS, Blalock and Guttag 2021).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from halut.ops.core.checks import (
     check_tables,
     check_tau,
 )
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import (
     check_columns,
     columns_torch,
@@ -28,7 +30,6 @@ from halut.ops.lookup.columns import (
     row_count,
     zero_gradient,
 )
-from halut.ops.lookup.conv import ConvGeometry
 from halut.ops.tree import gradient
 
 ENTRIES = 1 << 17
@@ -132,7 +133,7 @@ def _tree_encode(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: Sequence
 
 
 @_tree_encode.register_fake
-def _(x, taps, thresholds, geometry):
+def _(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: Sequence[int]) -> Tensor:
     N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     return x.new_empty(N, thresholds.shape[0], dtype=torch.uint8)
 
@@ -154,7 +155,16 @@ def _tree_matmul(
 
 
 @_tree_matmul.register_fake
-def _(x, taps, thresholds, lut, table, tau, relax, geometry):
+def _(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    table: Tensor,
+    tau: Tensor,
+    relax: float,
+    geometry: Sequence[int],
+) -> tuple[Tensor, ...]:
     N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     y = table.new_empty(N, table.shape[0] * table.shape[3])
     return y, x.new_empty(N, thresholds.shape[0], dtype=torch.uint8)
@@ -192,17 +202,28 @@ def _zeros(value: Tensor) -> Tensor:
 
 
 @_tree_matmul_backward.register_fake
-def _(grad, x, taps, thresholds, lut, codes, tau, relax, tables, geometry):
+def _(
+    grad: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    codes: Tensor,
+    tau: Tensor,
+    relax: float,
+    tables: bool,
+    geometry: Sequence[int],
+) -> tuple[Tensor, ...]:
     dlut = lut.new_empty(lut.shape if tables else (0,))
     return empty_gradient(x), _zeros(thresholds), _zeros(tau), dlut
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, taps, thresholds, lut, _, tau, ctx.relax, ctx.geometry = inputs
     ctx.save_for_backward(x, taps, thresholds, lut, output[1], tau)
 
 
-def _backward(ctx, grad: Tensor, _):
+def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, taps, thresholds, lut, codes, tau = ctx.saved_tensors
     need_x, _, need_thresholds, need_lut, _, need_tau, _, _ = ctx.needs_input_grad
     relax = ctx.relax if need_x or need_thresholds or need_tau else 0.0

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from halut.ops.core.checks import chunk_rows, compute_dtype
 from halut.ops.core.scratch import Scratch
+from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import columns_gradient_torch, columns_torch
-from halut.ops.lookup.conv import ConvGeometry
 
 GAIN = math.tanh(1.0)
 """g: by how much a sign moves the weight from one child to the other."""

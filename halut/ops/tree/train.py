@@ -11,6 +11,7 @@ are saved: codes are found again, which costs less than writing them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_same_device, check_table, check_tau
 from halut.ops.epilogue import answer_like
+from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_layer, check_tree_layer
 from halut.ops.lookup.columns import empty_gradient, zero_gradient
-from halut.ops.lookup.conv import ConvGeometry
 
 INPUTS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -84,7 +85,18 @@ def _tree_train(
 
 
 @_tree_train.register_fake
-def _(x, taps, thresholds, lut, table, scale, bias, tau, relax, geometry):
+def _(
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    table: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    tau: Tensor,
+    relax: float,
+    geometry: Sequence[int],
+) -> Tensor:
     return answer_like(x, scale.shape[0], torch.float32, ConvGeometry.of_numbers(tuple(geometry)))
 
 
@@ -118,18 +130,28 @@ def _tree_train_backward(
 
 
 @_tree_train_backward.register_fake
-def _(grad, x, taps, thresholds, lut, tau, relax, tables, geometry):
+def _(
+    grad: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    relax: float,
+    tables: bool,
+    geometry: Sequence[int],
+) -> tuple[Tensor, ...]:
     dlut = lut.new_empty(lut.shape if tables else (0,))
     encoder = empty_gradient(x), thresholds.new_empty(thresholds.shape), tau.new_empty(tau.shape)
     return *encoder, dlut, lut.new_empty(lut.shape[0] * lut.shape[3])
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, taps, thresholds, lut, _, _, _, tau, ctx.relax, ctx.geometry = inputs
     ctx.save_for_backward(x, taps, thresholds, lut, tau)
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     need_x, _, need_thresholds, need_lut, _, _, need_bias, need_tau, _, _ = ctx.needs_input_grad
     relax = ctx.relax if need_x or need_thresholds or need_tau else 0.0
     dx, dthresholds, dtau, dlut, dbias = torch.ops.halut.tree_train_backward(

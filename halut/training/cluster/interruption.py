@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from types import FrameType
 
 from halut.training.cluster import early_signals, slurm
-from halut.training.logging.progress import complain
 from halut.training.parallel import distributed
 
 SIGNALS = (*early_signals.SIGNALS, signal.SIGTERM)
@@ -68,7 +67,7 @@ class Watch:
             raise Interrupted(number)
 
     @contextlib.contextmanager
-    def run(self) -> Iterator[None]:
+    def during_run(self) -> Iterator[None]:
         """A run may be ended where it stands. Outside SLURM, old handlers come back afterwards."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         self.install()
@@ -87,7 +86,7 @@ class Watch:
                     signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def fit(self) -> Iterator[None]:
+    def during_fit(self) -> Iterator[None]:
         """A fit must be ended between two steps: `LastCheckpoint` asks `received` there."""
         outer, self.state = self.state, "fitting"
         try:
@@ -106,7 +105,7 @@ def leave(stop: Interrupted, requeue: bool, limit: int) -> int:
     watch.state = "leaving"
     code = 128 + stop.number
     if stop.number not in early_signals.SIGNALS or not requeue:
-        complain(f"ended by {stop}; {CONTINUES}")
+        distributed.complain(f"ended by {stop}; {CONTINUES}")
         return code
     refused = slurm.why_not_requeue(limit)
     if refused is None and not distributed.is_main():
@@ -116,5 +115,5 @@ def leave(stop: Interrupted, requeue: bool, limit: int) -> int:
     if refused is None:
         print(f"ended by {stop}; job {slurm.job()} is in the queue again", flush=True)
     else:
-        complain(f"ended by {stop}, not requeued: {refused}; {CONTINUES}")
+        distributed.complain(f"ended by {stop}, not requeued: {refused}; {CONTINUES}")
     return code

@@ -11,7 +11,6 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,48 +19,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from halut.errors import HalutError, tell
-from halut.training import sweep
-from halut.training.logging.progress import complain
-from halut.training.parallel.distributed import started_from_outside
+from halut.training.config.launcher_config import LAUNCHER
+from halut.training.config.overrides import swept_values
+from halut.training.parallel.distributed import complain, started_from_outside
 
-LAUNCHER = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 PLACES = ("trainer", "trainer.devices", "trainer.num_nodes", "trainer.accelerator")
-
-
-@dataclass
-class SlurmLauncherConfig:
-    """What sbatch is asked for; every name is submitit's.
-
-    `tasks_per_node`, `nodes` and `gpus_per_node` follow trainer.devices, trainer.num_nodes and
-    trainer.accelerator, and need not be given. `signal_delay_s`: seconds between the signal that
-    lets a run save its place and the time limit. `setup`: lines of the job script, such as
-    `source venv/bin/activate`. `additional_parameters`: any other option of sbatch. `dry_run`
-    prints the job script and submits nothing.
-    """
-
-    _target_: str = LAUNCHER
-    submitit_folder: str = "${hydra.sweep.dir}/.submitit/%j"
-    name: str = "halut"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    exclude: str | None = None
-    comment: str | None = None
-    gres: str | None = None
-    timeout_min: int = 240
-    nodes: int | None = None
-    tasks_per_node: int | None = None
-    gpus_per_node: int | None = None
-    cpus_per_task: int | None = None
-    mem_gb: int | None = None
-    mem_per_cpu: str | None = None
-    signal_delay_s: int = 120
-    array_parallelism: int = 256
-    stderr_to_stdout: bool = True
-    setup: list[str] | None = None
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
-    dry_run: bool = False
 
 
 class Launching(Callback):
@@ -69,7 +31,7 @@ class Launching(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            swept = sweep.swept(config)
+            swept = swept_values(config)
             by_slurm = config.hydra.launcher.get("_target_") == LAUNCHER
             (_prepare if by_slurm else _refuse_ranks)(config, swept)
         except Exception as error:  # Hydra would turn it into a warning

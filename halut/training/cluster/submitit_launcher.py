@@ -12,8 +12,8 @@ from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
 from halut.errors import FAULTS, tell
-from halut.training.lock import release
-from halut.training.logging.progress import complain
+from halut.training.cluster.lock import release
+from halut.training.parallel.distributed import complain
 
 SHORT = 300
 """Characters of what sbatch or a job said."""

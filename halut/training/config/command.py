@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from halut.pipes import quiet_pipes
+from halut.errors import quiet_pipes
 from halut.training.config.help import page
 from halut.training.config.hydra_errors import known_options, nearest, one_line
 from halut.training.config.hydra_schemas import conf_dir
-from halut.training.logging.progress import complain
+from halut.training.parallel.distributed import complain
 
 FLAGS = (
     "--hydra-help",
@@ -79,6 +80,13 @@ def command(
         return main
 
     return decorate
+
+
+def command_line() -> str:
+    """The command line, as it can be typed again."""
+    words = shlex.split(sys.argv[0]) if sys.argv[0].startswith("halut ") else [sys.argv[0]]
+    python = ["python"] if words[0].endswith(".py") else []
+    return shlex.join([*python, *words, *sys.argv[1:]])
 
 
 def _program() -> str:

@@ -17,7 +17,7 @@ from halut.models.config import ModelConfig
 from halut.option import default_of, unknown, why_without_effect
 from halut.replace.operator_registry import about, config_type, operator_names
 from halut.training.config.hydra_schemas import conf_dir
-from halut.training.logging.progress import complain
+from halut.training.parallel.distributed import complain
 
 WIDTH = 79
 NAMES = 30

@@ -13,8 +13,8 @@ from halut.configs import FACTORS, Chain, FactorConfig
 from halut.data import schemas as schemas_of_data
 from halut.models.config import ModelConfig
 from halut.replace.operator_registry import config_type, operator_names
-from halut.training.cluster.launcher import SlurmLauncherConfig
 from halut.training.config import run_config as schemas
+from halut.training.config.launcher_config import SlurmLauncherConfig
 
 
 def conf_dir() -> str:

@@ -20,6 +20,7 @@ from halut.option import (
     where,
     while_training,
 )
+from halut.training.config.needs import while_stages_train
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """What layers train in: Lightning's "true" half and double convert the weights for good, and with
@@ -35,13 +36,6 @@ def sharded(own: Any, run: Any) -> str | None:
     ranks = ranks or own.ranks == "srun"
     alone = own.strategy == "fsdp" and not ranks
     return "one process has nothing to shard: it needs trainer.devices above 1" if alone else None
-
-
-def stages_train(own: Any, run: Any) -> str | None:
-    """What the fits of the stages alone read."""
-    from halut.training.config.needs import while_stages_train  # its operators import much
-
-    return while_stages_train(own, run)
 
 
 def of_split(name: str) -> Needs:
@@ -75,7 +69,7 @@ class TrainerConfig:
         False, "sums in a fixed order, so that a run repeats bit for bit on one machine"
     )
     ema: float | None = option(
-        None, "decay of averaged weights in the stages; null: none", needs=stages_train
+        None, "decay of averaged weights in the stages; null: none", needs=while_stages_train
     )
     channels_last: bool = option(True, "convolutions in torch's channels_last layout")
     threads: int | None = option(None, "CPU threads; null: torch's choice")

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from halut.training.parallel.sharded_fit import ShardedModule, ShardedStrategy
+from halut.training.lightning.sharded_fit import ShardedModule, ShardedStrategy
 from halut.training.parallel.sharding import stored
 
 

@@ -26,11 +26,11 @@ from halut.training.lightning.averaging import AveragedWeights
 from halut.training.lightning.callbacks import AtomicCheckpointIO, BestWeights, LayerFigures
 from halut.training.lightning.last_checkpoint import LastCheckpoint
 from halut.training.lightning.module import Recipe, StageModule
+from halut.training.lightning.sharded_fit import ShardedModule, ShardedStrategy
 from halut.training.logging.metrics import RunLogger
 from halut.training.logging.progress import batches_shown, log
 from halut.training.logging.run_progress import TrainerProgress
 from halut.training.parallel.distributed import is_main, share_state, world_size
-from halut.training.parallel.sharded_fit import ShardedModule, ShardedStrategy
 from halut.training.run_folder import load_network
 
 
@@ -136,7 +136,7 @@ def fit(
             step = int(AtomicCheckpointIO().load_checkpoint(last)["global_step"])
             log.info("%s: continuing after step %d", folder.name, step)
         logger.rewind(step)
-        with shown as show, watch.fit():
+        with shown as show, watch.during_fit():
             told = TrainerProgress(show)
             trainer.callbacks.append(told)  # type: ignore[attr-defined]
             with interruptible(trainer):
@@ -170,8 +170,8 @@ def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
     return -(-batches // settings.accumulate)
 
 
-def evaluated(data: Any, split: str, settings: TrainerConfig) -> int:
-    """On how many samples of "val" or "test", over all ranks, `evaluate` measures."""
+def split_samples(data: Any, split: str, settings: TrainerConfig) -> int:
+    """On how many samples of "val" or "test", over all ranks, `split_accuracy` measures."""
     samples, ranks = len(data.splits[split]), world_size()
     limit = {"val": settings.limit_val_batches, "test": settings.limit_test_batches}[split]
     if limit is None:
@@ -180,7 +180,7 @@ def evaluated(data: Any, split: str, settings: TrainerConfig) -> int:
     return sum(min(most, len(range(rank, samples, ranks))) for rank in range(ranks))
 
 
-def evaluate(network: nn.Module, data: Any, split: str, settings: TrainerConfig) -> float:
+def split_accuracy(network: nn.Module, data: Any, split: str, settings: TrainerConfig) -> float:
     """Accuracy in percent on "val" or "test", every sample counted once over all ranks."""
     recipe = Recipe("adamw", {}, {}, loss=LossConfig())
     module = StageModule(network, data.num_classes, recipe)

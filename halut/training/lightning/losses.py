@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.errors import HalutError
-from halut.layers.base import LUTLayer
+from halut.layers.lut import LUTLayer
 from halut.ops.power_of_two import normalized_mse
 from halut.replace.swap import replaced_layers
 from halut.sites.modules import given

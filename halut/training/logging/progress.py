@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,7 +12,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from halut.training.logging.run_progress import run
-from halut.training.parallel.distributed import is_main, rank
+from halut.training.parallel.distributed import is_main
 
 console = Console()
 if not console.is_terminal:
@@ -41,19 +40,6 @@ def set_up_logging() -> None:
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         log.addHandler(handler)
         log.propagate = False
-
-
-def complain(message: str) -> None:
-    """One message on the standard error, whole, without a traceback.
-
-    The other ranks give the first time to say the same and to end them all.
-    """
-    message = " ".join(message.split("\n"))
-    if is_main():
-        print(f"error: {message}", file=sys.stderr, flush=True)
-    else:
-        time.sleep(5)
-        print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import datetime
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
@@ -34,6 +35,19 @@ def world_size() -> int:
 def is_main() -> bool:
     """True on the one rank that writes files and prints."""
     return rank() == 0
+
+
+def complain(message: str) -> None:
+    """One message on the standard error, whole, without a traceback.
+
+    The other ranks give the first time to say the same and to end them all.
+    """
+    message = " ".join(message.split("\n"))
+    if is_main():
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(5)
+        print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
 
 
 def started_from_outside() -> bool:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from halut.bench.floors import work
+from halut.bench.cpu.layer import forced
+from halut.bench.cpu.table_parts import one_hot_product
+from halut.bench.cuda.floors import work
+from halut.bench.cuda.precision import in_tf32
 from halut.bench.inputs import generator
-from halut.bench.layer import forced
 from halut.bench.method import Method
-from halut.bench.precision import in_tf32
-from halut.bench.products import one_hot_product
 from halut.bench.suites import Case
 from halut.ops import accumulate
 

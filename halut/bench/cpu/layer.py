@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halut.bench import inputs, onednn
+from halut.bench import inputs
+from halut.bench.cpu import onednn
 from halut.bench.method import Method
 from halut.bench.suites import Case
 from halut.inference.onednn import Grid, Int8Product, available

@@ -1,4 +1,4 @@
-"""Layers of LQ-Nets that count bits against the same layer in float32."""
+"""Codecs: layers of LQ-Nets that count bits, and products of signs and magnitudes as integers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 from halut.bench import inputs
-from halut.bench.layer import float_methods
+from halut.bench.cpu.layer import float_methods
 from halut.bench.method import Method
 from halut.bench.suites import Case
 from halut.inference.bit_layers import BitLayer
 from halut.layers.codec import CodecLayer
-from halut.ops import bit_product
+from halut.ops import bit_product, sign_magnitude
 from halut.replace.operator_registry import make_operator
 from halut.sites.find import site_of
 
 ROUNDING = 1e-5
+"""Factors are floats in the one; in the other float32 sums are not exact beyond 2^24."""
 
 
-def methods(case: Case) -> list[Method]:
+def bit_methods(case: Case) -> list[Method]:
     """Ours from floats to floats, of packed words alone, and the exact layer's."""
     x, exact = inputs.activations(case), inputs.exact_layer(case).requires_grad_(False)
     layer = counted(case)
@@ -50,3 +51,22 @@ def product_alone(layer: BitLayer, x: Tensor, reference: Tensor) -> Method:
 
     rows = reference if reference.ndim == 2 else reference.permute(0, 2, 3, 1).flatten(0, 2)
     return Method("ours_product", run, rows, ROUNDING)
+
+
+def sign_magnitude_methods(case: Case) -> list[Method]:
+    """Ours, the signed INT8 product and float32, of x [N, D] int8 and weight [M, D] int8; torch's
+    own integer product is the reference."""
+    N, D, M = (case.shape[name] for name in ("N", "D", "M"))
+    generator = inputs.generator(case)
+    x, weight = (
+        torch.randint(-128, 128, size, dtype=torch.int8, generator=generator)
+        for size in ((N, D), (M, D))
+    )
+    reference = x.long() @ weight.long().T
+    groups, columns = weight[None], weight.T
+    floats = x.float(), columns.float()
+    return [
+        Method("ours", lambda: sign_magnitude(x, groups), reference),
+        Method("int8", lambda: torch._int_mm(x, columns), reference),
+        Method("float32", lambda: floats[0] @ floats[1], reference, ROUNDING),
+    ]

@@ -1,13 +1,16 @@
-"""The look-up product alone: codes and an int8 table in, sums out."""
+"""The parts of a table layer alone: encoding, and the look-up product of codes and a table."""
 
 from __future__ import annotations
+
+import copy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from halut.bench import inputs
+from halut.bench.cpu.layer import forced
 from halut.bench.inputs import generator
-from halut.bench.layer import forced
 from halut.bench.method import Method
 from halut.bench.suites import Case
 from halut.ops import accumulate, cpu, pack_table
@@ -19,7 +22,23 @@ ONE_HOT = 1 << 29
 """Multiply-adds N * C * K * M up to which the one-hot product is timed."""
 
 
-def methods(case: Case) -> list[Method]:
+def encode_methods(case: Case, device: str = "cpu") -> list[Method]:
+    """Ours from contiguous and channels_last inputs, and by torch's own operators."""
+    layer = copy.deepcopy(inputs.learned_layer(case)).requires_grad_(False).to(device)
+    x = inputs.activations(case).to(device)
+
+    slow = forced("torch", lambda: layer.codes(x))
+    reference = slow()
+    found = [Method("ours", lambda: layer.codes(x), reference)]
+    if x.ndim == 4:
+        by_pixel = x.contiguous(memory_format=torch.channels_last)
+        found.append(Method("ours_channels_last", lambda: layer.codes(by_pixel), reference))
+    if dispatch.implementations(device)["tree_encode"] != "torch":
+        found.append(Method("ours_torch", slow, reference))
+    return found
+
+
+def lookup_methods(case: Case) -> list[Method]:
     """Ours in int8; embedding_bag, gather and one-hot products in floats."""
     N, C, M, K = (case.shape[key] for key in ("N", "C", "M", "K"))
     drawn = generator(case)

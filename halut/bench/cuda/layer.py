@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halut.bench import inputs
-from halut.bench.cuda_products import int8_product
-from halut.bench.floors import work
-from halut.bench.layer import forced, in_int8
+from halut.bench.cpu.layer import forced, in_int8
+from halut.bench.cuda.floors import work
+from halut.bench.cuda.precision import in_tf32
+from halut.bench.cuda.products import int8_product
 from halut.bench.method import Method
-from halut.bench.precision import in_tf32
 from halut.bench.suites import Case
 from halut.inference.table_layers import packed
 

@@ -9,9 +9,7 @@ from torch import nn
 from halut.configs import TableConfig
 from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.layers.base import LUTLayer, codebooks
-from halut.layers.conv import LUTConv2d
-from halut.layers.linear import LUTLinear
+from halut.layers.lut import LUTConv2d, LUTLayer, LUTLinear, codebooks
 from halut.ops.blocks import Blocks
 from halut.sites.attention import KIND
 from halut.sites.find import Site

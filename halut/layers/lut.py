@@ -1,4 +1,4 @@
-"""The layer of the table family: encode, look up, add; trained straight through.
+"""The layers of the table family: encode, look up, add; trained straight through.
 
 Bit operations follow one rule in every layer: a multiply-add of a b1-bit by a b2-bit factor counts
 b1 b2 (as in van Baalen et al., Bayesian Bits, 2020), an add or a compare of b-bit operands b, and a
@@ -20,8 +20,9 @@ from halut.encoders import Encoder, LookupTable, as_answer, encoders, shared_pro
 from halut.errors import HalutError
 from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
-from halut.ops import ConvGeometry, accumulate
+from halut.ops import ConvGeometry, accumulate, identity_gradient
 from halut.ops.blocks import Blocks
+from halut.ops.epilogue import as_map
 from halut.ops.power_of_two import normalized_mse, unit_of
 from halut.ops.table_quantization import (
     QuantizedTable,
@@ -420,3 +421,40 @@ def code_usage(codes: Tensor, K: int) -> tuple[float, int]:
 
 def _power(hard: Tensor, lut: Tensor) -> Tensor:
     return torch.einsum("ngck,gckm->ngm", hard, lut).square().sum().clamp_min(1e-30)
+
+
+class LUTLinear(LUTLayer):
+    """x [..., D] -> [..., M]; see LUTLayer."""
+
+    def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
+        return self.encoder.in_units(x.reshape(-1, self.site.D)), None
+
+    def shaped(self, y: Tensor, x: Tensor) -> Tensor:
+        return y.view(*x.shape[:-1], self.site.M)
+
+    def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
+        return identity_gradient(y, x, self.weight, None, share)
+
+
+class LUTConv2d(LUTLayer):
+    """x [B, C_in, H, W] -> [B, M, OH, OW]; groups, depthwise, stride, dilation, padding.
+
+    The rows are the im2col rows, channel-major, which an encoder with its own operator reads from
+    the map in place.
+    See LUTLayer.
+    """
+
+    def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
+        geometry = self.site.geometry
+        assert geometry is not None
+        return self.encoder.in_units(x), geometry.on(x) if geometry.same else geometry
+
+    def shaped(self, y: Tensor, x: Tensor) -> Tensor:
+        assert self.site.geometry is not None
+        return as_map(y, x, self.site.geometry)
+
+    def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
+        assert self.site.geometry is not None
+        geometry = self.site.geometry.on(x)
+        weight = self.weight.view(self.site.M, -1, *geometry.kernel_size)
+        return identity_gradient(y, x, weight, geometry, share)

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from halut.bench import cuda_methods, floors, inputs, machine, result_tables
-from halut.bench.cuda_timing import (
+from halut.bench import inputs, machine, result_tables
+from halut.bench.cuda import floors, methods
+from halut.bench.cuda.floors import Ceilings
+from halut.bench.cuda.precision import use_tf32
+from halut.bench.cuda.timing import (
     Capture,
     Clock,
     bounded,
@@ -21,10 +24,8 @@ from halut.bench.cuda_timing import (
     interleaved,
     replayed,
 )
-from halut.bench.floors import Ceilings
 from halut.bench.measure import Settings, result
 from halut.bench.method import WrongAnswer
-from halut.bench.precision import use_tf32
 from halut.bench.suites import Case, chosen
 from halut.errors import HalutError
 from halut.io import write_json
@@ -60,7 +61,7 @@ def measure(
             failures.append(_reason(case, error))
             print(f"failed: {failures[-1]}", file=sys.stderr, flush=True)
         finally:
-            cuda_methods.release(device)
+            methods.release(device)
         save(results, failures)
     return results, failures
 
@@ -74,7 +75,7 @@ def time_case(
     capture: Capture | None,
 ) -> list[dict[str, Any]]:
     """Check all methods of a case, time them by events, and quick ones by their graphs' replay."""
-    found = cuda_methods.methods(case, device)
+    found = methods.methods(case, device)
     errors = {method.name: method.check(case.name) for method in found}
     runs = {method.name: method.run for method in found}
     again: dict[str, float] = {}
@@ -98,8 +99,8 @@ def time_case(
 
 def selected(settings: Settings) -> list[Case]:
     """The cases of these settings. Raises HalutError on names nobody knows."""
-    found = cuda_methods.cases(settings.models, settings.size, settings.quick)
-    return chosen(found, settings.only, cuda_methods.suites())
+    found = methods.cases(settings.models, settings.size, settings.quick)
+    return chosen(found, settings.only, methods.suites())
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

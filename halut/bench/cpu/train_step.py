@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from halut.bench import inputs
-from halut.bench.layer import forced
+from halut.bench.cpu.layer import forced
+from halut.bench.cpu.table_parts import one_hot_product
 from halut.bench.method import Method
-from halut.bench.products import one_hot_product
 from halut.bench.suites import Case
 from halut.encoders.tree import TreeEncoder, leaf_assignment
 from halut.layers import LUTLayer

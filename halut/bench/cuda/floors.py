@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halut.bench.cuda_timing import Clock, interleaved
-from halut.bench.precision import in_tf32
+from halut.bench.cuda.precision import in_tf32
+from halut.bench.cuda.timing import Clock, interleaved
 
 COPY_BYTES = 1 << 30
 """Bytes copied within the device to measure its bandwidth."""

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halut.bench import cuda_layer, encode, inputs, network, train_step
-from halut.bench.cuda_products import V, products
-from halut.bench.floors import work
-from halut.bench.layer import forced
+from halut.bench import inputs, network
+from halut.bench.cpu import train_step
+from halut.bench.cpu.layer import forced
+from halut.bench.cpu.table_parts import encode_methods
+from halut.bench.cuda import layer
+from halut.bench.cuda.floors import work
+from halut.bench.cuda.precision import in_tf32
+from halut.bench.cuda.products import V, products
 from halut.bench.method import Method
-from halut.bench.precision import in_tf32
 from halut.bench.suites import RESNET18, Case, conv, linear, lookups
 from halut.inference import prepare
 
@@ -84,13 +87,13 @@ def methods(case: Case, device: str) -> list[Method]:
         if case.op == "encode":
             return encoding(case, device)
         if case.op == "layer":
-            return cuda_layer.methods(case, device)
+            return layer.methods(case, device)
         return products(case, device) if case.op == "accumulate" else whole(case, device)
 
 
 def encoding(case: Case, device: str) -> list[Method]:
-    """The methods of encode.py: every input is read, every code written."""
-    found, x = encode.methods(case, device), inputs.activations(case)
+    """`encode_methods` on the device: every input is read, every code written."""
+    found, x = encode_methods(case, device), inputs.activations(case)
     for method in found:
         assert method.reference is not None
         method.notes.update(work(x, method.reference))

@@ -1,0 +1,1 @@
+"""What is timed on a CPU, beside what: a file for every kind of operation."""

@@ -1,0 +1,1 @@
+"""`halut bench --device cuda`: clocks, ceilings and methods of a GPU."""
