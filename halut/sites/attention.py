@@ -133,7 +133,16 @@ class _Exposed:
             raise HalutError("attention with a mask has no products that can be replaced")
         return super().forward(x, *args, **named)  # type: ignore[misc]
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """As an empty one of timm's class, and its state: no name leads to a class made here."""
+        return _empty, (type(self).__bases__[1],), vars(self)
+
 
 @functools.cache
 def _exposed(kind: type[nn.Module]) -> type[nn.Module]:
     return type(f"Exposed{kind.__name__}", (_Exposed, kind), {})
+
+
+def _empty(kind: type[nn.Module]) -> nn.Module:
+    exposed: Any = _exposed(kind)  # type: ignore[arg-type]
+    return exposed.__new__(exposed)
