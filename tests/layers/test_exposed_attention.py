@@ -10,6 +10,7 @@ import torch
 from timm.layers.attention import Attention, AttentionRope
 from torch import Tensor, nn
 
+import halut
 from halut.errors import HalutError
 from halut.replace import swap
 from halut.replace.policy import Rule, resolve
@@ -166,6 +167,15 @@ def test_another_forward_is_left_alone_and_told_of(forward, reason):
     assert name == "0"
     assert told.startswith(reason)
     assert "\n" not in told
+
+
+def test_the_plan_tells_which_attention_stays_and_why():
+    network = Masked().eval()
+    network.attn = shaped(forward=drifted)(8, num_heads=2)
+    rules = [halut.Rule(kind="attention", operator="integer"), ("head", halut.Integer())]
+    plan = halut.replace_(network, calibration=[tokens()], rules=rules)
+    assert [entry.site.name for entry in plan.replaced] == ["head"]
+    assert "this timm's Attention computes otherwise" in plan.unsupported["attn"]
 
 
 def test_what_lacks_an_attribute_is_left_alone_and_told_of():
