@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): 60,000 color images of 32x32, binary version.
 
-Only the binary version is read: the Python version of the archives holds pickles, which can run
-code when they are loaded.
+Only the binary version is read: the Python version of the archives, the only one that torchvision
+reads, holds pickles, which can run code when they are loaded.
 """
 
 from __future__ import annotations

@@ -104,7 +104,11 @@ def read_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def read_idx(path: Path, dims: int) -> Tensor:
-    """An IDX file of unsigned bytes, gzipped or not, with `dims` dimensions."""
+    """An IDX file of unsigned bytes, gzipped or not, with `dims` dimensions.
+
+    Own, as torchvision's reader opens no gzipped files, which Debian's package and the download
+    hold, and meets damaged ones with assertions that name no file. The bytes are the same.
+    """
     roots.check_readable(PLACE, path)
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

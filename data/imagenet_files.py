@@ -10,6 +10,10 @@
    (one WNID a line, the first is ID 1) says which WNID an ID is. IDs are not in the order of the
    sorted WNIDs, so one of the two is needed.
 
+Not by torchvision's ImageFolder or timm's create_dataset: both number the classes otherwise (hidden
+folders among them; timm puts n2 before n10) and take in hidden files and those of deeper folders;
+torchvision's ImageNet needs the devkit's archive and val/ in class folders. None reads flat ones.
+
 The lists are looked for in the root, in `val/`, in the devkit's `data/` folder below the root, and
 in Kaggle's top folder above it.
 """

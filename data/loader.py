@@ -71,6 +71,9 @@ class TrainLoader(BatchLoader):
     matters for a checkpoint written in the middle of a step, by a signal.
 
     Lightning keeps its own count of batches over a restart, so `len` stays the whole epoch's.
+
+    Not torchdata's StatefulDataLoader: its state is that of one rank and of as many workers as
+    wrote it, and counts what was handed out. Here any number of either goes on, from one place.
     """
 
     def __init__(

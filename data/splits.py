@@ -1,4 +1,8 @@
-"""Which samples go where: stratified splits and class-balanced subsets, by seed."""
+"""Which samples go where: stratified splits and class-balanced subsets, by seed.
+
+Not by scikit-learn's train_test_split(stratify=): it draws other positions of the same seed, so
+that figures of earlier runs would stand for other images, and may hold out none of a small class.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from halut.replace.liveness import prove
 from halut.replace.policy import Rule, laid_over, resolve, simple_rules
 from halut.replace.schedule import CALIBRATE
 from halut.replace.sharing import same_inputs, with_sharing
-from halut.sites.attention import KIND, expose_attention
+from halut.sites.attention import KIND, expose_attention, unexposed
 from halut.sites.calibration import capture
 from halut.sites.calls import Batches, Call, example_call, first_call, is_loop
 from halut.sites.find import Site, Unsupported, find_sites
@@ -96,10 +96,13 @@ def replace_(
     if not is_loop(calibration) and iter(calibration) is calibration:  # type: ignore[arg-type]
         calibration = list(calibration)
     own = [_rule(rule, config) for rule in rules]
-    if any(rule.kind == KIND for rule in own):
+    wants_attention = any(rule.kind == KIND for rule in own)
+    if wants_attention:
         expose_attention(network)
     example = first_call(network, calibration).to(_device(network))
     sites, unsupported = _sites(network, example)
+    if wants_attention:
+        unsupported += [Unsupported(name, why) for name, why in unexposed(network).items()]
     if not sites:
         why = "; ".join(f"{u.name or 'the network'}: {u.reason}" for u in unsupported[:8])
         raise HalutError(f"the network has no layer that can be replaced ({why or 'none at all'})")

@@ -1,4 +1,9 @@
-"""The console command `halut`: train, evaluate, table, bench, scaling, env."""
+"""The console command `halut`: train, evaluate, table, bench, scaling, env.
+
+A verb gets its arguments as they stand, as most have a parser of their own: argparse's subparsers
+refuse `halut train --cfg job` and `-m`, for REMAINDER takes no option in front, and Hydra reads
+sys.argv alone.
+"""
 
 from __future__ import annotations
 

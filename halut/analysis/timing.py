@@ -1,4 +1,8 @@
-"""Times of several methods taken in turns, so that a busy machine slows all of them alike."""
+"""Times of several methods taken in turns, so that a busy machine slows all of them alike.
+
+torch.utils.benchmark.Timer measures one statement to its end before the next: whatever the machine
+does meanwhile would count against one method alone.
+"""
 
 from __future__ import annotations
 

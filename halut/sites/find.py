@@ -174,7 +174,8 @@ def find_sites(
         elif name not in trace.rows and name in read:
             reason = "its weight is read without calling it, as torch's fused paths do"
         elif name not in trace.rows:
-            reason = "not called in a forward pass"
+            mask = isinstance(module, AttentionProducts)
+            reason = f"not called in a forward pass{', or with a mask' if mask else ''}"
         elif name == "":
             reason = "it is the whole network, which has no place to be replaced in"
         elif not reason and name in read:

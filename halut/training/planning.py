@@ -15,8 +15,8 @@ from halut.replace import schedule
 from halut.replace.policy import Rule, resolve, simple_rules
 from halut.replace.schedule import Stage
 from halut.replace.sharing import same_inputs, with_sharing
-from halut.sites.attention import KIND, expose_attention
-from halut.sites.find import find_sites
+from halut.sites.attention import KIND, expose_attention, unexposed
+from halut.sites.find import Unsupported, find_sites
 from halut.sites.plan import Plan
 from halut.training.config.needs import untrained_base
 from halut.training.config.run_config import ScheduleConfig, TrainConfig
@@ -36,9 +36,12 @@ def make_plan(config: TrainConfig, network: nn.Module, data: Any) -> Plan:
     check_roles("schedule.lr", config.schedule.lr)
     check_roles("schedule.freeze", config.schedule.freeze)
     example = torch.zeros(1, *data.input_shape)
-    if _wants_attention(config):
+    wants_attention = _wants_attention(config)
+    if wants_attention:
         expose_attention(network)
     sites, unsupported = find_sites(network, example)
+    if wants_attention:
+        unsupported += [Unsupported(name, why) for name, why in unexposed(network).items()]
     for layer in unsupported:
         log.info("%s stays exact: %s", layer.name or "the network", layer.reason)
     model = {

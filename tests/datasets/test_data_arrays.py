@@ -12,6 +12,7 @@ import torch
 
 from halut import data
 from halut.data.arrays import ImageConfig, crop_flip
+from halut.data.fashion_mnist import read_split
 from halut.data.randomness import fold, integers, uniforms
 from halut.data.samples import Request, Samples, Split
 from halut.errors import HalutError
@@ -111,6 +112,18 @@ def test_fashion_mnist_in_torchvisions_folder(tmp_path, packed):
     write_fashion_mnist(tmp_path / "FashionMNIST/raw", packed=packed)
     module = module_of("fashion_mnist", tmp_path)
     assert [len(module.splits[split]) for split in ("train", "val", "test")] == [180, 20, 50]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_idx_files_are_read_as_by_torchvision(tmp_path, packed):
+    mnist = pytest.importorskip("torchvision.datasets.mnist")
+    write_fashion_mnist(tmp_path / "ours", packed=packed)
+    write_fashion_mnist(tmp_path / "theirs", packed=False)
+    for split, name in (("train", "train"), ("test", "t10k")):
+        images, labels = read_split(tmp_path / "ours", split)
+        file = str(tmp_path / "theirs" / name)
+        assert images[:, 0].equal(mnist.read_image_file(f"{file}-images-idx3-ubyte"))
+        assert labels.equal(mnist.read_label_file(f"{file}-labels-idx1-ubyte"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "shape", "magic"])

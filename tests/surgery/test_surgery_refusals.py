@@ -9,7 +9,7 @@ from torch import nn
 
 from halut.errors import HalutError
 from halut.replace import swap
-from halut.sites.operator import Exact
+from halut.sites.operator import ExactOperator
 from halut.sites.plan import Plan
 from tests.surgery.zoo import Zoo, plan_of
 
@@ -63,14 +63,14 @@ def test_a_place_that_is_no_matrix_product(zoo, x):
 
 def test_an_operator_that_refuses_late_changes_nothing(zoo, x, monkeypatch):
     plan, before = plan_of(zoo, x[:1]), swap.digest(zoo)
-    build = Exact.build
+    build = ExactOperator.build
 
     def refuse(self, site, source=None):
         if site.name == "head":
             raise HalutError("not here")
         return build(self, site, source)
 
-    monkeypatch.setattr(Exact, "build", refuse)
+    monkeypatch.setattr(ExactOperator, "build", refuse)
     with pytest.raises(HalutError, match="not here"):
         swap.apply(zoo, plan)
     unchanged(zoo, before)

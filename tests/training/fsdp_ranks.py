@@ -173,6 +173,18 @@ def stopped(network: nn.Module, folder: Path, step: int) -> None:
         fitting.LayerFigures = original
 
 
+def number(path: Path) -> None:
+    """Make the checkpoint what version 0.1 wrote: places in the groups stand for parameters."""
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = checkpoint["optimizer_states"]
+    names = [name for group in state["param_groups"] for name in group["params"]]
+    place = {name: i for i, name in enumerate(names)}
+    state["state"] = {place[name]: values for name, values in state["state"].items()}
+    for group in state["param_groups"]:
+        group["params"] = [place[name] for name in group["params"]]
+    torch.save(checkpoint, path)
+
+
 class Peeking(nn.Module):
     """Reads a layer's weight outside the layer's forward pass."""
 
@@ -198,11 +210,12 @@ def main(folder: Path) -> None:
     stopped(network, folder / "again-fsdp", step=3)
     distributed.barrier()
     if distributed.is_main():
-        for other in ("again-ddp", "alone"):
+        for other in ("again-ddp", "numbered-fsdp", "alone"):
             shutil.copytree(folder / "again-fsdp", folder / other)
+        number(folder / "numbered-fsdp" / "last.ckpt")
     distributed.barrier()
-    for strategy in ("fsdp", "ddp"):
-        fit(network, folder / f"again-{strategy}", strategy, *CASES["all"])
+    for name, strategy in (("again", "fsdp"), ("again", "ddp"), ("numbered", "fsdp")):
+        fit(network, folder / f"{name}-{strategy}", strategy, *CASES["all"])
     try:
         fit(Peeking(), folder / "peeking", "fsdp", PLAIN, SETTINGS)
     except HalutError as error:

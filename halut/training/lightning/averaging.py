@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from halut.training.lightning.sharded_fit import ShardedModule, ShardedStrategy
-from halut.training.parallel.sharding import stored
+from halut.training.parallel.full_state import model_state
 
 
 class AveragedWeights(WeightAveraging):
@@ -40,4 +40,6 @@ class AveragedWeights(WeightAveraging):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        checkpoint["state_dict"] = {k: stored(v) for k, v in checkpoint["state_dict"].items()}
+        if isinstance(pl_module, ShardedModule):
+            assert self._average_model is not None
+            checkpoint["state_dict"] = model_state(self._average_model.module)

@@ -18,6 +18,7 @@ from halut.training.config.run_config import LossConfig
 from halut.training.lightning.losses import Features, Reconstruction, distillation, feature_loss
 from halut.training.lightning.optim import make_optimizer, make_schedule
 from halut.training.parallel.distributed import share_buffers
+from halut.training.parallel.full_state import load_optimizer_state, optimizer_state
 
 
 @dataclass
@@ -58,6 +59,7 @@ class StageModule(L.LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
         self._teacher = (teacher,) if teacher is not None else ()  # a tuple: not a submodule
         self._reconstruction = Reconstruction(network) if recipe.loss.reconstruction else None
+        self._saved_optimizers: list[Any] | None = None
         self._features: tuple[Features, Features] | None = None
         if teacher is not None and recipe.loss.features and recipe.feature_blocks:
             names = recipe.feature_blocks
@@ -74,6 +76,10 @@ class StageModule(L.LightningModule):
     def on_fit_start(self) -> None:
         for teacher in self._teacher:
             teacher.to(self.device).eval().requires_grad_(False)
+        if self._saved_optimizers is not None:
+            (state,) = self._saved_optimizers
+            load_optimizer_state(self.network, self.trainer.optimizers[0], state)
+            self._saved_optimizers = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed = hash((self.recipe.seed, self.global_step, batch_idx, self.global_rank))
@@ -129,6 +135,15 @@ class StageModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Optimizer states go by name; Lightning's are numbered, and of shards each rank's own."""
+        optimizer = self.trainer.optimizers[0]
+        checkpoint["optimizer_states"] = [optimizer_state(self.network, optimizer)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """`on_fit_start` loads them, when there is an optimizer; to Lightning none are left."""
+        self._saved_optimizers, checkpoint["optimizer_states"] = checkpoint["optimizer_states"], []
 
     def teardown(self, stage: str) -> None:
         """Take the hooks off: the network goes on into the next stage without them."""

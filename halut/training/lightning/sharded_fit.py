@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy
@@ -17,6 +16,7 @@ from halut.errors import HalutError
 from halut.training.lightning.module import Recipe, StageModule
 from halut.training.parallel import sharding
 from halut.training.parallel.distributed import share_buffers
+from halut.training.parallel.full_state import model_state
 
 
 class ShardedModule(StageModule):
@@ -56,6 +56,10 @@ class ShardedModule(StageModule):
         one_kind(configured["optimizer"])  # type: ignore[index, call-overload, arg-type]
         return configured
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        one_kind(self.trainer.optimizers[0])  # a checkpoint's groups need not be
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         sharding.average(parameters(optimizer))
 
@@ -84,10 +88,9 @@ class ShardedModule(StageModule):
 class ShardedStrategy(DDPStrategy):
     """Lightning's ranks as for ddp, but with the module's network in shards instead of wrapped.
 
-    Lightning's own strategies for this write checkpoints in which optimizer states are numbered
-    otherwise than everywhere else, and make new process groups for every fit. Here the checkpoint
-    is that of one process: any strategy and any number of ranks continues from it. It is read
-    before the network is sharded, optimizer states after.
+    Lightning's own, FSDPStrategy and ModelParallelStrategy, make new process groups for every fit
+    and shard before a checkpoint is read, of which each rank then needs its part. Here weights are
+    read whole, before the network is sharded, and optimizer states after.
     """
 
     mesh: DeviceMesh
@@ -103,19 +106,8 @@ class ShardedStrategy(DDPStrategy):
         super().model_to_device()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return {k: sharding.stored(v) for k, v in super().lightning_module_state_dict().items()}
-
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return _each(super().optimizer_state(optimizer), lambda i, v: sharding.stored(v))
-
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        states = []
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            own = parameters(optimizer)
-            states.append(_each(state, lambda i, v, own=own: sharding.part(v, own[i])))
-        super().load_optimizer_state_dict({"optimizer_states": states})
-        for optimizer in self.optimizers:
-            one_kind(optimizer)
+        assert self.lightning_module is not None
+        return model_state(self.lightning_module)
 
     def teardown(self) -> None:
         self.optimizers = []
@@ -135,12 +127,3 @@ def one_kind(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         kinds = {isinstance(p, DTensor) for p in group["params"]}
         group["foreach"] = False if len(kinds) > 1 else None
-
-
-def _each(state: dict[str, Any], change: Any) -> dict[str, Any]:
-    """An optimizer's state with `change(parameter's index, tensor)` for every tensor in it."""
-    changed = {
-        index: {k: change(index, v) if isinstance(v, Tensor) else v for k, v in values.items()}
-        for index, values in state["state"].items()
-    }
-    return {**state, "state": changed}

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
 LEAST = 2**18
 """Parameters worth a gathering of their own; fewer are gathered with the rest."""
@@ -104,22 +104,13 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def stored(value: Any) -> Any:
-    """What a checkpoint holds of a value: all of a sharded tensor, on the CPU."""
-    return whole(value).cpu() if isinstance(value, DTensor) else value
-
-
-def part(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, sharded as `like` is; the tensor if that is whole."""
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
-        return tensor
-    moved = tensor.to(like.device)
-    return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None).clone()
-
-
 @torch.no_grad()
 def gather(sharded: nn.Module, network: nn.Module) -> None:
-    """Copy parameters and buffers of `sharded` into `network`, which it was a copy of."""
+    """Copy parameters and buffers of `sharded` into `network`, which it was a copy of.
+
+    One by one: torch's get_model_state_dict holds all of them on each device at once, or on rank 0
+    alone, while every rank measures, and leaves out buffers that are not persistent.
+    """
     for (name, source), (other, target) in zip(_state(sharded), _state(network), strict=True):
         assert name == other
         target.copy_(whole(source))
@@ -129,6 +120,7 @@ def gather(sharded: nn.Module, network: nn.Module) -> None:
 def average(parameters: Iterable[nn.Parameter]) -> None:
     """Average over the ranks the gradients of those parameters that are not sharded.
 
+    `fully_shard` leaves alone what it is told to ignore, and DDP takes no network in shards.
     A parameter without a gradient on every rank stays without, on some it counts as zero.
     """
     kept = [p for p in parameters if not isinstance(p, DTensor)]
@@ -148,15 +140,17 @@ def average(parameters: Iterable[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def clip_norm(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """torch.nn.utils.clip_grad_norm_ where some gradients are shards; returns the norm of all."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    parts = [g.to_local() for g in gradients if isinstance(g, DTensor)]
-    kept = [g for g in gradients if not isinstance(g, DTensor)]
-    device = (parts or kept)[0].device
-    square = nn.utils.get_total_norm(parts).to(device).square()
-    dist.all_reduce(square)
-    norm = (square + nn.utils.get_total_norm(kept).to(device).square()).sqrt()
-    torch._foreach_mul_(parts + kept, (most / (norm + 1e-6)).clamp(max=1.0))
+    """torch.nn.utils.clip_grad_norm_ in two halves: it takes shards or whole tensors, not both.
+
+    Returns the norm of all gradients.
+    """
+    stepped = [p for p in parameters if p.grad is not None]
+    halves = [[p for p in stepped if isinstance(p, DTensor) is parted] for parted in (True, False)]
+    gradients = [[p.grad for p in half if p.grad is not None] for half in halves]
+    norms = [whole(nn.utils.get_total_norm(half)).to(stepped[0].device) for half in gradients]
+    norm = torch.stack(norms).norm()
+    for half in halves:
+        nn.utils.clip_grads_with_norm_(half, most, norm)
     return norm
 
 
