@@ -26,9 +26,14 @@ def option(
     *,
     choices: Sequence[str] = (),
     needs: Needs | None = None,
+    names: Callable[[], Sequence[str]] | None = None,
 ) -> Any:
-    """A dataclass field with its text; a list, a dict or a class as default is made anew."""
-    metadata = {"help": text, "choices": tuple(choices), "needs": needs}
+    """A dataclass field with its text; a list, a dict or a class as default is made anew.
+
+    `choices` are all there are; `names`, where other packages have too many for a line, gives
+    lines that list them, which `--help GROUP` shows.
+    """
+    metadata = {"help": text, "choices": tuple(choices), "needs": needs, "names": names}
     if isinstance(default, list | dict):
         kept = default
         return dataclasses.field(default_factory=lambda: kept.copy(), metadata=metadata)

@@ -30,13 +30,14 @@ def base_recipe(base: BaseConfig, seed: int) -> Recipe:
         loss=LossConfig(label_smoothing=base.label_smoothing, distill=0.0),
         warmup=base.warmup,
         seed=seed,
+        optimizer_options=dict(base.optimizer_options),
     )
 
 
 def cache_key(config: dict[str, Any], samples: dict[str, str]) -> str:
     """Hash of all that decides the base weights; `samples` are the digests of the data's splits."""
     data = {k: v for k, v in config["data"].items() if k not in ("root", "workers", "download")}
-    base = {k: v for k, v in config["base"].items() if k != "cache"}
+    base = {k: v for k, v in config["base"].items() if k != "cache" and v != {}}
     used = ("precision", "accumulate", "clip", "limit_train_batches", "channels_last")
     trainer = {k: config["trainer"][k] for k in used}
     data["samples"] = samples  # another folder of the same options is other data

@@ -126,7 +126,7 @@ def fit(
         log_every_n_steps=log_every,
         default_root_dir=folder,
     )
-    recipe = replace(recipe, steps=epochs * steps_per_epoch(data, settings))
+    recipe = replace(recipe, steps=epochs * steps_per_epoch(data, settings), epochs=epochs)
     kind = ShardedModule if sharded else StageModule
     module = kind(network.train(), data.num_classes, recipe, teacher)
     step = 0
