@@ -16,7 +16,12 @@ Needs = Callable[[Any, Any], str | None]
 """(the dataclass of the option, the whole configuration) -> why the option has no effect there,
 and what would make it matter; None: it has one."""
 
-RENAMED = {"halut.parameterisation": "halut.parameterization"}
+RENAMED = {
+    "halut.parameterisation": "halut.parameterization",
+    "trainer.accumulate": "trainer.accumulate_grad_batches",
+    "trainer.clip": "trainer.gradient_clip_val",
+    "trainer.progress": "trainer.enable_progress_bar",
+}
 """Keys of version 0.1 that have another name now. They are read for one version."""
 
 

@@ -257,7 +257,9 @@ def _measured(context: Context) -> dict[str, float]:
     def score(network: nn.Module) -> float:
         return accuracy(network, BatchLoader(part, OrderedBatches(chosen, size, shard=(0, 1))))
 
-    with bar("sensitivity", len(context.plan.replaced), config.trainer.progress) as progress:
+    with bar(
+        "sensitivity", len(context.plan.replaced), config.trainer.enable_progress_bar
+    ) as progress:
         lost = sensitivity(
             context.exact.to(device_of(config.trainer.accelerator)),
             context.plan,

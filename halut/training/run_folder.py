@@ -23,7 +23,7 @@ from halut.option import with_new_names
 from halut.training.cluster import slurm
 from halut.training.lock import LOCK, TAKING
 
-PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "progress")
+PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "enable_progress_bar")
 SAVING = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")
 VOLATILE = (
     ("trainer", (*PLACE, *SAVING)),

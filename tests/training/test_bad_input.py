@@ -59,7 +59,7 @@ def refused(outcome, *words: str) -> None:
         ("+schedule.stages=[{sites: [stack1.conv1]}]", ("no stage replaces stack1.conv2",)),
         ("+optim.lr.tables=1", ("tables",)),
         ("ptq=[8,16]", ("ptq must be auto, none or widths in 2..8", "got a width of 16")),
-        ("optim.name=adamv", ("unknown optim.name 'adamv'", "adamw", "--help optim.name")),
+        ("optim.name=adamv", ("unknown optim.name 'adamv'", "adam, ", "--help optim.name")),
         ("optim.name=lbfgs", ("optim.name=lbfgs", "several times a step")),
         ("optim.name=Muon", ("optim.name=Muon", "2D parameters")),
         ("+optim.options.eps=-1", ("optim.name=adamw", "-1")),
@@ -83,7 +83,7 @@ def refused(outcome, *words: str) -> None:
         ("trainer.precision=16", ("needs a GPU", "32-true, bf16-mixed")),
         ("trainer.accelerator=tpu", ("unknown trainer.accelerator 'tpu'", "auto, cpu, gpu")),
         ("trainer.limit_test_batches=0", ("trainer.limit_test_batches must be at least 1",)),
-        ("trainer.clip=-1", ("trainer.clip must be at least 0",)),
+        ("trainer.gradient_clip_val=-1", ("trainer.gradient_clip_val must be at least 0",)),
         ("trainer.threads=0", ("trainer.threads must be at least 1",)),
     ],
 )

@@ -113,7 +113,7 @@ def fit(
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema))
     callbacks.append(checkpoint)
-    shown = batches_shown(settings.progress)
+    shown = batches_shown(settings.enable_progress_bar)
     sharded = settings.strategy == "fsdp" and world_size() > 1
     trainer = make_trainer(
         settings,
@@ -121,8 +121,8 @@ def fit(
         callbacks,
         strategy=ShardedStrategy() if sharded else None,
         max_epochs=epochs,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=settings.gradient_clip_val,
         log_every_n_steps=log_every,
         default_root_dir=folder,
     )
@@ -167,7 +167,7 @@ def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
     batches = len(data.train_dataloader())
     if settings.limit_train_batches is not None:
         batches = min(batches, settings.limit_train_batches)
-    return -(-batches // settings.accumulate)
+    return -(-batches // settings.accumulate_grad_batches)
 
 
 def evaluated(data: Any, split: str, settings: TrainerConfig) -> int:
@@ -186,7 +186,7 @@ def evaluate(network: nn.Module, data: Any, split: str, settings: TrainerConfig)
     module = StageModule(network, data.num_classes, recipe)
     if split not in ("val", "test"):
         raise HalutError(unknown("split", split, ("val", "test")))
-    with batches_shown(settings.progress) as show, torch.no_grad():
+    with batches_shown(settings.enable_progress_bar) as show, torch.no_grad():
         trainer = make_trainer(settings, None, [TrainerProgress(show)])
         run = trainer.validate if split == "val" else trainer.test
         with interruptible(trainer):
