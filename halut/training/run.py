@@ -37,7 +37,7 @@ from halut.training.lightning.fit import evaluate
 from halut.training.lightning.losses import block_names
 from halut.training.lock import locked
 from halut.training.logging import run_progress
-from halut.training.logging.loggers import make_sinks
+from halut.training.logging.loggers import make_loggers
 from halut.training.logging.metrics import RunLogger
 from halut.training.logging.progress import bar, console, log
 from halut.training.parallel.distributed import (
@@ -116,7 +116,7 @@ def _unfinished(
     if is_main() and not (resuming and (folder.path / "config.yaml").exists()):
         folder.start(plain, yaml)
     on_main(lambda: _record(folder, data))
-    logger = RunLogger(make_sinks(config, plain, folder))
+    logger = RunLogger(make_loggers(config, plain, folder))
     try:
         return _run(config, plain, folder, data, network, plan, logger)
     except Exception as error:
@@ -222,9 +222,7 @@ def _run(
     if is_main():
         try:
             save_bundle(folder.path / "bundle", network, plan, report)
-            for sink in logger.sinks:
-                if hasattr(sink, "log_bundle"):
-                    sink.log_bundle(folder.path / "bundle", report)
+            logger.log_bundle(folder.path / "bundle", report)
             folder.write("report.json", report)
             folder.next_action("nothing: finished")
         finally:

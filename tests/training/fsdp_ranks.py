@@ -70,7 +70,7 @@ CASES: dict[str, tuple[Recipe, TrainerConfig]] = {
 
 @dataclass
 class Figures:
-    """A sink that keeps what it is given."""
+    """A logger that keeps what it is given."""
 
     seen: list[tuple[int, str, float]] = field(default_factory=list)
 

@@ -273,6 +273,14 @@ def in_a_sweep(own: Any, run: Any) -> str | None:
 
 def with_wandb(own: Any, run: Any) -> str | None:
     """What only W&B is told."""
-    if own.name.startswith("wandb"):
+    names = [own.name] if isinstance(own.name, str) else own.name
+    if any(str(name).startswith("wandb") for name in names):
         return None
-    return f"logger={own.name} does not read it; it needs logger=wandb or wandb_offline"
+    return f"logger={','.join(names)} does not read it; it needs logger=wandb or wandb_offline"
+
+
+def with_logger(own: Any, run: Any) -> str | None:
+    """What loggers beside metrics.csv read."""
+    if own.name not in ("csv", ["csv"]):
+        return None
+    return "logger=csv has none; it needs another logger, such as logger=tensorboard"

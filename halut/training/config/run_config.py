@@ -20,6 +20,7 @@ from halut.training.config.sweep_config import SweepConfig
 from halut.training.config.trainer_config import TrainerConfig, check_trainer
 from halut.training.lightning.lr_schedules import check_schedule
 from halut.training.lightning.optimizers import check_optimizer
+from halut.training.logging.lightning_loggers import check_loggers
 
 
 @dataclass
@@ -235,7 +236,13 @@ class CaptureConfig:
 class LoggerConfig:
     """Where figures go; metrics.csv is always written."""
 
-    name: str = option("csv", "logger", choices=("csv", "wandb", "wandb_offline"))
+    name: Any = option("csv", "a logger, or several: [wandb,tensorboard]")
+    options: dict[str, Any] = option(
+        {},
+        "further arguments of the logger's class: +logger.options.KEY=VALUE; of several loggers "
+        "+logger.options.NAME.KEY=VALUE",
+        needs=needs.with_logger,
+    )
     every: int = option(20, "optimizer steps between figures", needs=while_training)
     project: str = option("halut", "W&B project", needs=needs.with_wandb)
     entity: str | None = option(None, "W&B entity; null: your own", needs=needs.with_wandb)
@@ -262,7 +269,9 @@ class TrainConfig:
     policy: PolicyConfig = option(PolicyConfig, "which layers", needs=needs.without_plan)
     schedule: ScheduleConfig = option(ScheduleConfig, "when, and how long each stage trains")
     trainer: TrainerConfig = option(TrainerConfig, "devices, precision, checkpoints")
-    logger: LoggerConfig = option(LoggerConfig, "where figures go")
+    logger: LoggerConfig = option(
+        LoggerConfig, "where figures go; to several: logger.name=[wandb,tensorboard]"
+    )
     debug: DebugConfig = option(DebugConfig, "what helps to find a fault")
     optim: OptimConfig = option(
         OptimConfig, "optimizer of the stages", needs=needs.while_stages_train
@@ -318,6 +327,7 @@ def check_optimizers(config: TrainConfig) -> None:
 def check(config: TrainConfig) -> None:
     """Raise HalutError on values that no schema can refuse."""
     check_choices(config)
+    check_loggers(config.logger.name, config.logger.options)
     check_optimizers(config)
     check_operators(config)
     check_choice(config.ptq)
