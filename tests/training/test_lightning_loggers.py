@@ -9,12 +9,8 @@ from pathlib import Path
 import pytest
 
 from halut.errors import HalutError
-from halut.training.logging.lightning_loggers import (
-    LightningLogger,
-    check_loggers,
-    names_of,
-    options_by_name,
-)
+from halut.training.logging.lightning_logger import LightningLogger
+from halut.training.logging.logger_names import check_loggers, names_of, options_by_name
 from halut.training.logging.metrics import MetricsCsv, RunLogger
 from halut.training.run_folder import RunFolder
 
@@ -109,7 +105,7 @@ def test_mlflow_has_every_step_once_over_stages_and_the_resume(tmp_path, monkeyp
     two_stages_and_a_resume(tmp_path / "run", "mlflow")
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient((tmp_path / "run" / "mlruns").as_uri())
+    client = MlflowClient(f"sqlite:///{tmp_path}/run/mlflow.db")
     experiment = client.get_experiment_by_name("halut")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
@@ -165,7 +161,7 @@ def test_metrics_csv_that_fails_ends_the_run(tmp_path):
 def test_a_logger_that_cannot_be_made_is_one_line(tmp_path):
     pytest.importorskip("tensorboard")
     (tmp_path / "file").write_text("")
-    with pytest.raises(HalutError, match="^logger=tensorboard: [^\n]+$"):
+    with pytest.raises(HalutError, match=r"^logger=tensorboard: [^\n]+$"):
         begun(tmp_path / "run", "tensorboard", save_dir=str(tmp_path / "file"))
 
 

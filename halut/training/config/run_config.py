@@ -20,7 +20,7 @@ from halut.training.config.sweep_config import SweepConfig
 from halut.training.config.trainer_config import TrainerConfig, check_trainer
 from halut.training.lightning.lr_schedules import check_schedule
 from halut.training.lightning.optimizers import check_optimizer
-from halut.training.logging.lightning_loggers import check_loggers
+from halut.training.logging.logger_names import check_loggers
 
 
 @dataclass

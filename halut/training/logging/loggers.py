@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from halut.training.config.run_config import TrainConfig
-from halut.training.logging.lightning_loggers import LightningLogger, names_of, options_by_name
+from halut.training.logging.lightning_logger import LightningLogger
+from halut.training.logging.logger_names import names_of, options_by_name
 from halut.training.logging.metrics import MetricsCsv, StageLogger
 from halut.training.parallel.distributed import is_main
 from halut.training.run_folder import RunFolder
