@@ -33,6 +33,10 @@ def _defaults(name: str, path: Path) -> dict[str, Any]:
     return {"root_dir": str(path)} if name == "lit" else {}
 
 
+CHATTY = ("lightning.pytorch.loggers.mlflow", "mlflow.store.db.utils")
+"""Python loggers that tell of every experiment and database that is made."""
+
+
 class LightningLogger:
     """One of Lightning's loggers, given the steps of the whole run; `options` are its arguments.
 
@@ -52,7 +56,8 @@ class LightningLogger:
         arguments = {**_defaults(name, folder.path), **options}
         if known is not None and name in IDENTITY:
             arguments.setdefault(IDENTITY[name], known)
-        logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
+        for chatty in CHATTY:
+            logging.getLogger(chatty).setLevel(logging.ERROR)
         folder.path.mkdir(parents=True, exist_ok=True)
         try:
             self.logger = logger_class(name)(**arguments)
