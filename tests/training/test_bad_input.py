@@ -65,6 +65,7 @@ def refused(outcome, *words: str) -> None:
         ("+optim.options.eps=-1", ("optim.name=adamw", "-1")),
         ("+optim.options.beta=0.9", ("optim.options.beta", "betas, eps")),
         ("+base.optimizer_options.lr=1", ("base.optimizer_options.lr", "betas, eps")),
+        ("optim.options.eps=1", ("write +optim.options.eps=VALUE",)),
         ("optim.schedule=cosin", ("unknown optim.schedule 'cosin'", "cosine")),
         ("optim.schedule=plateau", ("ReduceLROnPlateau",)),
         ("optim.schedule=StepLR", ("optim.schedule=StepLR", "step_size")),

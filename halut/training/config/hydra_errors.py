@@ -120,6 +120,9 @@ def unknown_option(key: str, schema: type, program: str) -> str:
     known = set(known_options(schema))
     if key in known:  # of another choice of its group
         return f"unknown option {key}: {owners(key)}"
+    mapping = key.rpartition(".")[0]
+    if mapping in known and mapping.endswith("options"):
+        return f"{key}: {mapping} has what you add to it: write +{key}=VALUE"
     near = nearest(key, sorted(known))
     if near:
         return f"unknown option {key}; did you mean {' or '.join(near)}?"
