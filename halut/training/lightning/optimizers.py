@@ -153,23 +153,20 @@ def check_optimizer(
 ) -> torch.optim.Optimizer:
     """Raise HalutError, naming the option, if a fit cannot train with this optimizer.
 
-    It takes a step on parameters as networks have them, of 1, 2 and 4 dimensions, and is returned.
+    It is made for parameters as networks have them, of 1, 2 and 4 dimensions, and returned. No step
+    is taken: torch's optimizers would start CUDA, before the ranks are started.
     """
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((2,), (2, 2), (2, 2, 3, 3))]
     groups = [
         {"params": [parameter], "lr": 1e-3, "weight_decay": 0.0, "role": "rest"}
         for parameter in parameters
     ]
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
     try:
-        optimizer = _made(name, groups, momentum, options, keys)
-        optimizer.step()
+        return _made(name, groups, momentum, options, keys)
     except HalutError:
         raise
     except Exception as error:
         raise HalutError(f"{keys[0]}={name}: {_line(error)}") from error
-    return optimizer
 
 
 def _line(error: BaseException) -> str:
