@@ -16,7 +16,12 @@ Needs = Callable[[Any, Any], str | None]
 """(the dataclass of the option, the whole configuration) -> why the option has no effect there,
 and what would make it matter; None: it has one."""
 
-RENAMED = {"halut.parameterisation": "halut.parameterization"}
+RENAMED = {
+    "halut.parameterisation": "halut.parameterization",
+    "trainer.accumulate": "trainer.accumulate_grad_batches",
+    "trainer.clip": "trainer.gradient_clip_val",
+    "trainer.progress": "trainer.enable_progress_bar",
+}
 """Keys of version 0.1 that have another name now. They are read for one version."""
 
 
@@ -26,10 +31,15 @@ def option(
     *,
     choices: Sequence[str] = (),
     needs: Needs | None = None,
+    names: Callable[[], Sequence[str]] | None = None,
 ) -> Any:
     """A dataclass field with its text; a list, a dict, or what a class or function makes, as its
-    default is made anew."""
-    metadata = {"help": text, "choices": tuple(choices), "needs": needs}
+    default is made anew.
+
+    `choices` are all there are; `names`, where other packages have too many for a line, gives
+    lines that list them, which `--help GROUP` shows.
+    """
+    metadata = {"help": text, "choices": tuple(choices), "needs": needs, "names": names}
     if isinstance(default, list | dict):
         kept = default
         return dataclasses.field(default_factory=lambda: kept.copy(), metadata=metadata)

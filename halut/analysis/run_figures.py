@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 from halut.analysis.network_cost import operations
 from halut.errors import HalutError
 from halut.io import read_json, reading
+from halut.option import with_new_names
 
 ERROR = "error.json"
 """Why the last attempt at a run failed; removed when another gets under way."""
@@ -106,7 +107,7 @@ def read_run(path: Path) -> RunRecord:
         failure, config = _read(path / ERROR), _read(path / "config.json")
         config = config or _mapping((failure or {}).get("config"))
         shown = _mapping(config.pop("sweep", None))
-        plain = dict(flat(config))
+        plain = dict(flat(with_new_names(config)))
         if failure is not None:
             told = " ".join(str(failure.get("error", "it is not said why")).split())
             return RunRecord(path, FAILED, plain, shown, {}, error=told)

@@ -28,7 +28,7 @@ SCHEMA = 1
 SEED = "seed"
 WHERE = (
     *("run_dir", "logger.", "debug.", "data.root", "data.workers", "data.download", "base.cache"),
-    *("trainer.threads", "trainer.progress", "trainer.checkpoint_", "trainer.requeue"),
+    *("trainer.threads", "trainer.enable_progress_bar", "trainer.checkpoint_", "trainer.requeue"),
     *("trainer.max_requeues",),
 )
 """Keys that say where and how a run is kept: no axis."""

@@ -129,7 +129,7 @@ def captured(
     settings = context.config.capture
     shard = (0, 1) if alone else (rank(), world_size())
     batches, total = calibration(context, shard)
-    shown = context.config.trainer.progress
+    shown = context.config.trainer.enable_progress_bar
     with bar(f"capture {entries[0].site.name}", total, shown) as progress:
 
         def fill() -> dict[str, Reservoir]:
@@ -152,5 +152,7 @@ def captured(
 
 def _learn_site(context: Context, network: nn.Module, entry: Entry, rows: torch.Tensor) -> None:
     codebooks = (entry.options.get("C") or 1) * entry.site.groups
-    with bar(f"learn {entry.site.name}", codebooks, context.config.trainer.progress) as progress:
+    with bar(
+        f"learn {entry.site.name}", codebooks, context.config.trainer.enable_progress_bar
+    ) as progress:
         swap.replace_site(network, entry, rows, context.config.seed, progress)

@@ -217,7 +217,9 @@ def _layers(
         part = data.splits[config.split]
         chosen = part.indices[balanced_subset(part.labels, config.samples, seed=0)]
         batches = OrderedBatches(chosen, data.config.eval_batch_size, shard=(0, 1))
-        with bar("errors of the layers", len(batches), config.trainer.progress) as progress:
+        with bar(
+            "errors of the layers", len(batches), config.trainer.enable_progress_bar
+        ) as progress:
             errors = layer_errors(network, BatchLoader(part, batches), progress)
     return [
         {"name": e.site.name, "operator": e.operator, **errors.get(e.site.name, {})}

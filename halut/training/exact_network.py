@@ -30,15 +30,25 @@ def base_recipe(base: BaseConfig, seed: int) -> Recipe:
         loss=LossConfig(label_smoothing=base.label_smoothing, distill=0.0),
         warmup=base.warmup,
         seed=seed,
+        optimizer_options=dict(base.optimizer_options),
     )
+
+
+def deciding(trainer: dict[str, Any], more: tuple[str, ...]) -> dict[str, Any]:
+    """What decides the weights of the trainer's options, and `more`; for hashes.
+
+    Two have the names of version 0.1, so that weights which it cached are found.
+    """
+    named = {"accumulate": "accumulate_grad_batches", "clip": "gradient_clip_val"}
+    same = dict.fromkeys(("precision", "channels_last", *more))
+    return {key: trainer[named.get(key, key)] for key in (*named, *same)}
 
 
 def cache_key(config: dict[str, Any], samples: dict[str, str]) -> str:
     """Hash of all that decides the base weights; `samples` are the digests of the data's splits."""
     data = {k: v for k, v in config["data"].items() if k not in ("root", "workers", "download")}
-    base = {k: v for k, v in config["base"].items() if k != "cache"}
-    used = ("precision", "accumulate", "clip", "limit_train_batches", "channels_last")
-    trainer = {k: config["trainer"][k] for k in used}
+    base = {k: v for k, v in config["base"].items() if k != "cache" and v != {}}
+    trainer = deciding(config["trainer"], ("limit_train_batches",))
     data["samples"] = samples  # another folder of the same options is other data
     chosen = {"data": data, "model": config["model"], "base": base, "trainer": trainer}
     return config_hash({**chosen, "seed": config["seed"]})

@@ -6,6 +6,7 @@ import copy
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from halut.io import write_bytes, write_json
 from halut.replace.schedule import Stage
 from halut.replace.swap import digest
 from halut.training.calibrate import Context
+from halut.training.exact_network import deciding
 from halut.training.lightning.module import Recipe
 from halut.training.logging.progress import log
 from halut.training.logging.run_progress import run
@@ -21,6 +23,9 @@ from halut.training.run_folder import RunFolder, config_hash, load_network, save
 from halut.training.stage import stage_recipe, train
 
 STREAM = 1_000_000
+
+UNSET: tuple[Any, ...] = ({}, None)
+"""Options of a recipe that version 0.1 did not have are left out of hashes where they are so."""
 
 
 def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
@@ -72,19 +77,19 @@ def key(context: Context, epochs: int, recipe: Recipe) -> str:
     config = context.config
     unused = ("root", "workers", "download")
     data = {name: value for name, value in asdict(config.data).items() if name not in unused}
-    limits = ("limit_train_batches", "limit_val_batches")
-    used = ("precision", "accumulate", "clip", "channels_last", "ema", *limits)
     chosen = {
         "model": context.plan.model,
         "start": digest(context.exact),
         "teacher": digest(context.teacher) if context.teacher is not None else None,
         "data": data,
         "samples": context.data.digests(),
-        "recipe": asdict(recipe),
+        "recipe": {k: v for k, v in asdict(recipe).items() if k != "epochs" and v not in UNSET},
         "epochs": epochs,
         "train_batches": config.schedule.train_batches,
         "select": config.schedule.select,
-        "trainer": {name: getattr(config.trainer, name) for name in used},
+        "trainer": deciding(
+            asdict(config.trainer), ("ema", "limit_train_batches", "limit_val_batches")
+        ),
         "seed": config.seed,
         "processes": world_size(),
     }

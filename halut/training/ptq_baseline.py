@@ -118,7 +118,7 @@ def _ranges(context: Context, names: Sequence[str]) -> dict[str, Range]:
     settings = context.config.trainer
     batches, total = calibration(context, (rank(), world_size()))
     context.exact.to(device_of(settings.accelerator))
-    with bar("ranges", total, settings.progress) as progress:
+    with bar("ranges", total, settings.enable_progress_bar) as progress:
         mine = together(lambda: input_ranges(context.exact, names, batches, progress))
     every = everyones(mine)
     return {name: wider([seen[name] for seen in every if name in seen]) for name in names}

@@ -37,7 +37,7 @@ from halut.training.fine_tuned import tuned_baseline
 from halut.training.lightning.fit import split_accuracy
 from halut.training.lightning.losses import block_names
 from halut.training.logging import run_progress
-from halut.training.logging.loggers import make_sinks
+from halut.training.logging.loggers import make_loggers
 from halut.training.logging.metrics import RunLogger
 from halut.training.logging.progress import bar, console, log
 from halut.training.parallel.distributed import (
@@ -114,7 +114,7 @@ def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -
     if is_main() and not (resuming and (folder.path / "config.yaml").exists()):
         folder.start(plain)
     on_main(lambda: _record(folder, data))
-    logger = RunLogger(make_sinks(config, plain, folder))
+    logger = RunLogger(make_loggers(config, plain, folder))
     try:
         return _run(config, plain, folder, data, network, plan, logger)
     except Exception as error:
@@ -220,9 +220,7 @@ def _run(
     if is_main():
         try:
             save_bundle(folder.path / "bundle", network, plan, report)
-            for sink in logger.sinks:
-                if hasattr(sink, "log_bundle"):
-                    sink.log_bundle(folder.path / "bundle", report)
+            logger.log_bundle(folder.path / "bundle", report)
             folder.write("report.json", report)
             folder.next_action("nothing: finished")
         finally:
@@ -255,7 +253,9 @@ def _measured(context: Context) -> dict[str, float]:
     def score(network: nn.Module) -> float:
         return accuracy(network, BatchLoader(part, OrderedBatches(chosen, size, shard=(0, 1))))
 
-    with bar("sensitivity", len(context.plan.replaced), config.trainer.progress) as progress:
+    with bar(
+        "sensitivity", len(context.plan.replaced), config.trainer.enable_progress_bar
+    ) as progress:
         lost = sensitivity(
             context.exact.to(device_of(config.trainer.accelerator)),
             context.plan,

@@ -8,6 +8,7 @@ import hashlib
 import json
 import traceback
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from halut.option import with_new_names
 from halut.training.cluster import slurm
 from halut.training.cluster.lock import LOCK, TAKING
 
-PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "progress")
+PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "enable_progress_bar")
 SAVING = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")
 VOLATILE = (
     ("trainer", (*PLACE, *SAVING)),
@@ -86,7 +87,8 @@ class RunFolder:
             raise HalutError(
                 f"run_dir={self.path} is not empty and holds no run; give another folder"
             )
-        differing = sorted(_differences(lasting(with_new_names(saved)), lasting(config)))
+        saved = _with_defaults(with_new_names(saved))
+        differing = sorted(_differences(lasting(saved), lasting(config)))
         if differing:
             raise HalutError(
                 f"run_dir={self.path} holds a run of another configuration; it differs in "
@@ -136,6 +138,19 @@ class RunFolder:
 def _of_no_run(path: Path) -> bool:
     """True for what a run leaves that has not begun: an error, or what a kill left behind."""
     return path.name in (ERROR, LOCK, TAKING) or path.name.startswith(TEMPORARY)
+
+
+def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of an earlier version: options that came later have their defaults."""
+    from halut.training.config.run_config import TrainConfig  # it imports all operators
+
+    def filled(values: Any, defaults: Any) -> Any:
+        if not (isinstance(values, dict) and isinstance(defaults, dict) and defaults):
+            return values
+        known = {key: filled(value, defaults.get(key)) for key, value in values.items()}
+        return {**defaults, **known}
+
+    return dict(filled(saved, asdict(TrainConfig())))
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:

@@ -64,6 +64,9 @@ def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[
         freeze=[*config.schedule.freeze, *stage.freeze],
         seed=seed,
         feature_blocks=config.loss.feature_blocks or list(blocks),
+        optimizer_options=dict(optim.options),
+        schedule_options=dict(optim.schedule_options),
+        schedule_interval=optim.schedule_interval,
     )
 
 

@@ -69,7 +69,7 @@ def evaluate(capsys, monkeypatch, tmp_path):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["halut"])
         try:
-            code = main(["evaluate", "trainer.progress=false", *map(str, arguments)])
+            code = main(["evaluate", "trainer.enable_progress_bar=false", *map(str, arguments)])
         except SystemExit as stop:
             code = stop.code
         written = capsys.readouterr()

@@ -55,22 +55,22 @@ SETTINGS = TrainerConfig(
     accelerator="cpu",
     devices=2,
     limit_train_batches=4,
-    progress=False,
+    enable_progress_bar=False,
     checkpoint_every=3,
-    clip=0.1,
+    gradient_clip_val=0.1,
 )
 CASES: dict[str, tuple[Recipe, TrainerConfig]] = {
     "plain": (PLAIN, SETTINGS),
     "all": (
         replace(PLAIN, optimizer="sgd", lr=FASTER, loss=EVERY_LOSS, freeze=["prototypes"]),
-        replace(SETTINGS, ema=0.6, accumulate=2, checkpoint_every=1),
+        replace(SETTINGS, ema=0.6, accumulate_grad_batches=2, checkpoint_every=1),
     ),
 }
 
 
 @dataclass
 class Figures:
-    """A sink that keeps what it is given."""
+    """A logger that keeps what it is given."""
 
     seen: list[tuple[int, str, float]] = field(default_factory=list)
 

@@ -21,7 +21,7 @@ QUICK = (
     "data.workers=0",
     "model.options.width=8",
     "trainer.accelerator=cpu",
-    "trainer.progress=false",
+    "trainer.enable_progress_bar=false",
     "policy.only=[stack3.conv2]",
     "ptq=none",
     "capture.samples=64",
@@ -48,7 +48,7 @@ def evaluate(capsys, monkeypatch):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["halut"])
         try:
-            code = main(["evaluate", "trainer.progress=false", "latency=0", *arguments])
+            code = main(["evaluate", "trainer.enable_progress_bar=false", "latency=0", *arguments])
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()

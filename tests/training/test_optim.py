@@ -15,7 +15,8 @@ from halut.replace.param_groups import by_role
 from halut.replace.policy import Rule, resolve
 from halut.replace.schedule import ROLES
 from halut.sites.find import find_sites
-from halut.training.lightning.optim import make_optimizer, make_schedule
+from halut.training.optim.lr_schedules import make_schedule
+from halut.training.optim.optimizers import make_optimizer
 
 LR = {role: 10.0**-i for i, role in enumerate(ROLES)}
 DECAY = {role: i + 1.0 for i, role in enumerate(ROLES)}

@@ -92,7 +92,10 @@ def test_averaged_weights_lag_behind(finished):
 
 
 def test_accumulated_batches_make_one_step(finished):
-    plain, accumulated = finished("plain"), finished("accumulated", "trainer.accumulate=2")
+    plain, accumulated = (
+        finished("plain"),
+        finished("accumulated", "trainer.accumulate_grad_batches=2"),
+    )
     assert [stage["steps"] for stage in plain.report["stages"]] == [2, 2]
     assert [stage["steps"] for stage in accumulated.report["stages"]] == [1, 1]
     changed = moved(*(accumulated.tensors(f"stage_00/{n}") for n in ("swapped", "weights")))

@@ -55,7 +55,16 @@ def figures(run: Path) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("trainer.ema=0.9", "data.workers=1")], ids=["plain", "ema"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("trainer.ema=0.9", "data.workers=1"),
+        ("optim.name=lamb", "optim.schedule=OneCycleLR"),
+        ("optim.name=NAdam", "optim.schedule=step", "+optim.schedule_options={decay_t: 1}"),
+    ],
+    ids=["plain", "ema", "torch schedule", "timm schedule"],
+)
 def test_killed_in_stage_2_ends_with_the_same_weights(tmp_path, more):
     cache = f"base.cache={tmp_path / 'cache'}"
     warm = start(tmp_path / "warm", cache, *more)  # fills the cache: the runs' steps compare

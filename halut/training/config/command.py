@@ -19,6 +19,7 @@ from halut.errors import quiet_pipes
 from halut.training.config.help import page
 from halut.training.config.hydra_errors import known_options, nearest, one_line
 from halut.training.config.hydra_schemas import conf_dir
+from halut.training.config.renamed import register, with_new_keys
 from halut.training.parallel.distributed import complain
 
 FLAGS = (
@@ -58,12 +59,13 @@ def command(
     """
 
     def decorate(run: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        register()
         composed = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(run)
 
         @functools.wraps(run)
         def main() -> Any:
             with quiet_pipes():
-                arguments = prepare(sys.argv[1:])
+                arguments = with_new_keys(prepare(sys.argv[1:]))
                 program = _program()
                 if "--help" in arguments or "-h" in arguments:
                     print(page(name, schema, program, arguments), end="")

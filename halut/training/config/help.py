@@ -25,7 +25,10 @@ NAMES = 30
 
 
 def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
-    """What `--help` prints: an overview, or the group named after it (GROUP, GROUP=CHOICE, all)."""
+    """What `--help` prints: an overview, or the group named after it (GROUP, GROUP=CHOICE, all).
+
+    Of an option with names from other packages, such as optim.name, all of them.
+    """
     plain = [each.lstrip("+") for each in arguments if not each.startswith("-")]
     places = [i for i, each in enumerate(arguments) if each in ("--help", "-h")]
     after = arguments[places[0] + 1 : places[0] + 2]
@@ -34,6 +37,8 @@ def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
     groups = [each for each in top if _is_group(top[each])]
     if not after or after[0].startswith("-"):
         return _overview(name, top, groups, program)
+    if names := _names(top, after[0].partition("=")[0]):
+        return names
     wanted = after[0].partition("=")[0].split(".")[0]
     if wanted == "all":
         return "\n".join(_group(name, schema, top, each, program, chosen) for each in groups)
@@ -136,6 +141,20 @@ def _group(
         _options(_fields(whole, group, schema, wanted, choices)).rstrip(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _names(top: dict[str, Any], key: str) -> str | None:
+    """An option, and the names that it takes from other packages; None if it takes none."""
+    group, _, name = key.partition(".")
+    schema = default_of(top[group]) if group in top else None
+    fields = dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ()
+    for field in fields:
+        if field.name == name and field.metadata.get("names") is not None:
+            lines = [_options([(key, field, default_of(field))]).rstrip()]
+            for line in field.metadata["names"]():
+                lines += ["", *textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+            return "\n".join(lines) + "\n"
+    return None
 
 
 def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str]) -> list[Any]:

@@ -41,8 +41,10 @@ SYNONYMS = {
     "trainer.accelerator": "accelerator device cuda gpu cpu",
     "trainer.strategy": "strategy ddp fsdp distributed",
     "trainer.precision": "precision amp fp16 bf16 half mixed_precision dtype",
-    "trainer.accumulate": "accumulate_grad_batches grad_accum gradient_accumulation_steps",
-    "trainer.clip": "gradient_clip_val clip_grad grad_clip max_grad_norm gradient_clip",
+    "trainer.accumulate_grad_batches": "accumulate_grad_batches accumulate grad_accum"
+    " gradient_accumulation_steps",
+    "trainer.gradient_clip_val": "gradient_clip_val clip clip_grad grad_clip max_grad_norm"
+    " gradient_clip",
     "trainer.ema": "model_ema ema_decay ema",
     "trainer.threads": "threads num_threads n_threads",
     "logger.every": "log_every_n_steps log_interval log_every",
@@ -118,6 +120,9 @@ def unknown_option(key: str, schema: type, program: str) -> str:
     known = set(known_options(schema))
     if key in known:  # of another choice of its group
         return f"unknown option {key}: {owners(key)}"
+    mapping = key.rpartition(".")[0]
+    if mapping in known and mapping.endswith("options"):
+        return f"{key}: {mapping} has what you add to it: write +{key}=VALUE"
     near = nearest(key, sorted(known))
     if near:
         return f"unknown option {key}; did you mean {' or '.join(near)}?"

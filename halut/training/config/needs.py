@@ -17,6 +17,8 @@ from halut.replace.policy import laid_over
 from halut.replace.schedule import ROLES
 from halut.sites.find import Site
 from halut.sites.plan import KEEP, Plan
+from halut.training.optim import lr_schedules
+from halut.training.optim import optimizers as by_name
 
 PER_STAGE = ("front_to_back", "back_to_front", "by_sensitivity")
 """Orders that count sites per stage."""
@@ -168,6 +170,52 @@ def _built_roles(name: str, options: dict[str, Any]) -> set[str]:
     return {role for role, parameters in layer.param_groups().items() if list(parameters)}
 
 
+def optimizers() -> list[str]:
+    """Lines that list the optimizers."""
+    return [
+        f"optimizers of timm: {', '.join(by_name.timm_optimizers())}",
+        f"of torch.optim: {', '.join(by_name.torch_optimizers())}",
+    ]
+
+
+def schedules() -> list[str]:
+    """Lines that list the learning rate schedules."""
+    of_timm = lr_schedules.timm_schedules()
+    names = [name if short in lr_schedules.OWN else short for short, name in of_timm.items()]
+    return [
+        f"schedules of timm.scheduler: {', '.join(names)}",
+        f"of torch.optim.lr_scheduler: {', '.join(lr_schedules.torch_schedules())}",
+    ]
+
+
+def of_momentum(own: Any, run: Any) -> str | None:
+    """What only optimizers with optim.momentum read."""
+    if by_name.has_momentum(own.name):
+        return None
+    return f"{own.name} does not read it; it needs optim.name=sgd, or another of timm with momentum"
+
+
+def of_decaying_optimizer(own: Any, run: Any) -> str | None:
+    """What only optimizers with weight decay read."""
+    if by_name.takes(own.name, "weight_decay"):
+        return None
+    return f"optim.name={own.name} has no weight decay"
+
+
+def own_warmup(own: Any, run: Any) -> str | None:
+    """What schedules with a warmup of their own do not read."""
+    if lr_schedules.has_own_warmup(own.schedule, own.schedule_options):
+        return f"optim.schedule={own.schedule} has a warmup of its own"
+    return None
+
+
+def of_named_schedule(own: Any, run: Any) -> str | None:
+    """What schedules of timm and torch have."""
+    if own.schedule not in lr_schedules.OWN:
+        return None
+    return f"optim.schedule={own.schedule} has none; it needs a schedule of timm or torch"
+
+
 def distilled(own: Any, run: Any) -> str | None:
     """What only distillation reads."""
     return None if own.distill else "nothing is distilled: it needs loss.distill above 0"
@@ -222,6 +270,14 @@ def in_a_sweep(own: Any, run: Any) -> str | None:
 
 def with_wandb(own: Any, run: Any) -> str | None:
     """What only W&B is told."""
-    if own.name.startswith("wandb"):
+    names = [own.name] if isinstance(own.name, str) else own.name
+    if any(str(name).startswith("wandb") for name in names):
         return None
-    return f"logger={own.name} does not read it; it needs logger=wandb or wandb_offline"
+    return f"logger={','.join(names)} does not read it; it needs logger=wandb or wandb_offline"
+
+
+def with_logger(own: Any, run: Any) -> str | None:
+    """What loggers beside metrics.csv read."""
+    if own.name not in ("csv", ["csv"]):
+        return None
+    return "logger=csv has none; it needs another logger, such as logger=tensorboard"

@@ -16,8 +16,11 @@ from halut.replace.schedule import CALIBRATE, ROLES, orders
 from halut.sites.plan import KEEP
 from halut.training.config import needs
 from halut.training.config.hydra_errors import known_options
+from halut.training.config.logger_names import check_loggers
 from halut.training.config.sweep_config import SweepConfig
 from halut.training.config.trainer_config import TrainerConfig, check_trainer
+from halut.training.optim.lr_schedules import check_schedule
+from halut.training.optim.optimizers import check_optimizer
 
 
 @dataclass
@@ -118,18 +121,44 @@ def _learning_rates() -> Rates:
 class OptimConfig:
     """Optimizer of the stages: a learning rate and a weight decay for every role."""
 
-    name: str = option("adamw", "optimizer", choices=("adamw", "sgd"))
+    name: str = option(
+        "adamw",
+        "optimizer, by its name in timm or torch.optim (--help optim.name lists all)",
+        names=needs.optimizers,
+    )
+    options: dict[str, Any] = option(
+        {}, "further arguments of the optimizer: +optim.options.betas=[0.9,0.95]"
+    )
     lr: Rates = field(default_factory=_learning_rates, metadata={"help": "learning rate"})
     weight_decay: Rates = field(
-        default_factory=lambda: Rates(rest=1e-4), metadata={"help": "weight decay"}
+        default_factory=lambda: Rates(rest=1e-4),
+        metadata={"help": "weight decay", "needs": needs.of_decaying_optimizer},
     )
     momentum: float = option(
         0.9,
-        "momentum of sgd",
-        needs=where(lambda own: own.name == "sgd", "it needs optim.name=sgd"),
+        "momentum of sgd, and of timm's optimizers that have one",
+        needs=needs.of_momentum,
     )
-    warmup: float = option(0.05, "share of a stage's steps over which rates rise from 0")
-    schedule: str = option("cosine", "rates after the warmup", choices=("cosine", "constant"))
+    warmup: float = option(
+        0.05, "share of a stage's steps over which rates rise from 0", needs=needs.own_warmup
+    )
+    schedule: str = option(
+        "cosine",
+        "rates after the warmup: cosine, constant, or one of timm or torch by its name "
+        "(--help optim.schedule lists all)",
+        names=needs.schedules,
+    )
+    schedule_options: dict[str, Any] = option(
+        {},
+        "arguments of a schedule of timm or torch: +optim.schedule_options.gamma=0.5",
+        needs=needs.of_named_schedule,
+    )
+    schedule_interval: str | None = option(
+        None,
+        "what such a schedule counts; null: epochs if it has milestones or a period, else steps",
+        choices=("step", "epoch"),
+        needs=needs.of_named_schedule,
+    )
     floor: float = option(
         0.01,
         "share of a rate that cosine ends at",
@@ -176,7 +205,10 @@ class BaseConfig:
 
     epochs: int = option(10, "epochs; 0: random weights", needs=needs.start_to_find)
     optimizer: str = option(
-        "adamw", "optimizer", choices=("adamw", "sgd"), needs=needs.while_base_trains
+        "adamw", "optimizer, as optim.name", needs=needs.while_base_trains, names=needs.optimizers
+    )
+    optimizer_options: dict[str, Any] = option(
+        {}, "further arguments of the optimizer", needs=needs.while_base_trains
     )
     lr: float = option(2e-3, "learning rate", needs=needs.while_base_trains)
     weight_decay: float = option(1e-3, "weight decay", needs=needs.while_base_trains)
@@ -204,7 +236,13 @@ class CaptureConfig:
 class LoggerConfig:
     """Where figures go; metrics.csv is always written."""
 
-    name: str = option("csv", "logger", choices=("csv", "wandb", "wandb_offline"))
+    name: Any = option("csv", "a logger, or several: [wandb,tensorboard]")
+    options: dict[str, Any] = option(
+        {},
+        "further arguments of the logger's class: +logger.options.KEY=VALUE; of several loggers "
+        "+logger.options.NAME.KEY=VALUE",
+        needs=needs.with_logger,
+    )
     every: int = option(20, "optimizer steps between figures", needs=while_training)
     project: str = option("halut", "W&B project", needs=needs.with_wandb)
     entity: str | None = option(None, "W&B entity; null: your own", needs=needs.with_wandb)
@@ -231,7 +269,9 @@ class TrainConfig:
     policy: PolicyConfig = option(PolicyConfig, "which layers", needs=needs.without_plan)
     schedule: ScheduleConfig = option(ScheduleConfig, "when, and how long each stage trains")
     trainer: TrainerConfig = option(TrainerConfig, "devices, precision, checkpoints")
-    logger: LoggerConfig = option(LoggerConfig, "where figures go")
+    logger: LoggerConfig = option(
+        LoggerConfig, "where figures go; to several: logger.name=[wandb,tensorboard]"
+    )
     debug: DebugConfig = option(DebugConfig, "what helps to find a fault")
     optim: OptimConfig = option(
         OptimConfig, "optimizer of the stages", needs=needs.while_stages_train
@@ -285,9 +325,20 @@ def check_operators(config: TrainConfig) -> None:
             make_operator(name, **laid_over(default, over))
 
 
+def check_optimizers(config: TrainConfig) -> None:
+    """Raise HalutError for optimizers and schedules that do not exist, or lack an option."""
+    base, optim = config.base, config.optim
+    keys = ("base.optimizer", "base.optimizer_options")
+    check_optimizer(base.optimizer, base.optimizer_options, keys=keys)
+    optimizer = check_optimizer(optim.name, optim.options, optim.momentum)
+    check_schedule(optimizer, optim.schedule, optim.schedule_options, optim.schedule_interval)
+
+
 def check(config: TrainConfig) -> None:
     """Raise HalutError on values that no schema can refuse."""
     check_choices(config)
+    check_loggers(config.logger.name, config.logger.options)
+    check_optimizers(config)
     check_operators(config)
     check_choice(config.ptq)
     check_figure("sweep.y", config.sweep.y)

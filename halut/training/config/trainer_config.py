@@ -63,8 +63,10 @@ class TrainerConfig:
         needs=every(of_training_runs, sharded),
     )
     precision: str = option("32-true", "precision of forward and backward, in Lightning's words")
-    accumulate: int = option(1, "batches of an optimizer step", needs=while_training)
-    clip: float | None = option(1.0, "norm gradients are clipped to", needs=while_training)
+    accumulate_grad_batches: int = option(1, "batches of an optimizer step", needs=while_training)
+    gradient_clip_val: float | None = option(
+        1.0, "norm gradients are clipped to", needs=while_training
+    )
     deterministic: bool = option(
         False, "sums in a fixed order, so that a run repeats bit for bit on one machine"
     )
@@ -100,7 +102,7 @@ class TrainerConfig:
         None, "validation batches; null: all", needs=of_split("val")
     )
     limit_test_batches: int | None = option(None, "test batches; null: all", needs=of_split("test"))
-    progress: bool = option(True, "show how far the run is")
+    enable_progress_bar: bool = option(True, "show how far the run is")
 
     def __post_init__(self) -> None:
         self.precision = ALIASES.get(self.precision, self.precision)
@@ -118,13 +120,13 @@ def check_trainer(settings: TrainerConfig) -> None:
         )
     between("trainer.devices", settings.devices, 1)
     between("trainer.num_nodes", settings.num_nodes, 1)
-    between("trainer.accumulate", settings.accumulate, 1)
+    between("trainer.accumulate_grad_batches", settings.accumulate_grad_batches, 1)
     between("trainer.checkpoint_every", settings.checkpoint_every, 1)
     between("trainer.max_requeues", settings.max_requeues, 0)
     for name, low, high in (
         ("checkpoint_minutes", 0, inf),
         ("ema", 0, 1),
-        ("clip", 0, inf),
+        ("gradient_clip_val", 0, inf),
         ("threads", 1, inf),
         ("limit_train_batches", 1, inf),
         ("limit_val_batches", 1, inf),

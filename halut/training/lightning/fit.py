@@ -113,7 +113,7 @@ def fit(
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema))
     callbacks.append(checkpoint)
-    shown = batches_shown(settings.progress)
+    shown = batches_shown(settings.enable_progress_bar)
     sharded = settings.strategy == "fsdp" and world_size() > 1
     trainer = make_trainer(
         settings,
@@ -121,12 +121,12 @@ def fit(
         callbacks,
         strategy=ShardedStrategy() if sharded else None,
         max_epochs=epochs,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=settings.gradient_clip_val,
         log_every_n_steps=log_every,
         default_root_dir=folder,
     )
-    recipe = replace(recipe, steps=epochs * steps_per_epoch(data, settings))
+    recipe = replace(recipe, steps=epochs * steps_per_epoch(data, settings), epochs=epochs)
     kind = ShardedModule if sharded else StageModule
     module = kind(network.train(), data.num_classes, recipe, teacher)
     step = 0
@@ -167,7 +167,7 @@ def steps_per_epoch(data: Any, settings: TrainerConfig) -> int:
     batches = len(data.train_dataloader())
     if settings.limit_train_batches is not None:
         batches = min(batches, settings.limit_train_batches)
-    return -(-batches // settings.accumulate)
+    return -(-batches // settings.accumulate_grad_batches)
 
 
 def split_samples(data: Any, split: str, settings: TrainerConfig) -> int:
@@ -186,7 +186,7 @@ def split_accuracy(network: nn.Module, data: Any, split: str, settings: TrainerC
     module = StageModule(network, data.num_classes, recipe)
     if split not in ("val", "test"):
         raise HalutError(unknown("split", split, ("val", "test")))
-    with batches_shown(settings.progress) as show, torch.no_grad():
+    with batches_shown(settings.enable_progress_bar) as show, torch.no_grad():
         trainer = make_trainer(settings, None, [TrainerProgress(show)])
         run = trainer.validate if split == "val" else trainer.test
         with interruptible(trainer):

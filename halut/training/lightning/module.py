@@ -16,7 +16,8 @@ from halut.errors import HalutError
 from halut.replace.swap import replaced_layers
 from halut.training.config.run_config import LossConfig
 from halut.training.lightning.losses import Features, Reconstruction, distillation, feature_loss
-from halut.training.lightning.optim import make_optimizer, make_schedule
+from halut.training.optim.lr_schedules import NamedSchedule, make_schedule
+from halut.training.optim.optimizers import make_optimizer
 from halut.training.parallel.distributed import share_buffers
 from halut.training.parallel.full_state import load_optimizer_state, optimizer_state
 
@@ -25,8 +26,9 @@ from halut.training.parallel.full_state import load_optimizer_state, optimizer_s
 class Recipe:
     """How one fit learns, resolved: rates per role, loss weights, the seed of its stage.
 
-    `steps` are the optimizer's in the whole fit. Lightning's own estimate would load the training
-    data before a checkpoint's place in it is restored, and then start the epoch over.
+    `steps` are the optimizer's in the whole fit, of `epochs` epochs. Lightning's own estimate would
+    load the training data before a checkpoint's place in it is restored, and then start the epoch
+    over.
     """
 
     optimizer: str
@@ -40,7 +42,11 @@ class Recipe:
     freeze: list[str] = field(default_factory=list)
     seed: int = 0
     steps: int = 1
+    epochs: int = 1
     feature_blocks: list[str] = field(default_factory=list)
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    schedule_options: dict[str, Any] = field(default_factory=dict)
+    schedule_interval: str | None = None
 
 
 class StageModule(L.LightningModule):
@@ -128,13 +134,30 @@ class StageModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         r = self.recipe
         optimizer = make_optimizer(
-            self.network, r.optimizer, r.lr, r.weight_decay, r.momentum, r.freeze
+            self.network,
+            r.optimizer,
+            r.lr,
+            r.weight_decay,
+            r.momentum,
+            r.freeze,
+            r.optimizer_options,
         )
-        schedule = make_schedule(optimizer, r.steps, r.warmup, r.schedule, r.floor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        schedule = make_schedule(
+            optimizer,
+            r.steps,
+            r.warmup,
+            r.schedule,
+            r.floor,
+            r.schedule_options,
+            r.schedule_interval,
+            r.epochs,
+        )
+        stepped: Any = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": stepped}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Every schedule counts steps by itself; see NamedSchedule."""
+        scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Optimizer states go by name; Lightning's are numbered, and of shards each rank's own."""
@@ -168,11 +191,16 @@ class StageModule(L.LightningModule):
         self.accuracy.update(self.whole(x).argmax(dim=1), target)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_accuracy("val/accuracy")
+        accuracy = self._log_accuracy("val/accuracy")
+        schedule = self.lr_schedulers() if self.trainer.state.fn == "fit" else None
+        if isinstance(schedule, NamedSchedule):
+            schedule.validated(accuracy)
 
     def on_test_epoch_end(self) -> None:
         self._log_accuracy("test/accuracy")
 
-    def _log_accuracy(self, name: str) -> None:
-        self.log(name, 100 * self.accuracy.compute(), prog_bar=True)
+    def _log_accuracy(self, name: str) -> float:
+        accuracy = 100 * self.accuracy.compute()
+        self.log(name, accuracy, prog_bar=True)
         self.accuracy.reset()
+        return float(accuracy)

@@ -1,4 +1,4 @@
-"""One stream of figures over all stages: metrics.csv always, W&B where asked.
+"""One stream of figures over all stages: metrics.csv always, other loggers where asked.
 
 The step is monotonic over the whole run: `offset` plus the step of the present fit.
 """
@@ -9,7 +9,7 @@ import csv
 import io
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,14 +17,15 @@ from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
 from halut.io import naming, write_bytes
+from halut.training.logging.progress import log
 from halut.training.parallel.distributed import is_main
 
 FIELDS = ("step", "stage", "key", "value")
 HEADER = (",".join(FIELDS) + "\n").encode()
 
 
-class Sink(Protocol):
-    """Where figures go."""
+class StageLogger(Protocol):
+    """Where figures of all stages go, under the step of the whole run."""
 
     def log(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
         """Take figures of one step."""
@@ -33,8 +34,12 @@ class Sink(Protocol):
         """Flush and finish."""
 
 
-class CsvSink:
-    """metrics.csv, one figure a line (step, stage, key, value), appended and flushed."""
+class MetricsCsv:
+    """metrics.csv, one figure a line (step, stage, key, value), appended and flushed.
+
+    Lightning's CSVLogger has a file for each fit, with a column for every figure, and writes it
+    anew when a figure is new; and it cannot take back what a resumed fit logs again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,14 +59,21 @@ class CsvSink:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int) -> set[tuple[int, str]]:
         """Drop figures from `step` on, and damaged lines: a resumed fit writes them again.
 
         Figures of a stage as a whole (stage/...) are written once, before its fit, and stay.
+        Returns the step and the key of those that were dropped.
         """
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith(b"\n") and _kept(line, step)]
-        write_bytes(self.path, b"".join([HEADER, *kept]))
+        kept, dropped = [HEADER], set()
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            fields = line.split(b",")
+            if line.endswith(b"\n") and _kept(line, step):
+                kept.append(line)
+            elif line.endswith(b"\n") and len(fields) == len(FIELDS) and fields[0].isdigit():
+                dropped.add((int(fields[0]), fields[2].decode(errors="replace")))
+        write_bytes(self.path, b"".join(kept))
+        return dropped
 
 
 def _kept(line: bytes, step: int) -> bool:
@@ -71,11 +83,14 @@ def _kept(line: bytes, step: int) -> bool:
 
 
 class RunLogger(Logger):
-    """Lightning's view of the run's sinks; one instance serves every Trainer of a run."""
+    """Lightning's view of the run's loggers; one instance serves every Trainer of a run.
 
-    def __init__(self, sinks: list[Sink]) -> None:
+    An error of metrics.csv ends the run. Any other logger that fails is left out from there on.
+    """
+
+    def __init__(self, loggers: Sequence[StageLogger]) -> None:
         super().__init__()
-        self.sinks = sinks
+        self.loggers = list(loggers)
         self.offset = 0
         self.stage = ""
 
@@ -90,7 +105,7 @@ class RunLogger(Logger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """The configuration is in config.yaml."""
+        """The configuration is in config.yaml, and every logger has it from its beginning."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if not is_main():
@@ -100,18 +115,49 @@ class RunLogger(Logger):
             for key, value in metrics.items()
             if key != "epoch"
         }
-        if not figures:
-            return
-        for sink in self.sinks:
-            sink.log(self.stage, self.offset + (step or 0), figures)
+        if figures:
+            self._each("log", self.stage, self.offset + (step or 0), figures)
 
     def rewind(self, step: int) -> None:
-        """Forget figures of this fit's steps from `step` on, where a sink can: they come again."""
-        for sink in self.sinks:
-            if isinstance(sink, CsvSink):
-                sink.rewind(self.offset + step)
+        """Forget figures of this fit's steps from `step` on, where a logger can: they come again.
+
+        Loggers that cannot are told which.
+        """
+        repeated: set[tuple[int, str]] = set()
+        for logger in self.loggers:
+            if isinstance(logger, MetricsCsv):
+                repeated |= logger.rewind(self.offset + step)
+        self._each("repeats", repeated)
+
+    def log_bundle(self, folder: Path, report: Mapping[str, Any]) -> None:
+        """The run is done: its bundle and its report, to loggers that take them."""
+        self._each("log_bundle", folder, report)
 
     def finish(self) -> None:
-        """Close every sink."""
-        for sink in self.sinks:
-            sink.close()
+        """Close every logger."""
+        self._each("close")
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        """Call a method of every logger that has it."""
+        for logger in list(self.loggers):
+            call = getattr(logger, method, None)
+            if call is None:
+                continue
+            try:
+                call(*arguments)
+            except Exception as error:
+                if isinstance(logger, MetricsCsv):
+                    raise
+                self.loggers.remove(logger)
+                reason = " ".join(str(error).split()) or type(error).__name__
+                name = getattr(logger, "name", type(logger).__name__)
+                log.warning("logger %s failed and is left out from here on: %s", name, reason)
+
+
+def numbers_of(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """name/key/... of every number in nested mappings."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from numbers_of(f"{name}/{key}", inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value

@@ -13,13 +13,14 @@ import json
 import re
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from halut.errors import HalutError
 from halut.io import reading
 from halut.training.config.run_config import LoggerConfig
+from halut.training.logging.metrics import numbers_of
 from halut.training.logging.progress import console
 from halut.training.run_folder import RunFolder
 
@@ -30,15 +31,30 @@ FLUSH = "x_transaction_log_flush_interval"
 """Seconds of figures that a kill of all processes may cost; W&B's own choice is 15."""
 
 
-class WandbSink:
+class WandbStageLogger:
     """One W&B run. Every row carries `step`, monotonic over all stages, and `stage`, its name.
 
     `stage/index` is the stage's number, for charts over stages; the summary holds each stage's
     results as `stage_NN/...` and, at the end, the figures of the report. Raises HalutError if wandb
-    is not installed or, online, if the server refuses or does not answer.
+    is not installed or, online, if the server refuses or does not answer. `options` are further
+    arguments of wandb.init.
+
+    Lightning's WandbLogger does not serve: it leaves the row's number to W&B, which then counts
+    calls, so that figures of one step are several rows and a resumed run has some twice.
     """
 
-    def __init__(self, settings: LoggerConfig, plain: Mapping[str, Any], folder: RunFolder) -> None:
+    name = "wandb"
+
+    def __init__(
+        self,
+        settings: LoggerConfig,
+        plain: Mapping[str, Any],
+        folder: RunFolder,
+        offline: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.offline = offline
+        self.options = dict(options or {})
         self.folder = folder
         self.wandb = _import()
         state = folder.read("state.json", {}) or {}
@@ -62,24 +78,24 @@ class WandbSink:
         self.wandb.setup(self.wandb.Settings(silent=True))
         self.folder.path.mkdir(parents=True, exist_ok=True)
         try:
+            arguments = {
+                "project": settings.project,
+                "entity": settings.entity,
+                "group": settings.group,
+                "tags": list(settings.tags) or None,
+                "name": self.folder.path.name,
+                "dir": str(self.folder.path),
+                "mode": "offline" if self.offline else "online",
+                "settings": self.wandb.Settings(**options),
+                **self.options,
+            }
             run = self.wandb.init(
-                project=settings.project,
-                entity=settings.entity,
-                group=settings.group,
-                tags=list(settings.tags) or None,
-                name=self.folder.path.name,
-                id=self.id,
-                resume="allow",
-                dir=str(self.folder.path),
-                config=dict(plain),
-                mode="offline" if settings.name == "wandb_offline" else "online",
-                reinit="create_new",
-                settings=self.wandb.Settings(**options),
+                id=self.id, resume="allow", config=dict(plain), reinit="create_new", **arguments
             )
         except self.wandb.Error as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise HalutError(
-                f"logger={settings.name}: W&B did not start: {reason}; "
+                f"logger=wandb: W&B did not start: {reason}; "
                 "logger=wandb_offline and logger=csv need no account and no network"
             ) from error
         if run.url:
@@ -124,7 +140,7 @@ class WandbSink:
             artifact.add_file(str(file), name=name, skip_cache=True, policy="immutable")
         self.run.log_artifact(artifact)
         for part in ("base", "baseline", "ptq", "final", "cost"):
-            self.run.summary.update(dict(_numbers(part, report.get(part))))
+            self.run.summary.update(dict(numbers_of(part, report.get(part))))
         self.complete = True
 
     def close(self) -> None:
@@ -155,12 +171,3 @@ def _import() -> Any:
         "logger=wandb needs the package wandb: pip install 'halut[wandb]'; logger=csv works "
         "without it"
     )
-
-
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """name/key/... of every number in nested mappings."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _numbers(f"{name}/{key}", inner)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield name, value

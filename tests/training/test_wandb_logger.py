@@ -16,7 +16,7 @@ import pytest
 from halut.errors import HalutError
 from halut.io import write_json
 from halut.training.config.run_config import LoggerConfig
-from halut.training.logging.wandb_logger import WandbSink
+from halut.training.logging.wandb_logger import WandbStageLogger
 from halut.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +49,9 @@ def _no_account(monkeypatch, tmp_path):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
 
 
-def sink(path: Path, name: str = "wandb_offline", **settings) -> WandbSink:
-    return WandbSink(LoggerConfig(name=name, **settings), PLAIN, RunFolder(path))
+def logger(path: Path, name: str = "wandb_offline", **settings) -> WandbStageLogger:
+    config = LoggerConfig(name=name, **settings)
+    return WandbStageLogger(config, PLAIN, RunFolder(path), name == "wandb_offline")
 
 
 def bundle(path: Path) -> Path:
@@ -83,7 +84,7 @@ def summary(*parts: Path) -> dict:
     return merged
 
 
-def stage(w: WandbSink, number: int, offset: int) -> None:
+def stage(w: WandbStageLogger, number: int, offset: int) -> None:
     """What one stage of two epochs logs."""
     name = f"stage_{number:02d}"
     w.log(name, offset, {"stage/val_accuracy_before": 90.0, "stage/val_accuracy_after_swap": 50.0})
@@ -98,11 +99,11 @@ def stage(w: WandbSink, number: int, offset: int) -> None:
 def resumed(tmp_path_factory):
     """A run of two stages, closed after the first and resumed in a second process's manner."""
     path = tmp_path_factory.mktemp("runs") / "run"
-    first = sink(path, project="tables", group="digits", tags=["a", "b"])
+    first = logger(path, project="tables", group="digits", tags=["a", "b"])
     stage(first, 0, 0)
     first.close()
     RunFolder(path).next_action("stage_01: train")
-    second = sink(path, project="tables", group="digits", tags=["a", "b"])
+    second = logger(path, project="tables", group="digits", tags=["a", "b"])
     second.log("stage_00", 2, {"train/loss": 1 / 3})  # the checkpoint lay before this step
     stage(second, 1, 3)
     second.log_bundle(bundle(path / "bundle"), REPORT)
@@ -145,7 +146,7 @@ def test_the_row_between_two_stages_is_split(resumed):
 
 
 def test_stages_without_training_have_a_row_each(tmp_path):
-    w = sink(tmp_path / "run")
+    w = logger(tmp_path / "run")
     for number in range(3):
         w.log(f"stage_{number:02d}", 0, {"stage/val_accuracy_after_swap": 10.0 * number})
     w.close()
@@ -207,11 +208,11 @@ def test_only_a_run_whose_bundle_was_logged_counts_as_finished(resumed):
 
 def test_the_only_line_printed_is_how_to_upload_every_part(tmp_path, capfd):
     path = tmp_path / f"a run {'x' * 90}"
-    w = sink(path)
+    w = logger(path)
     w.log("base", 0, {"train/loss": 1.0})
     w.log_bundle(bundle(tmp_path / "bundle"), REPORT)
     w.close()
-    again = sink(path)
+    again = logger(path)
     capfd.readouterr()
     again.close()
     out, err = capfd.readouterr()
@@ -227,7 +228,7 @@ def test_the_only_line_printed_is_how_to_upload_every_part(tmp_path, capfd):
 
 
 def test_a_figure_reported_late_joins_the_latest_row(tmp_path):
-    w = sink(tmp_path / "run")
+    w = logger(tmp_path / "run")
     w.log("base", 20, {"layers/conv1/drift": 0.5})
     w.log("base", 19, {"val/accuracy": 75.0})
     w.close()
@@ -237,10 +238,10 @@ def test_a_figure_reported_late_joins_the_latest_row(tmp_path):
 
 def test_what_a_killed_process_had_not_closed_is_logged_again(tmp_path):
     path = tmp_path / "run"
-    killed = sink(path)
+    killed = logger(path)
     killed.log("base", 50, {"train/loss": 1.0})
     killed.run.finish()  # not closed by us: nobody noted how far it came
-    w = sink(path)
+    w = logger(path)
     w.log("base", 40, {"train/loss": 2.0})
     w.close()
     assert [row["step"] for row in history(*w.parts())] == [50, 40]
@@ -248,7 +249,7 @@ def test_what_a_killed_process_had_not_closed_is_logged_again(tmp_path):
 
 def test_nothing_of_wandb_is_written_outside_the_run_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    w = sink(tmp_path / "runs" / "a")
+    w = logger(tmp_path / "runs" / "a")
     w.log_bundle(bundle(tmp_path / "runs" / "a" / "bundle"), REPORT)
     w.close()
     assert not (tmp_path / "wandb").exists()
@@ -261,7 +262,7 @@ def test_nothing_of_wandb_is_written_outside_the_run_folder(tmp_path, monkeypatc
 def test_without_wandb_one_line_says_what_to_install(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, "wandb", module)
     with pytest.raises(HalutError) as error:
-        sink(tmp_path / "run")
+        logger(tmp_path / "run")
     message = str(error.value)
     assert "pip install 'halut[wandb]'" in message
     assert "logger=csv" in message
@@ -271,7 +272,7 @@ def test_without_wandb_one_line_says_what_to_install(tmp_path, monkeypatch, modu
 
 def test_online_without_an_account_says_what_works_without_one(tmp_path):
     with pytest.raises(HalutError, match=r"(?s)API key.*logger=wandb_offline"):
-        sink(tmp_path / "run", "wandb")
+        logger(tmp_path / "run", "wandb")
     assert RunFolder(tmp_path / "run").read("state.json") is None
 
 
