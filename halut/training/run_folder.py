@@ -44,6 +44,8 @@ def config_hash(config: dict[str, Any]) -> str:
 def lasting(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what may change between start and resume."""
     kept = json.loads(json.dumps(config, default=str))
+    if not kept.get("plugins"):
+        kept.pop("plugins", None)  # runs of before there were plugins have no such key
     for group, keys in VOLATILE:
         if not keys:
             kept.pop(group, None)

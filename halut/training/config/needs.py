@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +10,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch import nn
 
+from halut.bundle import plan_of_file
 from halut.errors import HalutError
 from halut.option import Needs, while_training
 from halut.replace.operator_registry import operator_type
 from halut.replace.policy import laid_over
 from halut.replace.schedule import ROLES
 from halut.sites.find import Site
-from halut.sites.plan import KEEP, Plan
+from halut.sites.plan import KEEP
 
 PER_STAGE = ("front_to_back", "back_to_front", "by_sensitivity")
 """Orders that count sites per stage."""
@@ -136,7 +136,7 @@ def roles(run: Any) -> set[str]:
 def operators_of(run: Any) -> list[tuple[str, dict[str, Any]]]:
     """Every operator that the policy, or the plan of a file, can put into the network."""
     if run.plan is not None:
-        return [(e.operator, dict(e.options)) for e in Plan.load(Path(run.plan)).replaced]
+        return [(e.operator, dict(e.options)) for e in plan_of_file(run.plan).replaced]
     options = asdict(run.halut)
     default = options.pop("name")
     found = [(default, options)]

@@ -56,6 +56,12 @@ def complain(message: str) -> None:
         print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
 
 
+def warn(message: str) -> None:
+    """One line on the standard error, before logging is set up; the main rank's alone."""
+    if is_main():
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def bar(title: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar; yields a function to call with the number of things done since.
