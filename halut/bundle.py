@@ -124,9 +124,7 @@ def admit(plan: Plan, where: str | Path, plugins: Plugins = ()) -> None:
     if plugins is True:
         for plugin in dict.fromkeys(plugin for plugin, _, _ in _missing(plan)):
             if loading.is_file(plugin) and not Path(plugin).is_absolute():
-                raise HalutError(
-                    f"{where} names the plugin {plugin!r}: it must be an absolute path"
-                )
+                raise HalutError(f"{where} names the plugin {plugin!r}, which is no absolute path")
             log.info("importing the plugin %s, which %s names", plugin, where)
             loading.load([plugin], beside=False)
     elif plugins:
@@ -161,9 +159,9 @@ def _missing(plan: Plan) -> Iterator[tuple[str, str, str]]:
     for plugin, entries in plan.plugins.items():
         for noun, names in entries.items():
             for name in names:
-                if (noun, name) in used and noun in known and name not in known[noun]:
-                    if reference.split(name) is None or reference.permitted(name) is None:
-                        yield plugin, noun, name
+                unknown = (noun, name) in used and noun in known and name not in known[noun]
+                if unknown and reference.split(name) is None:
+                    yield plugin, noun, name
     name = str(plan.model.get("name", ""))
     parts = reference.split(name)
     if parts is not None and reference.permitted(name) is None:

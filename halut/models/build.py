@@ -52,11 +52,11 @@ def build_model(
 ) -> nn.Module:
     """A network with logits [B, num_classes] for inputs [B, in_channels, ...].
 
-    `source` auto takes the first of local, timm, torchvision that has the name. A name of the form
-    my_module:MyNet or ./my_file.py:MyNet is a class or a function of a plugin, which is imported; it
-    gets num_classes, in_channels (or in_chans) and pretrained where its signature has them.
-    `pretrained` weights are timm's or torchvision's; a classifier of another number of classes
-    starts anew. `options` go to the network's builder as keywords.
+    `source` auto takes the first of local, timm, torchvision that has the name. my_module:MyNet or
+    ./my_file.py:MyNet is a class or a function of a plugin, which is imported; it gets num_classes,
+    in_channels (or in_chans) and pretrained where its signature has them. `pretrained` weights are
+    timm's or torchvision's; a classifier of another number of classes starts anew. `options` go to
+    the network's builder as keywords.
 
     Raises HalutError for an unknown name or source, options that the network does not take, and
     pretrained weights that do not exist or cannot be fetched.

@@ -40,8 +40,8 @@ class Plan:
     """Entries in the order the network calls them, and how to build that network again.
 
     `model` holds the arguments of halut.models.build_model; `unsupported` names the layers that
-    multiply but are no sites, with the reason. `plugins` says what of all this halut does not bring:
-    {module or file: {noun: names}}.
+    multiply but are no sites, with the reason. `plugins` says what of all this halut does not
+    bring: {module or file: {noun: names}}.
     """
 
     entries: tuple[Entry, ...]

@@ -50,7 +50,7 @@ def data_of(
 
     `chosen` is the configuration's data group: it may be of another data set (`name`), which then
     decides everything. `given` are the fields named on the command line, which win over all; each
-    must have an effect in the evaluation `run`, where there is one. `plan`, the bundle's, says which
+    must have an effect in the evaluation `run`, where there is one. The bundle's `plan` says which
     plugin has the data set.
     """
     recorded = report.get("data") or {}

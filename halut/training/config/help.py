@@ -172,7 +172,8 @@ def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str
 def _settings(group: str, choice: str) -> dict[str, Any]:
     """What the file of a choice says; of a plugin's, which has none, what its schema says."""
     if choice not in without_file(group):
-        return dict(OmegaConf.to_container(OmegaConf.load(_file(group, choice))) or {})
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(_file(group, choice)))
+        return loaded or {}
     return dataclasses.asdict(model_config(choice)) if group == "model" else {}
 
 

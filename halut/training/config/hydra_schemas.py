@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from halut.data import schemas as schemas_of_data
+from halut.data import datasets
 from halut.errors import HalutError
 from halut.models.builders import models
 from halut.models.config import ModelConfig
@@ -46,16 +47,16 @@ def register() -> None:
     store.store(group="hydra/launcher/schema", name="slurm", node=SlurmLauncherConfig)
     store.store(group="model/schema", name="model", node=ModelConfig)
     for name in operator_names():
-        _store(store, "halut", name, lambda: _named(name))
-    for name, node in schemas_of_data().items():
-        _store(store, "data", name, lambda: node)
+        _store(store, "halut", name, functools.partial(_named, name))
+    for name in datasets:
+        _store(store, "data", name, functools.partial(getattr, datasets[name], "Config"))
     for name in without_file("model"):
         store.store(group="model", name=name, node=model_config(name))
 
 
 def without_file(group: str) -> list[str]:
     """The choices of the groups halut, data and model that no file of conf/ is for: plugins'."""
-    known = {"halut": operator_names, "data": schemas_of_data, "model": lambda: models}
+    known = {"halut": operator_names, "data": lambda: datasets, "model": lambda: models}
     files = Path(conf_dir()) / group
     names = known[group]() if group in known else ()
     return [name for name in names if not (files / f"{name}.yaml").exists()]
