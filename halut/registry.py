@@ -53,12 +53,13 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         return add
 
     def _attribute(self, name: str, module: str) -> None:
+        if module.startswith("halut.") and not module.startswith(f"{FILES}."):
+            return  # halut's own, also where a plugin is the first that imports it
+        origin = module
         if _importing:
             origin, entries = _importing[-1]
             entries.append((self, name))
-            _origins[self.noun, name] = origin
-        elif module.split(".")[0] != "halut":
-            _origins[self.noun, name] = module
+        _origins[self.noun, name] = origin
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:

@@ -41,7 +41,7 @@ def import_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     ]
     hydra_schemas.register()
     if names:
-        rest.append(f"{KEY}=[{','.join(map(_quoted, names))}]")
+        rest.insert(0, f"{KEY}=[{','.join(map(_quoted, names))}]")
     return rest, told
 
 
