@@ -67,7 +67,7 @@ def command(
                 arguments = prepare(sys.argv[1:])
                 program = _program()
                 try:
-                    arguments, warnings = import_plugins(arguments)
+                    arguments, warnings = import_plugins(arguments, name == "train")
                     for warning in warnings:
                         warn(warning)
                     if "--help" in arguments or "-h" in arguments:

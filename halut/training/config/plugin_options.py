@@ -22,10 +22,11 @@ REFERENCES = ("model.name", "loss.teacher")
 DIRECTORIES = ("--config-dir", "-cd")
 
 
-def import_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def import_plugins(arguments: Sequence[str], trains: bool) -> tuple[list[str], list[str]]:
     """Import the plugins of installed packages and those a command line asks for.
 
-    Returns the command line with one `plugins=[...]` of modules and absolute paths, and warnings.
+    Returns the command line with one `plugins=[...]` of modules and absolute paths, and warnings:
+    installed plugins that fail and, where it `trains`, plugins that bring nothing.
     Raises HalutError if a plugin that is asked for cannot be imported, HydraException for an option
     that cannot be read.
     """
@@ -34,11 +35,9 @@ def import_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     files = _of_experiments(rest)
     names = loading.load([*files, *named])
     referenced = " ".join(rest)
-    told += [
-        line
-        for name, line in zip(names, map(_unused, names), strict=True)
-        if line is not None and f"{Path(name).name}:" not in referenced
-    ]
+    unreferenced = [name for name in names if f"{Path(name).name}:" not in referenced]
+    if trains:  # an evaluation may name a plugin for a class in it alone
+        told += loading.without_entries(unreferenced)
     hydra_schemas.register()
     if names:
         rest.insert(0, f"{KEY}=[{','.join(map(_quoted, names))}]")
@@ -99,10 +98,6 @@ def _of_experiments(arguments: Sequence[str]) -> list[str]:
                     plain: Any = OmegaConf.to_container(content)
                     found += _listed(plain.get(KEY), str(path))
     return found
-
-
-def _unused(name: str) -> str | None:
-    return next(iter(loading.without_entries([name])), None)
 
 
 def _quoted(name: str) -> str:

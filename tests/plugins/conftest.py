@@ -1,0 +1,54 @@
+"""Plugins are imported for one test, and forgotten after it."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from hydra.core.config_store import ConfigStore
+
+import halut.registry
+from halut.codecs import codecs
+from halut.data import datasets
+from halut.encoders import encoders
+from halut.layers import codec_operator, operator
+from halut.models import models
+from halut.plugins import loading
+from halut.training.config import evaluate_config
+
+STATE = [
+    *(registry._entries for registry in (encoders, codecs, models, datasets)),
+    *(halut.registry._origins, loading._modules, loading._packages, loading._failures),
+]
+CACHES = (operator.options_type, operator.table_operator, codec_operator._codec_operator)
+
+
+@pytest.fixture
+def forget() -> Iterator[Callable[[], None]]:
+    """A function after which this process has imported no plugin; called at the end as well."""
+    evaluate_config.register()
+    before = [dict(each) for each in STATE]
+    repo, path, known = copy.deepcopy(ConfigStore.instance().repo), list(sys.path), set(sys.modules)
+
+    def undo() -> None:
+        for each, entries in zip(STATE, before, strict=True):
+            each.clear()
+            each.update(entries)
+        for cache in CACHES:
+            cache.cache_clear()
+        ConfigStore.instance().repo = copy.deepcopy(repo)
+        sys.path[:] = path
+        for name in set(sys.modules) - known:
+            if name.startswith(("halut.plugins.files.", "own_")):
+                del sys.modules[name]
+
+    yield undo
+    undo()
+
+
+@pytest.fixture(autouse=True)
+def _isolated(forget, tmp_path, monkeypatch) -> None:
+    """Every test of this folder runs in an empty one, and leaves no plugin behind."""
+    monkeypatch.chdir(tmp_path)
