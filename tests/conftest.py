@@ -14,6 +14,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core each; their subprocesses too
 import pytest
 import torch
 
+from halut.plugins import load_plugins
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--plugins", action="append", default=[], help="a plugin to be tested, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import plugins before tests are collected: the suites over the registries have cases for
+    every entry.
+    """
+    if plugins := config.getoption("--plugins"):
+        load_plugins(*plugins)
+
 
 @pytest.fixture(autouse=True)
 def _no_outside(monkeypatch: pytest.MonkeyPatch) -> None:

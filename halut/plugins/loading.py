@@ -57,7 +57,7 @@ def load_plugins(*plugins: str | Path) -> dict[str, dict[str, list[str]]]:
     names = load(plugins)
     for message in without_entries(names):
         log.warning("%s", message)
-    return {name: entries_of(name) for name in names}
+    return {name: registered(name) for name in names}
 
 
 def load(plugins: Iterable[str | Path], beside: bool = True) -> list[str]:
@@ -77,7 +77,7 @@ def without_entries(names: Iterable[str]) -> list[str]:
     return [
         f"plugin {name} registers nothing: no encoder, codec, model or data set"
         for name in names
-        if not entries_of(name)
+        if not registered(name)
     ]
 
 
@@ -101,14 +101,20 @@ def load_entry_points() -> list[str]:
 
 def described() -> dict[str, dict[str, list[str]]]:
     """What every plugin of this process has registered."""
-    return {name: entries_of(name) for name in _modules}
+    return {name: registered(name) for name in _modules}
+
+
+def registered(name: str) -> dict[str, list[str]]:
+    """What an imported plugin has registered, also where its module came under another name."""
+    module = _modules[name]
+    return next(filter(None, map(entries_of, (name, module.__name__, _file_of(module)))), {})
 
 
 def lines() -> dict[str, str]:
     """Every plugin in words, also those that were left out."""
     told = {}
     for name in _modules:
-        entries = [f"{noun} {', '.join(names)}" for noun, names in entries_of(name).items()]
+        entries = [f"{noun} {', '.join(names)}" for noun, names in registered(name).items()]
         package = [f"of the package {_packages[name]}"] if name in _packages else []
         told[name] = "; ".join([*(entries or ["nothing registered"]), *package])
     return {**told, **{name: f"left out: {why}" for name, why in _failures.items()}}
@@ -192,12 +198,29 @@ def _imported(name: str, beside: bool) -> ModuleType:
     """The module of a canonical name, imported; HalutError in one line if that fails."""
     importlib.invalidate_caches()
     if is_file(name):
+        if (known := _module_of_file(name)) is not None:
+            return known
         with _told(name, module_name(Path(name))):
             return importlib.import_module(module_name(Path(name)))
     if beside:
         _look_beside(name.split(".")[0])
     with _told(name, name), attributed(name):
-        return importlib.import_module(name)
+        spec = None if name in sys.modules else importlib.util.find_spec(name)
+        file = spec.origin if spec is not None else None
+        known = _module_of_file(str(Path(file).resolve())) if file is not None else None
+        return known or importlib.import_module(name)
+
+
+def _module_of_file(path: str) -> ModuleType | None:
+    """The module that this very file is imported as already, under whatever name."""
+    modules = [each for each in list(sys.modules.values()) if isinstance(each, ModuleType)]
+    return next((each for each in modules if _file_of(each) == path), None)
+
+
+def _file_of(module: ModuleType) -> str:
+    """The absolute path of a module's source; "" if it has none."""
+    file = vars(module).get("__file__")
+    return os.path.abspath(file) if isinstance(file, str) else ""
 
 
 def _look_beside(top: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -25,12 +25,20 @@ STATE = [
 CACHES = (operator.options_type, operator.table_operator, codec_operator._codec_operator)
 
 
+def groups() -> list[dict[str, Any]]:
+    """Hydra's choices of the groups to which plugins add some, and their schemas."""
+    repo = ConfigStore.instance().repo
+    chosen = [repo[group] for group in ("halut", "data", "model")]
+    return [*chosen, *(group["schema"] for group in chosen)]
+
+
 @pytest.fixture
 def forget() -> Iterator[Callable[[], None]]:
     """A function after which this process has imported no plugin; called at the end as well."""
     evaluate_config.register()
     before = [dict(each) for each in STATE]
-    repo, path, known = copy.deepcopy(ConfigStore.instance().repo), list(sys.path), set(sys.modules)
+    choices = {id(each): set(each) for each in groups()}
+    path, known = list(sys.path), set(sys.modules)
 
     def undo() -> None:
         for each, entries in zip(STATE, before, strict=True):
@@ -38,7 +46,9 @@ def forget() -> Iterator[Callable[[], None]]:
             each.update(entries)
         for cache in CACHES:
             cache.cache_clear()
-        ConfigStore.instance().repo = copy.deepcopy(repo)
+        for each in groups():
+            for name in set(each) - choices[id(each)]:
+                del each[name]
         sys.path[:] = path
         for name in set(sys.modules) - known:
             if name.startswith(("halut.plugins.files.", "own_")):

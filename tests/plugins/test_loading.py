@@ -43,6 +43,15 @@ def test_a_file_is_imported_once_however_it_is_called(tmp_path):
     assert models["one"](3).weight.shape == (3, 4)
 
 
+def test_a_file_and_the_module_of_that_file_are_one_plugin():
+    for first, second in (("own_a", "./own_a.py"), ("./own_b.py", "own_b")):
+        name = Path(first).stem
+        Path(f"{name}.py").write_text(model(f"in_{name}"))
+        halut.load_plugins(first)
+        assert list(halut.load_plugins(second).values()) == [{"model": [f"in_{name}"]}]
+        halut.load_plugins(f"./{name}.py", name)
+
+
 def test_a_module_is_found_in_the_working_directory_and_its_parts_are_its_own():
     Path("own_package").mkdir()
     Path("own_package/__init__.py").write_text("from own_package import part\n")

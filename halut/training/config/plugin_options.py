@@ -81,7 +81,7 @@ def _listed(value: Any, where: str) -> list[str]:
 def _of_experiments(arguments: Sequence[str]) -> list[str]:
     """The plugins that the files of `experiment=NAME` name under `plugins:`."""
     folders = [Path(hydra_schemas.conf_dir())]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, _, value = argument.partition("=")
         if flag in DIRECTORIES:
             folders.append(Path(value or following))
