@@ -18,14 +18,15 @@ from halut.plugins import load_plugins
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--plugins", action="append", default=[], help="a plugin to be tested, too")
+    text = "a plugin whose entries are tested, too"
+    parser.addoption("--halut-plugin", action="append", default=[], help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Import plugins before tests are collected: the suites over the registries have cases for
     every entry.
     """
-    if plugins := config.getoption("--plugins"):
+    if plugins := config.getoption("--halut-plugin"):
         load_plugins(*plugins)
 
 

@@ -157,7 +157,7 @@ def test_the_plugin_of_the_readme_is_the_example():
     ],
 )
 def test_the_suites_take_the_entries_of_a_plugin(name, suite):
-    command = ("-m", "pytest", "-q", "-k", name, f"tests/{suite}", "--plugins", str(PLUGIN))
+    command = ("-m", "pytest", "-q", "-k", name, f"tests/{suite}", "--halut-plugin", str(PLUGIN))
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
