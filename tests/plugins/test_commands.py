@@ -90,6 +90,14 @@ def test_plugins_reach_hydra_as_absolute_paths(mine):
     assert "it's.py registers nothing" in warnings[0]
 
 
+def test_the_place_of_plugins_among_flags_is_kept(mine):
+    given = ["-m", "plugins=mine.py", "halut.K=4,8"]
+    assert import_plugins(given, True)[0] == ["-m", f"plugins=[{mine}]", "halut.K=4,8"]
+    given = ["halut=samples", "+plugins=mine.py", "--help", "model"]
+    expected = ["halut=samples", f"plugins=[{mine}]", "--help", "model"]
+    assert import_plugins(given, True)[0] == expected
+
+
 def test_help_shows_the_options_of_a_plugins_entries(train, mine):
     out = train("plugins=./mine.py", "halut=samples", "data=blobs", "model=mlp", "--help").out
     assert "options of halut=samples" in out
@@ -193,7 +201,7 @@ def test_an_experiment_of_a_folder_may_name_plugins(mine):
         "# @package _global_\ndefaults:\n  - override /data: blobs\nplugins: [./mine.py]\n"
     )
     given = ["--config-dir", "conf", "experiment=own"]
-    assert import_plugins(given, True)[0] == [f"plugins=[{mine}]", *given]
+    assert import_plugins(given, True)[0] == [*given[:2], f"plugins=[{mine}]", given[2]]
 
 
 def test_the_other_verbs_know_plugins(capsys, mine):

@@ -40,7 +40,9 @@ def import_plugins(arguments: Sequence[str], trains: bool) -> tuple[list[str], l
         told += loading.without_entries(unreferenced)
     hydra_schemas.register()
     if names:
-        rest.insert(0, f"{KEY}=[{','.join(map(_quoted, names))}]")
+        # Where the first was: argparse takes no options after others that a flag interrupts.
+        place = next(i for i, each in enumerate(arguments) if _key(each) in (KEY, "experiment"))
+        rest.insert(place, f"{KEY}=[{','.join(map(_quoted, names))}]")
     return rest, told
 
 
@@ -52,13 +54,19 @@ def asked(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     names: list[str] = []
     rest: list[str] = []
     for argument in arguments:
-        if not re.match(rf"\+{{0,2}}{KEY}=", argument):
+        if _key(argument) != KEY:
             rest.append(argument)
             continue
         override = OverridesParser.create().parse_override(argument)
         given = _names(override)
         names = [*names, *given] if override.is_add() else given
     return names, rest
+
+
+def _key(argument: str) -> str | None:
+    """The option that an argument sets or adds to; None for any other argument."""
+    key, equals, _ = argument.lstrip("+").partition("=")
+    return key if equals else None
 
 
 def _names(override: Override) -> list[str]:
@@ -87,8 +95,8 @@ def _of_experiments(arguments: Sequence[str]) -> list[str]:
             folders.append(Path(value or following))
     found: list[str] = []
     for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key.lstrip("+") != "experiment":
+        _, _, value = argument.partition("=")
+        if _key(argument) != "experiment":
             continue
         for name in re.findall(r"[^\s,\[\]'\"]+", value):
             for folder in folders:
