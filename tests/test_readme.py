@@ -152,7 +152,6 @@ def test_the_plugin_of_the_readme_is_the_example():
     [
         ("samples", "encoders/test_contract.py"),
         ("ternary", "codecs/test_codec_contract.py"),
-        ("mlp", "models"),
         ("blobs", "datasets/test_data_contract.py"),
     ],
 )
