@@ -10,13 +10,27 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from halut.data.base import DataModule, datasets
+from halut.data.arrays import ArraySamples, ImageConfig
+from halut.data.base import DataModule, Pools, datasets, image_statistics
 from halut.data.config import DataConfig
+from halut.data.samples import Samples, Split
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["DataConfig", "DataModule", "build", "datasets", "schemas"]
+__all__ = [
+    "ArraySamples",
+    "DataConfig",
+    "DataModule",
+    "ImageConfig",
+    "Pools",
+    "Samples",
+    "Split",
+    "build",
+    "datasets",
+    "image_statistics",
+    "schemas",
+]
 
 
 def build(name: str, **options: Any) -> DataModule:

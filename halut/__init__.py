@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from halut.errors import HalutError
     from halut.inference.prepare import prepare
+    from halut.plugins import load_plugins
     from halut.replace.param_groups import param_groups
     from halut.replace.policy import Rule
     from halut.replace.recalibrate import recalibrate
@@ -100,6 +101,7 @@ __all__ = [
     "lightning",
     "load",
     "load_into",
+    "load_plugins",
     "nn",
     "param_groups",
     "plan_of",
@@ -112,6 +114,7 @@ __all__ = [
 _HOMES = {
     "HalutError": "halut.errors",
     "prepare": "halut.inference.prepare",
+    "load_plugins": "halut.plugins",
     "param_groups": "halut.replace.param_groups",
     "Rule": "halut.replace.policy",
     "recalibrate": "halut.replace.recalibrate",

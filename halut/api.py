@@ -266,24 +266,38 @@ def save(network: nn.Module, path: str | Path, model: Mapping[str, Any] | None =
         bundle.save_bundle(folder, network, plan, {})
 
 
-def load_into(network: nn.Module, path: str | Path) -> Plan:
+def load_into(network: nn.Module, path: str | Path, plugins: bundle.Plugins = ()) -> Plan:
     """Give the exact `network` the layers and the weights of a folder that `save` wrote.
 
     Nothing is learned again; what the network's own weights are does not matter. Returns the plan.
-    Raises HalutError if the folder is damaged or of another network.
+    `plugins`: as in `load`. Raises HalutError if the folder is damaged or of another network, or
+    needs a plugin that is not imported.
     """
-    plan = bundle.read_plan(Path(path))
+    plan = bundle.read_plan(Path(path), plugins)
     bundle.fill(network, plan, Path(path))
     return plan
 
 
-def load(path: str | Path, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+def load(
+    path: str | Path,
+    factory: Callable[[], nn.Module] | None = None,
+    plugins: bundle.Plugins = (),
+) -> nn.Module:
     """The network of a folder that `save` or a run wrote, in evaluation mode.
 
-    `factory()` makes the exact network; without it, the folder must name one of halut's registry.
+    Args:
+        path: a bundle or a run folder.
+        factory: makes the exact network; without it, the folder must name one of halut's registry.
+        plugins: modules and .py files that are imported first. A bundle is data and imports nothing
+            by itself; True lets it import the plugins that it names, modules that are installed and
+            files by their absolute paths, each with a line in the log.
+
+    Raises HalutError if the folder is damaged, or needs a plugin that is not imported: the line
+    names it.
     """
     if factory is None:
-        return bundle.load_bundle(Path(path))[0]
+        return bundle.load_bundle(Path(path), plugins)[0]
+    plan = bundle.read_plan(Path(path), plugins)
     network = factory()
-    load_into(network, path)
+    bundle.fill(network, plan, Path(path))
     return network.eval()

@@ -28,9 +28,10 @@ verbs:
   table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
   bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
   scaling    what more ranks gain: measured here, and computed for more
-  env        versions, devices, and which kernels are active
+  env        versions, devices, plugins, and which kernels are active
 
-`halut VERB --help` tells more.
+`halut VERB --help` tells more. Every verb takes plugins=[my_module,./my_file.py]: encoders, codecs,
+models and data sets of your own; those of installed packages are known by themselves.
 """
 
 
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = [argument for argument in given if argument != "debug=traceback"]
     try:
         with quiet_pipes():
+            if given[0] not in ("train", "evaluate"):  # those read them from Hydra's command line
+                given = with_plugins(given)
             code = verbs[given[0]](given[1:])
             flush()
             return code
@@ -73,6 +76,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def complain(message: str) -> None:
     """One line on the standard error."""
     print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def with_plugins(arguments: list[str]) -> list[str]:
+    """The command line less `plugins=`, when what it names, and what is installed, is imported."""
+    from halut.plugins import loading
+
+    told = loading.load_entry_points()
+    if any("plugins=" in argument for argument in arguments):
+        from halut.training.config.plugin_options import asked
+
+        names, arguments = asked(arguments)
+        told += loading.without_entries(loading.load(names))
+    for line in told:
+        print(f"warning: {line}", file=sys.stderr)
+    return arguments
 
 
 def train(arguments: list[str]) -> int:
@@ -129,7 +147,9 @@ def scaling(arguments: list[str]) -> int:
 
 
 def env(arguments: list[str]) -> int:
-    """Versions, devices, and by which kernel, on which instruction set, every operation runs."""
+    """Versions, devices, by which kernel, on which instruction set, every operation runs, and the
+    plugins with what they registered, or why they were left out.
+    """
     parser = argparse.ArgumentParser(prog="halut env", description=env.__doc__)
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(arguments)
@@ -140,12 +160,12 @@ def env(arguments: list[str]) -> int:
         print(json.dumps(found, indent=2))
         return 0
     for key, value in found.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             print(f"{key}:")
             for name, what in value.items():
                 print(f"  {name:28s} {what}")
         else:
-            print(f"{key:14s} {value}")
+            print(f"{key:14s} {'none' if value == {} else value}")
     return 0
 
 

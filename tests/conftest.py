@@ -14,6 +14,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core each; their subprocesses too
 import pytest
 import torch
 
+from halut.plugins import load_plugins
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "a plugin whose entries are tested, too"
+    parser.addoption("--halut-plugin", action="append", default=[], help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import plugins before tests are collected: the suites over the registries have cases for
+    every entry.
+    """
+    if plugins := config.getoption("--halut-plugin"):
+        load_plugins(*plugins)
+
 
 @pytest.fixture(autouse=True)
 def _no_outside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from halut.bench.suites import Case, suites
 from halut.bench.summary import summarize
 from halut.errors import HalutError
 from halut.io import write_json
+from halut.plugins import loading
 from halut.training.logging.git import commit
 
 SCHEMA = 1
@@ -144,6 +145,7 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str]]:
         rounds=rounds,
         quick=options.quick,
         resnet9_batch=options.batch or Settings.resnet9_batch,
+        plugins=list(loading.described()),
     )
     return settings, isas
 

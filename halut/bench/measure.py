@@ -24,6 +24,7 @@ from halut.bench.suites import Case
 from halut.errors import HalutError
 from halut.io import write_json
 from halut.ops import cpu
+from halut.plugins import loading
 
 WITH_INT8 = ("layer", "network")
 """Operations with INT8 products to be compared with."""
@@ -44,6 +45,7 @@ class Settings:
     size: list[int] | None = None
     resnet9_batch: int = 128
     isa: str = "default"
+    plugins: list[str] = field(default_factory=list)
     int8_only: bool = False
     """Only what is compared with INT8 products: for the second set of instructions."""
 
@@ -141,6 +143,7 @@ def main(arguments: list[str]) -> int:
     """Read settings, measure, write results; progress goes to standard error."""
     settings = Settings(**json.loads(Path(arguments[0]).read_text()))
     try:
+        loading.load(settings.plugins)
         results = measure(settings, lambda line: print(line, file=sys.stderr, flush=True))
     except HalutError as error:
         print(f"error: {error}", file=sys.stderr)

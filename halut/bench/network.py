@@ -22,7 +22,7 @@ from halut.inference.int8 import int8_network
 from halut.inference.onednn import available
 from halut.inference.prepare import with_packed_layers
 from halut.inference.trace import traced
-from halut.models.build import build_model, find_source
+from halut.models.build import PLUGIN, build_model, find_source
 from halut.ops.core import dispatch
 from halut.replace import swap
 from halut.replace.policy import Rule, resolve, simple_rules
@@ -41,11 +41,12 @@ IMAGES = 4
 
 
 def case_of(name: str, size: list[int] | None, quick: bool = False) -> Case:
-    """The case of one network; its input is one image of 224 x 224, 32 x 32 for a local network.
+    """The case of one network; its input is one image of 224 x 224, 32 x 32 for a local network
+    or a plugin's.
 
     Raises HalutError with close names for one that nobody knows.
     """
-    local = find_source(name) == "local"
+    local = find_source(name) in (PLUGIN, "local")
     side = 8 if quick else 32 if local else 224
     B, channels, H, W = size or (1, 3, side, side)
     return Case("network", name, {"B": B, "channels": channels, "H": H, "W": W})
@@ -105,7 +106,7 @@ def images(case: Case) -> Tensor:
 @functools.lru_cache(maxsize=1)
 def exact_network(case: Case) -> tuple[nn.Module, Tensor]:
     """(the network with random weights and norms fitted to images, its input)."""
-    classes = 10 if find_source(case.suite) == "local" else 1000
+    classes = 10 if find_source(case.suite) in (PLUGIN, "local") else 1000
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build_model(case.suite, classes, case.shape["channels"])

@@ -30,6 +30,7 @@ from halut.bench.main import number, numbers
 from halut.errors import HalutError
 from halut.io import write_json
 from halut.models.build import build_model
+from halut.plugins import loading
 from halut.prototypes.codebooks import shared_out
 from halut.replace import swap
 from halut.replace.policy import resolve, simple_rules
@@ -100,9 +101,10 @@ def _run(ranks: int, options: argparse.Namespace, learn: bool = True) -> dict[st
         port = free.getsockname()[1]
         free.close()
         found = Path(folder) / "found.json"
+        plugins = list(loading.described())
         mp.start_processes(
             _rank,
-            (ranks, port, vars(options) | {"learn": learn}, str(found)),
+            (ranks, port, vars(options) | {"learn": learn, "plugins": plugins}, str(found)),
             nprocs=ranks,
             start_method="spawn",
         )
@@ -118,6 +120,7 @@ def _rank(index: int, ranks: int, port: int, options: dict[str, Any], found: str
     dist.init_process_group("nccl" if cuda else "gloo", address, rank=index, world_size=ranks)
     device = torch.device("cuda", index) if cuda else torch.device("cpu")
     torch.manual_seed(0)
+    loading.load(options["plugins"])
     network = build_model(options["model"], 10, 3).to(device)
     learning = _learn(network, device, CALIBRATION if options["learn"] else 1)
     step, reduced = _train(network, device, options)

@@ -1,8 +1,9 @@
-"""Any network by name: local, timm's or torchvision's."""
+"""Any network by name: local, timm's or torchvision's, or a class or function of a plugin."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,11 @@ from halut.models.builders import models
 from halut.models.config import ModelConfig
 from halut.models.from_torchvision import build_torchvision, torchvision_names
 from halut.models.weights import load_weights
+from halut.plugins import reference
 
 SOURCES = ("local", "timm", "torchvision")
+PLUGIN = "plugin"
+"""The source of names of the form module:Name."""
 
 
 def build_from(config: ModelConfig, num_classes: int, in_channels: int) -> nn.Module:
@@ -48,9 +52,11 @@ def build_model(
 ) -> nn.Module:
     """A network with logits [B, num_classes] for inputs [B, in_channels, ...].
 
-    `source` auto takes the first of local, timm, torchvision that has the name. `pretrained`
-    weights are timm's or torchvision's; a classifier of another number of classes starts anew.
-    `options` go to the network's builder.
+    `source` auto takes the first of local, timm, torchvision that has the name. my_module:MyNet or
+    ./my_file.py:MyNet is a class or a function of a plugin, which is imported; it gets num_classes,
+    in_channels (or in_chans) and pretrained where its signature has them. `pretrained` weights are
+    timm's or torchvision's; a classifier of another number of classes starts anew. `options` go to
+    the network's builder as keywords.
 
     Raises HalutError for an unknown name or source, options that the network does not take, and
     pretrained weights that do not exist or cannot be fetched.
@@ -61,7 +67,7 @@ def build_model(
             f"got {num_classes} and {in_channels}"
         )
     chosen = find_source(name, source)
-    build = {"local": _local, "timm": _timm, "torchvision": _torchvision}[chosen]
+    build = {"local": _local, "timm": _timm, "torchvision": _torchvision, PLUGIN: _plugin}[chosen]
     try:
         model = build(name, num_classes, in_channels, pretrained, options)
         if empty := [key for key, value in model.named_parameters() if value.numel() == 0]:
@@ -81,12 +87,16 @@ def build_model(
 def find_source(name: str, source: str = "auto") -> str:
     """local, timm or torchvision: the first that has `name`, or `source` itself if it does.
 
+    plugin for module:Name, whether or not there is such a module.
+
     Raises HalutError naming close matches from all three.
     """
     if source != "auto" and source not in SOURCES:
         raise HalutError(
             f"unknown model source {source!r}; choose one of: auto, {', '.join(SOURCES)}"
         )
+    if source == "auto" and reference.split(name) is not None:
+        return PLUGIN
     for candidate in SOURCES if source == "auto" else (source,):
         if _has[candidate](name):
             return candidate
@@ -124,6 +134,35 @@ def _local(
             "a file with model.weights=PATH"
         )
     return models[name](num_classes, in_channels=in_channels, **options)
+
+
+def _plugin(
+    name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    builder: Any = reference.resolve(name)
+    if not (inspect.isfunction(builder) or _is_module_class(builder)):
+        raise HalutError(f"model {name!r} is no subclass of nn.Module and no function")
+    known = inspect.signature(builder).parameters
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    offered: dict[str, Any] = {"in_channels": in_channels, "in_chans": in_channels}
+    kept = {key: value for key, value in offered.items() if key in known}
+    if takes_all or "num_classes" in known:
+        kept["num_classes"] = num_classes
+    if pretrained and "pretrained" not in known:
+        raise HalutError(
+            f"model {name!r} takes no pretrained; set model.pretrained=false, or give a file with "
+            "model.weights=PATH"
+        )
+    if pretrained:
+        kept["pretrained"] = True
+    network = builder(**kept, **options)
+    if not isinstance(network, nn.Module):
+        raise HalutError(f"model {name!r} is no nn.Module but {type(network).__name__}")
+    return network
+
+
+def _is_module_class(builder: Any) -> bool:
+    return isinstance(builder, type) and issubclass(builder, nn.Module)
 
 
 def _timm(

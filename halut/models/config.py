@@ -15,7 +15,9 @@ class ModelConfig:
     """The network of a run; `halut.models.build.build_from` makes it."""
 
     name: str = option(
-        MISSING, "a local, timm (also with a tag: resnet50.a1_in1k) or torchvision name"
+        MISSING,
+        "a local, timm (also with a tag: resnet50.a1_in1k) or torchvision name; your own class or "
+        "function: my_module:MyNet, ./my_file.py:MyNet",
     )
     source: str = option(
         "auto", "where it comes from; auto: the first that has the name", choices=SOURCES

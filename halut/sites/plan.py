@@ -40,13 +40,15 @@ class Plan:
     """Entries in the order the network calls them, and how to build that network again.
 
     `model` holds the arguments of halut.models.build_model; `unsupported` names the layers that
-    multiply but are no sites, with the reason.
+    multiply but are no sites, with the reason. `plugins` says what of all this halut does not
+    bring: {module or file: {noun: names}}.
     """
 
     entries: tuple[Entry, ...]
     model: dict[str, Any] = field(default_factory=dict)
     unsupported: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
+    plugins: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     @property
     def replaced(self) -> list[Entry]:
@@ -93,6 +95,7 @@ class Plan:
                 for e in self.entries
             ],
             "unsupported": self.unsupported,
+            **({"plugins": self.plugins} if self.plugins else {}),
         }
 
     @classmethod
@@ -106,9 +109,10 @@ class Plan:
         try:
             entries = tuple(_entry(e) for e in fields["entries"])
             model, unsupported = dict(fields["model"]), dict(fields.get("unsupported", {}))
+            plugins = _plugins(fields.get("plugins", {}))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise HalutError(f"{source}: not a plan: {error!r}") from error
-        return cls(entries, model, unsupported)
+        return cls(entries, model, unsupported, plugins=plugins)
 
     def save(self, path: Path) -> None:
         """Write plan.json atomically."""
@@ -124,6 +128,15 @@ class Plan:
         except OSError as error:
             raise HalutError(f"{path}: the plan cannot be read: {error.strerror}") from error
         return cls.from_dict(fields, str(path))
+
+
+def _plugins(fields: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """The plugins of a plan.json; raises TypeError or the like if they are none."""
+    for plugin, entries in fields.items():
+        for noun, names in entries.items():
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"plugins: {plugin}: {noun} must be a list of names, got {names!r}")
+    return fields
 
 
 def _entry(fields: dict[str, Any]) -> Entry:

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from halut.bundle import missing_plugin
 from halut.data import build as build_data
 from halut.data import datasets
 from halut.data.base import DataModule
@@ -39,18 +40,27 @@ def settings_of(data: DataModule) -> dict[str, Any]:
 
 
 def data_of(
-    report: Mapping[str, Any], chosen: Mapping[str, Any], given: Collection[str], run: Any = None
+    report: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    given: Collection[str],
+    run: Any = None,
+    plan: Plan | None = None,
 ) -> Any:
     """The data set of a bundle's report, set up; raises HalutError as data sets do.
 
     `chosen` is the configuration's data group: it may be of another data set (`name`), which then
     decides everything. `given` are the fields named on the command line, which win over all; each
-    must have an effect in the evaluation `run`, where there is one.
+    must have an effect in the evaluation `run`, where there is one. The bundle's `plan` says which
+    plugin has the data set.
     """
     recorded = report.get("data") or {}
     name = chosen.get("name") or recorded.get("name")
     if name is None:
         raise HalutError("the bundle's report does not name its data set; give data=NAME")
+    if plan is not None and name not in datasets:
+        for plugin, entries in plan.plugins.items():
+            if name in entries.get("data set", ()):
+                raise HalutError(missing_plugin(plugin, "data set", name, "the bundle"))
     settings = {"name": name, **{k: v for k, v in chosen.items() if v is not None}}
     if name == recorded.get("name"):
         settings |= recorded.get("settings") or {}

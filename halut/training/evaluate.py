@@ -122,11 +122,11 @@ def evaluate_bundle(
         raise HalutError(f"json={config.json} is a folder; give a file")
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    network, plan, report = load_bundle(path)
+    network, plan, report = load_bundle(path, config.plugins)
     name = (report.get("data") or {}).get("name")
     if chosen.get("root") is None and chosen.get("name") in (None, name):
         chosen = {**chosen, "root": recorded_root(path, name)}
-    data = data_of(report, chosen, given, config)
+    data = data_of(report, chosen, given, config, plan)
     check_fits(data, plan)
     if config.trainer.channels_last:
         _channels_last(network)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from halut.io import write_bytes, write_json
+from halut.plugins import loading, reference
 from halut.replace.schedule import ROLES
 from halut.training.config.run_config import BaseConfig, LossConfig, TrainConfig
 from halut.training.lightning.fit import fit
@@ -45,13 +46,25 @@ def deciding(trainer: dict[str, Any], more: tuple[str, ...]) -> dict[str, Any]:
 
 
 def cache_key(config: dict[str, Any], samples: dict[str, str]) -> str:
-    """Hash of all that decides the base weights; `samples` are the digests of the data's splits."""
+    """Hash of all that decides the base weights; `samples` are the digests of the data's splits.
+
+    Of a plugin's model or data set the plugin's source counts, too.
+    """
     data = {k: v for k, v in config["data"].items() if k not in ("root", "workers", "download")}
     base = {k: v for k, v in config["base"].items() if k != "cache" and v != {}}
     trainer = deciding(config["trainer"], ("limit_train_batches",))
     data["samples"] = samples  # another folder of the same options is other data
     chosen = {"data": data, "model": config["model"], "base": base, "trainer": trainer}
-    return config_hash({**chosen, "seed": config["seed"]})
+    return config_hash({**chosen, "seed": config["seed"], **_sources(config)})
+
+
+def _sources(config: dict[str, Any]) -> dict[str, str]:
+    """Digests of the plugins that bring the model and the data set; {} for halut's own."""
+    named = {"model": str(config["model"]["name"]), "data set": str(config["data"]["name"])}
+    found = {noun: loading.fingerprint(noun, name) for noun, name in named.items()}
+    if (parts := reference.split(named["model"])) is not None:
+        found["model"] = loading.source_digest(parts[0])
+    return {f"source of the {noun}": digest for noun, digest in found.items() if digest is not None}
 
 
 def obtain_base(

@@ -15,11 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from halut.codecs.factors import option_types
 from halut.configs import Chain, FactorConfig
 from halut.errors import SIGPIPE_CODE, HalutError, flush, silence, tell
+from halut.plugins import loading
 from halut.training import sweep
 from halut.training.cluster import interruption, slurm
 from halut.training.config.command import command, command_line
 from halut.training.config.hydra_errors import one_line
 from halut.training.config.hydra_schemas import register
+from halut.training.config.plugin_options import with_absolute_references
 from halut.training.config.run_config import TrainConfig, check, plain_values
 from halut.training.config.trainer_config import check_devices
 from halut.training.config.unused_options import check_effect
@@ -33,6 +35,7 @@ register()
 def typed(config: DictConfig) -> TrainConfig:
     """The configuration as dataclasses; raises HalutError if it is invalid."""
     refuse_added_keys(config)
+    with_absolute_references(config)
     try:
         return cast(TrainConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
@@ -96,6 +99,8 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
 
 def start(config: DictConfig) -> None:
     """Check the configuration and run it, in as many processes as it asks for."""
+    loading.load_entry_points()  # a job of a cluster begins here, and not at the command line
+    loading.load(config.plugins)
     settings = typed(config)
     check(settings)
     check_effect(settings)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from halut.bundle import plan_of_file
 from halut.errors import HalutError
 from halut.replace import schedule
 from halut.replace.policy import Rule, resolve, simple_rules
@@ -53,7 +53,7 @@ def make_plan(config: TrainConfig, network: nn.Module, data: Any) -> Plan:
         "input_shape": list(data.input_shape),
     }
     if config.plan is not None:
-        plan = Plan.load(Path(config.plan))
+        plan = plan_of_file(config.plan)
         if [entry.site for entry in plan] != sites:
             raise HalutError(f"plan={config.plan} was made for another network")
         return Plan(plan.entries, model, plan.unsupported)
@@ -77,7 +77,7 @@ def make_plan(config: TrainConfig, network: nn.Module, data: Any) -> Plan:
 def _wants_attention(config: TrainConfig) -> bool:
     """True if attention's products are among what the policy, or the given plan, can replace."""
     if config.plan is not None:
-        return any(entry.site.kind == KIND for entry in Plan.load(Path(config.plan)))
+        return any(entry.site.kind == KIND for entry in plan_of_file(config.plan))
     ruled = (rule.get("kind") for rule in config.policy.rules)
     return KIND in (*config.policy.kinds, *ruled)
 

@@ -23,6 +23,7 @@ from halut.analysis.site_bytes import (
 )
 from halut.models.build import pretrained_info
 from halut.ops import status
+from halut.plugins import loading
 from halut.replace.operator_registry import make_operator
 from halut.sites.plan import Entry, Plan
 from halut.training.bundle_data import settings_of
@@ -140,7 +141,7 @@ def _bytes(held: SiteBytes) -> dict[str, int]:
 
 
 def environment(context: Context | None = None) -> dict[str, Any]:
-    """Versions, commit, device, and which kernels run."""
+    """Versions, commit, device, which kernels run, and the plugins with what they registered."""
     import lightning
     import timm
     import torchvision
@@ -160,6 +161,7 @@ def environment(context: Context | None = None) -> dict[str, Any]:
         "cpu_kernels": status.cpu_kernels(),
         "cuda_kernels": status.cuda_kernels(),
         "kernels": status.kernels(),
+        "plugins": loading.lines(),
     }
 
 

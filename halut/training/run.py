@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from halut.analysis.sensitivity import accuracy, sensitivity
-from halut.bundle import save_bundle
+from halut.bundle import save_bundle, with_plugins
 from halut.data import build as build_data
 from halut.data.loader import BatchLoader
 from halut.data.sampler import OrderedBatches, TrainBatches
@@ -202,6 +202,7 @@ def _run(
     context = Context(config, folder, data, plan, exact, teacher, logger)
     stages = _stages(config, plan, network, _sensitivity(context))
     plan = schedule.assign(plan, [stage.sites for stage in stages])
+    plan = with_plugins(plan, config.data.name)
     context = replace(context, plan=plan)
     if is_main():
         plan.save(folder.path / "plan.json")

@@ -23,6 +23,7 @@ from halut.models.weights import load_weights, save_weights
 from halut.option import with_new_names
 from halut.training.cluster import slurm
 from halut.training.cluster.lock import LOCK, TAKING
+from halut.training.config.run_config import TrainConfig
 
 PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "enable_progress_bar")
 SAVING = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")
@@ -46,6 +47,8 @@ def config_hash(config: dict[str, Any]) -> str:
 def lasting(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what may change between start and resume."""
     kept = json.loads(json.dumps(config, default=str))
+    if not kept.get("plugins"):
+        kept.pop("plugins", None)  # runs of before there were plugins have no such key
     for group, keys in VOLATILE:
         if not keys:
             kept.pop(group, None)
@@ -142,8 +145,6 @@ def _of_no_run(path: Path) -> bool:
 
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     """The configuration of an earlier version: options that came later have their defaults."""
-    from halut.training.config.run_config import TrainConfig  # it imports all operators
-
     def filled(values: Any, defaults: Any) -> Any:
         if not (isinstance(values, dict) and isinstance(defaults, dict) and defaults):
             return values

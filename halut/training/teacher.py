@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from halut.errors import HalutError
-from halut.models.build import build_model, find_source
+from halut.models.build import PLUGIN, build_model, find_source
 from halut.models.weights import load_weights
 from halut.training.config.run_config import LossConfig
 from halut.training.lightning.losses import check_blocks
@@ -26,7 +26,8 @@ def check_loss(network: nn.Module, loss: LossConfig) -> None:
         return
     if loss.features:
         raise HalutError("loss.features compares with the exact network: leave loss.teacher out")
-    if find_source(loss.teacher) == "local" and loss.teacher_weights is None:
+    unpublished = find_source(loss.teacher) in ("local", PLUGIN)
+    if unpublished and loss.teacher_weights is None:
         raise HalutError(
             f"loss.teacher={loss.teacher} has no published weights: give loss.teacher_weights=FILE"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -100,6 +101,43 @@ def test_training_and_evaluation_run_elsewhere(installed, tmp_path):
     assert [site["name"] for site in report["sites"] if site["operator"] != "keep"]
     installed.halut("evaluate", "run=run", cwd=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+LOADED = """
+import halut, torch
+from halut.data import build
+try:
+    halut.load("run")
+except halut.HalutError as refusal:
+    print("needs the plugin" in str(refusal))
+network = halut.load("run", plugins=["./mine.py"])
+blobs = build("blobs")
+blobs.setup()
+images, labels = next(iter(blobs.test_dataloader()))
+prepared = halut.prepare(network, images[:1])
+print((prepared(images).argmax(1) == network(images).argmax(1)).float().mean().item())
+"""
+
+
+def test_a_plugin_file_in_an_empty_folder_is_trained_evaluated_and_prepared(installed, tmp_path):
+    """An encoder, a codec, a model and a data set of a user's own, with nothing but the wheel."""
+    shutil.copy(ROOT / "examples" / "plugin" / "mine.py", tmp_path)
+    own = ("plugins=[./mine.py]", "halut=samples", "model=mlp", "data=blobs", "policy=linear")
+    rule = "policy.rules=[{name: '1', operator: ternary, options: {activation: null}}]"
+    short = ("base.epochs=3", "schedule.train_batches=4", "trainer.accelerator=cpu", "ptq=none")
+    installed.halut("train", *own, rule, *short, "baseline=false", "run_dir=run", cwd=tmp_path)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert {site["operator"] for site in report["sites"]} == {"samples", "ternary"}
+    assert report["base"]["test_accuracy"] > 90
+    assert report["final"]["test_accuracy"] > 50
+    refused = installed.halut("evaluate", "run=run", cwd=tmp_path, code=1).stderr
+    assert f"needs the plugin {(tmp_path / 'mine.py').resolve()}" in refused
+    installed.halut("evaluate", "run=run", own[0], "json=figures.json", cwd=tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["accuracy"] == report["final"]["test_accuracy"]
+    lines = run(installed.python, "-c", LOADED, cwd=tmp_path).stdout.splitlines()
+    assert lines[-2] == "True"
+    assert float(lines[-1]) > 0.99
 
 
 def test_benchmarks_run_elsewhere(installed, tmp_path):

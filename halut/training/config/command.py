@@ -15,12 +15,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from halut.errors import quiet_pipes
+from halut.errors import HalutError, quiet_pipes, tell
 from halut.training.config.help import page
 from halut.training.config.hydra_errors import known_options, nearest, one_line
 from halut.training.config.hydra_schemas import conf_dir
+from halut.training.config.plugin_options import import_plugins
 from halut.training.config.renamed import register, with_new_keys
-from halut.training.parallel.distributed import complain
+from halut.training.parallel.distributed import complain, warn
 
 FLAGS = (
     "--hydra-help",
@@ -55,7 +56,7 @@ def command(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Decorator: the function as a program that composes conf/NAME.yaml of the dataclass `schema`.
 
-    `prepare` may rewrite the command line before Hydra reads it.
+    `prepare` may rewrite the command line before Hydra reads it; plugins are imported then, too.
     """
 
     def decorate(run: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -67,14 +68,20 @@ def command(
             with quiet_pipes():
                 arguments = with_new_keys(prepare(sys.argv[1:]))
                 program = _program()
-                if "--help" in arguments or "-h" in arguments:
-                    print(page(name, schema, program, arguments), end="")
-                    return None
                 try:
+                    arguments, warnings = import_plugins(arguments, name == "train")
+                    for warning in warnings:
+                        warn(warning)
+                    if "--help" in arguments or "-h" in arguments:
+                        print(page(name, schema, program, arguments), end="")
+                        return None
                     _check_flags(arguments, schema)
                     with _full_errors():
                         sys.argv = [sys.argv[0], *arguments]
                         return composed()
+                except HalutError as error:
+                    tell(error, complain, "debug=traceback" in arguments)
+                    sys.exit(1)
                 except (HydraException, OmegaConfBaseException) as error:
                     complain(one_line(error, schema, program))
                     sys.exit(1)

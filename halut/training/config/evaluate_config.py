@@ -51,6 +51,7 @@ class EvaluateConfig:
     samples: int = option(256, "samples of the split for the errors of the layers; 0: no errors")
     latency: int = option(1, "images of the batch that is timed, prepared and exact; 0: no times")
     json: str | None = option(None, "file for the figures")
+    plugins: list[str] = option([], "modules and .py files that the bundle may use")
     data: Any = option(None, "another data set, or fields of the bundle's: +data.FIELD=VALUE")
     runtime: RuntimeConfig = option(RuntimeConfig, "how the prepared network is run")
     trainer: TrainerConfig = option(TrainerConfig, "device, precision, batches")

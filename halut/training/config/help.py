@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 from omegaconf import OmegaConf
 
 from halut.data import schemas as schemas_of_data
+from halut.models.builders import models
 from halut.models.config import ModelConfig
 from halut.option import default_of, unknown, why_without_effect
 from halut.replace.operator_registry import about, config_type, operator_names
-from halut.training.config.hydra_schemas import conf_dir
+from halut.training.config.hydra_schemas import conf_dir, model_config, without_file
 from halut.training.parallel.distributed import complain
 
 WIDTH = 79
@@ -28,6 +29,7 @@ def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
     """What `--help` prints: an overview, or the group named after it (GROUP, GROUP=CHOICE, all).
 
     Of an option with names from other packages, such as optim.name, all of them.
+    With nothing after it, the groups of the GROUP=CHOICE before it, where there are any.
     """
     plain = [each.lstrip("+") for each in arguments if not each.startswith("-")]
     places = [i for i, each in enumerate(arguments) if each in ("--help", "-h")]
@@ -36,6 +38,9 @@ def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
     top = {field.name: field for field in dataclasses.fields(schema)}
     groups = [each for each in top if _is_group(top[each])]
     if not after or after[0].startswith("-"):
+        asked = [each for each in chosen if each in groups]
+        if asked:
+            return "\n".join(_group(name, schema, top, each, program, chosen) for each in asked)
         return _overview(name, top, groups, program)
     if names := _names(top, after[0].partition("=")[0]):
         return names
@@ -101,7 +106,8 @@ def _defaults(name: str) -> dict[str, str | None]:
 
 
 def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (Path(conf_dir()) / group).glob("*.yaml"))
+    files = (path.stem for path in (Path(conf_dir()) / group).glob("*.yaml"))
+    return sorted({*files, *without_file(group)})
 
 
 def _refuse(kind: str, word: str, choices: list[str]) -> NoReturn:
@@ -161,8 +167,7 @@ def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str
     """(key, field, default) of a group's options, one level of nested ones as well."""
     own: dict[str, Any] = {}
     if choices:
-        loaded: Any = OmegaConf.to_container(OmegaConf.load(_file(group, choice)))
-        own = {k: v for k, v in (loaded or {}).items() if k not in ("defaults", group)}
+        own = {k: v for k, v in _settings(group, choice).items() if k not in ("defaults", group)}
     found: list[Any] = []
     run = None if whole.trains else whole()
     for field in dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ():
@@ -179,6 +184,14 @@ def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str
         else:
             found.append((key, field, _Nested() if dataclasses.is_dataclass(default) else default))
     return found
+
+
+def _settings(group: str, choice: str) -> dict[str, Any]:
+    """What the file of a choice says; of a plugin's, which has none, what its schema says."""
+    if choice not in without_file(group):
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(_file(group, choice)))
+        return loaded or {}
+    return dataclasses.asdict(model_config(choice)) if group == "model" else {}
 
 
 class _Nested:
@@ -201,13 +214,16 @@ def _file(group: str, choice: str) -> Path:
 
 def _about(group: str, choice: str) -> str:
     """The comment that a file of conf/ begins with, else what its schema says of itself."""
-    lines = _file(group, choice).read_text().splitlines()
+    file = _file(group, choice)
+    lines = file.read_text().splitlines() if choice not in without_file(group) else []
     text = " ".join(line.lstrip("# ") for line in lines if line.startswith("# ") and line != "")
     text = text.replace("@package _global_", "").strip()
     if not text and group == "halut" and choice in operator_names():
         text = about(choice)
     if not text and group == "data":
         text = (schemas_of_data()[choice].__doc__ or "").split("\n\n")[0].strip()
+    if not text and group == "model" and choice in models:
+        text = (models[choice].__doc__ or "").split("\n\n")[0].strip()
     return " ".join(text.split())
 
 

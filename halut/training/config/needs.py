@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch import nn
 
+from halut.bundle import plan_of_file
 from halut.errors import HalutError
 from halut.option import Needs, while_training
 from halut.replace.operator_registry import make_operator
 from halut.replace.policy import laid_over
 from halut.replace.schedule import ROLES
 from halut.sites.find import Site
-from halut.sites.plan import KEEP, Plan
+from halut.sites.plan import KEEP
 from halut.training.optim import lr_schedules
 from halut.training.optim import optimizers as by_name
 
@@ -137,7 +137,7 @@ def roles(run: Any) -> set[str]:
 def operators_of(run: Any) -> list[tuple[str, dict[str, Any]]]:
     """Every operator that the policy, or the plan of a file, can put into the network."""
     if run.plan is not None:
-        return [(e.operator, dict(e.options)) for e in Plan.load(Path(run.plan)).replaced]
+        return [(e.operator, dict(e.options)) for e in plan_of_file(run.plan).replaced]
     default, options = run.halut.name, run.halut.options()
     found = [(default, options)]
     for rule in run.policy.rules:

@@ -289,6 +289,9 @@ class TrainConfig:
         "none; auto: 8 and 4 if torchao is installed and baseline is on",
     )
     plan: str | None = option(None, "a plan.json, in place of policy and halut")
+    plugins: list[str] = option(
+        [], "modules and .py files of your own encoders, codecs, models and data sets"
+    )
     seed: int = option(0, "seed of everything that is drawn")
     run_dir: str | None = option(
         None,

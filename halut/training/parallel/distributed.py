@@ -50,6 +50,12 @@ def complain(message: str) -> None:
         print(f"error on rank {rank()}: {message}", file=sys.stderr, flush=True)
 
 
+def warn(message: str) -> None:
+    """One line on the standard error, before logging is set up; the main rank's alone."""
+    if is_main():
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def started_from_outside() -> bool:
     """True if torchrun, srun or the like has given this process a rank."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
