@@ -145,6 +145,7 @@ def _of_no_run(path: Path) -> bool:
 
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     """The configuration of an earlier version: options that came later have their defaults."""
+
     def filled(values: Any, defaults: Any) -> Any:
         if not (isinstance(values, dict) and isinstance(defaults, dict) and defaults):
             return values
