@@ -8,7 +8,7 @@ python evaluate.py --help                                 every option
 from halut.training.cluster import early_signals
 
 if __name__ == "__main__":
-    early_signals.listen()
+    early_signals.install_signal_handlers()
 
 from halut.training.evaluate import main
 

@@ -9,7 +9,7 @@ python train.py --help                                 every group and option
 from halut.training.cluster import early_signals
 
 if __name__ == "__main__":
-    early_signals.listen()
+    early_signals.install_signal_handlers()
 
 from halut.training.main import main
 

@@ -1,4 +1,4 @@
-"""What a kernel launch costs on the CPU: our code and CuPy's, over a driver that does nothing.
+"""CPU cost of a kernel launch: our code and CuPy's, over a driver that does nothing.
 
 python benchmarks/cuda_launch.py       (no GPU needed; a real driver adds its own 2 to 3 us)
 """

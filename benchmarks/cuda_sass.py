@@ -1,4 +1,4 @@
-"""Counts the machine instructions (SASS) of every CUDA kernel, without a GPU.
+"""Machine instructions (SASS) of every CUDA kernel, counted without a GPU.
 
 python benchmarks/cuda_sass.py [SOURCE ...] writes benchmarks/cuda_sass.json: registers, shared and
 spilled bytes as ptxas tells them, instructions in all, and the instructions of every innermost loop
@@ -34,15 +34,15 @@ LABEL = re.compile(r"^(\.L_x_\d+):")
 
 def nvdisasm() -> str:
     """The disassembler's path. Raises FileNotFoundError if there is none."""
-    found = shutil.which("nvdisasm")
+    path = shutil.which("nvdisasm")
     triton = find_spec("triton")
-    if found is None and triton is not None and triton.origin is not None:
-        found = shutil.which(
+    if path is None and triton is not None and triton.origin is not None:
+        path = shutil.which(
             "nvdisasm", path=str(Path(triton.origin).parent / "backends" / "nvidia" / "bin")
         )
-    if found is None:
+    if path is None:
         raise FileNotFoundError("nvdisasm is neither on PATH nor in Triton")
-    return found
+    return path
 
 
 def counted(listing: str) -> dict[str, dict]:
@@ -56,11 +56,11 @@ def counted(listing: str) -> dict[str, dict]:
         for line in section.splitlines():
             if label := LABEL.match(line.strip()):
                 waiting.append(label[1])
-            elif found := LINE.search(line):
-                address = int(found[1], 16)
+            elif match := LINE.search(line):
+                address = int(match[1], 16)
                 labels.update(dict.fromkeys(waiting, address))
                 waiting = []
-                code.append((address, found[2], found[3]))
+                code.append((address, match[2], match[3]))
         while code and code[-1][1] in ("NOP", "BRA"):  # the padding behind the last exit
             code.pop()
         loops = []
@@ -90,13 +90,13 @@ def kernels_of(source: str) -> dict[str, dict]:
         file, cubin = Path(folder) / f"{source}.cu", Path(folder) / "out.cubin"
         file.write_text(launch.source(source))
         command = ["nvcc", "-O3", "-std=c++17", f"-arch={ARCHITECTURE}", "-Xptxas", "-v", "-cubin"]
-        told = subprocess.run(
+        completed = subprocess.run(
             [*command, "-o", str(cubin), str(file)], capture_output=True, text=True, check=True
         )
         listing = subprocess.run(
             [nvdisasm(), "-c", str(cubin)], capture_output=True, text=True, check=True
         )
-    resources = compiled.figures(told.stderr)
+    resources = compiled.figures(completed.stderr)
     return {name: {**resources[name], **each} for name, each in counted(listing.stdout).items()}
 
 

@@ -1,4 +1,4 @@
-"""A training step of fifty tiny table layers: what each costs beside its kernels.
+"""Training step of fifty tiny table layers: the overhead beside the kernels.
 
 python benchmarks/small_layers.py [--layers 50] [--steps 40]: milliseconds a step, the least and
 the median.
@@ -21,19 +21,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--layers", type=int, default=50)
     parser.add_argument("--steps", type=int, default=40)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = nn.Sequential(*[LUTConv2d(8, 8, 3, padding=1) for _ in range(asked.layers)])
+    network = nn.Sequential(*[LUTConv2d(8, 8, 3, padding=1) for _ in range(options.layers)])
     x = torch.randn(2, 8, 8, 8)
     times = []
-    for _ in range(asked.steps + 3):
+    for _ in range(options.steps + 3):
         network.zero_grad()
         begun = time.perf_counter()
         network(x).sum().backward()
         times.append(1e3 * (time.perf_counter() - begun))
     best, middle = min(times[3:]), statistics.median(times[3:])
-    print(f"{asked.layers} layers: {best:.1f} ms a step at least, {middle:.1f} ms in the median")
+    print(f"{options.layers} layers: {best:.1f} ms a step at least, {middle:.1f} ms in the median")
 
 
 if __name__ == "__main__":

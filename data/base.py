@@ -1,4 +1,4 @@
-"""The base of every data set's LightningDataModule: splits, loaders, calibration, mixing."""
+"""Base LightningDataModule of every data set: splits, loaders, calibration, mixing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from halut.data.sampler import OrderedBatches, TrainBatches, rank_and_world
 from halut.data.samples import Split
 from halut.data.shared_memory import check_shared_memory
 from halut.data.splits import balanced_subset, stratified_split
-from halut.data.uncertainty import FEW, margin
+from halut.data.uncertainty import FEW_SAMPLES, margin
 from halut.errors import HalutError
 from halut.registry import Registry
 
@@ -79,16 +79,16 @@ class DataModule(LightningDataModule):
         if self.splits:
             return
         pools = self.load()
-        given = {"training": pools.train, "validation": pools.val, "test": pools.test}
-        for name, split in given.items():
+        pool_sizes = {"training": pools.train, "validation": pools.val, "test": pools.test}
+        for name, split in pool_sizes.items():
             if split is not None:
                 self._check_classes(name, split, pools.class_names)
         train, val = pools.train, pools.val
         if val is None:
-            kept, held = stratified_split(
+            train_part, test_part = stratified_split(
                 train.labels, self.config.val_fraction, self.config.split_seed
             )
-            train, val = train.take(kept), train.take(held)
+            train, val = train.take(train_part), train.take(test_part)
         train = self._subset("train_samples", train)
         val = self._subset("val_samples", val)
         self.class_names, self.num_classes = pools.class_names, len(pools.class_names)
@@ -151,8 +151,8 @@ class DataModule(LightningDataModule):
         if samples < 1:
             raise HalutError(f"calibration needs at least 1 sample, got {samples}")
         train = self.splits["train"]
-        chosen = train.indices[balanced_subset(train.labels, samples, seed)]
-        batches = list(OrderedBatches(chosen, self.config.eval_batch_size, shard=(0, 1)))
+        indices = train.indices[balanced_subset(train.labels, samples, seed)]
+        batches = list(OrderedBatches(indices, self.config.eval_batch_size, shard=(0, 1)))
         mine = batches[shard[0] :: shard[1]]
         yield from BatchLoader(train, mine, self.config.workers, persistent=False)
 
@@ -196,21 +196,21 @@ class DataModule(LightningDataModule):
             return split
         if samples > len(split):
             raise HalutError(f"data.{option} must be in 1..{len(split)}, got {samples}")
-        chosen = balanced_subset(split.labels, samples, self.config.split_seed)
-        return split.take(chosen.sort().values)
+        positions = balanced_subset(split.labels, samples, self.config.split_seed)
+        return split.take(positions.sort().values)
 
     def _warn_of_few(self) -> None:
         few = {name: len(self.splits[name]) for name in ("val", "test")}
-        told = [
+        messages = [
             f"{samples} {name} samples: +-{margin(samples):.0f} points"
             for name, samples in few.items()
-            if samples < FEW
+            if samples < FEW_SAMPLES
         ]
-        if told and rank_and_world()[0] == 0:
+        if messages and rank_and_world()[0] == 0:
             log.warning(
                 "data.%s: few samples, so accuracies are uncertain (95 %%, worst case): %s",
                 self.config.name,
-                "; ".join(told),
+                "; ".join(messages),
             )
 
     def _check_classes(self, name: str, split: Split, class_names: list[str]) -> None:

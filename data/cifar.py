@@ -22,7 +22,7 @@ from halut.data.samples import Split
 from halut.errors import HalutError
 from halut.option import option, redefined
 
-HOME = "https://www.cs.toronto.edu/~kriz/"
+BASE_URL = "https://www.cs.toronto.edu/~kriz/"
 PIXELS = 3 * 32 * 32
 
 
@@ -83,7 +83,7 @@ class CIFAR10(DataModule):
 
         if self._folder() is None:
             root = roots.download_root(self._place, self.config.root)
-            url = HOME + self.archive.file
+            url = BASE_URL + self.archive.file
             download_and_extract_archive(url, str(root), md5=self.archive.md5)
 
     def load(self) -> Pools:
@@ -91,9 +91,9 @@ class CIFAR10(DataModule):
         if folder is None:
             raise HalutError(
                 f"{self._place}: {self.archive.folder}/{self.archive.test[0]} not found; looked in "
-                f"{roots.listed(self._places())}. Only the binary version ({self.archive.file}) is "
-                "read, not the pickled Python version. "
-                f"Set data.download=true, or {roots.ELSEWHERE}"
+                f"{roots.list_paths(self._places())}. Only the binary version "
+                f"({self.archive.file}) is read, not the pickled Python version. "
+                f"Set data.download=true, or {roots.ROOT_HINT}"
             )
         names = self._class_names(folder)
         statistics = image_statistics(self.config, channels=3)

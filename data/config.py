@@ -1,4 +1,4 @@
-"""The configuration every data set has; each adds its own fields in a subclass."""
+"""Base configuration of data sets; each adds its own fields in a subclass."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ class DataConfig:
     @classmethod
     def of(cls, options: dict[str, Any]) -> DataConfig:
         """The configuration with `options`; HalutError naming the choices for an unknown one."""
-        known = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls)]
         for name in options:
-            if name not in known:
-                raise HalutError(f"unknown data option {name!r}; choose of: {', '.join(known)}")
+            if name not in names:
+                raise HalutError(f"unknown data option {name!r}; choose of: {', '.join(names)}")
         config = cls(**options)
         config.check()
         return config

@@ -57,5 +57,5 @@ class Digits(DataModule):
         statistics = image_statistics(self.config, channels=1)
         self.mean, self.std = (values.tolist() for values in statistics)
         source = ArraySamples("digits", images, labels, statistics, self.config, top=16)
-        kept, held = stratified_split(labels, self.config.test_fraction, self.config.split_seed)
-        return Pools(Split(source, kept), Split(source, held), [str(c) for c in range(10)])
+        train, test = stratified_split(labels, self.config.test_fraction, self.config.split_seed)
+        return Pools(Split(source, train), Split(source, test), [str(c) for c in range(10)])

@@ -18,7 +18,7 @@ from halut.data.samples import Split
 from halut.errors import HalutError
 from halut.option import option
 
-PLACE = "data.fashion_mnist"
+GROUP = "data.fashion_mnist"
 FOLDERS = ("fashion_mnist", "FashionMNIST/raw")
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 CLASSES = [
@@ -57,15 +57,15 @@ class FashionMNIST(DataModule):
         if self._folder() is None:
             from torchvision.datasets import FashionMNIST as Files
 
-            Files(str(roots.download_root(PLACE, self.config.root)), download=True)
+            Files(str(roots.download_root(GROUP, self.config.root)), download=True)
 
     def load(self) -> Pools:
         folder = self._folder()
         if folder is None:
             raise HalutError(
-                f"{PLACE}: {FILES['train'][0]}(.gz) not found; looked in "
-                f"{roots.listed(self._places())}. Install the Debian package "
-                f"dataset-fashion-mnist, or set data.download=true, or {roots.ELSEWHERE}"
+                f"{GROUP}: {FILES['train'][0]}(.gz) not found; looked in "
+                f"{roots.list_paths(self._places())}. Install the Debian package "
+                f"dataset-fashion-mnist, or set data.download=true, or {roots.ROOT_HINT}"
             )
         statistics = image_statistics(self.config, channels=1)
         self.mean, self.std = (values.tolist() for values in statistics)
@@ -80,7 +80,7 @@ class FashionMNIST(DataModule):
 
     def _folder(self) -> Path | None:
         for folder in self._places():
-            roots.check_readable(PLACE, folder)
+            roots.check_readable(GROUP, folder)
             if _path(folder, FILES["train"][0]) is not None:
                 return folder
         return None
@@ -95,11 +95,11 @@ def read_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     for name in FILES[split]:
         path = _path(folder, name)
         if path is None:
-            raise HalutError(f"{PLACE}: {folder / name}(.gz) is missing")
+            raise HalutError(f"{GROUP}: {folder / name}(.gz) is missing")
         paths.append(path)
     images, labels = read_idx(paths[0], dims=3), read_idx(paths[1], dims=1)
     if len(images) != len(labels) or len(labels) == 0 or int(labels.max()) >= len(CLASSES):
-        raise HalutError(f"{PLACE}: {paths[1]} does not hold the labels of {paths[0]}")
+        raise HalutError(f"{GROUP}: {paths[1]} does not hold the labels of {paths[0]}")
     return images[:, None], labels.to(torch.int64)
 
 
@@ -109,15 +109,15 @@ def read_idx(path: Path, dims: int) -> Tensor:
     Own, as torchvision's reader opens no gzipped files, which Debian's package and the download
     hold, and meets damaged ones with assertions that name no file. The bytes are the same.
     """
-    roots.check_readable(PLACE, path)
+    roots.check_readable(GROUP, path)
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise HalutError(f"{PLACE}: {path} is corrupt: {error}") from error
+        raise HalutError(f"{GROUP}: {path} is corrupt: {error}") from error
     head = 4 + 4 * dims
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, head, 4)]
     if raw[:4] != bytes([0, 0, 8, dims]) or len(raw) != head + int(np.prod(shape)):
-        raise HalutError(f"{PLACE}: {path} is corrupt: not an IDX file of bytes {shape}")
+        raise HalutError(f"{GROUP}: {path} is corrupt: not an IDX file of bytes {shape}")
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=head).reshape(shape).copy())
 
 

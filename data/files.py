@@ -1,4 +1,4 @@
-"""Names of files and lists of names as disks hold them: any encoding, hidden files, link loops.
+"""File names and lists of names in any encoding; hidden files and link loops.
 
 Hidden files (`.DS_Store`, `._a.jpg`, `.ipynb_checkpoints/`) and `__MACOSX/` are no part of any data
 set. Names are sorted by their canonical form, so that every machine lists a folder alike.
@@ -39,46 +39,46 @@ def folders(folder: Path) -> list[str]:
     return [name for name, kind in _entries(folder) if kind == "folder"]
 
 
-def files(place: str, folder: Path, suffixes: Sequence[str]) -> list[str]:
+def files(group: str, folder: Path, suffixes: Sequence[str]) -> list[str]:
     """Names of the files with one of `suffixes` (lower case; files may have upper), sorted.
 
     Folders that are named like files are left out. HalutError for a link that leads nowhere.
     """
-    kept = []
+    names = []
     for name, kind in _entries(folder):
         if not name.lower().endswith(tuple(suffixes)) or kind == "folder":
             continue
         if kind != "file":
-            raise HalutError(f"{place}: {printable(folder / name)} is no file, or a broken link")
-        kept.append(name)
-    return kept
+            raise HalutError(f"{group}: {printable(folder / name)} is no file, or a broken link")
+        names.append(name)
+    return names
 
 
-def walk(place: str, folder: Path, suffixes: Sequence[str]) -> list[str]:
+def walk(group: str, folder: Path, suffixes: Sequence[str]) -> list[str]:
     """`files` of a folder and all folders below it, as paths below it; each folder once."""
-    return _walk(place, folder, suffixes, set())
+    return _walk(group, folder, suffixes, set())
 
 
-def _walk(place: str, folder: Path, suffixes: Sequence[str], visited: set[str]) -> list[str]:
+def _walk(group: str, folder: Path, suffixes: Sequence[str], visited: set[str]) -> list[str]:
     real = os.path.realpath(folder)
     if real in visited:  # a link to a folder above, or a second one to the same
         return []
     visited.add(real)
-    paths = files(place, folder, suffixes)
+    paths = files(group, folder, suffixes)
     for name in folders(folder):
-        paths += [f"{name}/{path}" for path in _walk(place, folder / name, suffixes, visited)]
+        paths += [f"{name}/{path}" for path in _walk(group, folder / name, suffixes, visited)]
     return paths
 
 
 def _entries(folder: Path) -> list[tuple[str, str]]:
     """(name, folder, file or other) of what is not hidden; "other" are broken and looping links."""
     with os.scandir(folder) as entries:
-        kept = [
+        visible = [
             (entry.name, _kind(entry))
             for entry in entries
             if not entry.name.startswith(".") and entry.name != "__MACOSX"
         ]
-    return sorted(kept, key=lambda pair: (canonical(pair[0]), os.fsencode(pair[0])))
+    return sorted(visible, key=lambda pair: (canonical(pair[0]), os.fsencode(pair[0])))
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
@@ -88,7 +88,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "other"
 
 
-def read_lines(place: str, path: Path) -> list[str]:
+def read_lines(group: str, path: Path) -> list[str]:
     """The lines of a text file, stripped, without blank ones.
 
     UTF-8 or UTF-16, with or without a byte order mark, or UTF-32 with one; a line that is none of
@@ -98,9 +98,9 @@ def read_lines(place: str, path: Path) -> list[str]:
         raw = path.read_bytes()
         lines = _decoded(raw)
     except OSError as error:
-        raise HalutError(f"{place}: cannot read {printable(path)}: {error.strerror}") from error
+        raise HalutError(f"{group}: cannot read {printable(path)}: {error.strerror}") from error
     except UnicodeError as error:
-        raise HalutError(f"{place}: {printable(path)} is no text: {error}") from error
+        raise HalutError(f"{group}: {printable(path)} is no text: {error}") from error
     stripped = (line.strip(" \t\v\f\ufeff") for line in lines)
     return [line for line in stripped if line]
 

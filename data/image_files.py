@@ -71,9 +71,9 @@ class ImageFilesConfig(DataConfig):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> DataConfig:
-        given = {name: value for name, value in options.items() if value is not None}
-        kept = {name: value for name, value in options.items() if name not in cls.DEFAULTS}
-        return super().of({**cls.DEFAULTS, **given, **kept})
+        set_options = {name: value for name, value in options.items() if value is not None}
+        fields = {name: value for name, value in options.items() if name not in cls.DEFAULTS}
+        return super().of({**cls.DEFAULTS, **set_options, **fields})
 
     def check(self) -> None:
         super().check()

@@ -1,4 +1,4 @@
-"""Pictures of one's own: any folder of class folders. Layouts: data/image_folder_files.py.
+"""Image data set of class folders. Layouts: data/image_folder_files.py.
 
 What is not said is chosen from the training pictures, logged, and recorded in the run's report:
 
@@ -30,7 +30,7 @@ from halut.data import image_folder_files, roots
 from halut.data.base import DataModule, Pools, datasets, image_statistics
 from halut.data.files import printable
 from halut.data.image_files import ImageFiles, ImageFilesConfig, transforms
-from halut.data.image_folder_files import PLACE, Listing
+from halut.data.image_folder_files import GROUP, Listing
 from halut.data.image_reading import GRAY, MANY, WIDE, Header, inspect, largest
 from halut.data.sampler import rank_and_world
 from halut.data.samples import Request, Split
@@ -40,7 +40,7 @@ from halut.option import option, redefined
 
 log = logging.getLogger("halut")
 
-LARGEST = 64
+MAX_IMAGE_SIZE = 64
 """Side of pictures where no pretrained network asks for another: small networks train on a CPU."""
 LEVELS = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 _MEASURED = 512  # pictures that mean, std and white are measured on
@@ -86,9 +86,9 @@ class ImageFolder(DataModule):
             root, config.val_fraction, config.test_fraction, config.split_seed
         )
         self._files = pictures.files
-        held = [*pictures.files["val"], *pictures.files["test"]]
-        inspect(PLACE, root, held)
-        self._choose(root, pictures, inspect(PLACE, root, pictures.files["train"], MANY))
+        evaluation_files = [*pictures.files["val"], *pictures.files["test"]]
+        inspect(GROUP, root, evaluation_files)
+        self._choose(root, pictures, inspect(GROUP, root, pictures.files["train"], MANY))
         self._warn_of_twins(root, pictures)
         sources = self._sources(root, pictures)
         if config.mean is None:
@@ -103,7 +103,7 @@ class ImageFolder(DataModule):
         return Pools(parts["train"], parts["test"], classes, parts["val"])
 
     def download(self) -> None:
-        raise HalutError(f"{PLACE}: there is nothing to download; set data.download=false")
+        raise HalutError(f"{GROUP}: there is nothing to download; set data.download=false")
 
     def split_files(self) -> dict[str, list[str]]:
         return self._files
@@ -115,28 +115,30 @@ class ImageFolder(DataModule):
         return self.config.channels
 
     def _root(self) -> Path:
-        given = self.config.root
+        root = self.config.root
         places = roots.candidates(None, ("image_folder",))[1:]  # HALUT_DATA holds other sets too
-        places = [Path(given).expanduser(), *places] if given else places
+        places = [Path(root).expanduser(), *places] if root else places
         for place in places[:1]:
-            roots.check_readable(PLACE, place)
+            roots.check_readable(GROUP, place)
             if place.is_dir():
                 return place
         raise HalutError(
-            f"{PLACE}: no folder of class folders found; looked in {roots.listed(places[:1])}"
-            f"{f' (not in {roots.listed(places[1:])})' if places[1:] else ''}. Expected: "
+            f"{GROUP}: no folder of class folders found; looked in {roots.list_paths(places[:1])}"
+            f"{f' (not in {roots.list_paths(places[1:])})' if places[1:] else ''}. Expected: "
             "CLASS/*.jpg, or train/, val/ and test/ with class folders in each; "
-            f"{roots.ELSEWHERE} (HALUT_DATA/image_folder)"
+            f"{roots.ROOT_HINT} (HALUT_DATA/image_folder)"
         )
 
     def _choose(self, root: Path, pictures: Listing, headers: list[Header]) -> None:
         """Fill in the options that were left open, and say so."""
-        config, told = self.config, []
+        config, messages = self.config, []
         sides = [min(header.width, header.height) for header in headers]
         if config.image_size is None:
-            middle = min(statistics.median_low(sides), LARGEST)
+            middle = min(statistics.median_low(sides), MAX_IMAGE_SIZE)
             config.image_size = max(4 * round(middle / 4), 8)
-            told.append(f"(their median shorter side, at most {LARGEST}; data.image_size=N)")
+            messages.append(
+                f"(their median shorter side, at most {MAX_IMAGE_SIZE}; data.image_size=N)"
+            )
         if config.channels is None:
             gray = all(header.mode in GRAY for header in headers)
             config.channels = 1 if gray and len(config.mean or [0]) == 1 else 3
@@ -145,27 +147,29 @@ class ImageFolder(DataModule):
         if rank_and_world()[0] != 0:
             return
         counts = ", ".join(f"{len(names)} {part}" for part, names in pictures.files.items())
-        log.info("%s: %d classes in %s; %s", PLACE, len(pictures.classes), printable(root), counts)
+        log.info("%s: %d classes in %s; %s", GROUP, len(pictures.classes), printable(root), counts)
         size = f"{config.image_size} x {config.image_size}"
         shortest, longest = min(sides), max(sides)
         log.info(
             "%s: shorter sides of %d to %d pixels, resized to %s, %s %s",
-            *(PLACE, shortest, longest, size),
-            *("gray" if config.channels == 1 else "RGB", " ".join(told)),
+            *(GROUP, shortest, longest, size),
+            *("gray" if config.channels == 1 else "RGB", " ".join(messages)),
         )
 
     def _warn_of_twins(self, root: Path, pictures: Listing) -> None:
         """Say if held-out pictures are trained on; what cannot be read is told by who reads it."""
-        held = [*pictures.files["val"], *pictures.files["test"]]
+        evaluation_files = [*pictures.files["val"], *pictures.files["test"]]
         if rank_and_world()[0] != 0:
             return
         with contextlib.suppress(OSError):
-            twins = image_folder_files.repeated(root, pictures.files["train"], held, MANY)
+            twins = image_folder_files.repeated(
+                root, pictures.files["train"], evaluation_files, MANY
+            )
             for name, twin in list(twins.items())[:1]:
                 log.warning(
                     "%s: %d pictures of the validation and test parts are among the training "
                     "pictures too, which flatters accuracy: %s is %s",
-                    *(PLACE, len(twins), printable(name), printable(twin)),
+                    *(GROUP, len(twins), printable(name), printable(twin)),
                 )
 
     def _white(self, root: Path, pictures: Listing, headers: list[Header]) -> float | None:
@@ -175,12 +179,12 @@ class ImageFolder(DataModule):
         if not wide:
             return None
         step = max(1, -(-len(wide) // _MEASURED))
-        high = max(largest(PLACE, root / name) for name in wide[::step])
+        high = max(largest(GROUP, root / name) for name in wide[::step])
         floats = all(h.mode == "F" for h in headers if h.mode in WIDE)
         level = next((x for x in LEVELS if high <= x and (floats or x > 1)), high)
         log.info(
             "%s: pictures of more than 8 bits hold values up to %g: white is %g (data.white=N)",
-            *(PLACE, high, level),
+            *(GROUP, high, level),
         )
         return level
 
@@ -191,7 +195,7 @@ class ImageFolder(DataModule):
         plain = transforms(config, [0.0] * self.channels, [1.0] * self.channels)
         return {
             part: ImageFiles(
-                *(PLACE, root, names, pictures.labels[part], plain),
+                *(GROUP, root, names, pictures.labels[part], plain),
                 sizes=[os.path.getsize(root / name) for name in names],
                 channels=self.channels,
                 white=config.white,
@@ -203,11 +207,11 @@ class ImageFolder(DataModule):
 
     def _measured(self, train: Split) -> tuple[Tensor, Tensor]:
         """mean and std of each channel over training pictures, balanced by class."""
-        chosen = balanced_subset(train.labels, _MEASURED, self.config.split_seed).sort().values
+        sample = balanced_subset(train.labels, _MEASURED, self.config.split_seed).sort().values
         moments = torch.zeros(2, self.channels, dtype=torch.float64)
-        for indices in chosen.split(64):
+        for indices in sample.split(64):
             images = train.source.fetch(Request(indices)).double()
             moments += torch.stack([images, images.square()]).mean((3, 4)).sum(1)
-        mean, square = moments / len(chosen)
+        mean, square = moments / len(sample)
         std = (square - mean.square()).clamp_min(1e-6).sqrt()
         return mean.float(), std.float()

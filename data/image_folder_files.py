@@ -1,4 +1,4 @@
-"""A folder of pictures: its layout, its classes, and which picture is trained on.
+"""Files of a class-folder data set: layout, classes, and train/val/test parts.
 
 Either class folders, ROOT/CLASS/**, or parts that hold them, ROOT/PART/CLASS/**, named as in PARTS.
 It is parts if a folder named as a training part holds folders and no pictures of its own, and
@@ -22,7 +22,7 @@ from halut.errors import HalutError
 
 log = logging.getLogger("halut")
 
-PLACE = "data.image_folder"
+GROUP = "data.image_folder"
 PARTS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -70,16 +70,16 @@ def listing(root: Path, val_fraction: float, test_fraction: float, seed: int) ->
     small = []
     for label, names in enumerate(by_class.values()):
         order = sorted(names, key=lambda name: _draw(seed, name, train))
-        drawn = [
+        split_names = [
             (part, fraction)
             for part, fraction in (("test", test_fraction), ("val", val_fraction))
             if part not in parts
         ]
-        if len(order) <= len(drawn):
+        if len(order) <= len(split_names):
             small.append(label)
-            drawn = []
-        for place, (part, fraction) in enumerate(drawn):
-            most = len(order) - (len(drawn) - place)
+            split_names = []
+        for place, (part, fraction) in enumerate(split_names):
+            most = len(order) - (len(split_names) - place)
             count = min(max(round(fraction * len(order)), 1), most)
             pictures.add(part, sorted(order[:count], key=canonical), label)
             order = order[count:]
@@ -91,19 +91,19 @@ def listing(root: Path, val_fraction: float, test_fraction: float, seed: int) ->
 def _parts(root: Path) -> dict[str, str]:
     """The folders of the parts, by part; {} if `root` holds class folders."""
     there = folders(root)
-    named: dict[str, list[str]] = {
+    by_part: dict[str, list[str]] = {
         part: [name for name in there if name.lower() in names] for part, names in PARTS.items()
     }
-    if not any(_holds_classes(root / name) for name in named["train"]):
+    if not any(_holds_classes(root / name) for name in by_part["train"]):
         return {}
-    if len(there) > len(named["train"]) and not named["val"] and not named["test"]:
+    if len(there) > len(by_part["train"]) and not by_part["val"] and not by_part["test"]:
         return {}
     parts = {}
-    for part, names in named.items():
+    for part, names in by_part.items():
         names = [name for name in names if _holds_classes(root / name)]
         if len(names) > 1:
             raise HalutError(
-                f"{PLACE}: {printable(root)} has {' and '.join(map(printable, names))}: which one "
+                f"{GROUP}: {printable(root)} has {' and '.join(map(printable, names))}: which one "
                 f"is the {part} part?"
             )
         if names:
@@ -111,7 +111,7 @@ def _parts(root: Path) -> dict[str, str]:
     if unused := [name for name in there if name not in parts.values()]:
         log.warning(
             "%s: %s of %s not read: only parts that hold class folders are",
-            PLACE,
+            GROUP,
             ", ".join(map(printable, unused)),
             printable(root),
         )
@@ -119,7 +119,7 @@ def _parts(root: Path) -> dict[str, str]:
 
 
 def _holds_classes(folder: Path) -> bool:
-    return bool(folders(folder)) and not files(PLACE, folder, SUFFIXES)
+    return bool(folders(folder)) and not files(GROUP, folder, SUFFIXES)
 
 
 def _pictures(root: Path, part: str) -> dict[str, list[str]]:
@@ -127,35 +127,35 @@ def _pictures(root: Path, part: str) -> dict[str, list[str]]:
     folder = root / part
     names = folders(folder)
     if len(names) < 2:
-        loose = len(files(PLACE, folder, SUFFIXES))
+        loose = len(files(GROUP, folder, SUFFIXES))
         raise HalutError(
-            f"{PLACE}: {printable(folder)} holds {len(names)} class folders and {loose} pictures; "
+            f"{GROUP}: {printable(folder)} holds {len(names)} class folders and {loose} pictures; "
             "wanted are two or more folders of pictures, one for each class"
         )
     pictures, foreign = {}, 0
     for name in names:
         below = f"{part}/{name}" if part else name
-        paths = walk(PLACE, root / below, (*SUFFIXES, *FOREIGN))
+        paths = walk(GROUP, root / below, (*SUFFIXES, *FOREIGN))
         pictures[below] = [f"{below}/{p}" for p in paths if p.lower().endswith(SUFFIXES)]
         foreign += len(paths) - len(pictures[below])
         if not pictures[below]:
             raise HalutError(
-                f"{PLACE}: {printable(root / below)} holds no pictures ({', '.join(SUFFIXES)}): "
+                f"{GROUP}: {printable(root / below)} holds no pictures ({', '.join(SUFFIXES)}): "
                 "fill it or take it away"
             )
     if foreign:
-        told = f"{foreign} pictures of formats that are not read ({', '.join(FOREIGN)})"
-        log.warning("%s: %s leaves out %s", PLACE, printable(folder), told)
+        message = f"{foreign} pictures of formats that are not read ({', '.join(FOREIGN)})"
+        log.warning("%s: %s leaves out %s", GROUP, printable(folder), message)
     return pictures
 
 
 def _add_given(pictures: Listing, part: str, root: Path, name: str) -> None:
     """A part that has a folder of its own."""
-    number = {canonical(known): label for label, known in enumerate(pictures.classes)}
+    number = {canonical(class_name): label for label, class_name in enumerate(pictures.classes)}
     for below, names in _pictures(root, name).items():
         label = number.get(canonical(below.rpartition("/")[2]))
         if label is None:
-            raise HalutError(f"{PLACE}: {printable(root / below)} is no class of the training part")
+            raise HalutError(f"{GROUP}: {printable(root / below)} is no class of the training part")
         pictures.add(part, names, label)
 
 
@@ -169,34 +169,34 @@ def _check(root: Path, pictures: Listing, small: list[int]) -> None:
     names = [printable(name) for name in pictures.classes]
     if len(small) == len(names):
         raise HalutError(
-            f"{PLACE}: no class of {printable(root)} has enough pictures to be split into "
+            f"{GROUP}: no class of {printable(root)} has enough pictures to be split into "
             f"training, validation and test; three of each are the least"
         )
     counts = Counter(pictures.labels["train"])
     if small:
-        told = ", ".join(f"{names[label]} ({counts[label]})" for label in small)
-        log.warning("%s: too few pictures to split, all trained on, none tested: %s", PLACE, told)
+        text = ", ".join(f"{names[label]} ({counts[label]})" for label in small)
+        log.warning("%s: too few pictures to split, all trained on, none tested: %s", GROUP, text)
     for part in ("val", "test"):
         missing = set(range(len(names))) - {*pictures.labels[part], *small}
         if missing:
-            told = ", ".join(names[label] for label in sorted(missing))
-            log.warning("%s: the %s part has no pictures of %s", PLACE, part, told)
+            text = ", ".join(names[label] for label in sorted(missing))
+            log.warning("%s: the %s part has no pictures of %s", GROUP, part, text)
 
 
-def repeated(root: Path, train: list[str], held: list[str], most: int) -> dict[str, str]:
+def repeated(root: Path, train: list[str], evaluation: list[str], most: int) -> dict[str, str]:
     """Held-out pictures that are trained on too, byte for byte, each with one of its twins.
 
     Of more than `most` held-out pictures every n-th is looked at.
     """
-    held = held[:: max(1, -(-len(held) // most))]
+    evaluation = evaluation[:: max(1, -(-len(evaluation) // most))]
     twins: dict[str, str] = {}
     for key in (os.path.getsize, _head, _digest):
-        keys = {name: key(root / name) for name in held}
+        keys = {name: key(root / name) for name in evaluation}
         trained = {name: key(root / name) for name in train}
-        known = {value: name for name, value in trained.items()}
-        twins = {name: known[value] for name, value in keys.items() if value in known}
+        name_of = {value: name for name, value in trained.items()}
+        twins = {name: name_of[value] for name, value in keys.items() if value in name_of}
         common = {keys[name] for name in twins}
-        held, train = list(twins), [name for name in train if trained[name] in common]
+        evaluation, train = list(twins), [name for name in train if trained[name] in common]
     return twins
 
 

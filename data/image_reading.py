@@ -1,4 +1,4 @@
-"""Image files to 8-bit pictures of one or three channels, and what can be known without decoding.
+"""Image files to 8-bit pictures of one or three channels; image properties without decoding.
 
 - Gray of more than 8 bits (16-bit PNG and TIFF, 32-bit integers, floats) is scaled, not clipped:
   `white` becomes 255. It defaults to 65535, of floats to 1, so 16 bits are divided by 257. (PIL's
@@ -98,7 +98,7 @@ def inspect(
     return [header for header in headers if isinstance(header, Header)]
 
 
-def largest(place: str, path: Path) -> float:
+def largest(group: str, path: Path) -> float:
     """The largest value of a picture, as the file has it; HalutError as read_image."""
     from PIL import Image
 
@@ -109,7 +109,7 @@ def largest(place: str, path: Path) -> float:
                 raise ValueError("it holds NaN or infinity")
             return high
     except Exception as error:  # as in read_image
-        raise _unreadable(place, path, error) from error
+        raise _unreadable(group, path, error) from error
 
 
 def _header(path: Path) -> Header:
@@ -150,7 +150,7 @@ def _eight_bits(values: np.ndarray, white: float | None) -> np.ndarray:
     return np.rint(np.clip(values.astype(np.float64) / top, 0, 1) * 255).astype(np.uint8)
 
 
-def _unreadable(place: str, path: Path, error: Exception) -> HalutError:
+def _unreadable(group: str, path: Path, error: Exception) -> HalutError:
     from PIL import UnidentifiedImageError
 
     reason: object = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -160,4 +160,4 @@ def _unreadable(place: str, path: Path, error: Exception) -> HalutError:
         reason = error.strerror
     if isinstance(error, OSError) and os.path.isfile(path) and os.path.getsize(path) == 0:
         reason = "it is empty"
-    return HalutError(f"{place}: cannot read {printable(path)}: {reason}")
+    return HalutError(f"{group}: cannot read {printable(path)}: {reason}")

@@ -57,7 +57,7 @@ class ImageNet(DataModule):
         statistics = image_statistics(self.config, channels=3)
         self.mean, self.std = (values.tolist() for values in statistics)
         both = transforms(self.config, self.mean, self.std)
-        place, white = imagenet_files.PLACE, self.config.white
+        place, white = imagenet_files.GROUP, self.config.white
         for name, (files, _) in (("val", test), ("train", train)):
             inspect(place, folder / name, files, MANY if name == "train" else None)
         sources = [
@@ -68,6 +68,6 @@ class ImageNet(DataModule):
 
     def download(self) -> None:
         raise HalutError(
-            f"{imagenet_files.PLACE}: ImageNet must be fetched by hand from image-net.org; "
-            f"set data.download=false and {roots.ELSEWHERE}"
+            f"{imagenet_files.GROUP}: ImageNet must be fetched by hand from image-net.org; "
+            f"set data.download=false and {roots.ROOT_HINT}"
         )

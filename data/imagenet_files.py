@@ -1,4 +1,4 @@
-"""The files of ImageNet on disk: where they are, their classes and labels.
+"""Files of ImageNet: folders, classes and labels.
 
 `train/WNID/*` always. `val/` in one of these layouts, tried in this order:
 
@@ -30,7 +30,7 @@ from halut.data.files import finder, folders, printable, read_lines
 from halut.data.image_reading import SUFFIXES
 from halut.errors import HalutError
 
-PLACE = "data.imagenet"
+GROUP = "data.imagenet"
 FOLDERS = ("imagenet", "ImageNet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 Listing = tuple[list[str], list[int]]
@@ -41,14 +41,14 @@ def find(root: str | None) -> Path:
     places = roots.candidates(root, FOLDERS)
     for place in places:
         for folder in (place, place / "train", place / "val"):
-            roots.check_readable(PLACE, folder)
+            roots.check_readable(GROUP, folder)
         if (place / "train").is_dir() and (place / "val").is_dir():
             return place
     raise HalutError(
-        f"{PLACE}: no folder with train/ and val/ found; looked in {roots.listed(places)}. "
+        f"{GROUP}: no folder with train/ and val/ found; looked in {roots.list_paths(places)}. "
         "Expected: train/WNID/*.JPEG (WNID as n01440764) and val/WNID/*.JPEG, or val/*.JPEG flat "
         f"beside the devkit's {GROUND_TRUTH} and meta.mat. "
-        f"ImageNet must be fetched from image-net.org; {roots.ELSEWHERE}. "
+        f"ImageNet must be fetched from image-net.org; {roots.ROOT_HINT}. "
         "A folder of class folders of your own is data=image_folder"
     )
 
@@ -57,7 +57,7 @@ def class_folders(train: Path) -> list[str]:
     """Names of the class folders, sorted; HalutError if there are none."""
     classes = folders(train)
     if not classes:
-        raise HalutError(f"{PLACE}: {printable(train)} holds no class folders")
+        raise HalutError(f"{GROUP}: {printable(train)} holds no class folders")
     return classes
 
 
@@ -68,7 +68,7 @@ def training_files(folder: Path, classes: list[str]) -> Listing:
     for label, name in enumerate(classes):
         images = _images(folder / name)
         if not images:
-            raise HalutError(f"{PLACE}: {printable(folder / name)} holds no images")
+            raise HalutError(f"{GROUP}: {printable(folder / name)} holds no images")
         files += [f"{name}/{image}" for image in images]
         labels += [label] * len(images)
     return files, labels
@@ -77,19 +77,19 @@ def training_files(folder: Path, classes: list[str]) -> Listing:
 def validation_files(folder: Path, classes: list[str]) -> Listing:
     """Files below `folder`/val and labels, by whichever layout is there."""
     val = folder / "val"
-    found = folders(val)
-    if found and not _images(val):
-        if unknown := sorted(set(found) - set(classes)):
+    names = folders(val)
+    if names and not _images(val):
+        if unknown := sorted(set(names) - set(classes)):
             raise HalutError(
-                f"{PLACE}: {printable(val / unknown[0])} is no class of "
+                f"{GROUP}: {printable(val / unknown[0])} is no class of "
                 f"{printable(folder / 'train')}"
             )
-        if missing := sorted(set(classes) - set(found)):
-            raise HalutError(f"{PLACE}: {printable(val / missing[0])} is missing")
+        if missing := sorted(set(classes) - set(names)):
+            raise HalutError(f"{GROUP}: {printable(val / missing[0])} is missing")
         return training_files(val, classes)
     files = _images(val)
     if not files:
-        raise HalutError(f"{PLACE}: {val} holds no images")
+        raise HalutError(f"{GROUP}: {val} holds no images")
     return files, _labels(folder, files, classes)
 
 
@@ -97,30 +97,30 @@ def _labels(folder: Path, files: list[str], classes: list[str]) -> list[int]:
     """Labels of flat validation files, from the first list that is there."""
     number = {name: label for label, name in enumerate(classes)}
     if (source := _beside(folder, "LOC_val_solution.csv")) is not None:
-        rows = _rows(source, list(csv.reader(read_lines(PLACE, source)))[1:])
+        rows = _rows(source, list(csv.reader(read_lines(GROUP, source)))[1:])
         stems = {Path(name).stem: name for name in files}
-        listed = _listed(source, ((stems.get(row[0]), row[1]) for row in rows), files)
+        synset_list = _listed(source, ((stems.get(row[0]), row[1]) for row in rows), files)
     elif (source := _beside(folder, "val_annotations.txt")) is not None:
         find = finder(files)
-        rows = _rows(source, [line.split("\t") for line in read_lines(PLACE, source)])
-        listed = _listed(source, ((find(row[0]), row[1]) for row in rows), files)
+        rows = _rows(source, [line.split("\t") for line in read_lines(GROUP, source)])
+        synset_list = _listed(source, ((find(row[0]), row[1]) for row in rows), files)
     else:
         source = _need(folder, GROUND_TRUTH)
         synsets = _synsets(folder)
         ids = _ids(source)
         if len(ids) != len(files):
             raise HalutError(
-                f"{PLACE}: {printable(source)} has {len(ids)} lines for {len(files)} images in "
+                f"{GROUP}: {printable(source)} has {len(ids)} lines for {len(files)} images in "
                 f"{printable(folder / 'val')}"
             )
-        listed = [synsets.get(identity) for identity in ids]
-    for name, wnid in zip(files, listed, strict=True):
+        synset_list = [synsets.get(identity) for identity in ids]
+    for name, wnid in zip(files, synset_list, strict=True):
         if wnid not in number:
             raise HalutError(
-                f"{PLACE}: {printable(source)} gives {printable(folder / 'val' / name)} no class "
+                f"{GROUP}: {printable(source)} gives {printable(folder / 'val' / name)} no class "
                 f"of train/ ({wnid})"
             )
-    return [number[str(wnid)] for wnid in listed]
+    return [number[str(wnid)] for wnid in synset_list]
 
 
 def _rows(source: Path, rows: list[list[str]]) -> list[list[str]]:
@@ -128,7 +128,7 @@ def _rows(source: Path, rows: list[list[str]]) -> list[list[str]]:
     for row in rows:
         if len(row) < 2 or not row[1].split():
             raise HalutError(
-                f"{PLACE}: {printable(source)} has no class in the line {','.join(row)!r}"
+                f"{GROUP}: {printable(source)} has no class in the line {','.join(row)!r}"
             )
     return rows
 
@@ -142,7 +142,7 @@ def _listed(
         wnid = text.split()[0]
         if name is not None and table.setdefault(name, wnid) != wnid:
             raise HalutError(
-                f"{PLACE}: {printable(source)} lists {printable(name)} as {table[name]} and as "
+                f"{GROUP}: {printable(source)} lists {printable(name)} as {table[name]} and as "
                 f"{wnid}"
             )
     return [table.get(name) for name in files]
@@ -150,20 +150,20 @@ def _listed(
 
 def _ids(source: Path) -> list[int]:
     """The ILSVRC2012_IDs of a ground truth, one a line."""
-    lines = read_lines(PLACE, source)
+    lines = read_lines(GROUP, source)
     for line in lines:
         if not line.isdecimal():
-            raise HalutError(f"{PLACE}: {printable(source)} holds {line!r} where a number belongs")
+            raise HalutError(f"{GROUP}: {printable(source)} holds {line!r} where a number belongs")
     return [int(line) for line in lines]
 
 
 def _synsets(folder: Path) -> dict[int, str]:
     """ILSVRC2012_ID -> WNID."""
     if (text := _beside(folder, "synsets.txt")) is not None:
-        names = [line.split()[0] for line in read_lines(PLACE, text)]
+        names = [line.split()[0] for line in read_lines(GROUP, text)]
         if twice := [name for row, name in enumerate(names) if name in names[:row]]:
             raise HalutError(
-                f"{PLACE}: {printable(text)} lists {twice[0]} twice: what is the ID of the next?"
+                f"{GROUP}: {printable(text)} lists {twice[0]} twice: what is the ID of the next?"
             )
         return dict(enumerate(names, 1))
     path = _need(folder, "meta.mat")
@@ -171,14 +171,14 @@ def _synsets(folder: Path) -> dict[int, str]:
         from scipy.io import loadmat
     except ImportError as error:
         raise HalutError(
-            f"{PLACE}: reading {printable(path)} needs SciPy: pip install scipy, or put "
+            f"{GROUP}: reading {printable(path)} needs SciPy: pip install scipy, or put "
             "synsets.txt (one WNID a line, in the order of the ILSVRC2012_IDs) beside it"
         ) from error
     try:
         synsets = loadmat(path, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     except Exception as error:  # SciPy raises errors of many kinds for a damaged file
-        raise HalutError(f"{PLACE}: {printable(path)} is corrupt: {error}") from error
+        raise HalutError(f"{GROUP}: {printable(path)} is corrupt: {error}") from error
 
 
 def _beside(folder: Path, name: str) -> Path | None:
@@ -188,7 +188,7 @@ def _beside(folder: Path, name: str) -> Path | None:
         places.append(folder.parents[2])
     for place in places:
         if (place / name).is_file():
-            roots.check_readable(PLACE, place / name)
+            roots.check_readable(GROUP, place / name)
             return place / name
     return None
 
@@ -197,7 +197,7 @@ def _need(folder: Path, name: str) -> Path:
     path = _beside(folder, name)
     if path is None:
         raise HalutError(
-            f"{PLACE}: {printable(folder / 'val')} is flat and {name} is not beside it; expected "
+            f"{GROUP}: {printable(folder / 'val')} is flat and {name} is not beside it; expected "
             f"{folder / name} or {folder / 'ILSVRC2012_devkit_t12/data' / name} "
             "(or LOC_val_solution.csv, or val_annotations.txt), or class folders val/WNID/"
         )
@@ -205,5 +205,5 @@ def _need(folder: Path, name: str) -> Path:
 
 
 def _images(folder: Path) -> list[str]:
-    roots.check_readable(PLACE, folder)
-    return files_in(PLACE, folder, SUFFIXES)
+    roots.check_readable(GROUP, folder)
+    return files_in(GROUP, folder, SUFFIXES)

@@ -14,7 +14,7 @@ from halut.data.samples import Request, Split, as_fetched
 from halut.errors import HalutError
 
 Batch = tuple[Tensor, Tensor]
-PATIENCE = 600
+WORKER_TIMEOUT = 600
 """Seconds to wait for a batch from worker processes: those that run out of memory may hang."""
 
 
@@ -34,7 +34,7 @@ class BatchLoader(DataLoader[Batch]):
             num_workers=workers,
             persistent_workers=persistent and workers > 0,
             collate_fn=as_fetched,
-            timeout=PATIENCE if workers else 0,
+            timeout=WORKER_TIMEOUT if workers else 0,
             pin_memory=torch.cuda.is_available(),
             # Own generator: without one, making an iterator draws from torch's global generator,
             # and a resumed run would make another number of iterators than the uninterrupted one.
@@ -54,8 +54,8 @@ class BatchLoader(DataLoader[Batch]):
                 if "DataLoader timed out" not in str(error):
                     raise
                 raise HalutError(
-                    f"data.workers={self.num_workers}: no batch came within {PATIENCE} seconds; "
-                    "the drive may stand still, or shared memory (/dev/shm) be full: "
+                    f"data.workers={self.num_workers}: no batch came within {WORKER_TIMEOUT} "
+                    "seconds; the drive may stand still, or shared memory (/dev/shm) be full: "
                     "data.workers=0 needs none"
                 ) from error
             if isinstance(batch, HalutError):
@@ -118,9 +118,9 @@ class TrainLoader(BatchLoader):
             name: (state[name], now) for name, now in self._identity().items() if state[name] != now
         }
         if changed and state["batch"] > 0:
-            told = ", ".join(f"{name} {old} (now {now})" for name, (old, now) in changed.items())
+            changes = ", ".join(f"{name} {old} (now {now})" for name, (old, now) in changed.items())
             raise HalutError(
-                f"the checkpoint was written in the middle of an epoch with {told}: "
+                f"the checkpoint was written in the middle of an epoch with {changes}: "
                 "continue with the same values, or start again in another run folder"
             )
         self._resume_at = (state["epoch"], state["batch"])

@@ -27,10 +27,10 @@ class Mixing:
     prob: float
     num_classes: int
 
-    def __call__(self, images: Tensor, labels: Tensor, place: tuple[int, ...]) -> list[Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, batch_key: tuple[int, ...]) -> list[Tensor]:
         """images [B, C, H, W], labels [B] -> mixed images and soft targets [B, num_classes].
 
-        `place` identifies the batch. Label smoothing belongs to the loss and is not applied.
+        `batch_key` identifies the batch. Label smoothing belongs to the loss and is not applied.
         Raises HalutError if B is odd.
         """
         if len(images) % 2:
@@ -45,6 +45,6 @@ class Mixing:
             label_smoothing=0.0,
             num_classes=self.num_classes,
         )
-        with isolated(int(fold(_MIXING, *place)[0])):
+        with isolated(int(fold(_MIXING, *batch_key)[0])):
             mixed, targets = mix(images.clone(), labels)  # timm mixes in place
         return [mixed, targets.to(torch.float32)]

@@ -1,4 +1,4 @@
-"""Which samples form which batch: a pure function of (seed, stream, epoch, position).
+"""Batch sampler: a pure function of (seed, stream, epoch, position).
 
 Batches are laid out over all ranks first and dealt to the ranks afterwards, so batch number k holds
 the same samples whatever the number of ranks is, and a run may continue with another one.

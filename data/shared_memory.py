@@ -1,4 +1,4 @@
-"""Worker processes hand batches over in shared memory; without enough of it they hang or die."""
+"""Shared memory of data loader workers: without enough of it they hang or die."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def check_shared_memory(config: DataConfig, shape: Sequence[int]) -> None:
     samples = max(config.batch_size // rank_and_world()[1], config.eval_batch_size)
     batch = 4 * math.prod(shape) * samples
     needed = processes() * (PREFETCHED * config.workers + 2) * batch
-    found = os.statvfs(SHARED)
-    free = found.f_bavail * found.f_frsize
+    file_system = os.statvfs(SHARED)
+    free = file_system.f_bavail * file_system.f_frsize
     if needed > free:
         raise HalutError(
             f"data.workers={config.workers} need {needed / MIB:,.0f} MiB of shared memory for "
@@ -43,5 +43,5 @@ def processes() -> int:
     """Ranks on this machine."""
     if "RANK" not in os.environ:
         return 1
-    told = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
-    return int(told) if told.isdecimal() else 1
+    count = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
+    return int(count) if count.isdecimal() else 1

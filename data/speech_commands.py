@@ -18,7 +18,7 @@ from halut.data.config import DataConfig
 from halut.data.files import printable
 from halut.data.randomness import Keys, fold, integers, uniforms
 from halut.data.samples import Request, Samples, Split
-from halut.data.speech_files import PLACE, RATE, SPLITS, Noise, Recording
+from halut.data.speech_files import GROUP, RATE, SPLITS, Noise, Recording
 from halut.data.splits import balanced_subset
 from halut.errors import HalutError
 from halut.option import every, option, where, while_training
@@ -140,8 +140,8 @@ class SpeechCommands(DataModule):
 
     def download(self) -> None:
         raise HalutError(
-            f"{PLACE}: unpack speech_commands_v0.02.tar.gz by hand; set data.download=false "
-            f"and {roots.ELSEWHERE}"
+            f"{GROUP}: unpack speech_commands_v0.02.tar.gz by hand; set data.download=false "
+            f"and {roots.ROOT_HINT}"
         )
 
     def load(self) -> Pools:
@@ -167,6 +167,6 @@ class SpeechCommands(DataModule):
             if (len(config.mean), len(config.std)) != (width, width):
                 raise HalutError(f"data.mean and data.std must have {width} values")
             return torch.tensor(config.mean), torch.tensor(config.std)
-        chosen = balanced_subset(train.labels, _STATISTICS, config.split_seed).sort().values
-        features = train.features(Request(chosen)).flatten(0, 2).double()
+        indices = balanced_subset(train.labels, _STATISTICS, config.split_seed).sort().values
+        features = train.features(Request(indices)).flatten(0, 2).double()
         return features.mean(0).float(), features.std(0).clamp_min(1e-3).float()

@@ -1,4 +1,4 @@
-"""The files of Google Speech Commands: which recording belongs to which split and class."""
+"""Files of Google Speech Commands: the split and class of each recording."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from halut.data.files import finder, folders, printable, read_lines
 from halut.data.randomness import Keys, integers
 from halut.errors import HalutError
 
-PLACE = "data.speech_commands"
+GROUP = "data.speech_commands"
 RATE = 16000
 CLIP = RATE  # samples of one second
 SPLITS = ("train", "val", "test")
@@ -58,17 +58,17 @@ def find(root: str | None) -> Path:
     """The folder with the word folders and both lists; HalutError naming what is missing."""
     places = roots.candidates(root, FOLDERS)
     for place in places:
-        roots.check_readable(PLACE, place)
+        roots.check_readable(GROUP, place)
         present = [name for name in (*LISTS.values(), NOISE) if (place / name).exists()]
         if len(present) == 3:
             return place
         if present:
             missing = next(n for n in (*LISTS.values(), NOISE) if n not in present)
-            raise HalutError(f"{PLACE}: {printable(place / missing)} is missing")
+            raise HalutError(f"{GROUP}: {printable(place / missing)} is missing")
     raise HalutError(
-        f"{PLACE}: {LISTS['val']} not found; looked in {roots.listed(places)}. Unpack "
+        f"{GROUP}: {LISTS['val']} not found; looked in {roots.list_paths(places)}. Unpack "
         "speech_commands_v0.02.tar.gz (word folders with WAV files, validation_list.txt, "
-        f"testing_list.txt, {NOISE}/) there, or {roots.ELSEWHERE}"
+        f"testing_list.txt, {NOISE}/) there, or {roots.ROOT_HINT}"
     )
 
 
@@ -85,36 +85,36 @@ def recordings(
     if classes == 35:
         if len(spoken) != 35:
             raise HalutError(
-                f"{PLACE}: {printable(folder)} has {len(spoken)} word folders instead of 35"
+                f"{GROUP}: {printable(folder)} has {len(spoken)} word folders instead of 35"
             )
         return spoken, {name: _labeled(folder, files[name], spoken) for name in SPLITS}
     if absent := [word for word in WORDS if word not in spoken]:
-        raise HalutError(f"{PLACE}: {printable(folder / absent[0])} is missing")
+        raise HalutError(f"{GROUP}: {printable(folder / absent[0])} is missing")
     names = [*WORDS, "silence", "unknown"]
-    chosen = {}
-    for split, listed in files.items():
-        wanted = [file for file in listed if file.split("/")[0] in WORDS]
-        others = [file for file in listed if file.split("/")[0] not in WORDS]
-        count = max(1, round(len(wanted) / len(WORDS)))
+    recordings_of = {}
+    for split, files_of_split in files.items():
+        keywords = [file for file in files_of_split if file.split("/")[0] in WORDS]
+        others = [file for file in files_of_split if file.split("/")[0] not in WORDS]
+        count = max(1, round(len(keywords) / len(WORDS)))
         rng = np.random.default_rng([seed, SPLITS.index(split)])
         unknown = sorted(others[i] for i in rng.permutation(len(others))[:count])
-        if not wanted:
+        if not keywords:
             raise HalutError(
-                f"{PLACE}: {printable(folder)} has no {split} recordings of {', '.join(WORDS)}"
+                f"{GROUP}: {printable(folder)} has no {split} recordings of {', '.join(WORDS)}"
             )
-        chosen[split] = [
-            *_labeled(folder, wanted, names),
+        recordings_of[split] = [
+            *_labeled(folder, keywords, names),
             *(Recording(f"silence/{split}/{i}", 10, None) for i in range(count)),
             *(Recording(file, 11, folder / file) for file in unknown),
         ]
-    return names, chosen
+    return names, recordings_of
 
 
 def noises(folder: Path) -> dict[str, Noise]:
     """The background noise of every split: its own part of every file, so that none is shared."""
-    paths = [folder / NOISE / name for name in files_in(PLACE, folder / NOISE, SUFFIXES)]
+    paths = [folder / NOISE / name for name in files_in(GROUP, folder / NOISE, SUFFIXES)]
     if not paths:
-        raise HalutError(f"{PLACE}: {printable(folder / NOISE)} holds no WAV files")
+        raise HalutError(f"{GROUP}: {printable(folder / NOISE)} holds no WAV files")
     parts: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for path in paths:
         wave = _decode(path)
@@ -122,7 +122,7 @@ def noises(folder: Path) -> dict[str, Noise]:
             part = wave[int(low * len(wave)) : int(high * len(wave))]
             if len(part) < CLIP:
                 raise HalutError(
-                    f"{PLACE}: {printable(path)} lasts {len(wave) / RATE:.1f} s; its tenth must "
+                    f"{GROUP}: {printable(path)} lasts {len(wave) / RATE:.1f} s; its tenth must "
                     "last 1 s"
                 )
             parts[split].append(part)
@@ -144,7 +144,7 @@ def _decode(path: Path) -> Tensor:
         raise _unreadable(path, error) from error
     _check(path, rate, len(wave))
     if not np.isfinite(wave).all():
-        raise HalutError(f"{PLACE}: {printable(path)} holds NaN or infinity")
+        raise HalutError(f"{GROUP}: {printable(path)} holds NaN or infinity")
     return torch.from_numpy(wave.mean(1) if wave.shape[1] > 1 else wave[:, 0])
 
 
@@ -152,30 +152,30 @@ def _files_by_split(folder: Path) -> dict[str, list[str]]:
     """WAV files as WORD/NAME.wav, sorted; what is in neither list is for training."""
     every = []
     for word in _words(folder):
-        roots.check_readable(PLACE, folder / word)
-        names = files_in(PLACE, folder / word, SUFFIXES)
+        roots.check_readable(GROUP, folder / word)
+        names = files_in(GROUP, folder / word, SUFFIXES)
         if not names:
-            raise HalutError(f"{PLACE}: {printable(folder / word)} holds no WAV files")
+            raise HalutError(f"{GROUP}: {printable(folder / word)} holds no WAV files")
         for name in names:
             _check_header(folder / word / name)
         every += [f"{word}/{name}" for name in names]
     find = finder(every)
-    listed: dict[str, list[str]] = {}
+    by_split: dict[str, list[str]] = {}
     for split, name in LISTS.items():
-        lines = read_lines(PLACE, folder / name)
-        found = {line: find(line) for line in lines}
-        if absent := [line for line, file in found.items() if file is None]:
+        lines = read_lines(GROUP, folder / name)
+        by_line = {line: find(line) for line in lines}
+        if absent := [line for line, file in by_line.items() if file is None]:
             raise HalutError(
-                f"{PLACE}: {printable(folder / name)} lists {printable(absent[0])}, which is "
+                f"{GROUP}: {printable(folder / name)} lists {printable(absent[0])}, which is "
                 "missing"
             )
         if not lines:
-            raise HalutError(f"{PLACE}: {printable(folder / name)} lists no files")
-        listed[split] = sorted({file for file in found.values() if file is not None})
-    if both := set(listed["val"]) & set(listed["test"]):
-        raise HalutError(f"{PLACE}: {printable(min(both))} is in both lists of {printable(folder)}")
-    held = {*listed["val"], *listed["test"]}
-    return {"train": [file for file in every if file not in held], **listed}
+            raise HalutError(f"{GROUP}: {printable(folder / name)} lists no files")
+        by_split[split] = sorted({file for file in by_line.values() if file is not None})
+    if both := set(by_split["val"]) & set(by_split["test"]):
+        raise HalutError(f"{GROUP}: {printable(min(both))} is in both lists of {printable(folder)}")
+    evaluation = {*by_split["val"], *by_split["test"]}
+    return {"train": [file for file in every if file not in evaluation], **by_split}
 
 
 def _words(folder: Path) -> list[str]:
@@ -194,21 +194,21 @@ def _check_header(path: Path) -> None:
 
 def _check(path: Path, rate: int, samples: int) -> None:
     if rate != RATE:
-        raise HalutError(f"{PLACE}: {printable(path)} has {rate} Hz instead of {RATE} Hz")
+        raise HalutError(f"{GROUP}: {printable(path)} has {rate} Hz instead of {RATE} Hz")
     if samples == 0:
-        raise HalutError(f"{PLACE}: {printable(path)} holds no samples: remove it")
+        raise HalutError(f"{GROUP}: {printable(path)} holds no samples: remove it")
 
 
 def _unreadable(path: Path, error: Exception) -> HalutError:
     reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-    return HalutError(f"{PLACE}: cannot read {printable(path)}: {reason}")
+    return HalutError(f"{GROUP}: cannot read {printable(path)}: {reason}")
 
 
 def _soundfile() -> Any:
     try:
         import soundfile
     except ImportError as error:
-        raise HalutError(f"{PLACE} needs soundfile: pip install 'halut[speech]'") from error
+        raise HalutError(f"{GROUP} needs soundfile: pip install 'halut[speech]'") from error
     return soundfile
 
 

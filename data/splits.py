@@ -18,15 +18,15 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
 
     Every class with two or more samples gives at least one to each side.
     """
-    held = []
+    test_indices = []
     for label, positions in _shuffled_classes(labels, seed):
         count = round(fraction * len(positions))
         if len(positions) < 2:
             raise HalutError(f"class {label} has {len(positions)} sample: it cannot be split")
-        held.append(positions[: min(max(count, 1), len(positions) - 1)])
-    held_out = np.concatenate(held)
-    kept = np.setdiff1d(np.arange(len(labels)), held_out)
-    return torch.from_numpy(kept), torch.from_numpy(np.sort(held_out))
+        test_indices.append(positions[: min(max(count, 1), len(positions) - 1)])
+    held_out = np.concatenate(test_indices)
+    train_indices = np.setdiff1d(np.arange(len(labels)), held_out)
+    return torch.from_numpy(train_indices), torch.from_numpy(np.sort(held_out))
 
 
 def balanced_subset(labels: Tensor, samples: int, seed: int) -> Tensor:
@@ -38,9 +38,9 @@ def balanced_subset(labels: Tensor, samples: int, seed: int) -> Tensor:
     """
     classes = [positions for _, positions in _shuffled_classes(labels, seed)]
     shares = _level([len(positions) for positions in classes], min(samples, len(labels)))
-    chosen = np.concatenate([p[:share] for p, share in zip(classes, shares, strict=True)])
-    order = np.random.default_rng([seed, 1]).permutation(len(chosen))
-    return torch.from_numpy(chosen[order])
+    subset = np.concatenate([p[:share] for p, share in zip(classes, shares, strict=True)])
+    order = np.random.default_rng([seed, 1]).permutation(len(subset))
+    return torch.from_numpy(subset[order])
 
 
 def _shuffled_classes(labels: Tensor, seed: int) -> list[tuple[int, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""How much an accuracy on few samples says."""
+"""Confidence interval of an accuracy measured on few samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Z = 1.96
-FEW = 100
+FEW_SAMPLES = 100
 """Below so many samples an accuracy is uncertain by about ten points and more."""
 
 

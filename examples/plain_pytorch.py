@@ -39,7 +39,7 @@ network = make()
 exact = train(network, torch.optim.AdamW(network.parameters(), lr=1e-3), epochs=5)
 
 plan = halut.replace_(network, halut.Tree(V=4), calibration=x[:3000].split(100), keep_first=False)
-swapped = accuracy(network)
+replaced_accuracy = accuracy(network)
 optimizer = torch.optim.AdamW(halut.param_groups(network, lr=3e-3))
 halut.attach(optimizer, network, steps=90)
 trained = train(network, optimizer, epochs=3)
@@ -50,7 +50,7 @@ with tempfile.TemporaryDirectory() as folder:
     halut.save(network, Path(folder) / "mine")
     loaded = accuracy(halut.load(Path(folder) / "mine", factory=make))
 
-print(f"accuracy: exact {exact:.1f}, replaced {swapped:.1f}, trained {trained:.1f} %")
+print(f"accuracy: exact {exact:.1f}, replaced {replaced_accuracy:.1f}, trained {trained:.1f} %")
 for name, figures in errors.items():
     print(f"layer {name}: normalized error {figures['normalized_mse']:.3f}")
 print(f"multiply-adds: {cost['exact']['macs']} exact, {cost['replaced']['macs']} left")

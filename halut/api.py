@@ -1,4 +1,4 @@
-"""The public verbs: replace the products of any network, train it on, measure it, keep it.
+"""Public verbs: replace the products of any network, train, measure, save and load it.
 
     plan = halut.replace_(network, halut.Tree(C=16), calibration=loader)
     optimizer = torch.optim.AdamW(halut.param_groups(network, lr=1e-3))
@@ -28,14 +28,14 @@ from halut.option import unknown
 from halut.replace import swap
 from halut.replace.global_pruning import with_global_pruning
 from halut.replace.liveness import prove
-from halut.replace.policy import Rule, laid_over, resolve, simple_rules
+from halut.replace.policy import Rule, merge_options, resolve, simple_rules
 from halut.replace.schedule import CALIBRATE
 from halut.replace.sharing import same_inputs, with_sharing
 from halut.sites.attention import KIND, expose_attention, unexposed
 from halut.sites.calibration import capture
 from halut.sites.calls import Batches, Call, example_call, first_call, is_loop
 from halut.sites.find import Site, Unsupported, find_sites
-from halut.sites.modules import put
+from halut.sites.modules import set_module
 from halut.sites.plan import KEEP, Entry, Plan
 
 RuleLike = Rule | tuple[str, Config | str | None]
@@ -114,10 +114,10 @@ def replace_(
         keep_last=keep_last,
         keep_depthwise=keep_depthwise,
     )
-    kept, default = short[: len(keep)], short[len(keep) :]
+    keep_rules, default = short[: len(keep)], short[len(keep) :]
     if config is None:
         default = [rule for rule in default if rule.operator == KEEP]
-    ordered = [*kept, *own, *(_rule(rule, config) for rule in default)]
+    ordered = [*keep_rules, *own, *(_rule(rule, config) for rule in default)]
     plan = resolve(sites, ordered, KEEP, {}, unsupported)
     if share:
         plan = with_sharing(plan, same_inputs(network, example))
@@ -134,7 +134,7 @@ def _rule(rule: RuleLike, default: Config | None) -> Rule:
             raise HalutError("a rule without an operator means config, which is not given")
         if default is None or rule.operator not in (None, default.name):
             return rule
-        options = laid_over(default.options(), rule.options)
+        options = merge_options(default.options(), rule.options)
         return replace(rule, operator=default.name, options=options)
     name, config = rule
     if isinstance(config, Config):
@@ -167,19 +167,21 @@ def _replace_all(
 ) -> None:
     """Learn and swap every entry, and prove that all answer; or leave the network as it was."""
     sources = {entry.site.name: network.get_submodule(entry.site.name) for entry in entries}
-    seen: dict[str, Tensor] = {}
+    calibration_rows: dict[str, Tensor] = {}
     if calibrate == "original":
-        seen = capture(network, [entry.site for entry in entries], calibration, rows, seed=seed)
+        calibration_rows = capture(
+            network, [entry.site for entry in entries], calibration, rows, seed=seed
+        )
     try:
         for entry in entries:
             name = entry.site.name
             if calibrate == "replaced":
-                seen = capture(network, [entry.site], calibration, rows, seed=seed)
-            swap.replace_site(network, entry, seen.pop(name), seed)
+                calibration_rows = capture(network, [entry.site], calibration, rows, seed=seed)
+            swap.replace_site(network, entry, calibration_rows.pop(name), seed)
         prove(network, example.head(2), list(sources))
     except BaseException:
         for name, source in sources.items():
-            put(network, network.get_submodule(name), source)
+            set_module(network, network.get_submodule(name), source)
         raise
 
 
@@ -224,10 +226,10 @@ def cost(network: nn.Module, example: Any) -> dict[str, Any]:
     32-bit floats where nothing else is said; figures are those of ReplacedLayer.cost. `example`: a
     batch (of which one sample is run), a tuple of arguments, a mapping or a halut.Call.
     """
-    kept, _ = _sites(network, example_call(network, example).to(_device(network)))
+    sites, _ = _sites(network, example_call(network, example).to(_device(network)))
     layers = list(swap.replaced_layers(network))
     replaced = [Entry(replace(layer.site, name=name), "replaced") for name, layer in layers]
-    plan = Plan((*replaced, *(Entry(site, KEEP) for site in kept)))
+    plan = Plan((*replaced, *(Entry(site, KEEP) for site in sites)))
     totals = replaced_cost(plan, network)
     exact = exact_cost(plan, network)
     inside = {id(p) for _, layer in layers for p in layer.parameters()}

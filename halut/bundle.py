@@ -22,7 +22,7 @@ from halut.models.weights import load_weights, save_weights
 from halut.plugins import loading, reference
 from halut.registry import origin_of
 from halut.replace import swap
-from halut.replace.ptq import told
+from halut.replace.ptq import describe
 from halut.sites.operator import operators
 from halut.sites.plan import Plan
 
@@ -175,9 +175,9 @@ def _reached(path: Path) -> str:
         return ""
     last = read_json(stages[-1], {})
     accuracy = last.get("val_accuracy_after_training")
-    shown = f", validation {accuracy:.2f}" if isinstance(accuracy, int | float) else ""
+    suffix = f", validation {accuracy:.2f}" if isinstance(accuracy, int | float) else ""
     count = f"{len(stages)} stage{'s are' if len(stages) > 1 else ' is'}"
-    return f"; {count} finished{shown}, and the command that began it goes on"
+    return f"; {count} finished{suffix}, and the command that began it goes on"
 
 
 def fill(network: nn.Module, plan: Plan, path: Path) -> None:
@@ -198,8 +198,8 @@ def _report(path: Path) -> dict[str, Any]:
     report: dict[str, Any] = read_json(path, {})
     with reading(path):
         for part in ("data", "final", "base", "baseline", "ptq"):
-            known = _object(part, report.get(part))
-            entries = known.values() if part == "ptq" else [known]
+            section = _object(part, report.get(part))
+            entries = section.values() if part == "ptq" else [section]
             for entry in entries if part != "data" else []:
                 for key, value in _object(part, entry).items():
                     if key.endswith("_accuracy") and not isinstance(value, int | float | None):
@@ -250,7 +250,7 @@ def card(plan: Plan, report: dict[str, Any]) -> str:
         f"|---|{'---:|' * len(COLUMNS)}",
         *(f"| {row['variant']} | {' | '.join(variant_cells(row))} |" for row in variants(report)),
         "",
-        *(f"- {name.upper()}: {told(entry)}" for name, entry in report.get("ptq", {}).items()),
+        *(f"- {name.upper()}: {describe(entry)}" for name, entry in report.get("ptq", {}).items()),
         *([f"- data: {report['data'].get('name')}"] if "data" in report else []),
         *([f"- made by: `{report['command']}`"] if "command" in report else []),
         "",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from halut import __version__
-from halut.errors import flush, quiet_pipes, tell
+from halut.errors import flush, quiet_pipes, report_error
 from halut.option import unknown
 
 USAGE = """\
@@ -37,11 +37,11 @@ models and data sets of your own; those of installed packages are known by thems
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help", "help"):
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
-        return 0 if given else 2
-    if given[0] == "--version":
+        return 0 if argv else 2
+    if argv[0] == "--version":
         print(f"halut {__version__}")
         return 0
     verbs: dict[str, Callable[[list[str]], int]] = {
@@ -52,28 +52,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "scaling": scaling,
         "env": env,
     }
-    if given[0] not in verbs:
-        print(f"halut: {unknown('verb', given[0], list(verbs))}", file=sys.stderr)
+    if argv[0] not in verbs:
+        print(f"halut: {unknown('verb', argv[0], list(verbs))}", file=sys.stderr)
         return 2
-    shown = "debug=traceback" in given
-    if given[0] not in ("train", "evaluate"):  # those have an option of that name
-        given = [argument for argument in given if argument != "debug=traceback"]
+    traceback = "debug=traceback" in argv
+    if argv[0] not in ("train", "evaluate"):  # those have an option of that name
+        argv = [argument for argument in argv if argument != "debug=traceback"]
     try:
         with quiet_pipes():
-            if given[0] not in ("train", "evaluate"):  # those read them from Hydra's command line
-                given = with_plugins(given)
-            code = verbs[given[0]](given[1:])
+            if argv[0] not in ("train", "evaluate"):  # those read them from Hydra's command line
+                argv = with_plugins(argv)
+            code = verbs[argv[0]](argv[1:])
             flush()
             return code
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
     except Exception as error:
-        tell(error, complain, shown)
+        report_error(error, print_error, traceback)
         return 1
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """One line on the standard error."""
     print(f"error: {message}", file=sys.stderr, flush=True)
 
@@ -97,7 +97,7 @@ def train(arguments: list[str]) -> int:
     """`halut train ARGS` is `python train.py ARGS`."""
     from halut.training.cluster import early_signals
 
-    early_signals.listen()
+    early_signals.install_signal_handlers()
     from halut.training.main import main as run
 
     sys.argv = ["halut train", *arguments]
@@ -155,11 +155,11 @@ def env(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from halut.training.report import environment
 
-    found = environment()
+    versions = environment()
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(versions, indent=2))
         return 0
-    for key, value in found.items():
+    for key, value in versions.items():
         if isinstance(value, dict) and value:
             print(f"{key}:")
             for name, what in value.items():

@@ -16,7 +16,7 @@ OURS = tuple(
 )
 FAULTS = (TypeError, AssertionError, AttributeError, NameError, LookupError, ArithmeticError)
 """What a mistake in a program raises; a refusal only where a library's own code raises it."""
-LONGEST = 600
+MAX_MESSAGE_LENGTH = 600
 """Characters of a library's message; some list every tensor of a network."""
 SIGPIPE_CODE = 128 + 13
 """The exit code of a program that SIGPIPE ends."""
@@ -48,8 +48,8 @@ def _reason(error: BaseException) -> str | None:
         return ": ".join([*([" -> ".join(places)] if places else []), error.strerror or text])
     if isinstance(error, UnicodeError):
         return f"text that cannot be read or written: {text}"
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]} ..."
+    if len(text) > MAX_MESSAGE_LENGTH:
+        text = f"{text[:MAX_MESSAGE_LENGTH]} ..."
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return f"out of memory; smaller batches need less ({text or 'MemoryError'})"
     if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
@@ -59,15 +59,18 @@ def _reason(error: BaseException) -> str | None:
     return f"{type(error).__name__}: {text} (debug=traceback shows where)"
 
 
-def tell(error: Exception, complain: Callable[[str], None], shown: bool = False) -> None:
-    """Give `complain` the line of an error that ends a command.
+def report_error(
+    error: Exception, print_line: Callable[[str], None], with_traceback: bool = False
+) -> None:
+    """Give `print_line` the line of an error that ends a command.
 
-    The traceback goes before it where it is asked for (`shown`), or where this program is at fault.
+    The traceback goes before it where it is asked for (`with_traceback`), or where this program is
+    at fault.
     """
     line = reason(error)
-    if shown or line is None:
+    if with_traceback or line is None:
         traceback.print_exception(error)
-    complain(line or " ".join(f"{type(error).__name__}: {error}".split()))
+    print_line(line or " ".join(f"{type(error).__name__}: {error}".split()))
     keep_quiet()
 
 

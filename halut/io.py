@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and state files read with a word on what is damaged."""
+"""Atomic file writes, and state files read with a clear error where damaged."""
 
 from __future__ import annotations
 
@@ -85,18 +85,18 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def read_json(path: Path, wanted: Mapping[str, Kind] | None = None) -> Any:
+def read_json(path: Path, fields: Mapping[str, Kind] | None = None) -> Any:
     """What a JSON file holds. HalutError naming the file if it is damaged.
 
-    `wanted`: it must be an object with these keys, of these types (`bool` counts as no `int`).
+    `fields`: it must be an object with these keys, of these types (`bool` counts as no `int`).
     """
     with reading(path):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if wanted is None:
+        if fields is None:
             return content
         if not isinstance(content, dict):
             raise TypeError(f"an object is wanted, not {_kind(content)}")
-        for key, kind in wanted.items():
+        for key, kind in fields.items():
             kinds = kind if isinstance(kind, tuple) else (kind,)
             value = content.get(key)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -114,9 +114,9 @@ def reading(path: Path) -> Iterator[None]:
     except HalutError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        told = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         missing = "no " if isinstance(error, KeyError) else ""
-        raise HalutError(f"{path}: damaged: {missing}{told}") from error
+        raise HalutError(f"{path}: damaged: {missing}{message}") from error
     except RecursionError as error:
         raise HalutError(f"{path}: damaged: nested too deep") from error
 

@@ -27,7 +27,7 @@ from halut.sites.plan import Entry
 __all__ = ["CodecConv2d", "CodecLinear", "LUTConv2d", "LUTLinear", "calibrate"]
 
 Size = int | tuple[int, int]
-DRAWN = 64
+CALIBRATION_ROWS_PER_PROTOTYPE = 64
 """Rows per prototype that a new layer is learned from."""
 
 
@@ -155,11 +155,11 @@ class CodecConv2d(codec.CodecConv2d):
 
 
 def _operator(
-    source: nn.Module, config: Config, wanted: type[Config], kind: type[nn.Module]
+    source: nn.Module, config: Config, config_type: type[Config], kind: type[nn.Module]
 ) -> tuple[Any, Site]:
-    """The operator of a config, which must be a `wanted`, and the site that the source is."""
-    if not isinstance(config, wanted):
-        what = "table" if wanted is TableConfig else "codec"
+    """The operator of a config, which must be a `config_type`, and the site that the source is."""
+    if not isinstance(config, config_type):
+        what = "table" if config_type is TableConfig else "codec"
         raise HalutError(f"{kind.__name__} takes the config of a {what}, got {config!r}")
     site = site_of(kind.__name__, source, 1)
     operator = operator_of(config)
@@ -172,13 +172,13 @@ def _finish(
 ) -> None:
     """Attributes, device, and what is learned from drawn rows."""
     site = layer.site
-    layer.entry = Entry(site, operator.config.name, operator.frozen(site), stage=0)
+    layer.entry = Entry(site, operator.config.name, operator.plan_options(site), stage=0)
     take_over(layer, source)
     reference = next(source.parameters())
     layer.to(device=reference.device)
     if reference.is_meta:
         return
-    count = DRAWN * getattr(operator.config, "K", 16)
+    count = CALIBRATION_ROWS_PER_PROTOTYPE * getattr(operator.config, "K", 16)
     generator = torch.Generator().manual_seed(0)
     layer.calibrate(torch.randn(count, site.groups * site.D, generator=generator))
 

@@ -1,4 +1,4 @@
-"""An option of a configuration: its text, its choices, and what it needs to have an effect.
+"""Options of configurations: help text, choices, and conditions for having an effect.
 
 The text is what `--help` shows; `needs` is what refuses an option that nothing reads.
 """
@@ -41,8 +41,8 @@ def option(
     """
     metadata = {"help": text, "choices": tuple(choices), "needs": needs, "names": names}
     if isinstance(default, list | dict):
-        kept = default
-        return dataclasses.field(default_factory=lambda: kept.copy(), metadata=metadata)
+        stored = default
+        return dataclasses.field(default_factory=lambda: stored.copy(), metadata=metadata)
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -164,14 +164,14 @@ def options_of(config: Any, path: str = "", defaults: Any = None) -> Iterator[Va
 def without_effect(config: Any, keys: Iterable[str]) -> dict[str, str]:
     """Those of `keys` that have no effect in the configuration, each with the reason."""
     values = {each.path: each for each in options_of(config)}
-    found = {}
+    reasons = {}
     for key in keys:
         if key in values and values[key].off:
             continue
         reason = why_without_effect(config, key)
         if reason is not None:
-            found[key] = reason
-    return found
+            reasons[key] = reason
+    return reasons
 
 
 def check_choices(config: Any, path: str = "") -> None:

@@ -119,8 +119,8 @@ def test_norms_errors_and_liveness(case):
     call = batch_call(network, batch)
     assert recalibrate(network, [batch]) == 1
     mean = network.layers["norm"].running_mean.clone()
-    wanted = (network.layers["a"](X) + network.layers["b"](Y)).mean(0)
-    assert torch.allclose(mean, wanted, atol=1e-6)
+    expected = (network.layers["a"](X) + network.layers["b"](Y)).mean(0)
+    assert torch.allclose(mean, expected, atol=1e-6)
     assert recalibrate(network, lambda net: call(net)) == 1
     assert torch.equal(network.layers["norm"].running_mean, mean)
     sites, _ = find_sites(network, call.head(1))

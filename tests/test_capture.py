@@ -85,10 +85,10 @@ def stream(counts):
     return [(batch, *part) for batch, part in enumerate(zip(starts, counts, strict=True))]
 
 
-def check_uniform(hits, trials, held):
-    """Chi-squared over 100 rows of which `held` are kept in each trial, and no drift."""
-    expected = trials * held / 100
-    chi_squared = float(((hits - expected) ** 2 / expected).sum() / (1 - held / 100))
+def check_uniform(hits, trials, sample_size):
+    """Chi-squared over 100 rows of which `sample_size` are kept in each trial, and no drift."""
+    expected = trials * sample_size / 100
+    chi_squared = float(((hits - expected) ** 2 / expected).sum() / (1 - sample_size / 100))
     assert chi_squared < 150  # 99 degrees of freedom: mean 99, standard deviation 14
     assert abs(hits[:20].mean() - hits[-20:].mean()) < 0.12 * expected
 
@@ -97,9 +97,9 @@ def check_uniform(hits, trials, held):
 def test_every_row_of_the_stream_is_as_likely_to_be_sampled(batches):
     hits = torch.zeros(100)
     for seed in range(300):
-        found = fill(Reservoir(20, 1, seed), stream(batches)).sample()[:, 0].long()
-        assert len(found.unique()) == 20  # a sample without repetition, never more
-        hits[found] += 1
+        rows = fill(Reservoir(20, 1, seed), stream(batches)).sample()[:, 0].long()
+        assert len(rows.unique()) == 20  # a sample without repetition, never more
+        hits[rows] += 1
     check_uniform(hits, 300, 20)
 
 
@@ -162,20 +162,20 @@ def batches(count=3, size=8):
 
 
 def test_captured_rows_are_what_the_sites_saw(network, sites):
-    given = batches()
-    rows = capture(network, sites, given, rows=10_000)
-    assert {name: tuple(found.shape) for name, found in rows.items()} == {
+    inputs = batches()
+    rows = capture(network, sites, inputs, rows=10_000)
+    assert {name: tuple(sample.shape) for name, sample in rows.items()} == {
         "conv": (3 * 8 * 36, 9),
         "fc": (24, 4),
     }
-    x = torch.cat([image for image, _ in given])
+    x = torch.cat([image for image, _ in inputs])
     expected = F.unfold(x, 3, padding=1).transpose(1, 2).reshape(-1, 9)
     assert sorted(map(tuple, rows["conv"].tolist())) == sorted(map(tuple, expected.tolist()))
     network.eval()
     with torch.no_grad():
         inner = network.norm(network.conv(x)).mean((2, 3))
-    found = rows["fc"][rows["fc"][:, 0].argsort()]
-    torch.testing.assert_close(found, inner[inner[:, 0].argsort()])
+    sample = rows["fc"][rows["fc"][:, 0].argsort()]
+    torch.testing.assert_close(sample, inner[inner[:, 0].argsort()])
 
 
 def test_evaluation_mode_while_capturing_and_all_modes_restored(network, sites):
@@ -201,8 +201,8 @@ def test_the_same_seed_captures_the_same_rows(network, sites):
 def test_the_memory_bound_holds_over_all_sites(network, sites):
     bound = 4000
     rows = capture(network, sites, batches(6), rows=10_000, memory=bound)
-    held = sum(found.numel() * 4 for found in rows.values())
-    assert held <= bound
+    sizes = sum(actual.numel() * 4 for actual in rows.values())
+    assert sizes <= bound
     assert len(rows["conv"]) == bound // 2 // 36  # its share, used in full
     assert expected_memory(sites, 10) == 4 * 10 * (9 + 4)
 
@@ -220,10 +220,10 @@ def test_a_value_that_is_not_finite_names_the_site(network, sites, value):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_parts_of_the_batches_hold_what_one_pass_holds(network, sites, ranks):
-    given = batches(5)
-    whole = capture(network, sites, given, rows=50)
+    inputs = batches(5)
+    whole = capture(network, sites, inputs, rows=50)
     parts = [
-        reservoirs_of(network, sites, given[rank::ranks], 50, 1 << 30, 0, shard=(rank, ranks))
+        reservoirs_of(network, sites, inputs[rank::ranks], 50, 1 << 30, 0, shard=(rank, ranks))
         for rank in range(ranks)
     ]
     for name, rows in whole.items():

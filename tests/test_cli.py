@@ -25,15 +25,15 @@ def test_nothing_and_unknown_verbs_fail(capsys):
     assert "table, bench, scaling, env" in err
 
 
-def test_env_tells_versions_devices_and_kernels(capsys):
+def test_env_reports_versions_devices_and_kernels(capsys):
     assert main(["env", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert {"torch", "lightning", "timm", "device", "threads", "kernels"} <= found.keys()
-    assert set(found["kernels"]) == set(implementations())
-    level = cpu.level()
+    report = json.loads(capsys.readouterr().out)
+    assert {"torch", "lightning", "timm", "device", "threads", "kernels"} <= report.keys()
+    assert set(report["kernels"]) == set(implementations())
+    level = cpu.cpu_capability()
     expected = "torch" if level is None else f"cpu ({level})"
-    assert found["kernels"]["accumulate"] == expected
-    assert found["cpu_kernels"].startswith(level or "none, torch runs instead: ")
+    assert report["kernels"]["accumulate"] == expected
+    assert report["cpu_kernels"].startswith(level or "none, torch runs instead: ")
     assert main(["env"]) == 0
     assert "tree_encode" in capsys.readouterr().out
 

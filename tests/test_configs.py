@@ -165,8 +165,8 @@ def test_the_labs_experiments_are_sweeps():
 def test_every_value_of_a_sweep_composes_and_is_valid(name):
     params = sweep_params(name)
     for index in range(max(map(len, params.values()))):
-        chosen = [f"{key}={values[index % len(values)]}" for key, values in params.items()]
-        config = composed(f"experiment={name}", *chosen)
+        overrides = [f"{key}={values[index % len(values)]}" for key, values in params.items()]
+        config = composed(f"experiment={name}", *overrides)
         settings = typed(config)
         schemas.check(settings)
         assert config.sweep.x == "halut.name" or config.sweep.x in params

@@ -75,7 +75,7 @@ def test_defaults_and_choices_are_shown(train):
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
         ("halut.c=4", "unknown option halut.c; did you mean halut.C?"),
         ("trainer.max_epochs=4", "did you mean schedule.epochs or base.epochs?"),
@@ -102,28 +102,28 @@ def test_defaults_and_choices_are_shown(train):
         ("zzzzqqqq=1", "unknown option zzzzqqqq; python train.py --help shows what there is"),
     ],
 )
-def test_a_wrong_word_is_answered_in_one_line(train, argument, said):
+def test_a_wrong_word_reports_one_error(train, argument, message):
     outcome = train(argument)
     assert outcome.code != 0
     assert outcome.err.count("\n") == 1
-    assert said in outcome.err
+    assert message in outcome.err
     for advice in ("HYDRA_FULL_ERROR", "hydra.cc", "full_key", "To append"):
         assert advice not in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "message"),
     [
         ("halut=tre", "unknown halut 'tre'; did you mean tree? choose one of: "),
         ("data=imagenett", "unknown data 'imagenett'; did you mean imagenet? "),
         ("polcy", "unknown group 'polcy'; did you mean policy? "),
     ],
 )
-def test_help_for_a_wrong_word_is_refused_in_one_line(train, asked, said):
+def test_help_for_a_wrong_word_is_refused_in_one_line(train, asked, message):
     outcome = train("--help", asked)
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
-    assert said in outcome.err
+    assert message in outcome.err
     assert outcome.out == ""
 
 
@@ -136,7 +136,7 @@ def test_experiments_have_a_page_of_their_own(train):
 
 
 @pytest.mark.parametrize("arguments", [("-m", "halut.cli", "env"), ("train.py", "--help")])
-def test_a_closed_pipe_ends_a_command_without_a_word(arguments, tmp_path):
+def test_a_closed_pipe_ends_a_command_without_output(arguments, tmp_path):
     read, write = os.pipe()
     os.close(read)
     root = Path(__file__).parents[1]

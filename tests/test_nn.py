@@ -28,8 +28,8 @@ def test_a_linear_approximates_torchs(ours, config, most):
     assert torch.equal(layer.bias, exact.bias)
     assert (layer.in_features, layer.out_features) == (32, 12)
     assert isinstance(layer, ours)
-    wanted = exact(x) - exact.bias
-    far = (layer(x) - exact(x)).square().mean() / wanted.square().mean()
+    expected = exact(x) - exact.bias
+    far = (layer(x) - exact(x)).square().mean() / expected.square().mean()
     assert far.item() < most
 
 

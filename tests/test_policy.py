@@ -40,7 +40,7 @@ def test_by_default_all_but_first_last_and_depthwise(sites):
     )
 
 
-def test_every_kept_site_says_why(sites):
+def test_every_kept_site_has_a_reason(sites):
     plan = resolve(sites, simple_rules(sites, keep=["mid"], only=["block.*"]), "tree", {})
     assert {e.site.name: e.reason for e in plan if not e.replaced} == {
         "stem": "first layer (policy.keep_first)",
@@ -66,8 +66,8 @@ def test_every_kept_site_says_why(sites):
     ],
 )
 def test_short_options(sites, options, replaced):
-    found = becomes(sites, simple_rules(sites, **options))
-    assert {name for name, operator in found.items() if operator != "keep"} == replaced
+    actual = becomes(sites, simple_rules(sites, **options))
+    assert {name for name, operator in actual.items() if operator != "keep"} == replaced
 
 
 def test_the_first_match_wins(sites):
@@ -76,8 +76,8 @@ def test_the_first_match_wins(sites):
         Rule("block.*", operator="keep"),
         Rule("*", operator=None),
     ]
-    wanted = ["tree", "keep", "keep", "pq", "tree", "tree"]
-    assert becomes(sites, rules) == dict(zip(NAMES, wanted, strict=True))
+    expected = ["tree", "keep", "keep", "pq", "tree", "tree"]
+    assert becomes(sites, rules) == dict(zip(NAMES, expected, strict=True))
     assert becomes(sites, rules[::-1]) == dict.fromkeys(NAMES, "tree")
 
 
@@ -192,10 +192,10 @@ def test_options_are_laid_over_those_of_the_default_operator(sites):
         Rule("block.point", operator="pq"),  # another operator starts from its own defaults
     ]
     plan = resolve(sites, rules, "tree", {"K": 32, "C": 2})
-    found = {
+    actual = {
         e.site.name: (e.options["C"], e.options["K"], e.options["bits"]) for e in plan.replaced
     }
-    assert found == {"mid": (2, 4, 8), "fc": (2, 32, 4), "block.point": (1, 16, 8)}
+    assert actual == {"mid": (2, 4, 8), "fc": (2, 32, 4), "block.point": (1, 16, 8)}
 
 
 def test_a_plan_holds_every_option_and_c_as_it_is(sites):
@@ -207,7 +207,7 @@ def test_a_plan_holds_every_option_and_c_as_it_is(sites):
     }  # fmt: skip
     for entry in plan.replaced:
         again = make_operator(entry.operator, **entry.options)
-        assert again.frozen(entry.site) == entry.options
+        assert again.plan_options(entry.site) == entry.options
         assert set(entry.options) >= {"K", "bits", "scale", "estimator", "ridge", "tau_per"}
     assert {e.options["C"] for e in resolve(sites, [Rule("mid", operator=None)], "tree",
                                             {"V": 5}).replaced} == {4}  # fmt: skip

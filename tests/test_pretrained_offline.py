@@ -65,8 +65,8 @@ def crops() -> Tensor:
         224, is_training=True, scale=(0.25, 1.0), color_jitter=0.0, **PREPROCESSING
     )
     with isolated(0):
-        found = [transform(photo) for _, photo in images() for _ in range(8)]
-        return torch.stack(found)[torch.randperm(len(found))]
+        actual = [transform(photo) for _, photo in images() for _ in range(8)]
+        return torch.stack(actual)[torch.randperm(len(actual))]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def planned(network: nn.Module, rule: Rule) -> Plan:
     return resolve(sites, [rule], "exact", {})
 
 
-def test_the_network_knows_what_is_on_the_photos(answers):
+def test_the_network_classifies_the_photos(answers):
     top = dict(zip(PHOTOS, answers.argmax(dim=1).tolist(), strict=True))
     assert {name: top[name] for name in KNOWN} == KNOWN
 
@@ -125,11 +125,11 @@ def test_prototypes_at_the_last_blocks_pointwise_layers_keep_most_answers(
     replaced = copy.deepcopy(network)
     for entry in plan.replaced:
         swap.replace_site(replaced, entry, rows.pop(entry.site.name))
-    found = replaced(photos)
-    same = found.argmax(dim=1) == answers.argmax(dim=1)
+    lut_network = replaced(photos)
+    same = lut_network.argmax(dim=1) == answers.argmax(dim=1)
     record_property("photos", len(PHOTOS))
     record_property("same_top_answer", int(same.sum()))
     print(f"\n{int(same.sum())} of {len(PHOTOS)} photos keep their top answer")
-    print("changed:", [n for n, kept in zip(PHOTOS, same.tolist(), strict=True) if not kept])
-    assert not torch.equal(found, answers)
+    print("changed:", [n for n, is_same in zip(PHOTOS, same.tolist(), strict=True) if not is_same])
+    assert not torch.equal(lut_network, answers)
     assert int(same.sum()) > len(PHOTOS) / 2

@@ -39,8 +39,8 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[str]:
     """Every train.py command of the README, comments left out."""
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    found = [line.split(" # ")[0].strip() for line in lines if line.startswith("python train.py")]
-    return [line for line in found if "--help" not in line]
+    texts = [line.split(" # ")[0].strip() for line in lines if line.startswith("python train.py")]
+    return [line for line in texts if "--help" not in line]
 
 
 def test_there_are_commands_and_examples_to_test():
@@ -81,9 +81,9 @@ def check_command(command: str) -> None:
     register()
     GlobalHydra.instance().clear()
     (convolution,), _ = find_sites(nn.Sequential(nn.Conv2d(32, 8, 3)), torch.zeros(1, 32, 8, 8))
-    given = [word for word in shlex.split(command)[2:] if word != "-m"]
+    arguments = [word for word in shlex.split(command)[2:] if word != "-m"]
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        for overrides in (first_values(given), first_values(given, last=True)):
+        for overrides in (first_values(arguments), first_values(arguments, last=True)):
             settings = typed(compose("train", overrides=overrides))
             check(settings)
             keys = [override.partition("=")[0].lstrip("+") for override in overrides]
@@ -101,10 +101,10 @@ def test_the_verbs_of_the_readme_are_known_and_take_its_options(capsys):
             bench_parser().parse_args(options)
 
 
-def first_values(given: list[str], last: bool = False) -> list[str]:
+def first_values(arguments: list[str], last: bool = False) -> list[str]:
     """Overrides with the first (or last) value of each that a sweep takes values from."""
     taken = []
-    for override in OverridesParser.create().parse_overrides(given):
+    for override in OverridesParser.create().parse_overrides(arguments):
         line = override.input_line
         if override.is_sweep_override():
             values = list(override.sweep_string_iterator())

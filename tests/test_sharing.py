@@ -106,9 +106,9 @@ def test_one_encoder_learned_once(x, operator, order):
     assert network.proj.encoder is not network.q.encoder
     rows = exact.norm(x)
     for name in GROUP:  # the codes mean something to every layer's table
-        wanted = exact.get_submodule(name)(rows)
-        error = (network.get_submodule(name)(rows) - wanted).norm() / (
-            wanted - wanted.mean()
+        expected = exact.get_submodule(name)(rows)
+        error = (network.get_submodule(name)(rows) - expected).norm() / (
+            expected - expected.mean()
         ).norm()
         assert error < 0.8
 

@@ -90,8 +90,8 @@ def test_integer_sums_with_the_zero_point_in_the_bias(scale):
     assert sums.dtype == torch.int32
     assert torch.equal(sums.float(), accumulate(codes, quantized.q))  # floats hold them exactly
     y = sums * quantized.output_scale() + quantized.folded_bias()
-    wanted = accumulate(codes, quantized.dequantize().double())
-    torch.testing.assert_close(y.double(), wanted, rtol=1e-5, atol=1e-4)
+    expected = accumulate(codes, quantized.dequantize().double())
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-4)
     exact = accumulate(codes, lut.double())
     bound = 40 * quantized.output_scale().double() / 2
     assert ((y - exact).abs() <= bound * 1.001 + 1e-4).all()

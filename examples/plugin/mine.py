@@ -66,7 +66,7 @@ class TernaryCodec(Codec):
     width = 2
     scale_bits = 32
 
-    def scales(self, x, kept=None):
+    def scales(self, x, keep_mask=None):
         return x.abs().mean((-2, -1), keepdim=True)
 
     def scale_count(self):

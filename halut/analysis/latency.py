@@ -1,4 +1,4 @@
-"""How long a batch takes, beside another network: on the CPU, the two in turns."""
+"""Latency of a batch beside another network's on the CPU, timed in turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far each replaced layer is from the exact product of the very input it gets."""
+"""Errors of each replaced layer against the exact product of the same input."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from halut.errors import HalutError
 from halut.replace.swap import replaced_layers
 from halut.sites.calls import Batches, feed
-from halut.sites.eval_mode import evaluating
-from halut.sites.modules import given
+from halut.sites.eval_mode import eval_mode
+from halut.sites.modules import call_inputs
 from halut.sites.operator import ReplacedLayer
 from halut.sites.usage import counting, forwards
 
@@ -96,7 +96,7 @@ def layer_errors(
         for name, layer in replaced_layers(network)
     ]
     calls = {"": 0}
-    with evaluating(network, handles) as device, forwards({"": network}, counting(calls)):
+    with eval_mode(network, handles) as device, forwards({"": network}, counting(calls)):
         feed(network, batches, device, progress)
     if not calls[""]:
         raise HalutError("layer errors need at least one batch of samples, got none")
@@ -104,9 +104,9 @@ def layer_errors(
 
 
 def _note(name: str, total: ErrorSums) -> Any:
-    def note(layer: ReplacedLayer, args: Any, named: dict[str, Any], output: Tensor) -> None:
+    def note(layer: ReplacedLayer, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         if not bool(torch.isfinite(output).all()):
             raise HalutError(f"{name}: the replaced layer's answers hold NaN or infinite values")
-        total.add(output, layer.exact(*given(args, named)))
+        total.add(output, layer.exact(*call_inputs(args, kwargs)))
 
     return note

@@ -1,4 +1,4 @@
-"""Bytes of a model before and after, by what they are, and why the saving is not the format's."""
+"""Model size in bytes before and after replacement, by kind of tensor."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def memory_figures(network: nn.Module) -> dict[str, Any]:
         "untouched": untouched,
     }
     after = dict.fromkeys(("codes", "tables", "scales", "biases", "encoders"), 0)
-    seen: set[int] = set()
+    storages: set[int] = set()
     for layer in layers:
-        for key, value in _held(layer, seen).items():
+        for key, value in _layer_bytes(layer, storages).items():
             after[key] += value
     after["untouched"] = untouched
     weights = sum(layer.site.weights for layer in layers)
@@ -59,13 +59,13 @@ def site_bytes(figures: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def _held(layer: ReplacedLayer, seen: set[int]) -> dict[str, int]:
+def _layer_bytes(layer: ReplacedLayer, storages: set[int]) -> dict[str, int]:
     """Bytes of one replaced layer by what they are."""
     cost = layer.cost()
     if isinstance(layer, LUTLayer):
         scales = FLOAT // 8 * layer.scales()
-        encoder = 0 if id(layer.encoder) in seen else cost["encoder_bytes"]
-        seen.add(id(layer.encoder))
+        encoder = 0 if id(layer.encoder) in storages else cost["encoder_bytes"]
+        storages.add(id(layer.encoder))
         biases = cost["weight_bytes"] - scales
         return {
             **{"tables": cost["table_bytes"], "scales": scales},
@@ -116,9 +116,9 @@ def prepared_figures(network: nn.Module) -> dict[str, int]:
     prepared_bytes: parameters and persistent buffers, so every table once. prepared_layout_bytes:
     buffers made of those again, which is how a kernel wants tables to lie.
     """
-    kept = list(network.state_dict(keep_vars=True).values())
-    state = _storage_bytes(kept)
-    whole = _storage_bytes((*kept, *network.buffers()))
+    tensors = list(network.state_dict(keep_vars=True).values())
+    state = _storage_bytes(tensors)
+    whole = _storage_bytes((*tensors, *network.buffers()))
     return {"prepared_bytes": state, "prepared_layout_bytes": whole - state}
 
 
@@ -129,10 +129,10 @@ def _storage_bytes(tensors: Iterable[Tensor]) -> int:
 
 def times(ratio: float, more: str = "smaller", less: str = "larger") -> str:
     """A ratio in words, never below one: "1.84 times smaller", "1.05 times larger"."""
-    told, inverse = f"{ratio:.3g}", f"{1 / ratio:.3g}" if ratio > 0 else "inf"
-    if told == inverse == "1":
+    factor, inverse = f"{ratio:.3g}", f"{1 / ratio:.3g}" if ratio > 0 else "inf"
+    if factor == inverse == "1":
         return f"1 times, neither {more} nor {less}"
-    return f"{told} times {more}" if ratio > 1 else f"{inverse} times {less}"
+    return f"{factor} times {more}" if ratio > 1 else f"{inverse} times {less}"
 
 
 def memory_lines(figures: dict[str, Any]) -> list[str]:
@@ -149,18 +149,18 @@ def memory_lines(figures: dict[str, Any]) -> list[str]:
 
 def _reasons(figures: dict[str, Any]) -> list[str]:
     before, after, weights = figures["before"], figures["after"], max(figures["weights"], 1)
-    held = after["codes"] + after["tables"] + after["scales"]
-    ratio = before["replaced_weights"] / max(held, 1)
-    found = []
+    layer_bytes = after["codes"] + after["tables"] + after["scales"]
+    ratio = before["replaced_weights"] / max(layer_bytes, 1)
+    reasons = []
     if figures["formula"] is not None:
-        found.append(f"the formats say {times(figures['formula'])}")
-    found.append(
-        f"the replaced weights are {times(ratio)}: {8 * held / weights:.4g} bits each, "
+        reasons.append(f"the formats say {times(figures['formula'])}")
+    reasons.append(
+        f"the replaced weights are {times(ratio)}: {8 * layer_bytes / weights:.4g} bits each, "
         f"{8 * after['scales'] / weights:.3g} of them scales, which short blocks and small layers "
         "have more of"
     )
     rest = after["biases"] + after["encoders"]
-    found.append(f"their biases, encoders and ranges take {rest:,} bytes")
+    reasons.append(f"their biases, encoders and ranges take {rest:,} bytes")
     share = 100 * before["untouched"] / max(before["total"], 1)
-    found.append(f"{share:.3g} % of the bytes before stay as they are")
-    return ["why: " + "; ".join(found)]
+    reasons.append(f"{share:.3g} % of the bytes before stay as they are")
+    return ["why: " + "; ".join(reasons)]

@@ -1,4 +1,4 @@
-"""What a network costs per sample, exact and replaced, over all of its layers."""
+"""Cost of a network per sample, exact and replaced, over all of its layers."""
 
 from __future__ import annotations
 

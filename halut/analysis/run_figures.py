@@ -1,4 +1,4 @@
-"""What a run folder says: how far it came, its configuration, the figures of its report."""
+"""Figures of a run folder: progress, configuration and report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RunRecord:
     path: Path
     status: str
     config: dict[str, Any]
-    shown: dict[str, Any]
+    display: dict[str, Any]
     figures: dict[str, float | None]
     subject: str = ""
     error: str | None = None
@@ -68,13 +68,13 @@ def run_folders(folder: Path) -> Iterator[Path]:
     What is no run, such as a model with a config.json of its own, is looked into; folders that
     cannot be read, and those seen before by another name, are passed over.
     """
-    seen: set[str] = set()
+    paths_seen: set[str] = set()
 
     def below(path: Path) -> Iterator[Path]:
         real = os.path.realpath(path)
-        if real in seen:
+        if real in paths_seen:
             return
-        seen.add(real)
+        paths_seen.add(real)
         if is_run(path):
             yield path
             return
@@ -102,28 +102,28 @@ def is_run(path: Path) -> bool:
 def read_run(path: Path) -> RunRecord:
     """The record of one run folder; failed, with the file and the reason, if it is damaged."""
     plain: dict[str, Any] = {}
-    shown: dict[str, Any] = {}
+    display: dict[str, Any] = {}
     try:
         failure, config = _read(path / ERROR), _read(path / "config.json")
         config = config or _mapping((failure or {}).get("config"))
-        shown = _mapping(config.pop("sweep", None))
+        display = _mapping(config.pop("sweep", None))
         plain = dict(flat(with_new_names(config)))
         if failure is not None:
-            told = " ".join(str(failure.get("error", "it is not said why")).split())
-            return RunRecord(path, FAILED, plain, shown, {}, error=told)
+            message = " ".join(str(failure.get("error", "it is not said why")).split())
+            return RunRecord(path, FAILED, plain, display, {}, error=message)
         report = _read(path / "report.json")
         if report is None:
             action = (_read(path / "state.json") or {}).get("next", "not begun")
-            return RunRecord(path, UNFINISHED, plain, shown, {}, error=f"next: {action}")
+            return RunRecord(path, UNFINISHED, plain, display, {}, error=f"next: {action}")
         with reading(Path("report.json")):
             figures = figures_of(report)
         if figures["test_accuracy"] is None:
             raise HalutError("report.json: damaged, or of another version: no final.test_accuracy")
     except HalutError as error:
-        return RunRecord(path, FAILED, plain, shown, {}, error=str(error))
+        return RunRecord(path, FAILED, plain, display, {}, error=str(error))
     names = (_mapping(report.get(key)).get("name") for key in ("model", "data"))
     subject = " on ".join(str(name) for name in names if name)
-    return RunRecord(path, FINISHED, plain, shown, figures, subject)
+    return RunRecord(path, FINISHED, plain, display, figures, subject)
 
 
 def normalized_mse_of(site: Mapping[str, Any]) -> Any:
@@ -140,7 +140,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
     }
     sites, stages = _mappings(report.get("sites")), _mappings(report.get("stages"))
     errors = [e for e in map(normalized_mse_of, sites) if is_number(e)]
-    swapped = stages[-1].get("val_accuracy_after_swap") if stages else None
+    swap_accuracy = stages[-1].get("val_accuracy_after_swap") if stages else None
     exact, test = numbers.get("base.test_accuracy"), numbers.get("final.test_accuracy")
     counts = {k: v for k, v in numbers.items() if k.startswith("cost.replaced.")}
     replaced = {key.rpartition(".")[2]: value for key, value in counts.items()}
@@ -154,7 +154,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
         "baseline_accuracy": numbers.get("baseline.test_accuracy"),
         "int8_accuracy": numbers.get("ptq.int8.test_accuracy"),
         "int4_accuracy": numbers.get("ptq.int4.test_accuracy"),
-        "swapped_accuracy": float(swapped) if is_number(swapped) else None,
+        "swapped_accuracy": float(swap_accuracy) if is_number(swap_accuracy) else None,
         "lost": None if exact is None or test is None else exact - test,
         "normalized_mse": sum(errors) / len(errors) if errors else None,
         **{k: numbers.get(f"cost.bits.{k}") for k in ("weight_bits", "activation_bits", "bops")},
@@ -167,20 +167,20 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def check_figure(option: str, name: str, keys: Collection[str] = (), told: str = "") -> None:
+def check_figure(option: str, name: str, keys: Collection[str] = (), options: str = "") -> None:
     """Raise HalutError unless `name` is a figure, may be a number of a report, or is among `keys`.
 
-    Which numbers a report has, it alone tells: of those the section is checked here. `told` are the
-    keys in words.
+    Which numbers a report has, it alone tells: of those the section is checked here. `options` are
+    the keys in words.
     """
     section, _, rest = name.partition(".")
     if name not in FIGURES and name not in keys and not (rest and section in SECTIONS):
-        raise HalutError(f"{option}={name} is unknown; choose from: {choices(told)}")
+        raise HalutError(f"{option}={name} is unknown; choose from: {choices(options)}")
 
 
-def choices(told: str = "") -> str:
-    """What an axis of a picture can be, in words: options as `told`, then figures."""
-    options = f"{told}; " if told else ""
+def choices(prefix: str = "") -> str:
+    """What an axis of a picture can be, in words: options as `prefix`, then figures."""
+    options = f"{prefix}; " if prefix else ""
     return (
         f"{options}{', '.join(FIGURES)}; or a number of report.json by its path, such as "
         "memory.after.tables"

@@ -1,4 +1,4 @@
-"""How a prepared network runs: eager or compiled, with plain or fused attention.
+"""Runtimes of a prepared network: eager or compiled, with plain or fused attention.
 
 The first call is timed apart from warm ones: compiling takes seconds, and happens there.
 """
@@ -44,7 +44,7 @@ def ways(mode: str, attention: str | None) -> list[Way]:
 
 
 def compare(
-    network: nn.Module, chosen: list[Way], shape: list[int], batch: int, draws: int, rounds: int
+    network: nn.Module, modes: list[Way], shape: list[int], batch: int, draws: int, rounds: int
 ) -> dict[str, Any]:
     """First-call and median warm milliseconds of every way, and its distance from the first one's.
 
@@ -54,7 +54,7 @@ def compare(
     """
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(batch, *shape, generator=generator) for _ in range(draws)]
-    runs = {str(way): runner(network.cpu(), way, inputs[0]) for way in chosen}
+    runs = {str(way): runner(network.cpu(), way, inputs[0]) for way in modes}
     first, answers = {}, {}
     for name, run in runs.items():
         begun = time.perf_counter()
@@ -63,7 +63,7 @@ def compare(
         answers[name] = torch.stack([run(x) for x in inputs]).double()
     calls = {name: functools.partial(run, inputs[0]) for name, run in runs.items()}
     warm = interleaved(calls, rounds)
-    plain = answers[str(chosen[0])]
+    plain = answers[str(modes[0])]
     largest = max(float(plain.abs().max()), 1e-30)
     far = {name: float((y - plain).abs().max()) for name, y in answers.items()}
     return {
@@ -108,12 +108,12 @@ def set_attention(network: nn.Module, attention: str) -> None:
     What always calls scaled_dot_product_attention is told by its context instead, see `runner`.
     Raises HalutError if the network has no attention.
     """
-    found = [m for m in network.modules() if hasattr(m, "fused_attn")]
-    if not found and not any(isinstance(m, nn.MultiheadAttention) for m in network.modules()):
+    modules = [m for m in network.modules() if hasattr(m, "fused_attn")]
+    if not modules and not any(isinstance(m, nn.MultiheadAttention) for m in network.modules()):
         raise HalutError(
             f"runtime.attention={attention}: the network has no attention, of timm or of torch"
         )
-    for module in found:
+    for module in modules:
         module.fused_attn = attention == "fused"  # type: ignore[assignment]
 
 

@@ -1,4 +1,4 @@
-"""How much accuracy each site costs when it alone is replaced."""
+"""Accuracy lost when each site is replaced alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 
 from halut.replace import swap
-from halut.sites.eval_mode import evaluating
+from halut.sites.eval_mode import eval_mode
 from halut.sites.plan import Entry, Plan
 
 
@@ -27,20 +27,20 @@ def sensitivity(
     foretell the retrained accuracy.
     """
     base = score(network)
-    lost: dict[str, float] = {}
+    accuracy_loss: dict[str, float] = {}
     for entry in plan.replaced:
         trial = copy.deepcopy(network)
         swap.replace_site(trial, entry, rows_of(entry), seed)
-        lost[entry.site.name] = base - score(trial)
+        accuracy_loss[entry.site.name] = base - score(trial)
         if progress is not None:
             progress(1)
-    return lost
+    return accuracy_loss
 
 
 def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Top-1 accuracy in percent over (images, labels) batches, in evaluation mode."""
     right = total = 0
-    with evaluating(network) as device:
+    with eval_mode(network) as device:
         for x, target in batches:
             right += int((network(x.to(device)).argmax(dim=1).cpu() == target).sum())
             total += len(target)

@@ -42,11 +42,11 @@ def plan_bytes(plan: Plan) -> dict[str, SiteBytes]:
 
     Operators are built one after the other, and dropped.
     """
-    found, shared = {}, set()
+    by_site, shared = {}, set()
     for entry in plan:
-        found[entry.site.name] = bytes_of_site(entry.site, _cost(entry), entry.shares in shared)
+        by_site[entry.site.name] = bytes_of_site(entry.site, _cost(entry), entry.shares in shared)
         shared |= {entry.shares} - {None}
-    return found
+    return by_site
 
 
 def bytes_of_site(site: Site, cost: Mapping[str, int] | None, shares: bool = False) -> SiteBytes:
@@ -59,10 +59,10 @@ def bytes_of_site(site: Site, cost: Mapping[str, int] | None, shares: bool = Fal
     return SiteBytes(exact, cost["weight_bytes"] + tables + encoder, site.weights, tables)
 
 
-def warning_lines(plan: Plan, found: Mapping[str, SiteBytes]) -> list[str]:
+def warning_lines(plan: Plan, by_site: Mapping[str, SiteBytes]) -> list[str]:
     """What there is to say of tables larger than INT8 weights, and of sites larger than floats."""
     lines = []
-    large = [found[e.site.name] for e in plan.replaced if found[e.site.name].exceeds_int8]
+    large = [by_site[e.site.name] for e in plan.replaced if by_site[e.site.name].exceeds_int8]
     if large:
         tables, int8 = sum(b.tables for b in large), sum(b.int8 for b in large)
         lines.append(
@@ -70,20 +70,20 @@ def warning_lines(plan: Plan, found: Mapping[str, SiteBytes]) -> list[str]:
             f"weights: {tables:,} bytes, not {int8:,}; larger halut.V (smaller halut.C), smaller "
             "halut.K and fewer halut.bits take less, and cost accuracy"
         )
-    larger = [e.site.name for e in plan.replaced if found[e.site.name].grows]
+    larger = [e.site.name for e in plan.replaced if by_site[e.site.name].grows]
     if larger:
         lines.append(f"!! larger than their floats, with all they hold: {', '.join(larger)}")
     return lines
 
 
-def bytes_words(found: SiteBytes, replaced: bool = True) -> str:
+def bytes_words(site: SiteBytes, replaced: bool = True) -> str:
     """A site's bytes before and after, marked: ! and how many times INT8, !! more than floats."""
     if not replaced:
-        return f"{found.exact:,}"
-    words = f"{found.exact:,} -> {found.planned:,}"
-    if found.grows or found.exceeds_int8:
-        words += " !!" if found.grows else " !"
-    return f"{words} {found.tables / found.int8:.3g}x INT8" if found.exceeds_int8 else words
+        return f"{site.exact:,}"
+    words = f"{site.exact:,} -> {site.planned:,}"
+    if site.grows or site.exceeds_int8:
+        words += " !!" if site.grows else " !"
+    return f"{words} {site.tables / site.int8:.3g}x INT8" if site.exceeds_int8 else words
 
 
 def _cost(entry: Entry) -> Mapping[str, int] | None:

@@ -1,4 +1,4 @@
-"""A sweep as a picture: one curve for every line of it, the exact network as a horizontal one."""
+"""Plot of a sweep: one curve per configuration, the exact network as a horizontal line."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MISSING = "no picture without matplotlib: pip install 'halut[plot]'; the table i
 
 
 FORMATS = ("png", "svg", "pdf")
-WIDEST = 42
+MAX_LABEL_WIDTH = 42
 """Characters of a label that a legend of two columns has room for."""
 
 
 def check_picture(option: str, name: Path | str) -> None:
     """Raise HalutError unless the file's suffix is that of a format."""
     if Path(name).suffix.lower().lstrip(".") not in FORMATS:
-        known = ", ".join(f".{suffix}" for suffix in FORMATS)
-        raise HalutError(f"{option}={name}: a picture's name ends in one of: {known}")
+        choices = ", ".join(f".{suffix}" for suffix in FORMATS)
+        raise HalutError(f"{option}={name}: a picture's name ends in one of: {choices}")
 
 
 def draw(sweep: Sweep, path: Path, y: str | None = None) -> None:
@@ -60,11 +60,11 @@ def figure(sweep: Sweep, y: str | None = None) -> Any:
     y = y or shown_y(sweep)
     for option, name in (("x", sweep.x), ("y", y)):
         if not tells(sweep, name, option == "x"):
-            options = ", ".join(sweep.shown)
+            options = ", ".join(sweep.columns)
             raise HalutError(f"no picture: no run tells {option}={name}; choose {choices(options)}")
-    found = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(found)
-    axes = found.add_subplot()
+    picture = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.add_subplot()
     places, numbers = positions(sweep)
     _curves(axes, sweep, y, places, joined=numbers)
     if y == "test_accuracy":
@@ -79,31 +79,31 @@ def figure(sweep: Sweep, y: str | None = None) -> Any:
     axes.set_title(textwrap.fill(", ".join(subjects), 80))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    _legend(found, axes)
-    return found
+    _legend(picture, axes)
+    return picture
 
 
 def shown_y(sweep: Sweep) -> str:
     """The configurations' sweep.y, test accuracy where they have none."""
-    every = (run.shown.get("y") for run in sweep.runs)
+    every = (run.display.get("y") for run in sweep.runs)
     return next((y for y in every if isinstance(y, str)), "test_accuracy")
 
 
 def shown_picture(sweep: Sweep) -> str:
     """The configurations' sweep.picture, curve.png where they have none."""
-    every = (run.shown.get("picture") for run in sweep.runs)
+    every = (run.display.get("picture") for run in sweep.runs)
     return next((name for name in every if isinstance(name, str)), "curve.png")
 
 
-def _legend(found: Any, axes: Any) -> None:
+def _legend(picture: Any, axes: Any) -> None:
     """Below the plot, which keeps its height."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = 1 if max(map(len, labels)) > WIDEST else 2
-    labels = [textwrap.fill(label, 2 * WIDEST // columns) for label in labels]
+    columns = 1 if max(map(len, labels)) > MAX_LABEL_WIDTH else 2
+    labels = [textwrap.fill(label, 2 * MAX_LABEL_WIDTH // columns) for label in labels]
     lines = sum(label.count("\n") + 1 for label in labels)
-    width, height = found.get_size_inches()
-    found.set_size_inches(width, height + 0.22 * -(-lines // columns))
-    found.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    width, height = picture.get_size_inches()
+    picture.set_size_inches(width, height + 0.22 * -(-lines // columns))
+    picture.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def positions(sweep: Sweep) -> tuple[dict[Any, float], bool]:
@@ -119,28 +119,28 @@ def positions(sweep: Sweep) -> tuple[dict[Any, float], bool]:
 
 def curves(sweep: Sweep) -> dict[str, list[Point]]:
     """The points of every curve by what the legend says of it."""
-    found: dict[str, list[Point]] = {}
+    by_label: dict[str, list[Point]] = {}
     for point in sweep.points:
         words = []
         for axis in sweep.lines:
             word = sweep.word(axis, point.values[axis])
-            named = word in sweep.words.values()
-            words.append(word if named else f"{sweep.words.get(axis, axis)} {word}")
-        found.setdefault(", ".join(words), []).append(point)
-    return found
+            is_word = word in sweep.words.values()
+            words.append(word if is_word else f"{sweep.words.get(axis, axis)} {word}")
+        by_label.setdefault(", ".join(words), []).append(point)
+    return by_label
 
 
 def _curves(axes: Any, sweep: Sweep, y: str, places: dict[Any, float], joined: bool) -> None:
     for index, (label, points) in enumerate(curves(sweep).items()):
-        drawn = [point for point in points if y in point.mean and _has_x(sweep, point)]
-        drawn.sort(key=lambda point: places[_x(sweep, point)])
-        if not drawn:
+        visible = [point for point in points if y in point.mean and _has_x(sweep, point)]
+        visible.sort(key=lambda point: places[_x(sweep, point)])
+        if not visible:
             continue
         axes.errorbar(
-            [places[_x(sweep, point)] for point in drawn],
-            [point.mean[y] for point in drawn],
-            yerr=_spread(drawn, y),
-            xerr=_spread(drawn, sweep.x or ""),
+            [places[_x(sweep, point)] for point in visible],
+            [point.mean[y] for point in visible],
+            yerr=_spread(visible, y),
+            xerr=_spread(visible, sweep.x or ""),
             label=label or "replaced",
             color=COLORS[index % len(COLORS)],
             marker=MARKERS[index % len(MARKERS)],
@@ -165,20 +165,20 @@ def _exact(axes: Any, sweep: Sweep) -> None:
 
 def one_per_seed(sweep: Sweep, figure: str) -> Sequence[float]:
     """The figure of every seed; nothing if runs of one seed disagree."""
-    found: dict[Any, set[float]] = {}
+    by_axis: dict[Any, set[float]] = {}
     for run in sweep.runs:
         value = run.figures.get(figure) if run.status == FINISHED else None
         if value is not None:
-            found.setdefault(run.config.get(SEED), set()).add(round(value, 6))
-    if any(len(values) > 1 for values in found.values()):
+            by_axis.setdefault(run.config.get(SEED), set()).add(round(value, 6))
+    if any(len(values) > 1 for values in by_axis.values()):
         return []
-    return [value for values in found.values() for value in values]
+    return [value for values in by_axis.values() for value in values]
 
 
 def _spread(points: Sequence[Point], figure: str) -> list[float] | None:
     """Deviations of a figure; None where there are none."""
-    found = [point.std.get(figure, 0.0) for point in points]
-    return found if any(found) else None
+    deviations = [point.std.get(figure, 0.0) for point in points]
+    return deviations if any(deviations) else None
 
 
 def _has_x(sweep: Sweep, point: Point) -> bool:

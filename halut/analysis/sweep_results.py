@@ -1,4 +1,4 @@
-"""Runs gathered into one table: what differs among them, and their figures, over seeds."""
+"""Table of a sweep's runs: their differing options and their figures, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from halut.io import write_bytes, write_json
 
 SCHEMA = 1
 SEED = "seed"
-WHERE = (
+MACHINE_OPTIONS = (
     *("run_dir", "logger.", "debug.", "data.root", "data.workers", "data.download", "base.cache"),
     *("trainer.threads", "trainer.enable_progress_bar", "trainer.checkpoint_", "trainer.requeue"),
     *("trainer.max_requeues",),
 )
 """Keys that say where and how a run is kept: no axis."""
-MOST_AXES = 5
+MAX_AXES = 5
 """Axes a table shows, and that make curves; of runs that have little in common the most telling."""
 
 
@@ -54,8 +54,8 @@ class Point:
 class Sweep:
     """The runs below one folder; `axes` are the keys in which they differ, the seed's included.
 
-    A curve is drawn over `x`, an axis or a figure, one for all places on the axes `lines`. `shown`
-    are the axes that a table has: all of them but the seed's, unless there are too many.
+    A curve is drawn over `x`, an axis or a figure, one for all places on the axes `lines`.
+    `columns` are the axes that a table has: all but the seed's, unless there are too many.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class Sweep:
     points: list[Point]
     x: str | None
     lines: list[str]
-    shown: list[str]
+    columns: list[str]
 
     def count(self, status: str) -> int:
         """Runs of that status."""
@@ -73,9 +73,9 @@ class Sweep:
     @property
     def words(self) -> dict[str, str]:
         """What the configuration calls an axis (KEY) or a value of it (KEY=VALUE)."""
-        every = (run.shown.get("words") for run in self.runs)
-        known = [words for words in every if isinstance(words, dict)]
-        return {key: str(word) for words in known for key, word in words.items()}
+        every = (run.display.get("words") for run in self.runs)
+        vocabularies = [words for words in every if isinstance(words, dict)]
+        return {key: str(word) for words in vocabularies for key, word in words.items()}
 
     def word(self, axis: str, value: Any) -> str:
         """A value of an axis as it is shown."""
@@ -106,14 +106,14 @@ def gather(folder: Path | str, x: str | None = None) -> Sweep:
         raise HalutError(f"{folder} holds no run folder (none has a run's config.json)")
     configs = [run.config for run in runs if run.config]
     axes = axes_of(configs)
-    x = x or asked(runs, axes)
+    x = x or x_axis_option(runs, axes)
     over = x if x in axes else most_numbers(runs, axes)  # what differs along a curve
     ordered = [axis for axis in axes if axis not in (over, SEED)]
     axes = ordered + [axis for axis in (over, SEED) if axis in axes]
     runs = sorted(runs, key=lambda run: [_order(run.config.get(axis)) for axis in axes])
-    shown = telling(configs, [axis for axis in axes if axis != SEED], over)
-    lines = [a for a in shown if a != over and (_group(a) or not decides(configs, over or "", a))]
-    return Sweep(folder, axes, runs, points_of(runs, axes), x or over, lines, shown)
+    columns = telling(configs, [axis for axis in axes if axis != SEED], over)
+    lines = [a for a in columns if a != over and (_group(a) or not decides(configs, over or "", a))]
+    return Sweep(folder, axes, runs, points_of(runs, axes), x or over, lines, columns)
 
 
 def tells(sweep: Sweep, name: str, axis: bool = True) -> bool:
@@ -123,15 +123,17 @@ def tells(sweep: Sweep, name: str, axis: bool = True) -> bool:
 
 def axes_of(configs: Sequence[dict[str, Any]]) -> list[str]:
     """Keys whose values differ; options that a group's name alone decides are no axes."""
-    keys = sorted({key for config in configs for key in config if not key.startswith(WHERE)})
-    found = []
+    keys = sorted(
+        {key for config in configs for key in config if not key.startswith(MACHINE_OPTIONS)}
+    )
+    axes = []
     for key in keys:
         if len({json.dumps(config.get(key), sort_keys=True) for config in configs}) < 2:
             continue
         name = f"{key.split('.')[0]}.name"
         if key == name or not decides(configs, name, key):
-            found.append(key)
-    return found
+            axes.append(key)
+    return axes
 
 
 def decides(configs: Sequence[dict[str, Any]], cause: str, key: str) -> bool:
@@ -143,13 +145,13 @@ def decides(configs: Sequence[dict[str, Any]], cause: str, key: str) -> bool:
     return len(values) > 1 and all(len(each) == 1 for each in values.values())
 
 
-def asked(runs: Sequence[RunRecord], axes: Sequence[str]) -> str | None:
+def x_axis_option(runs: Sequence[RunRecord], axes: Sequence[str]) -> str | None:
     """The configurations' sweep.x: an axis, or else a figure that runs have; None for neither."""
-    wanted = list(dict.fromkeys(x for run in runs if isinstance(x := run.shown.get("x"), str)))
+    options = list(dict.fromkeys(x for run in runs if isinstance(x := run.display.get("x"), str)))
     for axis in axes:
-        if axis in wanted:
+        if axis in options:
             return axis
-    return next((x for x in wanted if any(x in run.figures for run in runs)), None)
+    return next((x for x in options if any(x in run.figures for run in runs)), None)
 
 
 def most_numbers(runs: Sequence[RunRecord], axes: Sequence[str]) -> str | None:
@@ -169,21 +171,23 @@ def telling(
     Of too many those go that the groups' names (model.name, ...) decide together, those that one
     that stays decides, and then those with fewest values.
     """
-    shown = list(axes)
+    axes_left = list(axes)
     names = [axis for axis in axes if axis.endswith(".name") or axis == over]
-    if len(shown) > MOST_AXES:
+    if len(axes_left) > MAX_AXES:
         joint = [{**c, "names": [c.get(name) for name in names]} for c in configs]
-        shown = [a for a in shown if a in names or not decides(joint, "names", a)]
-    if len(shown) > MOST_AXES:
-        for axis in list(shown):
-            others = [other for other in shown if other != axis]
+        axes_left = [a for a in axes_left if a in names or not decides(joint, "names", a)]
+    if len(axes_left) > MAX_AXES:
+        for axis in list(axes_left):
+            others = [other for other in axes_left if other != axis]
             if axis != over and any(decides(configs, other, axis) for other in others):
-                shown = others
-    if len(shown) > MOST_AXES:
-        values = {a: len({json.dumps(c.get(a), sort_keys=True) for c in configs}) for a in shown}
-        kept = sorted(shown, key=lambda a: (a not in names, -values[a]))[:MOST_AXES]
-        shown = [axis for axis in shown if axis in kept]
-    return shown
+                axes_left = others
+    if len(axes_left) > MAX_AXES:
+        values = {
+            a: len({json.dumps(c.get(a), sort_keys=True) for c in configs}) for a in axes_left
+        }
+        important = sorted(axes_left, key=lambda a: (a not in names, -values[a]))[:MAX_AXES]
+        axes_left = [axis for axis in axes_left if axis in important]
+    return axes_left
 
 
 def points_of(runs: Sequence[RunRecord], axes: Sequence[str]) -> list[Point]:
@@ -198,11 +202,11 @@ def points_of(runs: Sequence[RunRecord], axes: Sequence[str]) -> list[Point]:
     for members in groups.values():
         mean, std = {}, {}
         for figure in {key: None for run in members for key in run.figures}:
-            known = [v for run in members if (v := run.figures.get(figure)) is not None]
-            if len(known) == len(members):
-                mean[figure] = statistics.fmean(known)
-                if len(known) > 1:
-                    std[figure] = statistics.stdev(known)
+            samples = [v for run in members if (v := run.figures.get(figure)) is not None]
+            if len(samples) == len(members):
+                mean[figure] = statistics.fmean(samples)
+                if len(samples) > 1:
+                    std[figure] = statistics.stdev(samples)
         values = {key: members[0].config.get(key) for key in keys}
         points.append(Point(values, len(members), members[0].path, mean, std))
     return points

@@ -1,4 +1,4 @@
-"""A sweep as a table on the terminal, and what failed below it."""
+"""Terminal table of a sweep, with its failed runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COLUMNS = {
     "activation_bits": ("bits x", "{:.3g}"),
     "seconds": ("s", "{:.0f}"),
 }
-LONGEST = 30
-LEAST = 8
-MEANING = {
+MAX_CELL_WIDTH = 30
+MIN_AXIS_WIDTH = 8
+COLUMN_LEGEND = {
     "baseline_accuracy": "tuned: the exact network, fine-tuned as long",
     "int8_accuracy": "int8: its replaced layers in 8 bits instead, post-training",
     "int4_accuracy": "int4: with 4-bit weights",
@@ -45,11 +45,11 @@ def sweep_table(sweep: Sweep, width: int | None = None) -> Table:
     Figures that do not fit `width` columns are left out, the last ones first; runs that differ in
     more axes than the table has are named by their folder.
     """
-    known = [c for c in COLUMNS if any(c in point.mean for point in sweep.points)]
-    table = _table(sweep, known)
-    while width is not None and len(known) > 1 and _narrowest(table) > width:
-        known = known[:-1]
-        table = _table(sweep, known)
+    columns = [c for c in COLUMNS if any(c in point.mean for point in sweep.points)]
+    table = _table(sweep, columns)
+    while width is not None and len(columns) > 1 and _narrowest(table) > width:
+        columns = columns[:-1]
+        table = _table(sweep, columns)
     return table
 
 
@@ -58,37 +58,37 @@ def _narrowest(table: Table) -> int:
     fixed = [column for column in table.columns if column.justify == "right"]
     texts = ([str(column.header), *map(str, column.cells)] for column in fixed)
     free = len(table.columns) - len(fixed)
-    return sum(max(map(len, t)) + 3 for t in texts) + free * (LEAST + 3) + 1
+    return sum(max(map(len, t)) + 3 for t in texts) + free * (MIN_AXIS_WIDTH + 3) + 1
 
 
-def _table(sweep: Sweep, known: Sequence[str]) -> Table:
+def _table(sweep: Sweep, columns: Sequence[str]) -> Table:
     subjects = sorted({run.subject for run in sweep.runs if run.subject})
     seeds = max((point.runs for point in sweep.points), default=0)
     over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
     title = Text(f"{', '.join(subjects) or sweep.folder}: accuracy in percent{over}")
     table = Table(title=title, title_justify="left")
     figures = {figure for point in sweep.points for figure in point.mean}
-    words = [text for figure, text in MEANING.items() if figure in known]
-    hidden = [axis for axis in sweep.axes if axis not in (*sweep.shown, SEED)]
-    left = [COLUMNS[c][0] for c in COLUMNS if c in figures and c not in known]
+    words = [text for figure, text in COLUMN_LEGEND.items() if figure in columns]
+    hidden = [axis for axis in sweep.axes if axis not in (*sweep.columns, SEED)]
+    omitted_titles = [COLUMNS[c][0] for c in COLUMNS if c in figures and c not in columns]
     words += [f"also different, see sweep.csv: {', '.join(hidden)}"] if hidden else []
-    words += [f"left out, see sweep.csv: {', '.join(left)}"] if left else []
+    words += [f"left out, see sweep.csv: {', '.join(omitted_titles)}"] if omitted_titles else []
     table.caption, table.caption_justify = Text("; ".join(words)) if words else None, "left"
     if hidden:
         table.add_column("run", overflow="fold")
-    for axis in sweep.shown:
+    for axis in sweep.columns:
         longest = max((len(sweep.word(axis, p.values[axis])) for p in sweep.points), default=0)
         header = Text(sweep.words.get(axis, axis))
-        table.add_column(header, overflow="fold", no_wrap=longest <= LONGEST and not hidden)
+        table.add_column(header, overflow="fold", no_wrap=longest <= MAX_CELL_WIDTH and not hidden)
     if seeds > 1:
         table.add_column("runs", justify="right")
-    for column in known:
+    for column in columns:
         table.add_column(COLUMNS[column][0], justify="right", no_wrap=True)
     for point in sweep.points:
         head = [Text(sweep.name(point.first))] if hidden else []
-        head += [Text(sweep.word(axis, point.values[axis])) for axis in sweep.shown]
+        head += [Text(sweep.word(axis, point.values[axis])) for axis in sweep.columns]
         head += [Text(str(point.runs))] if seeds > 1 else []
-        table.add_row(*head, *(cell(point, column) for column in known))
+        table.add_row(*head, *(cell(point, column) for column in columns))
     return table
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-MEASUREMENT = 3e-3
+MIN_MEASUREMENT_SECONDS = 3e-3
 """Seconds that one measurement lasts at least: quick calls are repeated."""
 
-PATIENCE = 6.0
+MAX_METHOD_SECONDS = 6.0
 """Seconds one method may take over all rounds; slower ones get fewer rounds, three at least."""
 
 
@@ -33,7 +33,9 @@ class Timing:
 
 
 def interleaved(
-    methods: Mapping[str, Callable[[], Any]], rounds: int, measurement: float = MEASUREMENT
+    methods: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    measurement: float = MIN_MEASUREMENT_SECONDS,
 ) -> dict[str, Timing]:
     """Time every method once per round, in an order that moves on by one each round.
 
@@ -48,7 +50,7 @@ def interleaved(
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             if turn < allowed[name]:
                 seconds[name].append(_measure(methods[name], calls[name]))
-                if sum(seconds[name]) * calls[name] > PATIENCE:
+                if sum(seconds[name]) * calls[name] > MAX_METHOD_SECONDS:
                     allowed[name] = max(3, turn + 1)
     return {name: summarize(seconds[name], calls[name]) for name in names}
 

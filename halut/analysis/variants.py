@@ -1,4 +1,4 @@
-"""The networks a run compares, one row each: accuracies, bytes and operations of its report."""
+"""Variants of a run's network, one row each: accuracies, bytes and operations."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def variants(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     if baseline.get("test_accuracy") is not None:
         rows.append(_row("exact, fine-tuned", baseline, before, macs, bops))
     for name, entry in report.get("ptq", {}).items():
-        held = narrow = None
+        total_bytes = narrow = None
         if before is not None:
-            held = before - entry["exact_bytes"] + entry["bytes"]
+            total_bytes = before - entry["exact_bytes"] + entry["bytes"]
         if bops is not None and "macs" in entry:
             width = entry["weight_bits"] * entry["activation_bits"]
             narrow = bops + (width - FLOAT * FLOAT) * entry["macs"]
-        rows.append(_row(name.upper(), entry, held, macs, narrow))
+        rows.append(_row(name.upper(), entry, total_bytes, macs, narrow))
     names = list(dict.fromkeys(site["operator"] for site in report.get("sites", [])))
     ours = f"ours ({', '.join(names)})" if names else "ours"
     total = operations(cost["replaced"]) if "replaced" in cost else None
@@ -44,10 +44,10 @@ def variants(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def variant_cells(row: Mapping[str, Any]) -> list[str]:
     """A row's COLUMNS as text; operations with three digits and a prefix: "4.09 G"."""
     accuracies = (row["val_accuracy"], row["test_accuracy"])
-    held = row["bytes"]
+    total_bytes = row["bytes"]
     return [
         *("" if value is None else f"{value:.2f}" for value in accuracies),
-        "" if held is None else f"{held:,}",
+        "" if total_bytes is None else f"{total_bytes:,}",
         *("" if row[key] is None else prefixed(row[key]) for key in ("operations", "bops")),
     ]
 
@@ -63,9 +63,15 @@ def prefixed(count: float) -> str:
 def _row(
     name: str,
     accuracies: Mapping[str, Any],
-    held: int | None,
+    total_bytes: int | None,
     operations: int | None,
     bops: float | None,
 ) -> dict[str, Any]:
-    found = {key: accuracies.get(key) for key in ("val_accuracy", "test_accuracy")}
-    return {"variant": name, **found, "bytes": held, "operations": operations, "bops": bops}
+    row_accuracies = {key: accuracies.get(key) for key in ("val_accuracy", "test_accuracy")}
+    return {
+        "variant": name,
+        **row_accuracies,
+        "bytes": total_bytes,
+        "operations": operations,
+        "bops": bops,
+    }

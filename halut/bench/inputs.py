@@ -1,4 +1,4 @@
-"""Random inputs that look like a network's: activations after a ReLU, and layers learned on them.
+"""Random inputs distributed as a network's: activations after a ReLU, and layers learned on them.
 
 Nothing is claimed about accuracy here. Weights are random; trees are learned from rows of the
 activations by MADDNESS' algorithm, and tables are bucket means times the weights (no ridge
@@ -40,12 +40,12 @@ def generator(case: Case) -> torch.Generator:
 
 def activations(case: Case) -> Tensor:
     """A map [B, C_in, H, W], or rows [N, D], float32, of which about half are zero."""
-    drawn, s = generator(case), case.shape
+    rng, s = generator(case), case.shape
     if "C_in" not in s:
-        return torch.relu(torch.randn(s["N"], s["D"], generator=drawn))
-    coarse = torch.randn(s["B"], s["C_in"], (s["H"] + 3) // 4, (s["W"] + 3) // 4, generator=drawn)
+        return torch.relu(torch.randn(s["N"], s["D"], generator=rng))
+    coarse = torch.randn(s["B"], s["C_in"], (s["H"] + 3) // 4, (s["W"] + 3) // 4, generator=rng)
     smooth = F.interpolate(coarse, (s["H"], s["W"]), mode="bilinear", align_corners=False)
-    return torch.relu(smooth + 0.5 * torch.randn(smooth.shape, generator=drawn))
+    return torch.relu(smooth + 0.5 * torch.randn(smooth.shape, generator=rng))
 
 
 def exact_layer(case: Case) -> nn.Conv2d | nn.Linear:
@@ -64,11 +64,11 @@ def learned_layer(case: Case) -> LUTLayer:
     exact = exact_layer(case)
     x = activations(_for_learning(case))
     site = site_of(case.name, exact, 1)
-    drawn = torch.randperm(row_count(x, site), generator=generator(case))[:ROWS]
+    indices = torch.randperm(row_count(x, site), generator=generator(case))[:ROWS]
     options = {"V": case.options["V"], "K": case.options.get("K", 16), "ridge": None}
     layer = make_operator("tree", **options).build(site, exact)
     assert isinstance(layer, LUTLayer)
-    layer.calibrate(patch_rows(x, site, drawn))
+    layer.calibrate(patch_rows(x, site, indices))
     return layer.eval()
 
 
@@ -79,13 +79,13 @@ def drawn_layer(case: Case) -> LUTLayer:
     layer = make_operator("tree", **options).build(site_of(case.name, exact, 1), exact)
     assert isinstance(layer, LUTLayer)
     assert isinstance(layer.encoder, TreeEncoder)
-    drawn, encoder = generator(case), layer.encoder
+    rng, encoder = generator(case), layer.encoder
     narrowest = layer.blocks.D // layer.blocks.C
     with torch.no_grad():
         size = encoder.split_dims.shape
-        encoder.split_dims.add_(torch.randint(narrowest, size, generator=drawn))
-        encoder.thresholds.copy_(torch.rand(encoder.thresholds.shape, generator=drawn))
-        layer.lut.copy_(torch.randn(layer.lut.shape, generator=drawn))
+        encoder.split_dims.add_(torch.randint(narrowest, size, generator=rng))
+        encoder.thresholds.copy_(torch.rand(encoder.thresholds.shape, generator=rng))
+        layer.lut.copy_(torch.randn(layer.lut.shape, generator=rng))
     return layer.eval()
 
 

@@ -1,4 +1,4 @@
-"""The machine a benchmark ran on."""
+"""Description of the machine a benchmark ran on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "level": cpu.level(),
+        "level": cpu.cpu_capability(),
         "amx": "amx_int8" in cpu_flags(),
         "kernels": status.kernels(),
         "halut": __version__,

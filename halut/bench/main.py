@@ -1,4 +1,4 @@
-"""The command: reads arguments, starts the measuring processes, prints and saves."""
+"""Command line of the benchmark: arguments, measuring processes, output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from halut.bench.summary import summarize
 from halut.errors import HalutError
 from halut.io import write_json
 from halut.plugins import loading
-from halut.training.logging.git import commit
+from halut.training.logging.git import git_revision
 
 SCHEMA = 1
 ISAS = ("vnni", "default")
@@ -49,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
         return cuda.main(settings, arguments, options.json)
     results: list[dict[str, Any]] = []
     for i, isa in enumerate(isas):
-        code, found = run_process(replace(settings, isa=isa, int8_only=i > 0))
+        code, report = run_process(replace(settings, isa=isa, int8_only=i > 0))
         if code:
             return code
-        results += found
+        results += report
     document = describe(settings, arguments, results)
     show(document)
     path = Path(options.json) if options.json else default_path(settings)
@@ -153,7 +153,7 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str]]:
 def check_effect(options: argparse.Namespace, cases: Sequence[Case]) -> None:
     """Raise HalutError for an argument that changes nothing of what is timed."""
     on_gpu = "a GPU is timed, not the CPU" if options.device == "cuda" else None
-    listed = "--list times nothing" if options.list else None
+    list_reason = "--list times nothing" if options.list else None
     network = None if any(c.op == "network" for c in cases) else "no network is timed"
     layers = None if any(c.suite == "resnet9_3x3" for c in cases) else "resnet9_3x3 is not timed"
     quick = "--quick has tiny shapes of its own" if options.quick else None
@@ -161,10 +161,10 @@ def check_effect(options: argparse.Namespace, cases: Sequence[Case]) -> None:
         "model": network,
         "input": network,
         "batch": on_gpu or quick or layers,
-        "threads": on_gpu or listed,
-        "isa": on_gpu or listed,
-        "rounds": listed,
-        "json": listed,
+        "threads": on_gpu or list_reason,
+        "isa": on_gpu or list_reason,
+        "rounds": list_reason,
+        "json": list_reason,
     }
     for name, reason in reasons.items():
         if reason is not None and getattr(options, name):
@@ -179,13 +179,19 @@ def run_process(settings: Settings) -> tuple[int, list[dict[str, Any]]]:
     if settings.isa == "vnni" and "amx_int8" in machine.cpu_flags():
         environment["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
     with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder) / "settings.json", Path(folder) / "results.json"
-        write_json(given, asdict(settings))
-        command = [sys.executable, "-m", "halut.bench.measure", str(given), str(found)]
+        settings_path, results_path = Path(folder) / "settings.json", Path(folder) / "results.json"
+        write_json(settings_path, asdict(settings))
+        command = [
+            sys.executable,
+            "-m",
+            "halut.bench.measure",
+            str(settings_path),
+            str(results_path),
+        ]
         code = subprocess.run(command, env=environment).returncode
-        if code or not found.exists():
+        if code or not results_path.exists():
             return code or 1, []
-        return 0, json.loads(found.read_text())["results"]
+        return 0, json.loads(results_path.read_text())["results"]
 
 
 def describe(
@@ -196,7 +202,7 @@ def describe(
     return {
         "schema": SCHEMA,
         "machine": about,
-        "commit": commit(),
+        "commit": git_revision(),
         "command": shlex.join(["python", "-m", "halut.bench", *arguments]),
         "threads": settings.threads,
         "rounds": settings.rounds,

@@ -1,4 +1,4 @@
-"""The measuring process: `python -m halut.bench.measure SETTINGS.json RESULTS.json`.
+"""Measuring process: `python -m halut.bench.measure SETTINGS.json RESULTS.json`.
 
 A process of its own because oneDNN reads once, when it first runs, which instructions it may use.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from halut.analysis.timing import MEASUREMENT, Timing, interleaved
+from halut.analysis.timing import MIN_MEASUREMENT_SECONDS, Timing, interleaved
 from halut.bench import network, suites
 from halut.bench.cpu import layer, train_step
 from halut.bench.cpu.codec_layers import bit_methods, sign_magnitude_methods
@@ -52,11 +52,11 @@ class Settings:
 
 def selected(settings: Settings) -> list[Case]:
     """The cases of these settings. Raises HalutError on names nobody knows."""
-    found = suites.cases(settings.resnet9_batch, settings.quick)
+    cases = suites.cases(settings.resnet9_batch, settings.quick)
     names = settings.models or ["resnet8" if settings.quick else "resnet18"]
-    found += [network.case_of(name, settings.size, settings.quick) for name in names]
-    found = suites.chosen(found, settings.only)
-    return [case for case in found if case.op in WITH_INT8 or not settings.int8_only]
+    cases += [network.case_of(name, settings.size, settings.quick) for name in names]
+    cases = suites.select_cases(cases, settings.only)
+    return [case for case in cases if case.op in WITH_INT8 or not settings.int8_only]
 
 
 def measure(settings: Settings, announce: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -73,10 +73,10 @@ def measure(settings: Settings, announce: Callable[[str], None]) -> list[dict[st
 
 def time_case(case: Case, settings: Settings) -> list[dict[str, Any]]:
     """Check, then time, all methods of one case in turns."""
-    found = build(case, settings)
-    errors = {method.name: method.check(case.name) for method in found}
-    runs: dict[str, Callable[[], Any]] = {method.name: method.run for method in found}
-    if case.op == "accumulate" and cpu.level() is not None:
+    candidates = build(case, settings)
+    errors = {method.name: method.check(case.name) for method in candidates}
+    runs: dict[str, Callable[[], Any]] = {method.name: method.run for method in candidates}
+    if case.op == "accumulate" and cpu.cpu_capability() is not None:
         from halut import _kernels as kernels  # type: ignore[attr-defined]
 
         runs["clock"] = lambda: kernels.spin(SPIN)
@@ -86,7 +86,7 @@ def time_case(case: Case, settings: Settings) -> list[dict[str, Any]]:
     shared = {} if clock is None else {"clock_ghz": SPIN / clock.best / 1e9}
     return [
         result(case, method, times[method.name], {**shared, "error": errors[method.name]})
-        for method in found
+        for method in candidates
     ]
 
 
@@ -95,7 +95,7 @@ def seconds_of(case: Case, settings: Settings) -> float:
     if settings.quick or case.op == "accumulate":
         return 2e-4  # cycles are counted there: short rounds are the less interrupted
     # A network in use runs again and again, and not after another one that emptied the caches.
-    return 5e-2 if case.op == "network" else MEASUREMENT
+    return 5e-2 if case.op == "network" else MIN_MEASUREMENT_SECONDS
 
 
 def build(case: Case, settings: Settings) -> list[Method]:

@@ -1,4 +1,4 @@
-"""A method: one way to do a case's operation, with the answer it must give before it is timed."""
+"""Benchmark method: one implementation of a case's operation, verified before it is timed."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Method:
         """The error; raises WrongAnswer where it is above the tolerance or not a number."""
         if self.reference is None:
             return None
-        given = (self.answer or self.run)().detach()
-        wanted = self.reference.detach()
-        if given.shape != wanted.shape:
+        output = (self.answer or self.run)().detach()
+        expected = self.reference.detach()
+        if output.shape != expected.shape:
             raise WrongAnswer(
-                f"{case}: {self.name} answers {list(given.shape)}, not {list(wanted.shape)}"
+                f"{case}: {self.name} answers {list(output.shape)}, not {list(expected.shape)}"
             )
-        if self.tolerance == 0 and torch.equal(given, wanted):
+        if self.tolerance == 0 and torch.equal(output, expected):
             return 0.0
-        error = relative_error(given, wanted)
+        error = relative_error(output, expected)
         if not (error <= self.tolerance and self.tolerance > 0):
             raise WrongAnswer(
                 f"{case}: {self.name} is wrong: its error is {error:.3g}, allowed are "
@@ -52,7 +52,7 @@ class Method:
         return error
 
 
-def relative_error(given: Tensor, wanted: Tensor) -> float:
+def relative_error(output: Tensor, expected: Tensor) -> float:
     """|given - wanted| / |wanted| in the 2-norm."""
-    wanted = wanted.double()
-    return float((given.double() - wanted).norm() / wanted.norm().clamp_min(1e-30))
+    expected = expected.double()
+    return float((output.double() - expected).norm() / expected.norm().clamp_min(1e-30))

@@ -1,4 +1,4 @@
-"""Whole networks by name: tables in place of all layers but the first, the last and depthwise."""
+"""Benchmark of whole networks: all layers replaced but the first, the last and depthwise."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def methods(case: Case, int8_only: bool = False) -> list[Method]:
     reference = network(x)
     tables = prepare(replaced_network(case), x)
     run = forced("torch", lambda: tables(x))
-    found = _both_formats("ours", tables, x, run(), OURS_ERROR)
+    candidates = _both_formats("ours", tables, x, run(), OURS_ERROR)
     if not int8_only:
         if dispatch.implementations()["tree_layer"] != "torch":
-            found.append(Method("ours_torch", run, run(), OURS_ERROR))
-        found += _both_formats("float32", prepare(network, x), x, reference, 1e-3)
-    found.append(ours_in_int8(case, x))
+            candidates.append(Method("ours_torch", run, run(), OURS_ERROR))
+        candidates += _both_formats("float32", prepare(network, x), x, reference, 1e-3)
+    candidates.append(ours_in_int8(case, x))
     if available():
-        found += int8_methods(case, network, x, reference)
-    return found
+        candidates += int8_methods(case, network, x, reference)
+    return candidates
 
 
 def ours_in_int8(case: Case, x: Tensor) -> Method:
@@ -145,8 +145,8 @@ def _both_formats(
     name: str, network: nn.Module, x: Tensor, reference: Tensor, tolerance: float
 ) -> list[Method]:
     last = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    by_pixel = x.contiguous(memory_format=torch.channels_last)
+    channels_last = x.contiguous(memory_format=torch.channels_last)
     return [
         Method(name, lambda: network(x), reference, tolerance),
-        Method(f"{name}_channels_last", lambda: last(by_pixel), reference, tolerance),
+        Method(f"{name}_channels_last", lambda: last(channels_last), reference, tolerance),
     ]

@@ -1,4 +1,4 @@
-"""What a benchmark prints."""
+"""Terminal tables of benchmark results."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def summary_table(summary: dict[str, Any]) -> Table:
 
 def flat(summary: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     """(dotted name, value) of every number of a nested summary."""
-    found: list[tuple[str, float]] = []
+    pairs: list[tuple[str, float]] = []
     for key, value in summary.items():
         if isinstance(value, dict):
-            found += flat(value, f"{prefix}{key}.")
+            pairs += flat(value, f"{prefix}{key}.")
         elif value is not None:
-            found.append((prefix + key, value))
-    return found
+            pairs.append((prefix + key, value))
+    return pairs
 
 
 def losses(summary: dict[str, Any]) -> list[str]:
@@ -68,8 +68,8 @@ def losses(summary: dict[str, Any]) -> list[str]:
 
 
 def _grouped(results: Sequence[dict[str, Any]]) -> dict[tuple[str, int, str], list[dict[str, Any]]]:
-    found: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in results:
         case = Case(row["op"], row["suite"], row["shape"], row["options"], row["count"])
-        found[case.name, row["threads"], row["isa"]].append(row)
-    return found
+        groups[case.name, row["threads"], row["isa"]].append(row)
+    return groups

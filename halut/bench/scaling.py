@@ -1,4 +1,4 @@
-"""`halut scaling`: what more ranks gain, measured here, and computed for more than here are.
+"""`halut scaling`: speed-up with the number of ranks, measured, and extrapolated.
 
 The same work, a global batch and a calibration set, is shared out over 1, 2, ... ranks of this
 machine, each with a thread or a GPU of its own.
@@ -36,7 +36,7 @@ from halut.replace import swap
 from halut.replace.policy import resolve, simple_rules
 from halut.sites.calibration import reservoirs_of, sampled_rows
 from halut.sites.find import find_sites
-from halut.training.logging.git import commit
+from halut.training.logging.git import git_revision
 from halut.training.parallel.distributed import rank, share_state, world_size
 from halut.training.parallel.gather import codebook_ranks, merged
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     document = {
         "schema": 1,
         "machine": machine.describe(),
-        "commit": commit(),
+        "commit": git_revision(),
         "command": shlex.join(["halut", "scaling", *arguments]),
         "load": os.getloadavg()[0],
         "work": f"{options.model} on 32 x 32, trees of K = 16; {options.batch} images a step over "
@@ -100,18 +100,18 @@ def _run(ranks: int, options: argparse.Namespace, learn: bool = True) -> dict[st
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        found = Path(folder) / "found.json"
+        result_path = Path(folder) / "found.json"
         plugins = list(loading.described())
         mp.start_processes(
             _rank,
-            (ranks, port, vars(options) | {"learn": learn, "plugins": plugins}, str(found)),
+            (ranks, port, vars(options) | {"learn": learn, "plugins": plugins}, str(result_path)),
             nprocs=ranks,
             start_method="spawn",
         )
-        return {"ranks": ranks, **json.loads(found.read_text())}
+        return {"ranks": ranks, **json.loads(result_path.read_text())}
 
 
-def _rank(index: int, ranks: int, port: int, options: dict[str, Any], found: str) -> None:
+def _rank(index: int, ranks: int, port: int, options: dict[str, Any], result_path: str) -> None:
     torch.set_num_threads(1)
     cuda = options["device"] == "cuda"
     if cuda:
@@ -127,7 +127,9 @@ def _rank(index: int, ranks: int, port: int, options: dict[str, Any], found: str
     if index == 0:
         size = 4 * sum(p.numel() for p in network.parameters() if p.requires_grad)
         figures = {"step_seconds": step, "learning_seconds": learning}
-        write_json(Path(found), {**figures, "all_reduce_seconds": reduced, "gradient_bytes": size})
+        write_json(
+            Path(result_path), {**figures, "all_reduce_seconds": reduced, "gradient_bytes": size}
+        )
     dist.destroy_process_group()
 
 
@@ -142,7 +144,7 @@ def _learn(network: nn.Module, device: torch.device, count: int) -> float:
     for entry in plan.replaced:
         mine = batches[shard[0] :: shard[1]]
         part = reservoirs_of(network, [entry.site], mine, ROWS, 1 << 30, 0, shard=shard)
-        rows = sampled_rows({name: merged(found) for name, found in part.items()})
+        rows = sampled_rows({name: merged(reservoir) for name, reservoir in part.items()})
         with shared_out(codebook_ranks()):
             swap.replace_site(network, entry, rows[entry.site.name])
     share_state(network)
@@ -175,7 +177,7 @@ def _add_up(gradients: torch.Tensor) -> None:
 
 
 def _median(work: Callable[[], Any], times: int) -> float:
-    spent = []
+    durations = []
     for _ in range(times + 2):
         dist.barrier()
         if torch.cuda.is_available():
@@ -184,8 +186,8 @@ def _median(work: Callable[[], Any], times: int) -> float:
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        spent.append(time.perf_counter() - begun)
-    return statistics.median(spent[2:])
+        durations.append(time.perf_counter() - begun)
+    return statistics.median(durations[2:])
 
 
 def computed(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -204,11 +206,11 @@ def computed(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for n, entry in by_ranks.items()
     }
-    found: dict[str, Any] = {"speed_up": ratios}
+    figures: dict[str, Any] = {"speed_up": ratios}
     if 2 in by_ranks:
         wire = by_ranks[2]["all_reduce_seconds"]
-        found["model_of_step_seconds"] = {
+        figures["model_of_step_seconds"] = {
             str(n): one["step_seconds"] / n + 2 * (n - 1) / n * wire for n in (2, 4, 8)
         }
-        found["model"] = "even shares and a ring of this machine's own speed: not measured"
-    return found
+        figures["model"] = "even shares and a ring of this machine's own speed: not measured"
+    return figures

@@ -1,4 +1,4 @@
-"""What is timed: cases by operation and suite."""
+"""Benchmark cases by operation and suite."""
 
 from __future__ import annotations
 
@@ -56,23 +56,25 @@ def cases(resnet9_batch: int = 128, quick: bool = False) -> list[Case]:
     """Every case but the networks; `quick`: the same suites with one tiny shape each."""
     if quick:
         return _quick()
-    found = [Case("encode", "encode", s, {"V": 9}) for s in ENCODE_MAPS]
-    found += [Case("encode", "encode", linear(197, 768, 768), {"V": V}) for V in (8, 16)]
-    found += [Case("accumulate", "accumulate", s) for s in ACCUMULATE]
-    found += [Case("layer", "resnet18_3x3", s, {"V": 9}, n) for s, n in RESNET18]
-    found += [
+    all_cases = [Case("encode", "encode", s, {"V": 9}) for s in ENCODE_MAPS]
+    all_cases += [Case("encode", "encode", linear(197, 768, 768), {"V": V}) for V in (8, 16)]
+    all_cases += [Case("accumulate", "accumulate", s) for s in ACCUMULATE]
+    all_cases += [Case("layer", "resnet18_3x3", s, {"V": 9}, n) for s, n in RESNET18]
+    all_cases += [
         Case("layer", "resnet9_3x3", {**s, "B": resnet9_batch}, {"V": 9}, n) for s, n in RESNET9
     ]
     for V in (16, 8):
         suite = f"linear_v{V}"
         shapes = [linear(N, D, M) for N in (197, 1) for D, M in LINEAR]
-        found += [Case("layer", suite, s, {"V": V}) for s in shapes]
+        all_cases += [Case("layer", suite, s, {"V": V}) for s in shapes]
     for n in (1, 2, 3):
         shapes = [conv(1, 64, 56, 64), conv(1, 256, 14, 256), linear(197, 768, 768)]
-        found += [Case("bits", f"bits_{n}_{n}", s, {"width": n}) for s in shapes]
-    found += [Case("sign_magnitude", "sign_magnitude", s) for s in SIGN_MAGNITUDE]
-    found += [Case("train_step", "train_step", conv(8, C, 16, M), {"V": 9}) for C, M in TRAIN_STEP]
-    return found
+        all_cases += [Case("bits", f"bits_{n}_{n}", s, {"width": n}) for s in shapes]
+    all_cases += [Case("sign_magnitude", "sign_magnitude", s) for s in SIGN_MAGNITUDE]
+    all_cases += [
+        Case("train_step", "train_step", conv(8, C, 16, M), {"V": 9}) for C, M in TRAIN_STEP
+    ]
+    return all_cases
 
 
 def linear(N: int, D: int, M: int) -> dict[str, int]:
@@ -140,11 +142,13 @@ def suites() -> list[str]:
     return list(dict.fromkeys([*OPERATIONS, *(case.suite for case in cases())]))
 
 
-def chosen(found: list[Case], only: list[str], known: list[str] | None = None) -> list[Case]:
+def select_cases(
+    candidates: list[Case], only: list[str], choices: list[str] | None = None
+) -> list[Case]:
     """The cases whose operation or suite is named; all if none is. Raises HalutError for a name
-    that is not `known`, those of the CPU if None."""
-    known = suites() if known is None else known
+    that is not `names`, those of the CPU if None."""
+    choices = suites() if choices is None else choices
     for name in only:
-        if name not in known:
-            raise HalutError(f"--only: unknown name {name!r}; choose from: {', '.join(known)}")
-    return [case for case in found if not only or case.op in only or case.suite in only]
+        if name not in choices:
+            raise HalutError(f"--only: unknown name {name!r}; choose from: {', '.join(choices)}")
+    return [case for case in candidates if not only or case.op in only or case.suite in only]

@@ -1,4 +1,4 @@
-"""Ratios out of results: other methods' times over ours, in the same run.
+"""Time ratios of other methods to ours within one run.
 
 A suite's ratio is that of the sums over its shapes, each as often as the network has it. Of float32
 baselines the fastest at each shape counts; of ours the memory format that is best for all shapes.
@@ -44,7 +44,7 @@ def summarize(results: Sequence[Result], level: str | None, amx: bool) -> dict[s
 
 
 def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, Any]:
-    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    by_case: dict[str, dict[str, Any]] = defaultdict(dict)
     suites = [
         *LAYERS,
         *BITS,
@@ -59,18 +59,18 @@ def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, An
             pairs = ((int8, ("int8",), OURS_INT8), ("over_float32", FLOAT32, OURS))
             for key, theirs, ours in pairs:
                 ratio = over(rows, theirs, ours)
-                if ratio is not None and key not in found[suite]:
-                    found[suite][key], found[suite][f"{key}_least"] = ratio
+                if ratio is not None and key not in by_case[suite]:
+                    by_case[suite][key], by_case[suite][f"{key}_least"] = ratio
         steps = [r for r in of_isa if r["op"] == "train_step"]
         for rows in _by_shape(steps).values():
             ratio = over(rows, EXACT, OURS)
             if ratio is not None:
                 key = f"{rows[0]['shape']['C_in']}x{rows[0]['shape']['M']}"
-                found["train_step"].setdefault("over_exact", {}).setdefault(key, 1 / ratio[0])
+                by_case["train_step"].setdefault("over_exact", {}).setdefault(key, 1 / ratio[0])
     port = of_port_limit(results, level)
     if port is not None:
-        found["accumulate"]["of_port_limit"], found["accumulate"]["of_port_limit_least"] = port
-    return {suite: ratios for suite, ratios in found.items() if ratios}
+        by_case["accumulate"]["of_port_limit"], by_case["accumulate"]["of_port_limit_least"] = port
+    return {suite: ratios for suite, ratios in by_case.items() if ratios}
 
 
 def over(
@@ -143,7 +143,7 @@ def of_port_limit(results: Iterable[Result], level: str | None) -> tuple[float, 
 
 
 def _by_shape(rows: Iterable[Result]) -> dict[str, list[Result]]:
-    found: dict[str, list[Result]] = defaultdict(list)
+    by_shape: dict[str, list[Result]] = defaultdict(list)
     for row in rows:
-        found[f"{row['suite']} {sorted(row['shape'].items())}"].append(row)
-    return found
+        by_shape[f"{row['suite']} {sorted(row['shape'].items())}"].append(row)
+    return by_shape

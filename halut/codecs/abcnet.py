@@ -74,10 +74,10 @@ class ABCNetCodec(Codec):
 
     # -- the map ----------------------------------------------------------------------------
 
-    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def scales(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         if not self.layout.dynamic:
             return torch.stack([self.beta, (0.5 - self.v) * self.unit])[None].detach()
-        mask = None if kept is None else kept.expand_as(x).reshape(self.rows, -1)
+        mask = None if keep_mask is None else keep_mask.expand_as(x).reshape(self.rows, -1)
         return solved_alpha(x.reshape(self.rows, -1), self.width, mask)
 
     def encode(self, x: Tensor, scales: Tensor | None = None) -> Coded:
@@ -88,9 +88,9 @@ class ABCNetCodec(Codec):
         for j in range(n):
             codes = codes | ((rows >= thresholds[:, j, None]).to(torch.int32) << j)
         if self.layout.dynamic:  # codes of weights are 00..01..1, highest bits first
-            found = self._decoded(codes, scales)
+            values = self._decoded(codes, scales)
             for code in (2**n - 2**j for j in range(n + 1)):
-                same = (rows == self._levels(scales)[:, code, None]) & (rows != found)
+                same = (rows == self._levels(scales)[:, code, None]) & (rows != values)
                 codes = torch.where(same, code, codes)
         return Coded(codes.view(x.shape), scales)
 
@@ -135,17 +135,17 @@ class ABCNetCodec(Codec):
     # -- learning ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, keep_mask: Tensor | None = None) -> None:
         if self.layout.dynamic:
             return
-        x = values.flatten() if kept is None else values[kept.expand_as(values)]
+        x = values.flatten() if keep_mask is None else values[keep_mask.expand_as(values)]
         if x.numel():
             self.unit.fill_(unit_of(float(x.abs().max())))
             beta, thresholds = fit_bases(x / self.unit, self.width, seed)
             self.beta.copy_(beta * self.unit)
             self.v.copy_(0.5 - thresholds)
 
-    def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
+    def gradient_mask(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
         """What the gradient is multiplied with: sum_n alpha_n [it passes A_n]."""
         assert scales is not None
         if self.options.gradient == "identity":
@@ -154,15 +154,15 @@ class ABCNetCodec(Codec):
             beta, thresholds = scales[0] / self.unit
             return windows(x / self.unit, beta, thresholds)
         gain = scales[:, 0].sum(1).view((-1,) + (1,) * (len(self.layout.shape) - 1))
-        inside = super().passes(x, scales)
+        inside = super().gradient_mask(x, scales)
         return gain if inside is None else gain * inside
 
-    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             values = x.float()
-            coded = self.encode(values, self.scales(values, kept))
+            coded = self.encode(values, self.scales(values, keep_mask))
             q = self.decode(coded).to(x.dtype)
-            mask = self.passes(values, coded.scales) if x.requires_grad else None
+            mask = self.gradient_mask(values, coded.scales) if x.requires_grad else None
         if self.layout.dynamic or not torch.is_grad_enabled():
             return straight_through(x, q, None if mask is None else mask.to(x.dtype))
         q = _Learned.apply(

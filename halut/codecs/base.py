@@ -1,4 +1,4 @@
-"""What every codec is: values in, integer codes and their scales out, and back."""
+"""Base class of codecs: values to integer codes and scales, and back."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ class Codec(nn.Module):
         """Bits of a code."""
         raise NotImplementedError
 
-    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor | None:
+    def scales(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor | None:
         """The scales of values x, broadcasting against them: computed or calibrated.
 
-        `kept` masks values that pruning has not set to zero.
+        `keep_mask` masks values that pruning has not set to zero.
         """
         return None
 
@@ -118,7 +118,7 @@ class Codec(nn.Module):
         """float32 values of codes."""
         raise NotImplementedError
 
-    def grid(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+    def fake_quantize(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
         """decode(encode(x)), float32; overridden where there is a shorter way to the same bits."""
         return self.decode(self.encode(x, scales))
 
@@ -136,14 +136,14 @@ class Codec(nn.Module):
 
     # -- training ---------------------------------------------------------------------------
 
-    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, keep_mask: Tensor | None = None) -> None:
         """Learn scales and the like from values [.., *layout.shape] float32: the weight, or
         samples of inputs.
 
-        `seed` decides what is drawn at random; `kept` as for `scales`.
+        `seed` decides what is drawn at random; `keep_mask` as for `scales`.
         """
 
-    def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
+    def gradient_mask(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
         """Where the gradient passes, bool, or by what it is multiplied; None: everywhere, as it is.
 
         Broadcasts against x.
@@ -159,16 +159,16 @@ class Codec(nn.Module):
         gradient = self.options.gradient
         return gradient == "clipped" or (gradient == "auto" and self.layout.role == "activation")
 
-    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         """decode(encode(x)) in x's dtype, with the straight-through gradient.
 
-        `kept` as for `scales`.
+        `keep_mask` as for `scales`.
         """
         with torch.no_grad():
             values = x.float()
-            scales = self.scales(values, kept)
-            q = self.grid(values, scales).to(x.dtype)
-            mask = self.passes(values, scales) if x.requires_grad else None
+            scales = self.scales(values, keep_mask)
+            q = self.fake_quantize(values, scales).to(x.dtype)
+            mask = self.gradient_mask(values, scales) if x.requires_grad else None
         return straight_through(x, q, mask)
 
     def after_step(self, progress: float) -> None:

@@ -16,7 +16,7 @@ class BinaryCodec(MeanScaleCodec):
     Config = Binary
 
     @property
-    def scaled(self) -> bool:
+    def has_scale(self) -> bool:
         return self.options.unsigned
 
     @property

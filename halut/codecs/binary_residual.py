@@ -38,15 +38,15 @@ class BinaryResidualCodec(Codec):
         return self.width if self.layout.dynamic else 0
 
     @torch.no_grad()
-    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, keep_mask: Tensor | None = None) -> None:
         if not self.options.fitted:
             return
-        r = values if kept is None else values[kept.expand_as(values)]
+        r = values if keep_mask is None else values[keep_mask.expand_as(values)]
         for level in range(self.width):
             self.g[level] = r.abs().mean() if r.numel() else 0.0
             r = r - torch.where(r >= 0, self.g[level], -self.g[level])
 
-    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def scales(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         return self.g.detach().abs()
 
     def encode(self, x: Tensor, scales: Tensor | None = None) -> Coded:
@@ -78,11 +78,11 @@ class BinaryResidualCodec(Codec):
         assert scales is not None
         return -scales.sum(), scales.sum()
 
-    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             values = x.float()
             coded = self.encode(values)
-            mask = self.passes(values, coded.scales) if x.requires_grad else None
+            mask = self.gradient_mask(values, coded.scales) if x.requires_grad else None
         q = self._combined(coded.codes, self.g.abs()).to(x.dtype)
         return straight_through(x, q, mask)
 

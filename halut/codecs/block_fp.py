@@ -38,7 +38,7 @@ class BlockFpCodec(SharedExponentCodec):
     def decode_elements(self, codes: Tensor) -> Tensor:
         return codes.to(torch.float32)
 
-    def grid(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+    def fake_quantize(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
         S = self.spread(self.scales(x) if scales is None else scales)
         steps = torch.round(times_power(x, -S)).clamp(*self.element_limits())
         return times_power(steps, S)

@@ -89,12 +89,12 @@ class ChainCodec(Codec):
         mask = self.mask
         return x if mask is None else torch.where(mask, x, 0.0)
 
-    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, keep_mask: Tensor | None = None) -> None:
         for selector in self.selectors:
             selector.calibrate(self.pruned(values), seed=seed)  # type: ignore[operator]
-        self.format.calibrate(self.pruned(values), seed=seed, kept=self.mask)
+        self.format.calibrate(self.pruned(values), seed=seed, keep_mask=self.mask)
 
-    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor | None:
+    def scales(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor | None:
         return self.format.scales(self.pruned(x), self.mask)
 
     def encode(self, x: Tensor, scales: Tensor | None = None) -> Coded:
@@ -104,23 +104,23 @@ class ChainCodec(Codec):
     def decode(self, coded: Coded) -> Tensor:
         return self.pruned(self.format.decode(coded))
 
-    def grid(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+    def fake_quantize(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
         scales = self.scales(x) if scales is None else scales
-        return self.pruned(self.format.grid(self.pruned(x), scales))
+        return self.pruned(self.format.fake_quantize(self.pruned(x), scales))
 
     def limits(self, scales: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
         return self.format.limits(scales)
 
-    def passes(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
-        inside, mask = self.format.passes(x, scales), self.mask
+    def gradient_mask(self, x: Tensor, scales: Tensor | None) -> Tensor | None:
+        inside, mask = self.format.gradient_mask(x, scales), self.mask
         if mask is None or inside is None:
             return inside if mask is None else mask.expand_as(x)
         return inside * mask
 
-    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         mask = self.mask
         if mask is None:
-            return self.format.quantize(x, kept)
+            return self.format.quantize(x, keep_mask)
         return torch.where(mask, self.format.quantize(torch.where(mask, x, 0.0), mask), 0.0)
 
     def after_step(self, progress: float) -> None:

@@ -1,4 +1,4 @@
-"""What a configuration says about weight, activation and bias of one operator, and what follows."""
+"""Number formats of one operator's weight, activation and bias, resolved from options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ QuantSpec = dict[str, Any]
 """A codec's name and its options, plain values: how plans hold it. None: float."""
 
 
-def option_types(*known: type) -> dict[str, Any]:
-    """Types of the options that registered codecs have and the dataclasses `known` do not.
+def option_types(*classes: type) -> dict[str, Any]:
+    """Types of the options that registered codecs have and the dataclasses `classes` do not.
 
     Optional, as what is None is the codec's default. Raises HalutError where two codecs mean
     different types by one name.
@@ -27,7 +27,7 @@ def option_types(*known: type) -> dict[str, Any]:
             optional: Any = types[key] | None
             if hints.setdefault(key, optional) != optional:
                 raise HalutError(f"codec {name!r}: option {key} has another type elsewhere")
-    there = {key for kind in known for key in typing.get_type_hints(kind)}
+    there = {key for kind in classes for key in typing.get_type_hints(kind)}
     return {key: hint for key, hint in hints.items() if key not in there}
 
 

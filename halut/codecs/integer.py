@@ -47,7 +47,7 @@ class IntegerCodec(SharedExponentCodec):
 
     def _error(self, x: Tensor, S: Tensor, unit: Tensor) -> Tensor:
         """Squared error of x at exponents S, of S's shape, in units of 2^unit."""
-        squares = times_power(self.grid(x, S) - x, -self.spread(unit)).square()
+        squares = times_power(self.fake_quantize(x, S) - x, -self.spread(unit)).square()
         if self.per == "block":
             short = -x.shape[-1] % self.block
             return (
@@ -63,7 +63,7 @@ class IntegerCodec(SharedExponentCodec):
     def decode_elements(self, codes: Tensor) -> Tensor:
         return codes.to(torch.float32)
 
-    def grid(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+    def fake_quantize(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
         S = self.spread(self.scales(x) if scales is None else scales)
         low, high = self.element_limits()
         return times_power(torch.round(times_power(x, -S)).clamp(low, high), S)

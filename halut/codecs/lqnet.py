@@ -65,7 +65,7 @@ class LQNetCodec(Codec):
 
     # -- the map ----------------------------------------------------------------------------
 
-    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def scales(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         return self.v
 
     def levels(self, v: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class LQNetCodec(Codec):
 
     # -- learning ---------------------------------------------------------------------------
 
-    def normal_equations(self, x: Tensor, codes: Tensor, kept: Tensor | None = None) -> Tensor:
+    def normal_equations(self, x: Tensor, codes: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         """B'B and, as the last column, B'x of x and its codes, [R, n, n + 1] float64.
 
         Float64, as d is lost beside the counts of float32 where two vectors of B are the same.
@@ -120,8 +120,8 @@ class LQNetCodec(Codec):
         n, R = self.width, len(self.v)
         rows, bits = x.reshape(R, -1), codes.reshape(R, -1)
         B = [self._signs((bits >> j) & 1 > 0) for j in range(n)]
-        if kept is not None:
-            mask = kept.expand_as(x).reshape(R, -1)
+        if keep_mask is not None:
+            mask = keep_mask.expand_as(x).reshape(R, -1)
             B = [b * mask for b in B]
         sums = torch.zeros(R, n, n + 1, dtype=torch.float64, device=x.device)
         for j in range(n):
@@ -138,45 +138,47 @@ class LQNetCodec(Codec):
         return torch.linalg.solve(sums[..., :n] + DAMPING * eye, right)
 
     @torch.no_grad()
-    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, keep_mask: Tensor | None = None) -> None:
         if not self.options.fitted:
             return
-        x, kept = self._sampled(values, kept, seed)
-        squares = x.double().square() if kept is None else x.double().square() * kept
-        count = torch.ones_like(x) if kept is None else kept.to(x.dtype)
+        x, keep_mask = self._sampled(values, keep_mask, seed)
+        squares = x.double().square() if keep_mask is None else x.double().square() * keep_mask
+        count = torch.ones_like(x) if keep_mask is None else keep_mask.to(x.dtype)
         R = len(self.v)
         total = count.reshape(R, -1).sum(1).clamp_min(1)
         s = (squares.reshape(R, -1).sum(1) / total).sqrt()[:, None]
         self.v.copy_(torch.where(s > 0, s * self._unit().to(s), self.v))
         for _ in range(CALIBRATION_STEPS):
-            v = self.solved(self.normal_equations(x, self.encode(x).codes, kept)).to(self.v)
-            moved = (v - self.v).abs().max()
+            v = self.solved(self.normal_equations(x, self.encode(x).codes, keep_mask)).to(self.v)
+            change = (v - self.v).abs().max()
             self.v.copy_(v)
-            if moved <= 1e-5 * v.abs().max():
+            if change <= 1e-5 * v.abs().max():
                 break
 
     def _sampled(
-        self, values: Tensor, kept: Tensor | None, seed: int
+        self, values: Tensor, keep_mask: Tensor | None, seed: int
     ) -> tuple[Tensor, Tensor | None]:
         """The values, a draw of them where there are more than a basis needs, and their mask."""
-        if kept is not None:
-            kept = kept.expand_as(values)
+        if keep_mask is not None:
+            keep_mask = keep_mask.expand_as(values)
         if self.layout.dynamic or values.numel() <= CALIBRATION_VALUES:
-            return values, kept
+            return values, keep_mask
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(values.numel(), (CALIBRATION_VALUES,), generator=generator)
-        drawn = drawn.to(values.device)
-        return values.flatten()[drawn], None if kept is None else kept.flatten()[drawn]
+        indices = torch.randint(values.numel(), (CALIBRATION_VALUES,), generator=generator)
+        indices = indices.to(values.device)
+        return values.flatten()[indices], None if keep_mask is None else keep_mask.flatten()[
+            indices
+        ]
 
-    def quantize(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def quantize(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         learning = self.training and torch.is_grad_enabled()
         with torch.no_grad():
             values = x.float()
             coded = self.encode(values)
             q = self.decode(coded).to(x.dtype)
-            mask = self.passes(values, self.v) if x.requires_grad else None
+            mask = self.gradient_mask(values, self.v) if x.requires_grad else None
             if learning:
-                sums = self.normal_equations(values, coded.codes, kept)
+                sums = self.normal_equations(values, coded.codes, keep_mask)
                 self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
         return straight_through(x, q, mask)
 

@@ -28,12 +28,12 @@ class MeanScaleCodec(Codec):
 
     def __init__(self, layout: Layout, options: CodecConfig | None = None) -> None:
         super().__init__(layout, options)
-        if not layout.dynamic and self.scaled:
+        if not layout.dynamic and self.has_scale:
             shape = layout.shape if self.per == "channel" else (1,) * len(layout.shape)
             self.register_buffer("alpha", torch.ones(shape))
 
     @property
-    def scaled(self) -> bool:
+    def has_scale(self) -> bool:
         """False where alpha is 1 by definition."""
         return True
 
@@ -50,36 +50,36 @@ class MeanScaleCodec(Codec):
         return 1
 
     def scale_count(self) -> int:
-        if not self.layout.dynamic or not self.scaled:
+        if not self.layout.dynamic or not self.has_scale:
             return 0
         return self.layout.shape[0] if self.per == "channel" else 1
 
-    def computed(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def computed(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         """alpha of values x."""
         over: tuple[int, ...] = tuple(range(x.ndim))
         if self.per == "channel":
             over = over[1:] if self.layout.dynamic else over[: -len(self.layout.shape)]
         a = x.abs()
-        if kept is None:
+        if keep_mask is None:
             mean = a.mean(over, keepdim=True)
         else:
-            count = kept.expand_as(a).to(a.dtype).sum(over, keepdim=True)
-            mean = torch.where(kept, a, 0.0).sum(over, keepdim=True) / count.clamp_min(1)
+            count = keep_mask.expand_as(a).to(a.dtype).sum(over, keepdim=True)
+            mean = torch.where(keep_mask, a, 0.0).sum(over, keepdim=True) / count.clamp_min(1)
         return mean.reshape(mean.shape[mean.ndim - len(self.layout.shape) :])
 
-    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, keep_mask: Tensor | None = None) -> None:
         if hasattr(self, "alpha"):
-            self.alpha.copy_(self.computed(values, kept))
+            self.alpha.copy_(self.computed(values, keep_mask))
         if self.levels[0] < 0 and not self.layout.dynamic and bool((values >= 0).all()):
             logger.warning(
                 "no calibrated input is negative: their signs say nothing; use "
                 "halut.activation.name=binary halut.activation.unsigned=true, or null"
             )
 
-    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor | None:
-        if not self.scaled:
+    def scales(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor | None:
+        if not self.has_scale:
             return None
-        return self.alpha if hasattr(self, "alpha") else self.computed(x, kept)
+        return self.alpha if hasattr(self, "alpha") else self.computed(x, keep_mask)
 
     def ones(self, x: Tensor) -> Tensor:
         """Which values have the code 1."""

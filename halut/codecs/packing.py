@@ -1,4 +1,4 @@
-"""Codes of any width side by side in bytes, least significant bit first."""
+"""Bit packing of codes of any width, least significant bit first."""
 
 from __future__ import annotations
 

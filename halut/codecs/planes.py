@@ -1,4 +1,4 @@
-"""Codes as bit planes: what a product of packed bits needs to know of a codec."""
+"""Bit-plane description of a codec, for products of packed bits."""
 
 from __future__ import annotations
 

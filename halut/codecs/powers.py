@@ -1,4 +1,4 @@
-"""Powers of two without a rounding: by the bits of float32, as libraries' exp2 and log2 may err."""
+"""Exact powers of two by the bits of float32, as libraries' exp2 and log2 may round."""
 
 from __future__ import annotations
 

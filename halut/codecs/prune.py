@@ -43,7 +43,7 @@ class PruneCodec(Codec):
     def width(self) -> int:
         return 32
 
-    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, keep_mask: Tensor | None = None) -> None:
         options = self.options
         if options.scope == "global":
             raise HalutError("global pruning is settled over a whole plan: see with_global_pruning")
@@ -57,18 +57,18 @@ class PruneCodec(Codec):
         self.mask.copy_(mask)
 
     def encode(self, x: Tensor, scales: Tensor | None = None) -> Coded:
-        return Coded(self.grid(x).view(torch.int32))
+        return Coded(self.fake_quantize(x).view(torch.int32))
 
     def decode(self, coded: Coded) -> Tensor:
         return torch.where(self.mask, coded.codes.view(torch.float32), 0.0)
 
-    def grid(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+    def fake_quantize(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
         return torch.where(self.mask, x, 0.0)
 
     def limits(self, scales: Tensor | None) -> tuple[float, float]:
         return -float("inf"), float("inf")
 
-    def passes(self, x: Tensor, scales: Tensor | None) -> Tensor:
+    def gradient_mask(self, x: Tensor, scales: Tensor | None) -> Tensor:
         return self.mask.expand_as(x)
 
     def bits(self) -> int:
@@ -85,9 +85,9 @@ class PruneCodec(Codec):
 
 def sparse_bits(codec: Codec, mask: Tensor) -> int:
     """Bits of the codes where the mask is set, and of the mask, if that is not set everywhere."""
-    kept = int(mask.sum())
-    places = mask.numel() if kept < mask.numel() and codec.layout.dynamic else 0
-    return kept * codec.width + places
+    nonzeros = int(mask.sum())
+    places = mask.numel() if nonzeros < mask.numel() and codec.layout.dynamic else 0
+    return nonzeros * codec.width + places
 
 
 def sparse_export(codec: Codec, codes: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ class SharedExponentCodec(Codec):
 
     # -- the map ----------------------------------------------------------------------------
 
-    def calibrate(self, values: Tensor, *, seed: int = 0, kept: Tensor | None = None) -> None:
+    def calibrate(self, values: Tensor, *, seed: int = 0, keep_mask: Tensor | None = None) -> None:
         if hasattr(self, "exponent"):
             self.exponent.copy_(self.computed(values))
 
@@ -109,7 +109,7 @@ class SharedExponentCodec(Codec):
         """S int32 that values x ask for."""
         return self.exponent_of(self.largest(x)).clamp(LOWEST, HIGHEST)
 
-    def scales(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def scales(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor:
         """S int32: one number, [M, 1, 1], [groups, C] or [.., blocks]."""
         fixed = self.fixed_exponent()
         if fixed is not None:

@@ -39,10 +39,10 @@ def least_squares(rows: Tensor, thresholds: Tensor, mask: Tensor | None = None) 
     values count. How many lie above every threshold, and their sum, is all that B is needed for.
     """
     M = thresholds.shape[1]
-    kept = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask
-    x = torch.where(kept, rows, 0.0).double()
-    count, total = kept.sum(1).double(), x.sum(1)
-    above = [(rows >= thresholds[:, i, None]) & kept for i in range(M)]
+    keep_mask = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask
+    x = torch.where(keep_mask, rows, 0.0).double()
+    count, total = keep_mask.sum(1).double(), x.sum(1)
+    above = [(rows >= thresholds[:, i, None]) & keep_mask for i in range(M)]
     counts = torch.stack([a.sum(1).double() for a in above], 1)
     right = 2 * torch.stack([torch.where(a, x, 0.0).sum(1) for a in above], 1) - total[:, None]
     gram = count[:, None, None] - 2 * (counts[:, :, None] - counts[:, None]).abs()
@@ -79,11 +79,11 @@ def fit_bases(values: Tensor, N: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     s = 2 * x.double().square().mean().sqrt()
     beta = (s / N).expand(N)
     for _ in range(STEPS):
-        found = least_squares(x[None].float(), midpoints(beta).float()[None])[0]
-        if not bool((found > 0).all()):
+        solution = least_squares(x[None].float(), midpoints(beta).float()[None])[0]
+        if not bool((solution > 0).all()):
             break
-        moved, beta = (found - beta).abs().max(), found
-        if moved <= 1e-6 * s:
+        change, beta = (solution - beta).abs().max(), solution
+        if change <= 1e-6 * s:
             break
     beta = beta.float()
     return beta, midpoints(beta)

@@ -1,4 +1,4 @@
-"""What every configuration of an operator is, and how one is made of plain values."""
+"""Base class of operator configurations, and their construction from plain values."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def checked_values(
 ) -> dict[str, Any]:
     """The options under their new names; HalutError if the dataclass has no such key or type."""
     hints: dict[str, Any] = {**typing.get_type_hints(kind), **(extra or {})}
-    known = [field.name for field in dataclasses.fields(kind)] + list(extra or {})
+    names = [field.name for field in dataclasses.fields(kind)] + list(extra or {})
     values = {}
     for key, value in options.items():
         key = new_name(f"{path}{key}").removeprefix(path)
-        if key not in known:
-            choices = ", ".join(name for name in known if name != "name")
+        if key not in names:
+            choices = ", ".join(name for name in names if name != "name")
             raise HalutError(f"unknown option {path}{key}; choose from: {choices}")
         if not _fits(value, hints[key]):
             expected = getattr(hints[key], "__name__", str(hints[key]))

@@ -1,4 +1,4 @@
-"""What every encoder of the table family is: rows in, codes out, and a relaxation to train it."""
+"""Base class of encoders: rows to codes, and the relaxation that trains them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ BUFFERS = 12
 class Encoder(nn.Module):
     """Maps rows [N, groups * D] to codes [N, groups * C] in [0, K).
 
-    An encoder reads its `taps` only: `inputs = rows[:, taps]`, [N, T], is what `encode` and
-    `assign` take (taps None: all columns). A convolution thus gathers the tapped inputs straight
-    from the activation map and never builds the other columns of its patches.
+    An encoder reads its `input_dims` only: `inputs = rows[:, input_dims]`, [N, T], is what
+    `encode` and `assign` take (input_dims None: all columns). A convolution thus gathers these
+    inputs straight from the activation map and never builds the other columns of its patches.
 
     All state lives in parameters and buffers whose shapes depend on (blocks, K, options) alone, so
     that an encoder built empty can be loaded from a state dict.
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
         return last[2]
 
     @property
-    def taps(self) -> Tensor | None:
+    def input_dims(self) -> Tensor | None:
         """Columns of the rows that are read, [T] int64, or None for all of them.
 
         A property, as nn.Module refuses a buffer of a name that the class already has.
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
 
         Encoders with an operator that reads x in place override this.
         """
-        return self.encode(self.tapped(x, geometry))
+        return self.encode(self.gather_columns(x, geometry))
 
     def lookup(
         self,
@@ -144,16 +144,16 @@ class Encoder(nn.Module):
         geometry: ConvGeometry | None,
         table: LookupTable,
         tau: Tensor,
-        relax: float = 1.0,
+        ste_mix: float = 1.0,
     ) -> Tensor:
         """The table product of rows x [N, groups * D], or of a map's im2col rows.
 
         Forward: y = scale * sum_c entries[codes] + shift, see LookupTable; NaN where x is NaN or
-        infinite. Backward: with dE[n, c, k] = sum_m dy[n, m] lut[c, k, m], relax * dE goes through
-        `assign` to x, tau and the encoder's parameters; lut gets the scatter-add of dy, shift its
-        sum. Returns rows [N, groups * M_g], or a map [B, groups * M_g, OH, OW] for a map.
+        infinite. Backward: with dE[n, c, k] = sum_m dy[n, m] lut[c, k, m], ste_mix * dE goes
+        through `assign` to x, tau and the encoder's parameters; lut gets the scatter-add of dy,
+        shift its sum. Returns rows [N, groups * M_g], or a map [B, groups * M_g, OH, OW] for a map.
         """
-        y = table.scaled(self.sums(x, geometry, *table.unscaled(), tau, relax))
+        y = table.apply_scale(self.sums(x, geometry, *table.in_units_of_scale(), tau, ste_mix))
         return as_answer(y, x, geometry, table.entries.shape[0])
 
     def sums(
@@ -163,10 +163,10 @@ class Encoder(nn.Module):
         lut: Tensor,
         entries: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
     ) -> Tensor:
         """The sums of `lookup`, rows [N, groups * M_g]; overridden by encoders with an operator."""
-        return relaxed_matmul(self, self.tapped(x, geometry), lut, entries, tau, relax)
+        return relaxed_matmul(self, self.gather_columns(x, geometry), lut, entries, tau, ste_mix)
 
     def gradient(
         self,
@@ -175,7 +175,7 @@ class Encoder(nn.Module):
         grad: Tensor,
         lut: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
         """What `lookup` gives to x, tau and the parameters, for grad [N, groups * M_g].
@@ -185,14 +185,14 @@ class Encoder(nn.Module):
         """
         with torch.enable_grad():
             source = x.detach().requires_grad_()
-            inputs = self.tapped(source, geometry)
-        found = pull(self, inputs.detach(), lut, tau, grad, relax, parameters)
-        return [*torch.autograd.grad(inputs, source, found[0]), *found[1:]]
+            inputs = self.gather_columns(source, geometry)
+        gradients = pull(self, inputs.detach(), lut, tau, grad, ste_mix, parameters)
+        return [*torch.autograd.grad(inputs, source, gradients[0]), *gradients[1:]]
 
-    def tapped(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
+    def gather_columns(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """The columns this encoder reads, [N, T], of rows or of a map's im2col rows."""
-        if self.taps is not None:
-            return columns_of(x, self.taps, geometry)
+        if self.input_dims is not None:
+            return columns_of(x, self.input_dims, geometry)
         if geometry is None:
             return x
         g = geometry
@@ -235,21 +235,21 @@ def relaxed_matmul(
     lut: Tensor,
     table: Tensor,
     tau: Tensor,
-    relax: float = 1.0,
+    ste_mix: float = 1.0,
 ) -> Tensor:
     """accumulate(encoder.encode(inputs), table), [N, G * M], with the gradient of assign.
 
     inputs [N, T], lut and table [G, C, K, M], tau as `encoder.assign` takes it. Backward, with
     dE[n, c, k] = sum_m grad[n, m] lut[c, k, m]: lut gets scatter_add(codes, grad), the table
-    nothing; inputs, tau and the encoder's parameters get relax * dE pulled through
+    nothing; inputs, tau and the encoder's parameters get ste_mix * dE pulled through
     `encoder.assign`, which is recomputed chunk by chunk. Raises HalutError on shapes that do not
     fit.
     """
     codes = encoder.encode(inputs.detach())
     check_tables(lut, table, codes.shape[1])
     names = [name for name, _ in encoder.named_parameters()]
-    given = (encoder, names, codes, inputs, lut, table, tau, relax)
-    return _RelaxedMatmul.apply(*given, *encoder.parameters())
+    arguments = (encoder, names, codes, inputs, lut, table, tau, ste_mix)
+    return _RelaxedMatmul.apply(*arguments, *encoder.parameters())
 
 
 class _RelaxedMatmul(torch.autograd.Function):
@@ -263,10 +263,10 @@ class _RelaxedMatmul(torch.autograd.Function):
         lut: Tensor,
         table: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
         *parameters: Any,
     ) -> Tensor:
-        ctx.encoder, ctx.names, ctx.relax = encoder, names, relax
+        ctx.encoder, ctx.names, ctx.ste_mix = encoder, names, ste_mix
         ctx.save_for_backward(codes, inputs, lut, tau, *parameters)
         return accumulate(codes, table)
 
@@ -278,16 +278,16 @@ class _RelaxedMatmul(torch.autograd.Function):
         dlut = None
         if need_lut:
             dlut = scatter_add(codes, grad, lut.shape[0], lut.shape[2]).to(lut.dtype)
-        if not ctx.relax or not (need_inputs or need_tau or any(need_parameters)):
+        if not ctx.ste_mix or not (need_inputs or need_tau or any(need_parameters)):
             return None, None, None, None, dlut, *[None] * (3 + len(parameters))
-        named = dict(zip(ctx.names, parameters, strict=True))
-        dinputs, dtau, *rest = pull(ctx.encoder, inputs, lut, tau, grad, ctx.relax, named)
-        wanted = [
+        by_name = dict(zip(ctx.names, parameters, strict=True))
+        dinputs, dtau, *rest = pull(ctx.encoder, inputs, lut, tau, grad, ctx.ste_mix, by_name)
+        results = [
             value if need else None for value, need in zip(rest, need_parameters, strict=True)
         ]
         return (
             *(None, None, None, dinputs if need_inputs else None, dlut),
-            *(None, dtau if need_tau else None, None, *wanted),
+            *(None, dtau if need_tau else None, None, *results),
         )
 
 
@@ -308,21 +308,21 @@ def pull(
     lut: Tensor,
     tau: Tensor,
     grad: Tensor,
-    relax: float,
+    ste_mix: float,
     parameters: Mapping[str, Tensor],
 ) -> list[Tensor]:
-    """Gradients of inputs, tau and the encoder's parameters: relax * dE through encoder.assign.
+    """Gradients of inputs, tau and the encoder's parameters: ste_mix * dE through encoder.assign.
 
     `parameters` are what the forward was computed with, by name. They are given, not read from the
     encoder: where a checkpoint recomputes them they are other tensors than its own.
     """
     G, C, K, M = lut.shape
     dtype = compute_dtype(lut.dtype)
-    entries = (lut.detach().to(dtype) * relax).view(G, C * K, M)
+    entries = (lut.detach().to(dtype) * ste_mix).view(G, C * K, M)
     tau = tau.detach().requires_grad_()
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     assign = _Assign(encoder)
-    named = {f"encoder.{name}": value for name, value in leaves.items()}
+    by_name = {f"encoder.{name}": value for name, value in leaves.items()}
     dinputs = torch.empty_like(inputs)
     sums = [torch.zeros_like(value) for value in (tau, *leaves.values())]
     step = chunk_rows(BUFFERS * G * C * K * entries.element_size(), inputs.device)
@@ -332,7 +332,7 @@ def pull(
         products = torch.bmm(columns, entries.transpose(1, 2))  # [G, n, C * K]
         part = inputs[rows].detach().requires_grad_()
         with torch.enable_grad():
-            soft = functional_call(assign, named, (part, tau))
+            soft = functional_call(assign, by_name, (part, tau))
         products = products.transpose(0, 1).reshape(soft.shape).to(soft.dtype)
         dpart, *rest = torch.autograd.grad(
             soft, [part, tau, *leaves.values()], products, allow_unused=True

@@ -89,9 +89,9 @@ class DecisionTreeEncoder(Encoder):
 
     def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
         """Softmax over the leaf scores of the hard node signs, with tanh's gradient."""
-        tapped = inputs[:, self.node_dims.reshape(-1)]
-        tapped = tapped.reshape(inputs.shape[0], self.blocks.total, self.K - 1)
-        return leaf_assignment(tapped, self.thresholds, tau)
+        node_inputs = inputs[:, self.node_dims.reshape(-1)]
+        node_inputs = node_inputs.reshape(inputs.shape[0], self.blocks.total, self.K - 1)
+        return leaf_assignment(node_inputs, self.thresholds, tau)
 
     def initial_tau(self, rows: Tensor) -> float:
         """Mean |x - t| over the nodes that the rows pass; 1 if that is zero."""

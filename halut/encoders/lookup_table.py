@@ -1,4 +1,4 @@
-"""The table that a product looks up: float entries that learn, and the entries that are read."""
+"""Look-up table of a product: trained float entries and the entries that are read."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class LookupTable(NamedTuple):
     scale: Tensor | None = None
     offset: Tensor | None = None
 
-    def unscaled(self) -> tuple[Tensor, Tensor]:
+    def in_units_of_scale(self) -> tuple[Tensor, Tensor]:
         """(lut, entries) in units of the scale, both in lut's dtype."""
         if self.scale is None or self.offset is None:
             return self.lut, self.entries
         steps = self.scale.view(self.entries.shape[0], 1, 1, -1)
         return (self.lut - self.offset) / steps, self.entries.to(self.lut.dtype)
 
-    def scaled(self, sums: Tensor) -> Tensor:
+    def apply_scale(self, sums: Tensor) -> Tensor:
         """Rows of sums [N, G * M] as answers."""
         y = sums if self.scale is None else sums * self.scale
         return y if self.shift is None else y + self.shift

@@ -80,9 +80,9 @@ class PQEncoder(Encoder):
                 centroids = lloyd(x, centroids, METRICS[options.metric], options.iterations)
             return centroids
         root = self.roots[c, :width, :width].to(x)
-        seen = (x @ root).cpu().numpy()
-        learned = kmeans(seen, self.K, seed, options.iterations, options.restarts)
-        codes = torch.from_numpy(assign_nearest(seen, learned))
+        whitened = (x @ root).cpu().numpy()
+        learned = kmeans(whitened, self.K, seed, options.iterations, options.restarts)
+        codes = torch.from_numpy(assign_nearest(whitened, learned))
         # A linear map keeps means: each centroid's preimage is the mean of its rows.
         block = Blocks(width, 1)
         preimage = torch.linalg.lstsq(root.T.cpu(), torch.from_numpy(learned).T, driver="gelsd")
@@ -109,11 +109,11 @@ class PQEncoder(Encoder):
         """Inputs [N, groups * D] and prototypes as the distance sees them."""
         if not self.options.output_metric:
             return inputs, self.prototypes
-        seen = torch.einsum("ncv,cvw->ncw", self.blocks.split(inputs), self.roots.to(inputs))
+        whitened = torch.einsum("ncv,cvw->ncw", self.blocks.split(inputs), self.roots.to(inputs))
         V, widths = self.blocks.V, self.blocks.widths
         places = [c * V + i for c, width in enumerate(widths) for i in range(width)]
         valid = torch.tensor(places, device=inputs.device)  # no mask: its size could be any
-        return seen.reshape(inputs.shape[0], -1)[:, valid], self.prototypes @ self.roots
+        return whitened.reshape(inputs.shape[0], -1)[:, valid], self.prototypes @ self.roots
 
     def encode(self, inputs: Tensor) -> Tensor:
         """inputs [N, groups * D] -> codes [N, GC] uint8."""
@@ -123,7 +123,7 @@ class PQEncoder(Encoder):
     def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """Codes of rows or of a map, read in place unless the metric is the output's."""
         if self.options.output_metric:
-            return self.encode(self.tapped(x, geometry))
+            return self.encode(self.gather_columns(x, geometry))
         metric, groups = self.options.metric, self.blocks.groups
         return ops.nearest_encode(x.detach(), self.prototypes.detach(), metric, groups, geometry)
 
@@ -148,15 +148,15 @@ class PQEncoder(Encoder):
         lut: Tensor,
         entries: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
     ) -> Tensor:
         """The fused operator, which reads x in place unless the metric is the output's."""
         prototypes: Tensor = self.prototypes
         if self.options.output_metric:
-            x, prototypes = self._measured(self.tapped(x, geometry))
+            x, prototypes = self._measured(self.gather_columns(x, geometry))
             geometry = None
         numbers = [] if geometry is None else geometry.numbers
-        inputs = (x, prototypes, lut, entries, tau, self.options.metric, relax, numbers)
+        inputs = (x, prototypes, lut, entries, tau, self.options.metric, ste_mix, numbers)
         return torch.ops.halut.nearest_matmul(*inputs)[0]  # checked where the layer was built
 
     def gradient(
@@ -166,14 +166,14 @@ class PQEncoder(Encoder):
         grad: Tensor,
         lut: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
         """The backward of the fused operator, without the table's."""
         if self.options.output_metric:
-            return super().gradient(x, geometry, grad, lut, tau, relax, parameters)
+            return super().gradient(x, geometry, grad, lut, tau, ste_mix, parameters)
         metric, prototypes = self.options.metric, parameters["prototypes"]
-        return nearest_encoder_gradient(grad, x, prototypes, lut, tau, metric, relax, geometry)
+        return nearest_encoder_gradient(grad, x, prototypes, lut, tau, metric, ste_mix, geometry)
 
     @torch.no_grad()
     def initial_tau(self, rows: Tensor) -> float:

@@ -45,7 +45,7 @@ class TreeEncoder(Encoder):
         self.thresholds = nn.Parameter(torch.zeros(blocks.total, K - 1))
 
     @property
-    def taps(self) -> Tensor:
+    def input_dims(self) -> Tensor:
         """The tested columns [GC * depth], codebook-major."""
         return self.split_dims.reshape(-1)
 
@@ -75,13 +75,13 @@ class TreeEncoder(Encoder):
 
     def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """Codes of rows or of a map, read in place."""
-        return ops.tree_encode(x.detach(), self.taps, self.thresholds.detach(), geometry)
+        return ops.tree_encode(x.detach(), self.input_dims, self.thresholds.detach(), geometry)
 
     def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
         """Softmax over the leaf scores of the hard node signs, with tanh's gradient."""
         levels = [level for level in range(self.depth) for _ in range(2**level)]  # of each node
-        tapped = inputs.reshape(len(inputs), self.blocks.total, self.depth)[:, :, levels]
-        return leaf_assignment(tapped, self.thresholds, tau)
+        node_inputs = inputs.reshape(len(inputs), self.blocks.total, self.depth)[:, :, levels]
+        return leaf_assignment(node_inputs, self.thresholds, tau)
 
     def lookup(
         self,
@@ -89,15 +89,15 @@ class TreeEncoder(Encoder):
         geometry: ConvGeometry | None,
         table: LookupTable,
         tau: Tensor,
-        relax: float = 1.0,
+        ste_mix: float = 1.0,
     ) -> Tensor:
         """One operator from x to the answer of a quantized table; other dtypes go by the parts."""
         lut, entries, shift, scale, _ = table
         if scale is None or lut.dtype != torch.float32 or x.dtype not in TRAINED:
-            return super().lookup(x, geometry, table, tau, relax)
+            return super().lookup(x, geometry, table, tau, ste_mix)
         numbers = [] if geometry is None else geometry.numbers
-        taps = self.split_dims.reshape(-1)
-        inputs = (x, taps, self.thresholds, lut, entries, scale, shift, tau, relax, numbers)
+        input_dims = self.split_dims.reshape(-1)
+        inputs = (x, input_dims, self.thresholds, lut, entries, scale, shift, tau, ste_mix, numbers)
         return torch.ops.halut.tree_train(*inputs)  # checked where the layer was built
 
     def sums(
@@ -107,11 +107,11 @@ class TreeEncoder(Encoder):
         lut: Tensor,
         entries: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
     ) -> Tensor:
         numbers = [] if geometry is None else geometry.numbers
-        taps = self.split_dims.reshape(-1)
-        inputs = (x, taps, self.thresholds, lut, entries, tau, relax, numbers)
+        input_dims = self.split_dims.reshape(-1)
+        inputs = (x, input_dims, self.thresholds, lut, entries, tau, ste_mix, numbers)
         return torch.ops.halut.tree_matmul(*inputs)[0]
 
     def gradient(
@@ -121,24 +121,26 @@ class TreeEncoder(Encoder):
         grad: Tensor,
         lut: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
         """The backward of the fused operator, without the table's."""
         thresholds = parameters["thresholds"]
-        return tree_encoder_gradient(grad, x, self.taps, thresholds, lut, tau, relax, geometry)
+        return tree_encoder_gradient(
+            grad, x, self.input_dims, thresholds, lut, tau, ste_mix, geometry
+        )
 
     @torch.no_grad()
     def initial_tau(self, rows: Tensor) -> float:
         """Mean |x - t| over the nodes that the rows pass; 1 if that is zero."""
         check_rows(rows, self.blocks.inputs)
-        tapped = self.tapped(rows).reshape(len(rows), self.blocks.total, self.depth)
+        level_inputs = self.gather_columns(rows).reshape(len(rows), self.blocks.total, self.depth)
         codes = self.codes(rows).long()
         total = rows.new_zeros((), dtype=torch.float64)
         for level in range(self.depth):
             nodes = 2**level - 1 + (codes >> (self.depth - level))
             passed = self.thresholds.T.gather(0, nodes)
-            total += (tapped[:, :, level] - passed).abs().mean(dtype=torch.float64)
+            total += (level_inputs[:, :, level] - passed).abs().mean(dtype=torch.float64)
         return float(total) / self.depth or 1.0
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -164,14 +166,14 @@ def tree_depth(name: str, K: int) -> int:
     return K.bit_length() - 1
 
 
-def leaf_assignment(tapped: Tensor, thresholds: Tensor, tau: Tensor) -> Tensor:
-    """Soft assignment [N, GC, K] from the inputs `tapped` [N, GC, K-1] of all nodes.
+def leaf_assignment(node_inputs: Tensor, thresholds: Tensor, tau: Tensor) -> Tensor:
+    """Soft assignment [N, GC, K] from the inputs `node_inputs` [N, GC, K-1] of all nodes.
 
     A node's sign s is +1 where its input exceeds the threshold, else -1, with the gradient of
     tanh((x - t) / tau); a leaf scores +s for every ancestor it is right of and -s for the others;
     a softmax over the K scores follows. tau: a scalar, or [GC].
     """
-    margin = tapped - thresholds
+    margin = node_inputs - thresholds
     soft = torch.tanh(margin / tau.reshape(-1, 1))
     hard = torch.where(margin > 0, 1.0, -1.0).to(soft.dtype)
     sign = soft + (hard - soft).detach()

@@ -1,4 +1,4 @@
-"""Networks prepared for inference: layers by look-up tables frozen to what they need to answer."""
+"""Networks prepared for inference."""
 
 from halut.inference.prepare import prepare
 from halut.inference.table_layers import PackedConv2d, PackedLayer, PackedLinear

@@ -1,4 +1,4 @@
-"""What all layers that can only answer have in common: checks of inputs, and dtypes that stay."""
+"""Base class of inference layers: input checks and fixed dtypes."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class InferenceLayer(nn.Module):
     def check(self, x: Tensor) -> None:
         """Raise HalutError for an input of another dtype or size, or one that wants a gradient."""
         if x.dtype not in FLOATS:
-            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
-            raise HalutError(f"{self.site.name} takes inputs of {known}, got {x.dtype}")
+            choices = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+            raise HalutError(f"{self.site.name} takes inputs of {choices}, got {x.dtype}")
         site = self.site
         if site.geometry is None:
             if x.ndim == 0 or x.shape[-1] != site.D:
@@ -60,12 +60,12 @@ class InferenceLayer(nn.Module):
             raise HalutError(NO_GRADIENT)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        def moved(value: Tensor) -> Tensor:
+        def convert(value: Tensor) -> Tensor:
             new = fn(value)
             return new if new.dtype == value.dtype else value.to(new.device)
 
         like = self.like.detach()
-        super()._apply(moved, recurse)
+        super()._apply(convert, recurse)
         self.like = nn.Parameter(fn(like), requires_grad=False)
         return self
 

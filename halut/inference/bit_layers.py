@@ -1,4 +1,4 @@
-"""Layers of bit planes that can only answer: packed words, an exclusive or, and counts."""
+"""Inference layers of bit planes: packed words, exclusive or, and bit counts."""
 
 from __future__ import annotations
 
@@ -88,22 +88,24 @@ class BitLayer(InferenceLayer):
         padded = (self.beta.double().sum() - b) * by_tap
         words = words_of(_by_position(coded.codes.to(torch.uint8), n))  # [M, n, W]
         rows = (words, factors.float(), constant.float(), padded.float())
-        held = [value.reshape(G, M // G, *value.shape[1:]) for value in rows]
+        rows_by_group = [value.reshape(G, M // G, *value.shape[1:]) for value in rows]
         if not planes.signed:
             ones = words_of(_by_position(torch.ones_like(coded.codes[:1], dtype=torch.uint8), n))
             one = F.one_hot(torch.zeros(1, dtype=torch.long, device=device), n)
             more = (ones[:, :1].expand(1, n, -1), one, torch.zeros(1), torch.zeros_like(padded[:1]))
-            held = [
+            rows_by_group = [
                 torch.cat([v, m.to(v).expand(G, *m.shape)], 1)
-                for v, m in zip(held, more, strict=True)
+                for v, m in zip(rows_by_group, more, strict=True)
             ]
         self.register_buffer("offset", None if planes.signed else a.float().view(G, -1))
-        self.register_buffer("words", held[0].permute(0, 3, 2, 1).contiguous())
-        self.register_buffer("alpha", held[1].transpose(1, 2).contiguous())
-        self.register_buffer("constant", held[2].reshape(1, -1))
+        self.register_buffer("words", rows_by_group[0].permute(0, 3, 2, 1).contiguous())
+        self.register_buffer("alpha", rows_by_group[1].transpose(1, 2).contiguous())
+        self.register_buffer("constant", rows_by_group[2].reshape(1, -1))
         g = self.site.geometry
         pads = self.signed and g is not None and (g.same or g.padding != (0, 0, 0, 0))
-        self.register_buffer("padded", held[3].flatten(0, 1).T.contiguous() if pads else None)
+        self.register_buffer(
+            "padded", rows_by_group[3].flatten(0, 1).T.contiguous() if pads else None
+        )
 
     @property
     def bias(self) -> Tensor | None:
@@ -128,8 +130,10 @@ class BitLayer(InferenceLayer):
         g = self.site.geometry
         rows = x if g is not None else x.reshape(-1, x.shape[-1])
         values = rows if self.encoder is None else self._codes(rows)
-        found = bit_planes(values, self.thresholds, self.table, self.planes, self.site.groups)
-        return words_of(found[:, 0, 0] if g is None else patches(found, g))
+        packed_planes = bit_planes(
+            values, self.thresholds, self.table, self.planes, self.site.groups
+        )
+        return words_of(packed_planes[:, 0, 0] if g is None else patches(packed_planes, g))
 
     def _codes(self, rows: Tensor) -> Tensor:
         """The codes as floats, in the shape of the input."""
@@ -178,9 +182,9 @@ def patches(packed: Tensor, g: ConvGeometry) -> Tensor:
         [step * d for step in range(k)] for k, d in zip(g.kernel_size, g.dilation, strict=True)
     ]
     (sh, sw), (OH, OW) = g.stride, size
-    found = [
+    windows = [
         packed[:, i : i + sh * (OH - 1) + 1 : sh, j : j + sw * (OW - 1) + 1 : sw]
         for i in places[0]
         for j in places[1]
     ]
-    return torch.stack(found, -2).flatten(-2).flatten(0, 2)
+    return torch.stack(windows, -2).flatten(-2).flatten(0, 2)

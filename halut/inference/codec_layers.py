@@ -1,4 +1,4 @@
-"""Layers of the codec family that can only answer: weights decoded from their packed codes."""
+"""Inference layers of the codec family: weights decoded from their packed codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from halut.layers.codec import CodecLayer, quantized_input
 from halut.sites.find import exact_product
 
 
-class FrozenCodecLayer(InferenceLayer):
+class DecodedCodecLayer(InferenceLayer):
     """What a trained CodecLayer answers, bit for bit: its weight and bias are their quantized
     values, and only the input is still quantized at every call. Nothing has a gradient."""
 
@@ -40,11 +40,11 @@ class FrozenCodecLayer(InferenceLayer):
 @torch.no_grad()
 def restored(layer: CodecLayer) -> tuple[Tensor, Tensor | None]:
     """Weight [M, D] and bias [M] float32 from what the layer exports."""
-    found = layer.export()
+    exported = layer.export()
 
     def tensor(role: str) -> Tensor:
         parts = {
-            k.removeprefix(f"{role}."): v for k, v in found.items() if k.startswith(f"{role}.")
+            k.removeprefix(f"{role}."): v for k, v in exported.items() if k.startswith(f"{role}.")
         }
         codec = layer.factors().get(role)
         return parts["float"] if codec is None else codec.restore(parts)

@@ -1,4 +1,4 @@
-"""Batch norms, additions and ReLUs folded into layers, on the graph of a traced network.
+"""Folding of batch norms, additions and ReLUs into layers of a traced network.
 
 Every step has a name and can be left out; which value of the traced network a node of the folded
 one answers is kept, so that each step can be verified by itself (halut.inference.verify).
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from halut.inference.merge import alike, hand_over, joined
+from halut.inference.merge import concat_layers, replace_uses, same_encoding
 from halut.inference.table_layers import PackedConv2d, PackedLayer
 from halut.sites.find import unsupported_reason
 
@@ -49,13 +49,13 @@ class Folding:
         self,
         traced: fx.GraphModule,
         shapes: Shapes | None = None,
-        left_out: Collection[Step] = (),
+        omitted: Collection[Step] = (),
     ) -> None:
         """With shapes, an addition of a tensor of the same shape becomes part of a layer."""
         self.network = fx.GraphModule(traced, copy.deepcopy(traced.graph))
         self.graph = self.network.graph
         self.modules = dict(self.network.named_modules(remove_duplicate=False))
-        self.left_out = left_out
+        self.omitted = omitted
         self.steps: dict[fx.Node, list[Step]] = {}
         self.stands_for: dict[fx.Node, str | None] = {}
         self.own: set[str] = set()
@@ -137,7 +137,7 @@ class Folding:
     def _fold_norm(self, node: fx.Node) -> None:
         """Make the batch norm after a convolution part of it."""
         step, user = ("norm", node.name), _only_user(node)
-        if step in self.left_out or user is None or user.op != "call_module":
+        if step in self.omitted or user is None or user.op != "call_module":
             return
         name, layer = str(node.target), self.modules[str(node.target)]
         norm = self.modules[str(user.target)]
@@ -167,7 +167,7 @@ class Folding:
     def _fold_relu(self, node: fx.Node) -> None:
         """Let a packed layer clamp its answers itself."""
         step, user = ("relu", node.name), _only_user(node)
-        if not isinstance(self.modules[str(node.target)], PackedLayer) or step in self.left_out:
+        if not isinstance(self.modules[str(node.target)], PackedLayer) or step in self.omitted:
             return
         if user is not None and is_relu(user, self.modules):
             owned = self._owned(node)
@@ -183,14 +183,14 @@ class Folding:
             if node.op != "call_module" or node.kwargs or len(node.all_input_nodes) != 1:
                 continue
             module = self.modules[str(node.target)]
-            if ("merge", node.name) in self.left_out or not isinstance(module, PackedLayer):
+            if ("merge", node.name) in self.omitted or not isinstance(module, PackedLayer):
                 continue
             if not hooked(module):
                 readers.setdefault(node.all_input_nodes[0], []).append(node)
         for nodes in readers.values():
             while nodes:
                 first = self.modules[str(nodes[0].target)]
-                like = [n for n in nodes if alike(first, self.modules[str(n.target)])]
+                like = [n for n in nodes if same_encoding(first, self.modules[str(n.target)])]
                 if len(like) > 1:
                     self._join(like)
                 nodes = [n for n in nodes if n not in like]
@@ -199,7 +199,7 @@ class Folding:
         """One layer called where the first of them was, and a slice of its answer for each."""
         modules = (self.modules[str(node.target)] for node in nodes)
         layers = [module for module in modules if isinstance(module, PackedLayer)]
-        whole = joined(layers)
+        whole = concat_layers(layers)
         names = [str(node.target) for node in nodes]
         parent = names[0].rpartition(".")[0]
         name = "_".join(name.rpartition(".")[2] for name in names)
@@ -211,16 +211,18 @@ class Folding:
         axis = 1 if isinstance(whole, PackedConv2d) else -1
         start = 0
         with self.graph.inserting_before(nodes[0]):
-            answer = self.graph.call_module(target, (nodes[0].all_input_nodes[0],))
-        self.stands_for[answer] = None
-        last = answer
+            whole_output = self.graph.call_module(target, (nodes[0].all_input_nodes[0],))
+        self.stands_for[whole_output] = None
+        last = whole_output
         for node, layer in zip(nodes, layers, strict=True):
             with self.graph.inserting_after(last):
-                last = self.graph.call_function(torch.narrow, (answer, axis, start, layer.site.M))
+                last = self.graph.call_function(
+                    torch.narrow, (whole_output, axis, start, layer.site.M)
+                )
             part, start = last, start + layer.site.M
             self.stands_for[part] = self.answers(node)
             self._take(part, *self.steps.pop(node, ()), ("merge", node.name))
-            hand_over(node, part)
+            replace_uses(node, part)
 
     def _fold_addition(self, node: fx.Node, shapes: Shapes) -> None:
         """Let a packed convolution add the other term of its sum, and do the ReLU after it."""
@@ -229,7 +231,7 @@ class Folding:
             return
         user = next(iter(node.users))
         terms = user.all_input_nodes
-        if step in self.left_out or not is_addition(user) or len(terms) != 2 or node.kwargs:
+        if step in self.omitted or not is_addition(user) or len(terms) != 2 or node.kwargs:
             return
         other = terms[0] if terms[1] is node else terms[1]
         ours, theirs = shapes.get(self.answers(node) or ""), shapes.get(self.answers(other) or "")

@@ -1,4 +1,4 @@
-"""A whole network with 8-bit activations: tables, and oneDNN's INT8 products for exact layers.
+"""Conversion of a network to 8-bit activations: tables, and oneDNN's INT8 products.
 
 From the graph of a network whose batch norms are folded: convolutions, exact or by tables, answer
 uint8 and take a ReLU and the addition of a residual branch into themselves. Pooling stays in uint8:
@@ -27,7 +27,7 @@ from halut.inference.table_layers import PackedConv2d, PackedLayer
 from halut.inference.trace import Arguments
 from halut.inference.verify import Recorder, copied, same
 
-FAR = 0.25
+MAX_INT8_ERROR = 0.25
 """Distance of a step's answer from the floats', ||y - y'|| / ||y'||, that bytes may have: eight
 bits of inputs, weights and answers take a tenth of it, codes of tables that flip some more."""
 KEEPS_VALUES = (nn.Identity, nn.Dropout, nn.Flatten)
@@ -65,26 +65,26 @@ def verified_int8(
     Ranges are those of all calls. Every step is verified on the values that the network has there.
     """
     ranges = _Ranges(network, calls)
-    left_out: set[str] = set()
+    omitted: set[str] = set()
     while True:
-        conversion = _Conversion(network, ranges, left_out=left_out)
-        made = conversion.convert()
+        conversion = _Conversion(network, ranges, omitted=omitted)
+        converted = conversion.convert()
         wrong = set()
         for call in calls:
-            wanted = {name for name, _ in conversion.stands_for.values()}
-            recorder = Recorder(network, wanted)
+            names = {name for name, _ in conversion.stands_for.values()}
+            recorder = Recorder(network, names)
             expected = recorder.run(*copied(call))
-            forced = _Forced(made, conversion, network, recorder.values)
+            forced = _Forced(converted, conversion, network, recorder.values)
             try:
-                answer = forced.run(*copied(call))
+                output = forced.run(*copied(call))
             except Exception:
-                answer = None
+                output = None
             wrong |= forced.failed
-            if not forced.failed and not same(answer, expected, FAR):
+            if not forced.failed and not same(output, expected, MAX_INT8_ERROR):
                 return network, sorted({node.name for node in conversion.started.values()})
-        if not wrong - left_out:
-            return made, sorted(left_out)
-        left_out |= wrong
+        if not wrong - omitted:
+            return converted, sorted(omitted)
+        omitted |= wrong
 
 
 class _Ranges:
@@ -103,7 +103,7 @@ class _Ranges:
         self.bounds[node] = min(low, before[0]), max(high, before[1])
         self.shapes.setdefault(node, []).append(value.shape)
 
-    def known(self, node: fx.Node) -> bool:
+    def has_range(self, node: fx.Node) -> bool:
         """Whether the node is a tensor of finite floats in every call."""
         return node in self.bounds and all(map(math.isfinite, self.bounds[node]))
 
@@ -134,12 +134,12 @@ class _Forced(fx.Interpreter):
 
     def __init__(
         self,
-        made: fx.GraphModule,
+        converted: fx.GraphModule,
         conversion: _Conversion,
         network: fx.GraphModule,
         values: dict[str, Any],
     ) -> None:
-        super().__init__(made)
+        super().__init__(converted)
         self.floats = fx.Interpreter(network)
         self.sources = conversion.sources
         self.stands_for, self.started, self.values = (
@@ -153,8 +153,8 @@ class _Forced(fx.Interpreter):
         if n.name not in self.stands_for:
             return super().run_node(n)
         name, grid = self.stands_for[n.name]
-        wanted = self.values[name]
-        q = wanted if grid is None else grid.quantize(wanted)
+        exact = self.values[name]
+        q = exact if grid is None else grid.quantize(exact)
         try:
             expected = self.in_floats(n)
             value = super().run_node(n)
@@ -167,8 +167,8 @@ class _Forced(fx.Interpreter):
         if grid is not None:
             expected = grid.dequantize(grid.quantize(expected))
         product = isinstance(self.fetch_attr(str(n.target)), Int8Product)
-        for reference in (expected, wanted) if product else (expected,):
-            if not (y - reference).norm() <= FAR * reference.norm() + 1e-30:
+        for reference in (expected, exact) if product else (expected,):
+            if not (y - reference).norm() <= MAX_INT8_ERROR * reference.norm() + 1e-30:
                 self.failed.add(self.started[n.name].name)
         return value.copy_(q)
 
@@ -187,7 +187,7 @@ class _Forced(fx.Interpreter):
             node = next(iter(node.users))
 
 
-_Given = list[tuple[fx.Node, Any, Grid | None]]
+_Operands = list[tuple[fx.Node, Any, Grid | None]]
 """A step's arguments: nodes of the old graph and of the new one, and the grids, where in bytes."""
 
 
@@ -217,9 +217,9 @@ class _Conversion:
         network: fx.GraphModule,
         ranges: _Ranges,
         bytes_in: bool = False,
-        left_out: Collection[str] = (),
+        omitted: Collection[str] = (),
     ) -> None:
-        self.left_out = left_out
+        self.omitted = omitted
         self.stands_for: dict[str, tuple[str, Grid | None]] = {}
         self.started: dict[str, fx.Node] = {}
         self.sources: dict[str, list[tuple[fx.Node, Grid | None]]] = {}
@@ -240,11 +240,11 @@ class _Conversion:
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         if node is self.ranges.first and self.bytes_in:
             return _Value(self.graph.node_copy(node), self.ranges.grid(node))
-        known = len(node.all_input_nodes) == 1 and self.ranges.known(node)
-        if not known or node.name in self.left_out or (module is not None and hooked(module)):
+        has_range = len(node.all_input_nodes) == 1 and self.ranges.has_range(node)
+        if not has_range or node.name in self.omitted or (module is not None and hooked(module)):
             return self.as_it_was(node, module)
         (source,) = node.all_input_nodes
-        if self.ranges.known(source):
+        if self.ranges.has_range(source):
             if isinstance(module, PackedLayer) and module.form != "encoder":
                 return self.tables(node, module)
             if module is not None and is_product(module):
@@ -260,43 +260,43 @@ class _Conversion:
         if averages(module):
             assert module is not None
             to = self.ranges.grid(node)
-            given = self.given(node, source)
-            return self.step(node, node, MeanPool(module, source.grid, to), to, given)
+            operands = self.operands(node, source)
+            return self.step(node, node, MeanPool(module, source.grid, to), to, operands)
         if module is not None and type(module) in KEEPS_VALUES:
             return _Value(self.module(node, module, source.q), source.grid)
         if module is None and node.target in FLATTENS:
             return _Value(self.graph.node_copy(node, lambda _: source.q), source.grid)
         return None
 
-    def given(self, node: fx.Node, source: _Value) -> _Given:
+    def operands(self, node: fx.Node, source: _Value) -> _Operands:
         """What a step of one argument reads."""
         return [(node.all_input_nodes[0], source.q, source.grid)]
 
     def pooled(self, node: fx.Node, module: nn.MaxPool2d, source: _Value) -> _Value:
         """Max pooling, by plane if all that read it do."""
         readers = [self.modules.get(str(n.target)) for n in node.users if n.op == "call_module"]
-        by_plane = bool(readers) and all(isinstance(r, PackedConv2d) for r in readers)
+        contiguous = bool(readers) and all(isinstance(r, PackedConv2d) for r in readers)
         assert source.q is not None
-        given = self.given(node, source)
-        value = self.step(node, node, MaxPool(module, by_plane), source.grid, given)
-        value.planes = value.q if by_plane else None
+        operands = self.operands(node, source)
+        value = self.step(node, node, MaxPool(module, contiguous), source.grid, operands)
+        value.planes = value.q if contiguous else None
         return value
 
     def product(self, node: fx.Node, module: nn.Module) -> _Value:
         """A convolution or linear layer, with the addition and the ReLU after it if they fit."""
         (source,) = node.all_input_nodes
         x, grid = self.quantized(source)
-        given: _Given = [(source, x, grid)]
+        operands: _Operands = [(source, x, grid)]
         shape = self.ranges.shapes[source][0]
         if isinstance(module, nn.Linear):
-            return self.step(node, node, Int8Product(module, grid, None, shape), None, given)
+            return self.step(node, node, Int8Product(module, grid, None, shape), None, operands)
         last, other, relu = self.after(node, overwrites=True)
         to, other_grid = self.ranges.grid(last), None
         if other is not None:
             q, other_grid = self.quantized(other)
-            given.append((other, q, other_grid))
-        made = Int8Product(module, grid, to, shape, relu, other_grid)  # type: ignore[arg-type]
-        return self.done(node, last, self.step(node, last, made, to, given))
+            operands.append((other, q, other_grid))
+        layer = Int8Product(module, grid, to, shape, relu, other_grid)  # type: ignore[arg-type]
+        return self.done(node, last, self.step(node, last, layer, to, operands))
 
     def tables(self, node: fx.Node, layer: PackedLayer) -> _Value:
         """A layer by tables, which reads bytes where they are there, and floats where not."""
@@ -308,18 +308,18 @@ class _Conversion:
         grid = value.grid if value.q is not None else None
         if grid is not None and not reads_bytes(layer, grid):
             grid = None
-        x = self.floating(source) if grid is None else self.by_plane(value)
-        given: _Given = [(source, x, grid)]
+        x = self.floating(source) if grid is None else self.contiguous(value)
+        operands: _Operands = [(source, x, grid)]
         other_grid = None
         if other is not None:
             _, other_grid = self.quantized(other)
-            given.append((other, self.by_plane(self.values[other]), other_grid))
-        made = Int8Tables(layer, grid, to, relu, other_grid)
-        answer = self.step(node, last, made, to, given)
-        answer.planes = answer.q
-        return self.done(node, last, answer)
+            operands.append((other, self.contiguous(self.values[other]), other_grid))
+        step = Int8Tables(layer, grid, to, relu, other_grid)
+        result = self.step(node, last, step, to, operands)
+        result.planes = result.q
+        return self.done(node, last, result)
 
-    def by_plane(self, value: _Value) -> fx.Node:
+    def contiguous(self, value: _Value) -> fx.Node:
         assert value.q is not None
         if value.planes is None:
             value.planes = self.graph.call_method("contiguous", (value.q,))
@@ -329,7 +329,7 @@ class _Conversion:
         """(the last node that a product can do itself, what it adds, whether there is a ReLU)."""
         last, other = self.addition(node, overwrites)
         relu = self.only_user(last)
-        if relu is not None and self.ranges.known(relu) and is_relu(relu, self.modules):
+        if relu is not None and self.ranges.has_range(relu) and is_relu(relu, self.modules):
             return relu, other, True
         return last, other, False
 
@@ -356,7 +356,7 @@ class _Conversion:
         if overwrites and (read or other is self.ranges.first):
             return node, None
         alike = self.ranges.shapes[other] == self.ranges.shapes[node]
-        return (user, other) if alike and self.ranges.known(user) else (node, None)
+        return (user, other) if alike and self.ranges.has_range(user) else (node, None)
 
     def only_user(self, node: fx.Node) -> fx.Node | None:
         return next(iter(node.users)) if len(node.users) == 1 else None
@@ -372,8 +372,8 @@ class _Conversion:
     def floating(self, node: fx.Node) -> Any:
         value = self.values[node]
         if value.plain is None and value.grid is not None:
-            made = Dequantize(value.grid)
-            value.plain = self.module(node, made, value.q, prefix="dequantize")
+            step = Dequantize(value.grid)
+            value.plain = self.module(node, step, value.q, prefix="dequantize")
         return value.plain
 
     def as_it_was(self, node: fx.Node, module: nn.Module | None) -> _Value:
@@ -398,7 +398,7 @@ class _Conversion:
         last: fx.Node,
         module: nn.Module,
         grid: Grid | None,
-        arguments: _Given,
+        arguments: _Operands,
     ) -> _Value:
         """A step from `node` on that answers what `last` does, in bytes if there is a grid."""
         new = self.module(node, module, *(value for _, value, _ in arguments))

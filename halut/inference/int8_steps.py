@@ -1,4 +1,4 @@
-"""What a network of 8-bit activations is made of, beside oneDNN's products."""
+"""Modules of a network of 8-bit activations, beside oneDNN's products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from halut.inference.onednn import Grid, Int8Step
 from halut.inference.table_layers import PackedConv2d, PackedLayer
 from halut.ops import ConvGeometry
 from halut.ops.core import dispatch
-from halut.ops.core.bypass import unwatched
+from halut.ops.core.bypass import can_bypass_dispatcher
 
 
 class Int8Tables(Int8Step):
@@ -63,12 +63,12 @@ class Int8Tables(Int8Step):
             raise HalutError(
                 f"a network with 8-bit activations takes float32 inputs, got {x.dtype}"
             )
-        held: dict[str, Any] = self._buffers
+        buffers: dict[str, Any] = self._buffers
         if self.spatial:
             x = x.contiguous()
-        given = (held["scale"], held["bias"], self.low, self.dtype)
-        thresholds = held.get("thresholds") if x.dtype == torch.uint8 else None
-        return self.layer.operate(x, given, other, self.residual_scale, thresholds)
+        epilogue = (buffers["scale"], buffers["bias"], self.low, self.dtype)
+        thresholds = buffers.get("thresholds") if x.dtype == torch.uint8 else None
+        return self.layer.operate(x, epilogue, other, self.residual_scale, thresholds)
 
 
 def reads_bytes(layer: PackedLayer, grid: Grid) -> bool:
@@ -83,21 +83,21 @@ def reads_bytes(layer: PackedLayer, grid: Grid) -> bool:
 class MaxPool(Int8Step):
     """Max pooling of uint8 maps whose zero is the number 0 or the least; see halut.ops.max_pool."""
 
-    def __init__(self, pool: nn.MaxPool2d, by_plane: bool) -> None:
+    def __init__(self, pool: nn.MaxPool2d, contiguous: bool) -> None:
         super().__init__()
         size, stride, (top, left) = (
             (value, value) if isinstance(value, int) else (value[0], value[1])
             for value in (pool.kernel_size, pool.stride, pool.padding)
         )
         self.geometry = ConvGeometry(size, stride, (left, left, top, top))
-        self.by_plane = by_plane
+        self.contiguous = contiguous
         self.keep_numbers()
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8 [B, C, OH, OW]."""
-        if unwatched(x):
-            return dispatch.run("max_pool", x.device, x, self.geometry, self.by_plane)
-        return torch.ops.halut.max_pool(x, self.geometry.numbers, self.by_plane)
+        if can_bypass_dispatcher(x):
+            return dispatch.run("max_pool", x.device, x, self.geometry, self.contiguous)
+        return torch.ops.halut.max_pool(x, self.geometry.numbers, self.contiguous)
 
 
 class MeanPool(Int8Step):
@@ -114,11 +114,11 @@ class MeanPool(Int8Step):
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 [B, C, H, W] -> uint8 [B, C, 1, 1], or [B, C] where the pooling flattens."""
-        given = (x, self.scale / (x.shape[2] * x.shape[3]), self.shift)
-        if unwatched(x):
-            y = dispatch.run("mean_pool", x.device, *given)
+        arguments = (x, self.scale / (x.shape[2] * x.shape[3]), self.shift)
+        if can_bypass_dispatcher(x):
+            y = dispatch.run("mean_pool", x.device, *arguments)
         else:
-            y = torch.ops.halut.mean_pool(*given)
+            y = torch.ops.halut.mean_pool(*arguments)
         return y.flatten(1) if self.flatten else y
 
 

@@ -8,7 +8,7 @@ from halut.codecs.mxint8 import Mxint8Codec
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer
 from halut.inference.bit_layers import BitLayer
-from halut.inference.codec_layers import FrozenCodecLayer
+from halut.inference.codec_layers import DecodedCodecLayer
 from halut.inference.mxint8 import Mxint8Layer
 from halut.inference.sign_magnitude import SignMagnitudeLayer
 from halut.layers.codec import CodecLayer
@@ -25,10 +25,10 @@ def dense_layer(layer: CodecLayer) -> InferenceLayer:
     """MXINT8 weights are multiplied as they are packed, others decoded."""
     if isinstance(layer.weight_codec, Mxint8Codec):
         return Mxint8Layer(layer)
-    return FrozenCodecLayer(layer)
+    return DecodedCodecLayer(layer)
 
 
-def frozen(layer: CodecLayer) -> InferenceLayer:
+def lower(layer: CodecLayer) -> InferenceLayer:
     """The layer's form, by its contraction and codec; HalutError if it has none."""
     name = layer.contraction
     if name not in inference_layers:

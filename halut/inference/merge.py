@@ -1,4 +1,4 @@
-"""Packed layers of one input and one encoder become one layer, their tables side by side.
+"""Merging of packed layers with one input and one encoder: their tables are concatenated.
 
 On the graph of a traced network: the input is encoded once, and looked up once, in the joined
 table; each layer's answer is a slice of what comes out (halut.inference.fold puts it there).
@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from halut.inference.table_layers import PackedLayer
 
 
-def alike(a: nn.Module, b: nn.Module) -> bool:
+def same_encoding(a: nn.Module, b: nn.Module) -> bool:
     """True if both make the same codes of the same input, and clamp alike."""
     assert isinstance(a, PackedLayer)
     assert isinstance(b, PackedLayer)
@@ -33,7 +33,7 @@ def alike(a: nn.Module, b: nn.Module) -> bool:
     return torch.equal(a.taps, b.taps) and torch.equal(a.thresholds, b.thresholds)
 
 
-def hand_over(node: fx.Node, part: fx.Node) -> None:
+def replace_uses(node: fx.Node, part: fx.Node) -> None:
     """Users of `node` read `part`, which lies between other columns: a view may need a copy."""
     for user in list(node.users):
         if user.op == "call_method" and user.target == "view":
@@ -42,7 +42,7 @@ def hand_over(node: fx.Node, part: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
-def joined(layers: list[PackedLayer]) -> PackedLayer:
+def concat_layers(layers: list[PackedLayer]) -> PackedLayer:
     """One layer that answers what the layers answer, side by side [..., sum of their M]."""
     whole = copy.deepcopy(layers[0])
     names = " and ".join(layer.site.name for layer in layers)

@@ -1,4 +1,4 @@
-"""Layers whose weight stays in MXINT8: bytes and their blocks' powers of two, decoded at use."""
+"""Inference layers with MXINT8 weights, decoded at use."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Mxint8Layer(InferenceLayer):
 
     def decoded(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight [M, D]."""
-        known = dtype if dtype in DTYPES else torch.float32
-        values = mxint8_dequantize(self.codes, self.scales, known)
+        supported = dtype if dtype in DTYPES else torch.float32
+        values = mxint8_dequantize(self.codes, self.scales, supported)
         return values.to(dtype).transpose(1, 2).flatten(1)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -74,11 +74,11 @@ class Int8Step(nn.Module):
         self.read_numbers(*self.numbers.tolist())
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        def moved(value: Tensor) -> Tensor:
+        def convert(value: Tensor) -> Tensor:
             new = fn(value)
             return new if new.dtype == value.dtype else value.to(new.device)
 
-        return super()._apply(moved, recurse)
+        return super()._apply(convert, recurse)
 
 
 class Quantize(Int8Step):
@@ -181,21 +181,23 @@ class Int8Product(Int8Step):
         weight = (self.packed, self.scales, self.zeros)
         to = self.to_grid or Grid(1.0)
         dtype = torch.float32 if self.to_grid is None else torch.uint8
-        answer = (to.scale, to.zero_point, dtype)
+        output_format = (to.scale, to.zero_point, dtype)
         after = "relu" if self.relu else "none"
         grid = (self.grid.scale, self.grid.zero_point)
         if self.window is None:
-            given = (x.reshape(-1, x.shape[-1]).contiguous(), *grid, *weight)
-            y = torch.ops.onednn.qlinear_pointwise(*given, self.bias, *answer, after, [], "")
+            arguments = (x.reshape(-1, x.shape[-1]).contiguous(), *grid, *weight)
+            y = torch.ops.onednn.qlinear_pointwise(
+                *arguments, self.bias, *output_format, after, [], ""
+            )
             return y.view(*x.shape[:-1], y.shape[-1])
-        given = (x.contiguous(memory_format=torch.channels_last), *grid, *weight)
+        arguments = (x.contiguous(memory_format=torch.channels_last), *grid, *weight)
         if other is None:
             return torch.ops.onednn.qconv2d_pointwise(
-                *given, self.bias, *self.window, *answer, after, [], ""
+                *arguments, self.bias, *self.window, *output_format, after, [], ""
             )
         assert self.other_grid is not None
         other = other.contiguous(memory_format=torch.channels_last)
         added = (self.other_grid.scale, self.other_grid.zero_point, "sum", 1.0)
         return torch.ops.onednn.qconv2d_pointwise.binary(
-            *given, other, self.bias, *self.window, *answer, *added, after, [], ""
+            *arguments, other, self.bias, *self.window, *output_format, *added, after, [], ""
         )

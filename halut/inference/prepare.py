@@ -1,4 +1,4 @@
-"""A trained network made ready to answer."""
+"""Preparation of a trained network for inference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from halut.errors import HalutError
 from halut.inference.base import InferenceLayer, refuse_training
 from halut.inference.fold import Step, fold
 from halut.inference.int8 import holds_products, require_cpu, verified_int8
-from halut.inference.lowering import frozen
+from halut.inference.lowering import lower
 from halut.inference.regions import converted, faithful
 from halut.inference.table_layers import packed
 from halut.inference.trace import Arguments, foldable
@@ -23,7 +23,7 @@ from halut.layers.codec import CodecLayer
 from halut.layers.lut import LUTLayer
 from halut.replace import swap
 from halut.sites.calls import Call, example_call
-from halut.sites.eval_mode import evaluating
+from halut.sites.eval_mode import eval_mode
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +93,11 @@ def with_packed_layers(network: nn.Module) -> nn.Module:
         if isinstance(layer, LUTLayer):
             form: InferenceLayer = packed(layer)
         elif isinstance(layer, CodecLayer):
-            form = frozen(layer)
+            form = lower(layer)
         else:
             continue
         form.like = nn.Parameter(layer.weight.detach().new_full((), torch.nan), False)
-        swap.place(network, name, form.eval())
+        swap.replace_module(network, name, form.eval())
     return network
 
 
@@ -113,19 +113,19 @@ def _batches(
     network: nn.Module, ready: nn.Module, example: Any, calibration: Tensor | None
 ) -> list[Call]:
     """What everything is verified on: batches that the network takes, the calibration first."""
-    given = calibration if calibration is not None else example
-    if given is None:
+    source = calibration if calibration is not None else example
+    if source is None:
         return []
-    call = example_call(network, given)
+    call = example_call(network, source)
     batches = probes(call)
     if calibration is not None:
         batches = [call, *(probe for probe in batches if probe.samples != call.samples)]
-    with evaluating(network):
-        taken = check_layers(network, ready, batches)
-        check_code(network, ready, taken)
-    if calibration is not None and taken[0] is not call:
+    with eval_mode(network):
+        calls = check_layers(network, ready, batches)
+        check_code(network, ready, calls)
+    if calibration is not None and calls[0] is not call:
         raise HalutError("the network cannot take the batch it is to be calibrated on")
-    return taken
+    return calls
 
 
 def _folded(network: nn.Module, batches: list[Call]) -> nn.Module:
@@ -137,8 +137,8 @@ def _folded(network: nn.Module, batches: list[Call]) -> nn.Module:
         return network
 
     def convert(graph: fx.GraphModule, calls: Sequence[Arguments]) -> nn.Module:
-        folding, left_out = verified_folding(graph, calls)
-        _report(left_out)
+        folding, omitted = verified_folding(graph, calls)
+        _report(omitted)
         return folding.network
 
     ready, count, reason = converted(network, batches, foldable, convert)
@@ -149,10 +149,10 @@ def _folded(network: nn.Module, batches: list[Call]) -> nn.Module:
 
 def _in_bytes(network: nn.Module, batches: list[Call]) -> nn.Module:
     def convert(graph: fx.GraphModule, calls: Sequence[Arguments]) -> nn.Module:
-        folding, left_out = verified_folding(graph, calls, additions=False)
-        made, in_floats = verified_int8(folding.network, calls)
-        _report([*left_out, *(("8 bits", name) for name in in_floats)])
-        return made
+        folding, omitted = verified_folding(graph, calls, additions=False)
+        converted, in_floats = verified_int8(folding.network, calls)
+        _report([*omitted, *(("8 bits", name) for name in in_floats)])
+        return converted
 
     ready, count, reason = converted(network, batches, holds_products, convert)
     if not count:
@@ -165,8 +165,8 @@ def _in_bytes(network: nn.Module, batches: list[Call]) -> nn.Module:
     return ready
 
 
-def _report(left_out: Sequence[Step]) -> None:
-    for kind, name in left_out:
+def _report(omitted: Sequence[Step]) -> None:
+    for kind, name in omitted:
         logger.info("not prepared, as the answer would change: %s at %s", kind, name)
 
 

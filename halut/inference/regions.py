@@ -1,4 +1,4 @@
-"""Parts of a network that torch.fx can follow: all of it, or the largest of its modules."""
+"""Traceable regions of a network: all of it, or the largest modules torch.fx can follow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from halut.inference.base import InferenceLayer
 from halut.inference.trace import Arguments, arguments, traced
 from halut.inference.verify import answer_of, copied, same
 from halut.sites.calls import Call
-from halut.sites.modules import put
+from halut.sites.modules import set_module
 from halut.sites.operator import ReplacedLayer
 
 Convert = Callable[[fx.GraphModule, Sequence[Arguments]], nn.Module]
@@ -76,9 +76,9 @@ def converted(
     expected = [answer_of(network, call) for call in batches] if inner else []
     pairs: list[Pair] = []
     for region in reversed(inner):  # what lies within the opaque parts of another comes first
-        made = convert(region.graph, region.calls)
-        put(network, network.get_submodule(region.name), made)
-        pairs.append((region.module, made))
+        replacement = convert(region.graph, region.calls)
+        set_module(network, network.get_submodule(region.name), replacement)
+        pairs.append((region.module, replacement))
     _keep_what_answers(network, batches, expected, pairs)
     if not root:
         return network, len(pairs), reason
@@ -91,13 +91,13 @@ def _keep_what_answers(
     """Put back what the code around it does not take, and strike it from `pairs`."""
     if _answers(network, batches, expected, pairs):
         return
-    for module, made in pairs:
-        put(network, made, module)
-    for module, made in list(pairs):
-        put(network, module, made)
-        if not _answers(network, batches, expected, [(module, made)]):
-            put(network, made, module)
-            pairs.remove((module, made))
+    for module, replacement in pairs:
+        set_module(network, replacement, module)
+    for module, replacement in list(pairs):
+        set_module(network, module, replacement)
+        if not _answers(network, batches, expected, [(module, replacement)]):
+            set_module(network, replacement, module)
+            pairs.remove((module, replacement))
 
 
 def holds_opaque(graph: fx.GraphModule, worthwhile: Callable[[nn.Module], bool]) -> bool:
@@ -112,14 +112,14 @@ def _calls(
 ) -> dict[str, list[Arguments]]:
     """The arguments of every call of the modules that might be regions, by name."""
     calls: dict[str, list[Arguments]] = {}
-    refused: set[str] = set()
+    failures: set[str] = set()
 
     def noting(name: str) -> Any:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             try:
                 calls.setdefault(name, []).append(copied(arguments(module, args, kwargs)))
             except TypeError:
-                refused.add(name)
+                failures.add(name)
 
         return note
 
@@ -134,7 +134,7 @@ def _calls(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: found for name, found in calls.items() if name not in refused}
+    return {name: inputs for name, inputs in calls.items() if name not in failures}
 
 
 def _is_step(module: nn.Module) -> bool:
@@ -178,20 +178,20 @@ def _forced(pairs: Sequence[Pair]) -> Iterator[None]:
     def force(module: nn.Module) -> tuple[Any, Any]:
         waiting: list[Any] = []
 
-        def before(made: nn.Module, args: Any, kwargs: Any) -> None:
+        def before(replacement: nn.Module, args: Any, kwargs: Any) -> None:
             waiting.append(copied((args, kwargs)))
 
-        def after(made: nn.Module, args: Any, kwargs: Any, answer: Any) -> Any:
+        def after(replacement: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             args, kwargs = waiting.pop()
-            wanted = module(*args, **kwargs)
-            return wanted if same(answer, wanted, float("inf")) else answer
+            expected = module(*args, **kwargs)
+            return expected if same(output, expected, float("inf")) else output
 
         return before, after
 
-    for module, made in pairs:
+    for module, replacement in pairs:
         before, after = force(module)
-        handles.append(made.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(made.register_forward_hook(after, with_kwargs=True))
+        handles.append(replacement.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(replacement.register_forward_hook(after, with_kwargs=True))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Layers that multiply signs and magnitudes of bytes and add them up in int32."""
+"""Inference layers of sign-magnitude products of bytes, summed in int32."""
 
 from __future__ import annotations
 
@@ -80,6 +80,6 @@ def patches_of(codes: Tensor, x: Tensor, site: Site) -> Tensor:
     count = torch.arange(max(height, width, kh, kw), device=x.device)
     rows = count[:height, None] * sh + count[:kh] * dh  # [OH, kh]
     columns = count[:width, None] * sw + count[:kw] * dw  # [OW, kw]
-    found = maps[:, rows[:, None, :, None], columns[None, :, None, :]]  # [B, OH, OW, kh, kw, G C]
+    windows = maps[:, rows[:, None, :, None], columns[None, :, None, :]]  # [B, OH, OW, kh, kw, G C]
     C = site.D // site.taps
-    return found.view(-1, height, width, site.taps, site.groups, C).transpose(3, 4)
+    return windows.view(-1, height, width, site.taps, site.groups, C).transpose(3, 4)

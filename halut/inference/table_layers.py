@@ -1,4 +1,4 @@
-"""Layers by look-up tables that can only answer: buffers, and one operator call per forward."""
+"""Inference layers by look-up tables: buffers, and one operator call per forward."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from halut.errors import HalutError
 from halut.inference.base import InferenceLayer, absent
 from halut.layers.lut import LUTLayer
 from halut.ops import ConvGeometry, accumulate, pack_table
-from halut.ops.core.bypass import unwatched
+from halut.ops.core.bypass import can_bypass_dispatcher
 from halut.ops.core.finite import marked
-from halut.ops.epilogue import rows_of, scaled, shaped
+from halut.ops.epilogue import requantize, reshape_output, rows_of
 from halut.ops.layer.checks import check_residual
 from halut.ops.layer.encoded import window
-from halut.ops.layer.prepared_calls import Calls
+from halut.ops.layer.kernel_cache import PreparedKernelCache
 
 # The operators themselves: halut.ops' functions check, at every call, what is checked here once.
 OPERATORS = {
@@ -58,19 +58,19 @@ class PackedLayer(InferenceLayer):
                 f"{self.site.name} adds by halut.average, which has no inference kernel: its "
                 "averages are biased, and for comparison; train with halut.average=null"
             )
-        for name, value in zip(("table", "scale", "bias"), frozen_table(layer), strict=True):
+        for name, value in zip(("table", "scale", "bias"), inference_table(layer), strict=True):
             self.register_buffer(name, value.contiguous())
         self.low: float | None = None
         self.encoder: nn.Module | None = None
         self.form = self._take(layer.encoder)
-        self.calls = Calls()
+        self.calls = PreparedKernelCache()
         self.divisor = self._divisor()
         self.register_buffer("packed", pack_table(self.table), persistent=False)
 
     def _take(self, encoder: nn.Module) -> str:
         """Keep what makes the codes; the name of the way they are made."""
         if type(encoder) is TreeEncoder:
-            self.register_buffer("taps", encoder.taps.detach().clone())
+            self.register_buffer("taps", encoder.input_dims.detach().clone())
             thresholds = encoder.times_unit(encoder.thresholds.detach().float())
             self.register_buffer("thresholds", thresholds.clone())
             return "tree"
@@ -88,43 +88,49 @@ class PackedLayer(InferenceLayer):
 
     def answer(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The layer's answer to rows, or to a map, plus a residual."""
-        held: dict[str, Any] = self._buffers  # nn.Module's attributes cost a microsecond a piece
-        return self.operate(x, (held["scale"], held["bias"], self.low, x.dtype), residual)
+        buffers: dict[str, Any] = self._buffers  # nn.Module's attributes cost a microsecond a piece
+        return self.operate(x, (buffers["scale"], buffers["bias"], self.low, x.dtype), residual)
 
     def operate(
         self,
         x: Tensor,
-        answer: tuple[Tensor, Tensor, float | None, torch.dtype],
+        epilogue: tuple[Tensor, Tensor, float | None, torch.dtype],
         residual: Tensor | None = None,
         residual_scale: float = 1.0,
         thresholds: Tensor | None = None,
     ) -> Tensor:
         """The operator on scale, bias, low and dtype of any answer, and other thresholds."""
-        held: dict[str, Any] = self._buffers
-        table, added = held["table"], (residual, residual_scale)
+        buffers: dict[str, Any] = self._buffers
+        table, added = buffers["table"], (residual, residual_scale)
         inputs: tuple[Any, ...]
         if self.form == "tree":
-            known = held["thresholds"] if thresholds is None else thresholds
-            inputs = (held["taps"], known, table, held["packed"], *answer)
+            node_thresholds = buffers["thresholds"] if thresholds is None else thresholds
+            inputs = (buffers["taps"], node_thresholds, table, buffers["packed"], *epilogue)
         elif self.form == "nearest":
-            inputs = (held["prototypes"], self.metric, self.site.groups, table, held["packed"])
-            inputs = (*inputs, *answer)
+            inputs = (
+                buffers["prototypes"],
+                self.metric,
+                self.site.groups,
+                table,
+                buffers["packed"],
+            )
+            inputs = (*inputs, *epilogue)
         if self.divisor != 1.0:
             x = x / self.divisor
         geometry = self.geometry_of(x)
-        if self.form != "encoder" and not (x.shape[0] and unwatched(x)):
+        if self.form != "encoder" and not (x.shape[0] and can_bypass_dispatcher(x)):
             return OPERATORS[self.form](x, *inputs, *window(geometry), *added)
         if self.form != "encoder":
             return self.calls.run(f"{self.form}_layer", x, (*inputs, geometry), *added)
         encoder: Any = self.encoder
         codes = encoder.codes(x.float(), geometry)
-        check_residual(residual, x, answer[0].shape[0], geometry)
+        check_residual(residual, x, epilogue[0].shape[0], geometry)
         if residual is None:
-            y = torch.ops.halut.code_layer(codes, table, held["packed"], *answer)
+            y = torch.ops.halut.code_layer(codes, table, buffers["packed"], *epilogue)
         else:
             sums = accumulate(codes, table)
-            y = scaled(sums, *answer, rows_of(residual), residual_scale)
-        return marked(shaped(y, x, geometry), x, geometry, self.site.groups)
+            y = requantize(sums, *epilogue, rows_of(residual), residual_scale)
+        return marked(reshape_output(y, x, geometry), x, geometry, self.site.groups)
 
     @torch.no_grad()
     def scale_and_shift(self, factor: Tensor, shift: Tensor) -> None:
@@ -169,11 +175,11 @@ class PackedLinear(PackedLayer):
         self.check(input)
         return self.answer(input)
 
-    def operate(self, x: Tensor, *given: Any, **named: Any) -> Tensor:
+    def operate(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As PackedLayer's, for any number of dimensions before the last."""
         if x.ndim == 2:
-            return super().operate(x, *given, **named)
-        y = super().operate(x.reshape(-1, self.site.D), *given, **named)
+            return super().operate(x, *args, **kwargs)
+        y = super().operate(x.reshape(-1, self.site.D), *args, **kwargs)
         return y.view(*x.shape[:-1], self.site.M)
 
 
@@ -198,7 +204,7 @@ class PackedConv2d(PackedLayer):
 
 
 @torch.no_grad()
-def frozen_table(layer: LUTLayer) -> tuple[Tensor, Tensor, Tensor]:
+def inference_table(layer: LUTLayer) -> tuple[Tensor, Tensor, Tensor]:
     """(table [G, C, K, M], scale [G * M], bias [G * M]) of a layer as its forward reads them.
 
     int8 entries where the sums are integer, else float32 with a scale of one.

@@ -1,4 +1,4 @@
-"""Networks as graphs: torch.fx, with what it cannot follow left whole."""
+"""Graphs of networks by torch.fx; what it cannot follow stays one module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what was made of a network answers what the network does, and which step does not.
+"""Verification of converted networks against the original, step by step.
 
 Decisions that are taken from one example hold for it alone: they are verified on another number of
 samples. A step is verified on the values that the network itself has there, so that a code which
@@ -22,7 +22,7 @@ from halut.sites.calls import Call
 from halut.sites.operator import ReplacedLayer
 from halut.sites.usage import forwards, seeded
 
-OTHER = 3
+VERIFICATION_BATCH = 3
 """Samples of a batch that something is verified on, beside batches of one."""
 CODES = {torch.float32: 0.02}
 """Share of rows of which rounding may change a code, as the layer and its form compute them in
@@ -43,10 +43,10 @@ def probes(example: Call) -> list[Call]:
         """OTHER samples; a tensor that is not one of the batch as it is."""
         if not tensor.ndim or len(tensor) != samples:
             return tensor
-        turns = range(-(-OTHER // samples))
-        return torch.cat([tensor.roll(turn, -1) for turn in turns])[:OTHER]
+        turns = range(-(-VERIFICATION_BATCH // samples))
+        return torch.cat([tensor.roll(turn, -1) for turn in turns])[:VERIFICATION_BATCH]
 
-    short = example if samples <= 2 * OTHER else example.head(2 * OTHER)
+    short = example if samples <= 2 * VERIFICATION_BATCH else example.head(2 * VERIFICATION_BATCH)
     others = [example.map(other), example.head(1)]
     return [short, *(call for call in others if call.samples != short.samples)]
 
@@ -101,7 +101,7 @@ def check_layers(network: nn.Module, prepared: nn.Module, batches: Sequence[Call
     The network is in evaluation mode. Raises HalutError naming the first layer whose form answers
     otherwise, and if no batch is taken.
     """
-    taken, refusal = [], ""
+    used, refusal = [], ""
     forms = dict(prepared.named_modules(remove_duplicate=False))
     handles = [
         layer.register_forward_hook(_comparison(name, forms[name]), prepend=True, with_kwargs=True)
@@ -112,7 +112,7 @@ def check_layers(network: nn.Module, prepared: nn.Module, batches: Sequence[Call
         for call in batches:
             try:
                 answer_of(network, call)
-                taken.append(call)
+                used.append(call)
             except HalutError:
                 raise
             except Exception as error:
@@ -121,9 +121,9 @@ def check_layers(network: nn.Module, prepared: nn.Module, batches: Sequence[Call
     finally:
         for handle in handles:
             handle.remove()
-    if not taken:
+    if not used:
         raise HalutError(f"the network cannot take {refusal}")
-    return taken
+    return used
 
 
 def _described(call: Call) -> str:
@@ -140,14 +140,14 @@ def check_code(network: nn.Module, prepared: nn.Module, batches: Sequence[Call])
     layers = {n: m for n, m in network.named_modules() if isinstance(m, ReplacedLayer)}
     forms = {name: prepared.get_submodule(name) for name in layers}
     for call in batches:
-        wanted, again = (seeded(network, call.map(torch.clone)) for _ in range(2))
+        expected, again = (seeded(network, call.map(torch.clone)) for _ in range(2))
         reason = "answers otherwise"
         with forwards(forms, lambda name, _: layers[name].forward):
             try:
-                right = same(seeded(prepared, call.map(torch.clone)), wanted)
+                right = same(seeded(prepared, call.map(torch.clone)), expected)
             except Exception as error:
                 right, reason = False, f"fails, {type(error).__name__}: {error}".splitlines()[0]
-        if not right and same(again, wanted):
+        if not right and same(again, expected):
             raise HalutError(
                 f"the code of {type(network).__name__} {reason} with prepared layers in the place "
                 f"of its own ({', '.join(layers)}): it reads something that they have not"
@@ -155,23 +155,23 @@ def check_code(network: nn.Module, prepared: nn.Module, batches: Sequence[Call])
 
 
 def _comparison(name: str, form: nn.Module) -> Any:
-    def compare(layer: ReplacedLayer, args: Any, kwargs: Any, answer: Tensor) -> None:
+    def compare(layer: ReplacedLayer, args: Any, kwargs: Any, output: Tensor) -> None:
         ours = form.forward(*args, **kwargs)  # not its hooks, which have been
-        if ours.shape != answer.shape or ours.dtype != answer.dtype:
+        if ours.shape != output.shape or ours.dtype != output.dtype:
             raise HalutError(
                 f"{name} prepared answers {ours.dtype} {list(ours.shape)}, "
-                f"not {answer.dtype} {list(answer.shape)}"
+                f"not {output.dtype} {list(output.shape)}"
             )
-        if not answer.numel() or not bool(answer.isfinite().all()):
+        if not output.numel() or not bool(output.isfinite().all()):
             return
-        far = (ours.double() - answer.double()).abs()
+        far = (ours.double() - output.double()).abs()
         far = (far if layer.site.geometry is None else far.movedim(1, -1)).flatten(0, -2)
-        near = tolerance(answer.dtype)
+        near = tolerance(output.dtype)
         terms = form.magnitude() if isinstance(form, InferenceLayer) else 0.0
-        most = 100 * near * answer.double().abs().max() + near * terms
-        most += torch.finfo(answer.dtype).tiny  # below, floats round more coarsely
+        most = 100 * near * output.double().abs().max() + near * terms
+        most += torch.finfo(output.dtype).tiny  # below, floats round more coarsely
         wrong = int((~(far.amax(-1) <= most)).sum())
-        if wrong > max(1, CODES.get(answer.dtype, 0.3) * len(far)):
+        if wrong > max(1, CODES.get(output.dtype, 0.3) * len(far)):
             raise HalutError(
                 f"{name} prepared answers {wrong} of {len(far)} rows otherwise than it does"
             )
@@ -185,9 +185,9 @@ def _comparison(name: str, form: nn.Module) -> Any:
 class Recorder(fx.Interpreter):
     """Runs a traced network, and keeps copies of the values of some nodes, by name."""
 
-    def __init__(self, network: fx.GraphModule, wanted: Collection[str] = ()) -> None:
+    def __init__(self, network: fx.GraphModule, names: Collection[str] = ()) -> None:
         super().__init__(network, garbage_collect_values=True)
-        self.wanted = wanted
+        self.names = names
         self.values: dict[str, Any] = {}
         self.tensors: dict[str, tuple[torch.Size, torch.dtype]] = {}
 
@@ -195,7 +195,7 @@ class Recorder(fx.Interpreter):
         value = super().run_node(n)
         if isinstance(value, Tensor):
             self.tensors[n.name] = value.shape, value.dtype
-        if n.name in self.wanted:
+        if n.name in self.names:
             self.values[n.name] = copied(value)
         return value
 
@@ -213,28 +213,28 @@ class Forced(fx.Interpreter):
         self.failed: list[str] = []
 
     def run_node(self, n: fx.Node) -> Any:
-        wanted = self.values.get(self.names.get(n.name) or "")
-        if not isinstance(wanted, Tensor):
+        expected = self.values.get(self.names.get(n.name) or "")
+        if not isinstance(expected, Tensor):
             return super().run_node(n)
         try:
             value = super().run_node(n)
         except Exception:
             value = None
-        if not isinstance(value, Tensor) or not _close(value, wanted, tolerance(wanted.dtype)):
+        if not isinstance(value, Tensor) or not _close(value, expected, tolerance(expected.dtype)):
             self.failed.append(n.name)
-            return wanted.clone()
-        return value.copy_(wanted)  # as it lies in memory: what follows may depend on that
+            return expected.clone()
+        return value.copy_(expected)  # as it lies in memory: what follows may depend on that
 
 
 def shapes_of(network: fx.GraphModule, calls: Sequence[Arguments]) -> Shapes:
     """Shapes and dtypes of all tensors of a graph, a list over the calls."""
-    found: dict[str, list[tuple[torch.Size, torch.dtype]]] = {}
+    shapes: dict[str, list[tuple[torch.Size, torch.dtype]]] = {}
     for call in calls:
         recorder = Recorder(network)
         recorder.run(*copied(call))
         for name, kind in recorder.tensors.items():
-            found.setdefault(name, []).append(kind)
-    return {name: kinds for name, kinds in found.items() if len(kinds) == len(calls)}
+            shapes.setdefault(name, []).append(kind)
+    return {name: kinds for name, kinds in shapes.items() if len(kinds) == len(calls)}
 
 
 def verified_folding(
@@ -242,36 +242,36 @@ def verified_folding(
 ) -> tuple[Folding, list[Step]]:
     """The folded form of a traced network, and the steps left out as they would change answers."""
     shapes = shapes_of(network, calls) if additions and calls else None
-    left_out: list[Step] = []
+    omitted: list[Step] = []
     while True:
-        folding = Folding(network, shapes, left_out)
-        wrong = set(_wrong_steps(network, folding, calls)) - set(left_out)
+        folding = Folding(network, shapes, omitted)
+        wrong = set(_wrong_steps(network, folding, calls)) - set(omitted)
         if not wrong:
-            return folding, left_out
-        left_out += sorted(wrong)
+            return folding, omitted
+        omitted += sorted(wrong)
 
 
 def _wrong_steps(
     network: fx.GraphModule, folding: Folding, calls: Sequence[Arguments]
 ) -> Iterator[Step]:
     steps = {node.name: steps for node, steps in folding.steps.items()}
-    wanted = {name for node in folding.steps if (name := folding.answers(node)) is not None}
+    names = {name for node in folding.steps if (name := folding.answers(node)) is not None}
     for call in calls:
-        recorder = Recorder(network, wanted)
+        recorder = Recorder(network, names)
         expected = recorder.run(*copied(call))
         forced = Forced(folding, recorder.values)
         try:
-            answer, reason = forced.run(*copied(call)), None
+            output, reason = forced.run(*copied(call)), None
         except Exception as error:
-            answer, reason = None, error
+            output, reason = None, error
         for name in forced.failed:
             yield steps[name][-1]
         dtypes = [v.dtype for v in tree_leaves(expected) if isinstance(v, Tensor)]
         share = max(map(tolerance, dtypes), default=0.0)
-        if not forced.failed and (reason is not None or not same(answer, expected, share)):
+        if not forced.failed and (reason is not None or not same(output, expected, share)):
             # Nobody's value is wrong, but one lies or changes otherwise: the last kind has to go.
-            taken = [step for found in steps.values() for step in found]
-            last = max((KINDS.index(kind) for kind, _ in taken), default=None)
+            all_steps = [step for group in steps.values() for step in group]
+            last = max((KINDS.index(kind) for kind, _ in all_steps), default=None)
             if last is None:
                 return
-            yield from (step for step in taken if step[0] == KINDS[last])
+            yield from (step for step in all_steps if step[0] == KINDS[last])

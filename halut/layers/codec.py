@@ -41,9 +41,9 @@ class CodecLayer(ReplacedLayer):
         self.site = site
         self.weight, self.bias = copied_parameters(site, source)
         layouts = self.layouts(site)
-        made = {role: make_codec(specs.get(role), layouts[role]) for role in FACTORS}
-        self.weight_codec, self.activation_codec = made["weight"], made["activation"]
-        self.bias_codec = made["bias"] if site.bias else None
+        by_role = {role: make_codec(specs.get(role), layouts[role]) for role in FACTORS}
+        self.weight_codec, self.activation_codec = by_role["weight"], by_role["activation"]
+        self.bias_codec = by_role["bias"] if site.bias else None
         self.contraction = contraction
         self.adds_bias_last = contractions[contraction].adds_bias_last
 
@@ -144,8 +144,10 @@ class CodecLayer(ReplacedLayer):
         codec = self.activation_codec
         if codec is not None and codec.clips:
             values = canonical_input(x, self.site).float()
-            passes = codec.passes(values, codec.scales(values))
-            figures["saturated"] = 0.0 if passes is None else float((passes == 0).float().mean())
+            gradient_mask = codec.gradient_mask(values, codec.scales(values))
+            figures["saturated"] = (
+                0.0 if gradient_mask is None else float((gradient_mask == 0).float().mean())
+            )
         return figures
 
     def cost(self) -> dict[str, int]:
@@ -157,9 +159,9 @@ class CodecLayer(ReplacedLayer):
         those of the rows * groups * D values that the product reads; weight_bytes also the bias and
         the calibrated scales.
         """
-        site, found = self.site, self.factors()
-        weight, activation = found.get("weight"), found.get("activation")
-        bits = {role: codec.bits() for role, codec in found.items()}
+        site, by_role = self.site, self.factors()
+        weight, activation = by_role.get("weight"), by_role.get("activation")
+        bits = {role: codec.bits() for role, codec in by_role.items()}
         weight_bits = bits.get("weight", FLOAT * site.weights)
         bias_bits = bits.get("bias", FLOAT * (site.M if site.bias else 0))
         positions = site.rows * site.taps  # of groups * C inputs each
@@ -181,18 +183,18 @@ class CodecLayer(ReplacedLayer):
     @torch.no_grad()
     def export(self) -> dict[str, Tensor]:
         """Packed codes and scales of weight and bias, or floats, and what activations need."""
-        found: dict[str, Tensor] = {}
+        exported: dict[str, Tensor] = {}
         tensors = {"weight": self.canonical_weight()}
         if self.bias is not None:
             tensors["bias"] = self.bias[None]
         for role, tensor in tensors.items():
             codec = self.factors().get(role)
             packed = {"float": tensor} if codec is None else codec.export(tensor)
-            found.update({f"{role}.{name}": value for name, value in packed.items()})
+            exported.update({f"{role}.{name}": value for name, value in packed.items()})
         if self.activation_codec is not None:
             state = self.activation_codec.state_dict()
-            found.update({f"activation.{name}": value for name, value in state.items()})
-        return found
+            exported.update({f"activation.{name}": value for name, value in state.items()})
+        return exported
 
     def extra_repr(self) -> str:
         return f"{self.site.describe()}, {self.contraction}"

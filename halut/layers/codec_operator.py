@@ -68,7 +68,7 @@ class CodecOperator(Operator):
     def check(self, site: Site) -> None:
         contractions[self.contraction].check(site)
 
-    def frozen(self, site: Site) -> dict[str, Any]:
+    def plan_options(self, site: Site) -> dict[str, Any]:
         """The codecs of weight, activation and bias with all of their options."""
         if site.kind == KIND:  # no weight, no bias
             return {"weight": None, "bias": None, "activation": self.specs["activation"]}
@@ -92,9 +92,9 @@ def describe(spec: QuantSpec | None) -> str:
         return "float"
     defaults = codecs[spec["name"]].settled(codecs[spec["name"]].Config())
     options = {key: value for key, value in spec.items() if key != "name"}
-    shown = [
+    parts = [
         f"{key}={value}"
         for key, value in options.items()
         if key == "width" or value != getattr(defaults, key, None)
     ]
-    return f"{spec['name']}({', '.join(shown)})" if shown else spec["name"]
+    return f"{spec['name']}({', '.join(parts)})" if parts else spec["name"]

@@ -209,21 +209,21 @@ class LUTLayer(ReplacedLayer):
         x: Tensor,
         geometry: ConvGeometry | None,
         table: LookupTable,
-        relax: float,
+        ste_mix: float,
     ) -> Tensor:
         """Encoder.lookup where codes have no gradient of their own, or averages replace sums."""
-        codes, (lut, entries) = encoder.codes(x.detach(), geometry), table.unscaled()
+        codes, (lut, entries) = encoder.codes(x.detach(), geometry), table.in_units_of_scale()
         if self.estimator == "identity":
             sums = accumulate(codes, lut + (entries - lut).detach())
         else:
-            sums = encoder.sums(x, geometry, lut, entries, self.tau, relax)
+            sums = encoder.sums(x, geometry, lut, entries, self.tau, ste_mix)
         if self.options.average is not None:
             averaged = average_groups(codes, entries, self.options.average)
             sums = sums + (averaged - sums).detach()
-        return as_answer(table.scaled(sums), x, geometry, self.site.groups)
+        return as_answer(table.apply_scale(sums), x, geometry, self.site.groups)
 
     @property
-    def relax(self) -> float:
+    def ste_mix(self) -> float:
         """Share of the relaxed codes in the gradient."""
         return 1.0 - float(self.blend) if self.estimator == "blend" else 1.0
 
@@ -251,15 +251,17 @@ class LUTLayer(ReplacedLayer):
         """||x_hat W' - x W'||^2 over the exact answer's power: a loss for tables and prototypes."""
         with torch.no_grad():
             x = x.detach()
-            wanted = exact_product(x, self.weight, None, self.site)
+            expected = exact_product(x, self.weight, None, self.site)
             codes = self.codes(x)
         derived = self.options.parameterization == "derived"
         lut = self._derived_lut(self._table_prototypes()) if derived else self.full_lut()
-        y = self.shaped(accumulate(codes, lut), x)
-        return normalized_mse(y, wanted)
+        y = self.reshape_output(accumulate(codes, lut), x)
+        return normalized_mse(y, expected)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        groups = {role: list(found) for role, found in self.encoder.param_groups().items()}
+        groups = {
+            role: list(parameters) for role, parameters in self.encoder.param_groups().items()
+        }
         groups.setdefault("temperature", []).append(self.tau)
         if self.options.parameterization == "free":
             groups.setdefault("table", []).append(self.lut)
@@ -286,7 +288,7 @@ class LUTLayer(ReplacedLayer):
         """y unchanged; x also gets `share` of the exact layer's input gradient."""
         raise NotImplementedError
 
-    def shaped(self, y: Tensor, x: Tensor) -> Tensor:
+    def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:
         """Rows [N, M] in the shape of the layer's output; the output itself stays as it is."""
         raise NotImplementedError
 
@@ -294,19 +296,19 @@ class LUTLayer(ReplacedLayer):
         """The hard table product in the exact layer's shape and dtype."""
         x, geometry = self.encoder_input(input)
         encoder: Encoder | SharedCodes = self.encoder
-        table, relax = self.lookup_table(), 1.0
+        table, ste_mix = self.lookup_table(), 1.0
         if self.estimator == "blend":
-            relax = self.relax
+            ste_mix = self.ste_mix
         if self.readers is not None:
-            asked = None if self.estimator == "identity" else relax
-            reading = Reading(self.encoder, self.tau, x, geometry, asked)
+            shared_mix = None if self.estimator == "identity" else ste_mix
+            reading = Reading(self.encoder, self.tau, x, geometry, shared_mix)
             encoder = self.readers.encoded(self, input, reading) or encoder
         if self.estimator == "identity" or self.options.average is not None:
-            y = self._by_parts(encoder, x, geometry, table, relax)
+            y = self._by_parts(encoder, x, geometry, table, ste_mix)
         else:
-            y = encoder.lookup(x, geometry, table, self.tau, relax)
+            y = encoder.lookup(x, geometry, table, self.tau, ste_mix)
         if y.ndim != input.ndim:
-            y = self.shaped(y, input)
+            y = self.reshape_output(y, input)
         if self.estimator in ("identity", "blend"):
             y = self.with_input_gradient(y, input)
         return y if y.dtype == input.dtype else y.to(input.dtype)
@@ -362,7 +364,7 @@ class LUTLayer(ReplacedLayer):
         left them; soft_hard_gap, the relative difference of the relaxed and the hard product; the
         share of table entries clipped; the temperature.
         """
-        inputs = self.encoder.tapped(*self.encoder_input(x))
+        inputs = self.encoder.gather_columns(*self.encoder_input(x))
         codes = self.encoder.encode(inputs)
         perplexity, dead = code_usage(codes, self.options.K)
         lut = self.full_lut()
@@ -380,12 +382,12 @@ class LUTLayer(ReplacedLayer):
         return figures
 
     def _drift(self) -> float:
-        moved = power = 0.0
+        change = power = 0.0
         for name, parameter in self.encoder.named_parameters():
             start = self.get_buffer(start_of(name))
-            moved += float((parameter - start).square().sum())
+            change += float((parameter - start).square().sum())
             power += float(start.square().sum())
-        return (moved / power) ** 0.5 if power else 0.0
+        return (change / power) ** 0.5 if power else 0.0
 
     def _soft_hard_gap(self, inputs: Tensor, codes: Tensor, lut: Tensor) -> float:
         G, C, K, _ = lut.shape
@@ -429,7 +431,7 @@ class LUTLinear(LUTLayer):
     def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
         return self.encoder.in_units(x.reshape(-1, self.site.D)), None
 
-    def shaped(self, y: Tensor, x: Tensor) -> Tensor:
+    def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:
         return y.view(*x.shape[:-1], self.site.M)
 
     def exact_gradient(self, y: Tensor, x: Tensor, share: float) -> Tensor:
@@ -449,7 +451,7 @@ class LUTConv2d(LUTLayer):
         assert geometry is not None
         return self.encoder.in_units(x), geometry.on(x) if geometry.same else geometry
 
-    def shaped(self, y: Tensor, x: Tensor) -> Tensor:
+    def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:
         assert self.site.geometry is not None
         return as_map(y, x, self.site.geometry)
 

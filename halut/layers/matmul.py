@@ -1,4 +1,4 @@
-"""A matrix product by look-up tables on its own: learn from rows offline, multiply online."""
+"""Stand-alone matrix product by look-up tables: learn from rows offline, multiply online."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers with one encoder remember of the input they read: its codes, until all have them.
+"""Code cache of layers that share one encoder and its input.
 
 The first layer called with an input encodes it; the others find the codes. In training they find
 the node of halut.layers.shared_product with them, through which the encoder gets its gradient once.
@@ -22,14 +22,14 @@ from halut.ops import ConvGeometry
 class Reading:
     """How a layer reads its input: rows, or a map with its geometry, in the encoder's unit.
 
-    relax is the share of the relaxed codes in the gradient, None where codes alone are asked.
+    ste_mix is the share of the relaxed codes in the gradient, None where codes alone are asked.
     """
 
     encoder: Encoder
     tau: Tensor
     rows: Tensor
     geometry: ConvGeometry | None
-    relax: float | None
+    ste_mix: float | None
 
     def state(self) -> list[Tensor]:
         """Tensors that codes and their gradient depend on."""
@@ -37,8 +37,8 @@ class Reading:
 
     def encoded(self) -> SharedCodes:
         """The codes, with the node that leads to the encoder."""
-        if self.relax is not None:
-            return encode(self.encoder, self.rows, self.geometry, self.tau, self.relax)
+        if self.ste_mix is not None:
+            return encode(self.encoder, self.rows, self.geometry, self.tau, self.ste_mix)
         codes = self.encoder.codes(self.rows.detach(), self.geometry)
         return SharedCodes(codes, self.rows.new_zeros(()), {})
 
@@ -78,15 +78,15 @@ class SharedInput:
             return None
         key = _key(x, read)
         last = self._last  # another thread may put its own there
-        found = last.encoded(x, key) if last is not None else None
-        if last is None or found is None:
-            found = read.encoded()
-            last = _Remembered(x, key, found, weakref.ref(self))
+        codes = last.encoded(x, key) if last is not None else None
+        if last is None or codes is None:
+            codes = read.encoded()
+            last = _Remembered(x, key, codes, weakref.ref(self))
             self._last = last
-        last.taken.add(layer)
-        if self._last is last and all(one in last.taken for one in readers):
+        last.readers_seen.add(layer)
+        if self._last is last and all(one in last.readers_seen for one in readers):
             self._last = None
-        return found
+        return codes
 
 
 class _Remembered:
@@ -101,12 +101,12 @@ class _Remembered:
                 shared.forget()
 
         self.x = reference = weakref.ref(x, gone)
-        self.key, self.codes, self.parts = key, encoded.found, encoded.parts
+        self.key, self.codes, self.parts = key, encoded.values, encoded.parts
         self.keeps_layout = encoded.keeps_layout
         # A node holds the input and all before it: the products made of it keep it, not we.
         graph = encoded.node.requires_grad
         self.node = weakref.ref(encoded.node) if graph else (lambda node=encoded.node: node)
-        self.taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self.readers_seen: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def encoded(self, x: Tensor, key: _Key) -> SharedCodes | None:
         node = self.node()
@@ -144,7 +144,7 @@ def _key(x: Tensor, read: Reading) -> _Key:
     autocast = torch.is_autocast_enabled(device)
     modes = (
         read.geometry,
-        read.relax,
+        read.ste_mix,
         torch.is_grad_enabled(),
         autocast and torch.get_autocast_dtype(device),
     )

@@ -1,4 +1,4 @@
-"""Table products of one encoded input: codes are found once, the encoder's gradient is taken once.
+"""Autograd functions of table products with shared codes: one encode, one encoder gradient.
 
 Layers of one input and one encoder differ by their tables i alone. `encode` finds the codes, and
 every `product` or `answer` looks them up in a table of its own:
@@ -45,14 +45,14 @@ class SharedCodes:
     the encoder's. Values are those of the encoder itself, gradients equal them up to rounding.
     """
 
-    found: Tensor
+    values: Tensor
     node: Tensor
     parts: Parts
     keeps_layout: bool = False
 
     def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """Encoder.codes of the input, which x is."""
-        return self.found
+        return self.values
 
     def lookup(
         self,
@@ -60,13 +60,13 @@ class SharedCodes:
         geometry: ConvGeometry | None,
         table: LookupTable,
         tau: Tensor,
-        relax: float = 1.0,
+        ste_mix: float = 1.0,
     ) -> Tensor:
-        """Encoder.lookup of the input, which x is; tau and relax are those it was encoded with."""
+        """Encoder.lookup of the input x; tau and ste_mix are those it was encoded with."""
         lut, entries, shift, scale, _ = table
         groups = entries.shape[0]
         if scale is None or shift is None or lut.dtype != torch.float32:
-            y = table.scaled(product(self, *table.unscaled()))
+            y = table.apply_scale(product(self, *table.in_units_of_scale()))
             return as_answer(y, x, geometry, groups)
         if geometry is None or not self.keeps_layout:
             return as_answer(answer(self, lut, entries, scale, shift), x, geometry, groups)
@@ -80,18 +80,18 @@ class SharedCodes:
         lut: Tensor,
         entries: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
     ) -> Tensor:
         """Encoder.sums of the input, which x is."""
         return product(self, lut, entries)
 
 
 def encode(
-    encoder: Encoder, x: Tensor, geometry: ConvGeometry | None, tau: Tensor, relax: float = 1.0
+    encoder: Encoder, x: Tensor, geometry: ConvGeometry | None, tau: Tensor, ste_mix: float = 1.0
 ) -> SharedCodes:
     """The codes of rows or of a map, ready for any number of products.
 
-    tau and relax as in Encoder.lookup. In the backward pass x, tau and the encoder's parameters
+    tau and ste_mix as in Encoder.lookup. In the backward pass x, tau and the encoder's parameters
     get what Encoder.gradient gives for all products together.
     """
     parts: Parts = {}
@@ -99,8 +99,8 @@ def encode(
     for name, parameter in encoder.named_parameters():
         names.append(name)
         parameters.append(parameter)
-    given = (encoder, parts, names, x, geometry, tau, relax)
-    node, codes = _Encode.apply(*given, *parameters)
+    arguments = (encoder, parts, names, x, geometry, tau, ste_mix)
+    node, codes = _Encode.apply(*arguments, *parameters)
     return SharedCodes(codes, node, parts, encoder.keeps_layout)
 
 
@@ -109,8 +109,8 @@ def product(encoded: SharedCodes, lut: Tensor, table: Tensor) -> Tensor:
 
     lut and table [G, C, K, M]; raises HalutError on shapes that do not fit.
     """
-    check_tables(lut, table, encoded.found.shape[1])
-    return _Product.apply(encoded.parts, encoded.node, encoded.found, lut, table)
+    check_tables(lut, table, encoded.values.shape[1])
+    return _Product.apply(encoded.parts, encoded.node, encoded.values, lut, table)
 
 
 def answer(
@@ -127,9 +127,9 @@ def answer(
     With `like`, a map and its geometry, the answer is a map [B, G * M, OH, OW] laid out alike.
     Raises HalutError on shapes that do not fit.
     """
-    check_tables(lut, lut, encoded.found.shape[1])
+    check_tables(lut, lut, encoded.values.shape[1])
     check_answer(table, table.new_empty(0, dtype=torch.uint8), scale, bias, None, torch.float32)
-    return _Answer.apply(encoded.parts, encoded.node, encoded.found, lut, table, scale, bias, like)
+    return _Answer.apply(encoded.parts, encoded.node, encoded.values, lut, table, scale, bias, like)
 
 
 class _Encode(torch.autograd.Function):
@@ -142,12 +142,12 @@ class _Encode(torch.autograd.Function):
         x: Tensor,
         geometry: ConvGeometry | None,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
         *parameters: Any,
     ) -> tuple[Tensor, ...]:
         codes = encoder.codes(x, geometry)
         ctx.encoder, ctx.parts, ctx.names = encoder, parts, names
-        ctx.geometry, ctx.relax = geometry, relax
+        ctx.geometry, ctx.ste_mix = geometry, ste_mix
         ctx.save_for_backward(x, tau, *parameters)
         ctx.mark_non_differentiable(codes)
         return torch.zeros((), device=x.device), codes
@@ -157,18 +157,19 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
         waiting = ctx.parts.pop(torch._C._current_graph_task_id(), [])
         x, tau, *parameters = ctx.saved_tensors
-        if not waiting or not ctx.relax:
+        if not waiting or not ctx.ste_mix:
             return (None,) * (7 + len(parameters))
-        named = dict(zip(ctx.names, parameters, strict=True))
-        dx, dtau, *rest = _gradient(ctx, waiting, x, tau, named)
-        found = (None, None, None, dx, None, dtau, None, *rest)
+        by_name = dict(zip(ctx.names, parameters, strict=True))
+        dx, dtau, *rest = _gradient(ctx, waiting, x, tau, by_name)
+        values = (None, None, None, dx, None, dtau, None, *rest)
         return tuple(
-            value if need else None for value, need in zip(found, ctx.needs_input_grad, strict=True)
+            value if need else None
+            for value, need in zip(values, ctx.needs_input_grad, strict=True)
         )
 
 
 def _gradient(
-    ctx: Any, waiting: list[tuple[Tensor, Tensor]], x: Tensor, tau: Tensor, named: Any
+    ctx: Any, waiting: list[tuple[Tensor, Tensor]], x: Tensor, tau: Tensor, by_name: Any
 ) -> tuple[Tensor, ...]:
     """Encoder.gradient of all products together: dx, dtau and those of the parameters.
 
@@ -179,7 +180,7 @@ def _gradient(
     if len(grads) == 1 or x.shape[0] == 0:
         grad = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
         lut = luts[0] if len(luts) == 1 else torch.cat(luts, 3)
-        return ctx.encoder.gradient(x, ctx.geometry, grad, lut, tau, ctx.relax, named)
+        return ctx.encoder.gradient(x, ctx.geometry, grad, lut, tau, ctx.ste_mix, by_name)
     lut, per_item = torch.cat(luts, 3), grads[0].shape[0] // x.shape[0]
     dx = empty_gradient(x)
     sums: list[Tensor] = []
@@ -189,8 +190,8 @@ def _gradient(
         rows = slice(start * per_item, (start + len(part)) * per_item)
         grouped = [grad[rows].unflatten(1, (lut.shape[0], -1)) for grad in grads]
         grad = torch.cat(grouped, 2).flatten(1)
-        given = (part, ctx.geometry, grad, lut, tau, ctx.relax, named)
-        dx[start : start + step], *rest = ctx.encoder.gradient(*given)
+        arguments = (part, ctx.geometry, grad, lut, tau, ctx.ste_mix, by_name)
+        dx[start : start + step], *rest = ctx.encoder.gradient(*arguments)
         sums = [a + b for a, b in zip(sums, rest, strict=True)] if sums else rest
     return dx, *sums
 
@@ -224,11 +225,11 @@ class _Answer(torch.autograd.Function):
     ) -> Tensor:
         _keep(ctx, parts, node, codes, lut)
         empty = table.new_empty(0, dtype=torch.uint8)
-        given = (codes, table, empty, scale, bias, None, torch.float32)
+        arguments = (codes, table, empty, scale, bias, None, torch.float32)
         if like is None:
-            return torch.ops.halut.code_layer(*given)
+            return torch.ops.halut.code_layer(*arguments)
         x, geometry = like
-        return dispatch.run("code_map", codes.device, *given, x, geometry)
+        return dispatch.run("code_map", codes.device, *arguments, x, geometry)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

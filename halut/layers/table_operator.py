@@ -36,20 +36,20 @@ class TableOperator(Operator):
                 f"from 2 that divides them, got {run}"
             )
         if config.estimator != "auto" and config.estimator not in encoder.estimators:
-            known = ", ".join(encoder.estimators)
+            choices = ", ".join(encoder.estimators)
             raise HalutError(
                 f"encoder {config.name!r} has no estimator {config.estimator!r}; choose one of: "
-                f"{known}"
+                f"{choices}"
             )
 
-    def frozen(self, site: Site) -> dict[str, Any]:
+    def plan_options(self, site: Site) -> dict[str, Any]:
         """The options with C as it is at this site, in place of V or the default."""
-        return {**super().frozen(site), "C": codebooks(self.config, site), "V": None}
+        return {**super().plan_options(site), "C": codebooks(self.config, site), "V": None}
 
     def summary(self, site: Site) -> dict[str, Any]:
         config = self.config
-        shown = {"C": codebooks(config, site), "K": config.K, "bits": config.bits}
-        return {**shown, **{k: v for k, v in super().summary(site).items() if k not in shown}}
+        figures = {"C": codebooks(config, site), "K": config.K, "bits": config.bits}
+        return {**figures, **{k: v for k, v in super().summary(site).items() if k not in figures}}
 
     def build(self, site: Site, source: nn.Module | None = None) -> LUTLayer:
         self.check(site)

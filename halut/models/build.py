@@ -66,8 +66,8 @@ def build_model(
             f"model {name!r}: num_classes and in_channels must be at least 1, "
             f"got {num_classes} and {in_channels}"
         )
-    chosen = find_source(name, source)
-    build = {"local": _local, "timm": _timm, "torchvision": _torchvision, PLUGIN: _plugin}[chosen]
+    origin = find_source(name, source)
+    build = {"local": _local, "timm": _timm, "torchvision": _torchvision, PLUGIN: _plugin}[origin]
     try:
         model = build(name, num_classes, in_channels, pretrained, options)
         if empty := [key for key, value in model.named_parameters() if value.numel() == 0]:
@@ -78,9 +78,9 @@ def build_model(
     except Exception as error:
         # A wrong option is a TypeError; with weights to fetch anything else is about those.
         if pretrained and not isinstance(error, TypeError):
-            raise HalutError(_no_weights(name, chosen, error)) from error
-        given = {"num_classes": num_classes, "in_channels": in_channels, **options}
-        raise HalutError(_not_built(name, chosen, given, error)) from error
+            raise HalutError(_no_weights(name, origin, error)) from error
+        arguments = {"num_classes": num_classes, "in_channels": in_channels, **options}
+        raise HalutError(_not_built(name, origin, arguments, error)) from error
     return model
 
 
@@ -181,9 +181,9 @@ def _torchvision(
     return build_torchvision(name, num_classes, in_channels, pretrained, options)
 
 
-def _not_built(name: str, source: str, given: dict[str, Any], error: Exception) -> str:
-    told = ", ".join(f"{key}={value}" for key, value in given.items())
-    return f"{source} model {name!r} cannot be built with {told}: {error}"
+def _not_built(name: str, source: str, arguments: dict[str, Any], error: Exception) -> str:
+    text = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    return f"{source} model {name!r} cannot be built with {text}: {error}"
 
 
 def _no_weights(name: str, source: str, error: Exception) -> str:

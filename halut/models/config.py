@@ -1,4 +1,4 @@
-"""What a configuration says about the network."""
+"""Model configuration."""
 
 from __future__ import annotations
 

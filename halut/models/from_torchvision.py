@@ -1,4 +1,4 @@
-"""torchvision's classifiers, made to behave as timm's do."""
+"""torchvision classifiers with timm's interface."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def copy_matching(source: nn.Module, target: nn.Module, name: str) -> None:
 
     Raises HalutError if more than one module (weight and bias) differs in shape.
     """
-    state, wanted = source.state_dict(), target.state_dict()
-    differ = {key for key in state if state[key].shape != wanted[key].shape}
+    state, target_state = source.state_dict(), target.state_dict()
+    differ = {key for key in state if state[key].shape != target_state[key].shape}
     if len({key.rpartition(".")[0] for key in differ}) > 1:
         raise HalutError(f"torchvision model {name!r}: its options do not fit published weights")
-    kept = {key: wanted[key] if key in differ else value for key, value in state.items()}
-    target.load_state_dict(kept)
+    merged = {key: target_state[key] if key in differ else value for key, value in state.items()}
+    target.load_state_dict(merged)
 
 
 def describe(name: str, weights: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How convolutions start."""
+"""Initialization of convolutions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights from and to local files."""
+"""Weight files: loading and saving."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     state = unwrap(read_state(path), model.state_dict(), path)
-    wanted = model.state_dict()
-    for key in wanted:
+    expected = model.state_dict()
+    for key in expected:
         if key.endswith(UNITS):
-            state.setdefault(key, torch.ones_like(wanted[key]))
-    check_fits(state, wanted, path)
+            state.setdefault(key, torch.ones_like(expected[key]))
+    check_fits(state, expected, path)
     model.load_state_dict(state, strict=True)
 
 
@@ -79,7 +79,7 @@ def read_state(path: Path) -> object:
         ) from error
 
 
-def unwrap(content: object, wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def unwrap(content: object, expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, its names without the wrappers' prefixes."""
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -90,36 +90,36 @@ def unwrap(content: object, wanted: Mapping[str, Tensor], path: Path) -> dict[st
     strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if strange:
         raise HalutError(f"weights file {path} holds no state dict: {some(strange)} no tensors")
-    while prefix := common_prefix(state, wanted):
+    while prefix := common_prefix(state, expected):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
-def common_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+def common_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
     """A wrapper's prefix that all names of `state` have and those of the network do not."""
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in state) and not all(
-            key.startswith(prefix) for key in wanted
+            key.startswith(prefix) for key in expected
         ):
             return prefix
     return None
 
 
-def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+def check_fits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
     """Raise HalutError listing names and shapes in which a state dict differs from a network's."""
-    missing = [key for key in wanted if key not in state]
-    unexpected = [key for key in state if key not in wanted]
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
     shapes = [
-        f"{key} {signature(state[key])} instead of {signature(wanted[key])}"
-        for key in wanted
-        if key in state and signature(state[key]) != signature(wanted[key])
+        f"{key} {signature(state[key])} instead of {signature(expected[key])}"
+        for key in expected
+        if key in state and signature(state[key]) != signature(expected[key])
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    told = [f"{len(keys)} {fault}: {some(keys)}" for fault, keys in faults.items() if keys]
-    if told:
+    messages = [f"{len(keys)} {fault}: {some(keys)}" for fault, keys in faults.items() if keys]
+    if messages:
         raise HalutError(
-            f"weights file {path} is of another network ({len(wanted)} tensors wanted, "
-            f"{len(state)} found); " + "; ".join(told)
+            f"weights file {path} is of another network ({len(expected)} tensors wanted, "
+            f"{len(state)} found); " + "; ".join(messages)
         )
 
 

@@ -1,4 +1,4 @@
-"""How the D inputs of a matrix product are cut into the blocks of its codebooks."""
+"""Partition of the D inputs of a matrix product into the blocks of its codebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the inference operators make of sums: scale, bias, residual, clamp, and the form."""
+"""Epilogue of the inference operators: scale, bias, residual, clamp, and output layout."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from halut.errors import HalutError
-from halut.ops.geometry import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_channels_last
 
 LIMITS = {torch.int8: (-128.0, 127.0), torch.uint8: (0.0, 255.0)}
 
 
-def answer_size(
+def output_size_of(
     x: Tensor, outputs: int, geometry: ConvGeometry | None
 ) -> tuple[tuple[int, ...], torch.memory_format]:
     """Shape and memory format of the answer to x: rows [N, outputs], or a map in x's format."""
@@ -20,26 +20,26 @@ def answer_size(
     OH, OW = geometry.output_size(x.shape[2], x.shape[3])
     if OH < 1 or OW < 1:
         raise HalutError(f"a map of {list(x.shape[2:])} pixels is smaller than {geometry}")
-    layout = torch.channels_last if is_by_pixel(x) else torch.contiguous_format
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return (x.shape[0], outputs, OH, OW), layout
 
 
-def answer_like(
+def empty_output(
     x: Tensor, outputs: int, dtype: torch.dtype, geometry: ConvGeometry | None
 ) -> Tensor:
     """An uninitialized answer for x: rows [N, outputs], or a map in x's memory format."""
-    size, layout = answer_size(x, outputs, geometry)
+    size, layout = output_size_of(x, outputs, geometry)
     return torch.empty(size, dtype=dtype, device=x.device, memory_format=layout)
 
 
-def laid_out_as(out: Tensor, residual: Tensor) -> Tensor:
+def match_layout(out: Tensor, residual: Tensor) -> Tensor:
     """The residual with the strides of the answer it is added to, as kernels read it."""
     if residual.stride() == out.stride():
         return residual
     return torch.empty_like(out, dtype=residual.dtype).copy_(residual)
 
 
-def scaled(
+def requantize(
     sums: Tensor,
     scale: Tensor,
     bias: Tensor,
@@ -72,9 +72,9 @@ def as_map(rows: Tensor, x: Tensor, geometry: ConvGeometry) -> Tensor:
     return rows.view(x.shape[0], *size, rows.shape[1]).permute(0, 3, 1, 2)
 
 
-def shaped(rows: Tensor, x: Tensor, geometry: ConvGeometry | None) -> Tensor:
+def reshape_output(rows: Tensor, x: Tensor, geometry: ConvGeometry | None) -> Tensor:
     """Answer rows [N, G * M] as the layer's answer."""
     if geometry is None:
         return rows
-    y = answer_like(x, rows.shape[1], rows.dtype, geometry)
+    y = empty_output(x, rows.shape[1], rows.dtype, geometry)
     return y.copy_(as_map(rows, x, geometry))

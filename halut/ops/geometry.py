@@ -1,4 +1,4 @@
-"""How a convolution cuts its patches from a map."""
+"""Geometry of a convolution: kernel size, stride, padding and dilation of its patches."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class ConvGeometry:
         """The same for maps of the size of x [B, C_in, H, W], its padding in pixels."""
         if not self.same:
             return self
-        made = _on.__wrapped__ if torch.compiler.is_compiling() else _on
-        return made(self, x.shape[2], x.shape[3])
+        make = _on.__wrapped__ if torch.compiler.is_compiling() else _on
+        return make(self, x.shape[2], x.shape[3])
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(OH, OW) of a map of height x width pixels."""
@@ -123,6 +123,6 @@ def check_taps(taps: Tensor, columns: int) -> None:
         raise HalutError(f"taps must be in 0..{columns - 1}")
 
 
-def is_by_pixel(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
     """True if the channels of a pixel are adjacent in memory, and its planes are not."""
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

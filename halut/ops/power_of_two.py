@@ -1,4 +1,4 @@
-"""Powers of two as units: what is squared is brought to order one first, and exactly back again.
+"""Power-of-two normalization: values are brought to order one before they are squared.
 
 Squares of float32 overflow above 1.8e19 and vanish below 1e-23. Division by a power of two rounds
 nothing, so that data of any size learn what the same data of order one do.
@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-ORDINARY = 2.0**-16, 2.0**16
+SAFE_RANGE = 2.0**-16, 2.0**16
 """Sizes that need no unit: their squares, and sums of many of them, are far from both ends."""
 
 
 def unit_of(largest: float) -> float:
     """The unit for values of magnitudes up to `largest`: 1 for ordinary ones, and for zeros."""
-    if largest == 0 or ORDINARY[0] <= largest <= ORDINARY[1] or not math.isfinite(largest):
+    if largest == 0 or SAFE_RANGE[0] <= largest <= SAFE_RANGE[1] or not math.isfinite(largest):
         return 1.0
     return 2.0 ** max(-126, min(126, math.frexp(largest)[1]))
 

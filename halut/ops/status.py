@@ -1,4 +1,4 @@
-"""What runs where, in words: for `halut env` and the reports."""
+"""Summary of the implementations in use, for `halut env` and the reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from halut.ops.core import dispatch
 
 def kernels() -> dict[str, str]:
     """The implementation each operation has on the CPU; compiled ones with their level."""
-    level = cpu.level()
+    level = cpu.cpu_capability()
     return {
         operation: f"{name} ({level})" if name == "cpu" else name
         for operation, name in dispatch.implementations("cpu").items()
@@ -23,7 +23,7 @@ def cpu_kernels() -> str:
     """The levels of the compiled CPU kernels, or why there are none."""
     if cpu.missing:
         return f"none, torch runs instead: {cpu.missing}"
-    return f"{cpu.level()}, of {', '.join(cpu.levels())}"
+    return f"{cpu.cpu_capability()}, of {', '.join(cpu.cpu_capabilities())}"
 
 
 def cuda_kernels() -> str:
@@ -32,6 +32,6 @@ def cuda_kernels() -> str:
         return "none: torch finds no CUDA device"
     if importlib.util.find_spec("cupy") is None:
         return "none, torch runs instead: cupy is not installed (pip install cupy-cuda13x)"
-    named = dispatch.implementations("cuda")
-    found = [operation for operation, name in named.items() if name == "cuda"]
-    return ", ".join(found) or "none, torch runs instead"
+    in_use = dispatch.implementations("cuda")
+    operations = [operation for operation, name in in_use.items() if name == "cuda"]
+    return ", ".join(operations) or "none, torch runs instead"

@@ -1,1 +1,1 @@
-"""Learning: from rows to split trees, centroids, and the tables refined by ridge regression."""
+"""Prototype learning: split trees, centroids, and tables refined by ridge regression."""

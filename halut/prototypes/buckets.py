@@ -1,4 +1,4 @@
-"""What the rows of each bucket have in common, for all codebooks at once."""
+"""Statistics of the rows in each bucket, for all codebooks at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codebooks are learned apart from each other: shared out over ranks, and there over threads."""
+"""Parallel learning of codebooks over ranks and threads."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def each_codebook(
         yield from _learned(learn, range(codebooks), threads)
         return
     mine = range(ranks.rank, codebooks, ranks.count)
-    found = ranks.exchange(lambda: list(_learned(learn, mine, threads)))
+    by_rank = ranks.exchange(lambda: list(_learned(learn, mine, threads)))
     for c in range(codebooks):
-        yield found[c % ranks.count][c // ranks.count]
+        yield by_rank[c % ranks.count][c // ranks.count]
 
 
 def _learned(

@@ -1,4 +1,4 @@
-"""k-means of one codebook's inputs, by faiss, with its unused centroids put to use."""
+"""k-means of one codebook's inputs by faiss; empty clusters are split anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pruning over all layers of a plan at once: what share of each layer goes is settled beforehand.
+"""Global pruning: the sparsity of each layer of a plan, settled over all of them at once.
 
 Layers are learned one after the other; that is why the plan, and not a layer, holds the answer.
 """
@@ -24,13 +24,13 @@ def with_global_pruning(plan: Plan, network: nn.Module, seed: int = 0) -> Plan:
     torch.nn.utils.prune.global_unstructured on the weights of `network`, which is the exact one;
     each then has the share that this took from it. Raises HalutError if that is all of one.
     """
-    together: dict[tuple[str, float], list[Entry]] = {}
+    groups: dict[tuple[str, float], list[Entry]] = {}
     for entry in plan.replaced:
         spec = entry.options.get("weight") or {}
         if spec.get("scope") == "global":
-            together.setdefault((spec["method"], spec["sparsity"]), []).append(entry)
-    settled: dict[str, float] = {}
-    for (method, sparsity), entries in together.items():
+            groups.setdefault((spec["method"], spec["sparsity"]), []).append(entry)
+    shares: dict[str, float] = {}
+    for (method, sparsity), entries in groups.items():
         weights = [_weight(network, entry) for entry in entries]
         zeros = global_zeros(weights, method, sparsity, seed)
         for entry, weight, count in zip(entries, weights, zeros, strict=True):
@@ -39,8 +39,8 @@ def with_global_pruning(plan: Plan, network: nn.Module, seed: int = 0) -> Plan:
                     f"pruning {sparsity} of all weights leaves none of {entry.site.name}: lower "
                     "halut.sparsity, or keep it by policy.keep"
                 )
-            settled[entry.site.name] = count / weight.numel()
-    return replace(plan, entries=tuple(_settled(entry, settled) for entry in plan))
+            shares[entry.site.name] = count / weight.numel()
+    return replace(plan, entries=tuple(_settled(entry, shares) for entry in plan))
 
 
 def global_zeros(weights: Sequence[Tensor], method: str, sparsity: float, seed: int) -> list[int]:

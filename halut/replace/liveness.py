@@ -1,4 +1,4 @@
-"""Proof that replaced layers answer: each is called, and the network's answer depends on it."""
+"""Liveness checks: replaced layers are called, and the network's output depends on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from halut.errors import HalutError
 from halut.sites.calls import Call, example_call
-from halut.sites.eval_mode import evaluating
+from halut.sites.eval_mode import eval_mode
 from halut.sites.operator import ReplacedLayer
 from halut.sites.usage import Forward, counting, forwards, same, seeded
 
@@ -30,19 +30,19 @@ def prove(network: nn.Module, example: Any, names: Sequence[str] | None = None) 
         for name, module in network.named_modules()
         if isinstance(module, ReplacedLayer) and (names is None or name in names)
     }
-    with evaluating(network) as device:
+    with eval_mode(network) as device:
         x = example_call(network, example).to(device)
         for gradients in (False, True):
             counts = dict.fromkeys(layers, 0)
             with forwards(layers, counting(counts)), torch.set_grad_enabled(gradients):
-                answer = seeded(network, x)
+                output = seeded(network, x)
             passed = [name for name, count in counts.items() if not count]
             how = "in training" if gradients else "in evaluation"
             _refuse(passed, f"{how} the network does not call what took their place")
             if not gradients:
-                wanted, again = answer, seeded(network, x)
-        idle = [name for name in layers if not _matters(network, x, wanted, name, layers[name])]
-        if same(again, wanted, 0.0):  # else nothing can be told
+                expected, again = output, seeded(network, x)
+        idle = [name for name in layers if not _matters(network, x, expected, name, layers[name])]
+        if same(again, expected, 0.0):  # else nothing can be told
             _refuse(idle, "the network's answer does not depend on what took their place")
 
 
@@ -52,12 +52,12 @@ def _refuse(names: list[str], reason: str) -> None:
         raise HalutError(f"{', '.join(names)}: {reason}; keep them: policy.keep=[{keep}]")
 
 
-def _matters(network: nn.Module, x: Call, wanted: Any, name: str, layer: nn.Module) -> bool:
+def _matters(network: nn.Module, x: Call, expected: Any, name: str, layer: nn.Module) -> bool:
     """Whether NaN, or where that is not let through, negated answers of a layer are seen."""
     for spoil in (lambda y: y * float("nan"), lambda y: -1 - y):
         with forwards({name: layer}, _spoiling(spoil)):
             try:
-                if not same(seeded(network, x), wanted, 0.0):
+                if not same(seeded(network, x), expected, 0.0):
                     return True
             except Exception:  # the network's own code found the answer to be no good: it saw it
                 return True
@@ -66,9 +66,9 @@ def _matters(network: nn.Module, x: Call, wanted: Any, name: str, layer: nn.Modu
 
 def _spoiling(spoil: Any) -> Any:
     def wrap(name: str, forward: Forward) -> Forward:
-        def run(*args: Any, **named: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             return tree_map(
-                lambda y: spoil(y) if isinstance(y, Tensor) else y, forward(*args, **named)
+                lambda y: spoil(y) if isinstance(y, Tensor) else y, forward(*args, **kwargs)
             )
 
         return run

@@ -1,4 +1,4 @@
-"""Every operator a plan can name: the registered ones, one for each encoder and each codec."""
+"""Registry of the operators a plan can name, one for each encoder and each codec."""
 
 from __future__ import annotations
 

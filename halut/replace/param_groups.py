@@ -1,4 +1,4 @@
-"""Optimizer roles: every parameter of a network belongs to one, each with its own rates."""
+"""Parameter groups by optimizer role."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from halut.replace.swap import replaced_layers
 def by_role(network: nn.Module) -> dict[str, list[nn.Parameter]]:
     """All parameters that train, each once, by role; what no operator claims is "rest"."""
     roles: dict[str, list[nn.Parameter]] = {role: [] for role in ROLES}
-    seen: set[int] = set()
+    ids: set[int] = set()
     for _, layer in replaced_layers(network):
         for role, parameters in layer.param_groups().items():
             for parameter in parameters:
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
+                if id(parameter) not in ids:
+                    ids.add(id(parameter))
                     roles[role].append(parameter)
-    roles["rest"] += [p for p in network.parameters() if id(p) not in seen]
+    roles["rest"] += [p for p in network.parameters() if id(p) not in ids]
     return {r: [p for p in ps if p.requires_grad] for r, ps in roles.items()}
 
 
@@ -40,9 +40,11 @@ def role_groups(
     Never decayed: biases, norms and other numbers per channel, and what the network itself names in
     `no_weight_decay` (timm's transformers: class token and places).
     """
-    listed = getattr(network, "no_weight_decay", None)
-    named: set[str] = set(listed()) if callable(listed) else set()
-    exempt = {id(p) for n, p in network.named_parameters() if n in named or _per_channel(p)}
+    no_decay = getattr(network, "no_weight_decay", None)
+    no_decay_names: set[str] = set(no_decay()) if callable(no_decay) else set()
+    exempt = {
+        id(p) for n, p in network.named_parameters() if n in no_decay_names or _per_channel(p)
+    }
     groups: list[dict[str, Any]] = []
     for role, parameters in by_role(network).items():
         if role in freeze:

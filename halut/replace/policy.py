@@ -153,19 +153,19 @@ def _entry(site: Site, rules: Sequence[Rule], default: str, options: dict[str, A
     if rule.operator == KEEP:
         return Entry(site, KEEP, reason=rule.reason or f"rule {rule.name!r}")
     name = rule.operator or default
-    merged = laid_over(options if name == default else {}, rule.options)
+    merged = merge_options(options if name == default else {}, rule.options)
     operator = make_operator(name, **merged)
     reason = operator.supports(site)
     if reason:
         return Entry(site, KEEP, reason=reason)
     operator.check(site)
-    return Entry(site, name, operator.frozen(site))
+    return Entry(site, name, operator.plan_options(site))
 
 
-def laid_over(options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merge_options(options: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """`options` with `own` in front, mappings in them alike."""
     merged = {**options, **own}
     for key, value in own.items():
         if isinstance(value, dict) and isinstance(options.get(key), dict):
-            merged[key] = laid_over(options[key], value)
+            merged[key] = merge_options(options[key], value)
     return merged

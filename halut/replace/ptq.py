@@ -19,9 +19,9 @@ from halut.errors import HalutError
 from halut.ops.core.finite import kept_finite
 from halut.sites.attention import KIND
 from halut.sites.calls import Batches, feed
-from halut.sites.eval_mode import evaluating
+from halut.sites.eval_mode import eval_mode
 from halut.sites.find import Site
-from halut.sites.modules import HOOKS, given, place
+from halut.sites.modules import HOOKS, call_inputs, replace_module
 from halut.sites.plan import Entry
 
 WIDTHS = range(2, 9)
@@ -67,16 +67,16 @@ def available() -> bool:
     return True
 
 
-def check_choice(asked: Any) -> None:
-    """Raise HalutError unless `asked`, the option ptq, can be had: widths need torchao."""
-    if asked in (AUTO, NONE, None):
+def check_choice(choice: Any) -> None:
+    """Raise HalutError unless `choice`, the option ptq, can be had: widths need torchao."""
+    if choice in (AUTO, NONE, None):
         return
-    if not isinstance(asked, list) or any(type(width) is not int for width in asked):
-        raise HalutError(f"ptq must be {CHOICES}; got {asked!r}")
-    wrong = [width for width in asked if width not in WIDTHS]
+    if not isinstance(choice, list) or any(type(width) is not int for width in choice):
+        raise HalutError(f"ptq must be {CHOICES}; got {choice!r}")
+    wrong = [width for width in choice if width not in WIDTHS]
     if wrong:
         raise HalutError(f"ptq must be {CHOICES}; got a width of {wrong[0]}")
-    if asked:
+    if choice:
         primitives()
 
 
@@ -91,7 +91,7 @@ class QuantizedProduct(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, source: nn.Module, width: int, seen: Range) -> None:
+    def __init__(self, source: nn.Module, width: int, input_range: Range) -> None:
         super().__init__()
         q = primitives()
         self.product = copy.deepcopy(source)
@@ -107,7 +107,7 @@ class QuantizedProduct(nn.Module):
         codes = q.quantize_affine(values, block, *coding, torch.int8, *bounds)
         with torch.no_grad():
             weight.copy_(q.dequantize_affine(codes, block, *coding, torch.int8, *bounds))
-        low, high = (torch.tensor(value, device=weight.device) for value in seen)
+        low, high = (torch.tensor(value, device=weight.device) for value in input_range)
         rule = q.MappingType.ASYMMETRIC
         coding = q.choose_qparams_affine_with_min_max(low, high, rule, (), torch.int8)
         self.register_buffer("scale", coding[0])
@@ -133,7 +133,9 @@ def quantized(
     network = copy.deepcopy(exact)
     for entry in quantizable(entries):
         name = entry.site.name
-        place(network, name, QuantizedProduct(network.get_submodule(name), width, ranges[name]))
+        replace_module(
+            network, name, QuantizedProduct(network.get_submodule(name), width, ranges[name])
+        )
     return network
 
 
@@ -144,13 +146,13 @@ def input_ranges(
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Range]:
     """The lowest and the highest input of each named module over `batches`, in evaluation mode."""
-    found: dict[str, Range] = {}
+    ranges: dict[str, Range] = {}
 
     def hook(name: str) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            x = given(args, named)[0]
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = call_inputs(args, kwargs)[0]
             low, high = (float(bound) for bound in torch.aminmax(x.detach().float()))
-            found[name] = wider([found.get(name, (low, high)), (low, high)])
+            ranges[name] = wider([ranges.get(name, (low, high)), (low, high)])
 
         return note
 
@@ -159,9 +161,9 @@ def input_ranges(
         module.register_forward_pre_hook(hook(name), with_kwargs=True)
         for name, module in modules.items()
     ]
-    with evaluating(network, hooks) as device:
+    with eval_mode(network, hooks) as device:
         feed(network, batches, device, progress)
-    return found
+    return ranges
 
 
 def wider(ranges: Sequence[Range]) -> Range:
@@ -176,12 +178,12 @@ def quantized_bytes(sites: Iterable[Site], width: int) -> int:
     )
 
 
-def told(entry: Mapping[str, Any]) -> str:
+def describe(entry: Mapping[str, Any]) -> str:
     """An entry of a report's `ptq` in words."""
-    left = entry["left_exact"]
+    unquantized = entry["left_exact"]
     words = (
         f"exact, quantized by {entry['library']} without training: {entry['weight_bits']}-bit "
         f"weights, {entry['activation_bits']}-bit inputs, {entry['bytes']:,} bytes where the "
         f"replacement has {entry['replacement_bytes']:,} and floats {entry['exact_bytes']:,}"
     )
-    return f"{words}; still exact: {', '.join(left)}" if left else words
+    return f"{words}; still exact: {', '.join(unquantized)}" if unquantized else words

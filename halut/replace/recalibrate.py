@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from halut.errors import HalutError
 from halut.sites.calls import Batches, Call, batch_call, is_loop
-from halut.sites.eval_mode import evaluating
+from halut.sites.eval_mode import eval_mode
 from halut.sites.usage import Forward, forwards
 
 
@@ -33,18 +33,18 @@ def recalibrate(network: nn.Module, batches: Batches) -> int:
     used = 0
 
     def counting(name: str, forward: Forward) -> Forward:
-        def run(*args: Any, **named: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             nonlocal used
             if used == 0:
                 for norm in norms:
                     norm.reset_running_stats()
             used += 1
-            return forward(*args, **named)
+            return forward(*args, **kwargs)
 
         return run
 
     try:
-        with evaluating(network) as device:
+        with eval_mode(network) as device:
             for norm in norms:
                 norm.train()
                 norm.momentum = None  # cumulative average
@@ -110,7 +110,7 @@ def check_norms(network: nn.Module, example: Tensor, share: int) -> None:
 
     kinds = (_BatchNorm, _InstanceNorm)
     hooks = [look(name, m) for name, m in network.named_modules() if isinstance(m, kinds)]
-    with evaluating(network, hooks) as device:
+    with eval_mode(network, hooks) as device:
         network(example.to(device))
     if lone:
         raise HalutError(

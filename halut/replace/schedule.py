@@ -36,8 +36,8 @@ class Stage:
         if self.epochs < 0:
             raise HalutError(f"schedule: epochs must be at least 0, got {self.epochs}")
         if self.calibrate not in CALIBRATE:
-            known = ", ".join(CALIBRATE)
-            raise HalutError(f"unknown schedule.calibrate {self.calibrate!r}; choose: {known}")
+            choices = ", ".join(CALIBRATE)
+            raise HalutError(f"unknown schedule.calibrate {self.calibrate!r}; choose: {choices}")
         for role in (*self.lr, *self.freeze):
             if role not in ROLES:
                 raise HalutError(f"unknown role {role!r}; choose from: {', '.join(ROLES)}")
@@ -89,8 +89,8 @@ def by_block(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str
 
 def block_of(name: str, blocks: Sequence[str]) -> str:
     """The longest listed prefix the module name lies under, else "" ."""
-    found = [b for b in blocks if name == b or name.startswith(b + ".")]
-    return max(found, key=len, default="")
+    matches = [b for b in blocks if name == b or name.startswith(b + ".")]
+    return max(matches, key=len, default="")
 
 
 def _chunks(names: list[str], size: int) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Layers that read the very same input share one encoder: q, k and v of an attention, say.
+"""Encoder sharing of layers that read the same input, such as q, k and v of an attention.
 
 The plan says who shares (Entry.shares, the group's name); surgery gives all of a group one encoder
 module and one temperature, learned once and trained by all of their gradients. The input is encoded
@@ -19,8 +19,8 @@ from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.lut import LUTLayer
 from halut.sites.calls import example_call
-from halut.sites.eval_mode import evaluating
-from halut.sites.modules import given
+from halut.sites.eval_mode import eval_mode
+from halut.sites.modules import call_inputs
 from halut.sites.operator import ReplacedLayer
 from halut.sites.plan import Entry, Plan
 
@@ -32,14 +32,14 @@ def same_inputs(network: nn.Module, example: Any) -> list[list[str]]:
     values of two tensors are no group, and neither are a tensor before and after it was changed in
     place. A module called several times belongs to a group if all of its calls do.
     """
-    seen: dict[str, list[tuple[int, int]]] = {}
+    identities: dict[str, list[tuple[int, int]]] = {}
     alive: list[Tensor] = []  # or a later tensor may get the identity of an earlier one
 
     def hook(name: str) -> Any:
-        def note(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            x = given(args, named)[0]
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = call_inputs(args, kwargs)[0]
             alive.append(x)
-            seen.setdefault(name, []).append((id(x), x._version))
+            identities.setdefault(name, []).append((id(x), x._version))
 
         return note
 
@@ -48,10 +48,10 @@ def same_inputs(network: nn.Module, example: Any) -> list[list[str]]:
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
-    with evaluating(network, handles) as device:
+    with eval_mode(network, handles) as device:
         example_call(network, example).to(device)(network)
     groups: dict[tuple[tuple[int, int], ...], list[str]] = {}
-    for name, calls in seen.items():
+    for name, calls in identities.items():
         groups.setdefault(tuple(calls), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
@@ -63,7 +63,7 @@ def with_sharing(plan: Plan, groups: Sequence[Sequence[str]]) -> Plan:
     their rows alike; an encoder that measures its error through its layer's weight
     (output_metric) is its layer's own. A group is named after its first site.
     """
-    together: dict[str, str] = {}
+    leader_of: dict[str, str] = {}
     for names in groups:
         leaders: list[Entry] = []
         for entry in (e for e in plan.replaced if e.site.name in names and _sharing(e)):
@@ -71,8 +71,8 @@ def with_sharing(plan: Plan, groups: Sequence[Sequence[str]]) -> Plan:
             if leader is None:
                 leaders.append(entry)
             else:
-                together[leader.site.name] = together[entry.site.name] = leader.site.name
-    entries = tuple(replace(e, shares=together.get(e.site.name)) for e in plan)
+                leader_of[leader.site.name] = leader_of[entry.site.name] = leader.site.name
+    entries = tuple(replace(e, shares=leader_of.get(e.site.name)) for e in plan)
     return replace(plan, entries=entries)
 
 

@@ -1,4 +1,4 @@
-"""The one place where modules of a network are swapped."""
+"""Module replacement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from halut.replace.operator_registry import make_operator
 from halut.replace.sharing import share_encoder
 from halut.sites.attention import KIND, AttentionProducts, expose_attention
 from halut.sites.find import site_of, unsupported_reason
-from halut.sites.modules import place
+from halut.sites.modules import replace_module
 from halut.sites.operator import ReplacedLayer
 from halut.sites.plan import Entry, Plan
 
@@ -33,17 +33,17 @@ def apply(
     plan does not fit the network; and with an `example`, a batch of inputs, if not every layer that
     the plan replaces really answers it (halut.replace.liveness).
     """
-    chosen = [e for e in plan.replaced if stages is None or (e.stage or 0) < stages]
-    if any(entry.site.kind == KIND for entry in chosen):
+    entries = [e for e in plan.replaced if stages is None or (e.stage or 0) < stages]
+    if any(entry.site.kind == KIND for entry in entries):
         expose_attention(network)
-    for entry in chosen:
+    for entry in entries:
         _check(network, entry)
-    todo = [e for e in chosen if not isinstance(_module(network, e), ReplacedLayer)]
-    built = [build(network, entry) for entry in todo]  # all of them, as an operator may refuse
-    for entry, module in zip(todo, built, strict=True):
+    todo = [e for e in entries if not isinstance(_module(network, e), ReplacedLayer)]
+    modules = [build(network, entry) for entry in todo]  # all of them, as an operator may refuse
+    for entry, module in zip(todo, modules, strict=True):
         swap(network, entry, module)
     if example is not None:
-        prove(network, example, [entry.site.name for entry in chosen])
+        prove(network, example, [entry.site.name for entry in entries])
     return network
 
 
@@ -63,11 +63,11 @@ def build(network: nn.Module, entry: Entry) -> ReplacedLayer:
     module.entry = entry
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.requires_grad and reference.requires_grad)
-    _join(network, entry, module)
+    _attach_shared_encoder(network, entry, module)
     return module
 
 
-def _join(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
+def _attach_shared_encoder(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
     """Give the module the encoder of the sites it shares one with, if one of them is there."""
     module.shares = entry.shares
     if entry.shares is None:
@@ -81,8 +81,8 @@ def _join(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
 def swap(network: nn.Module, entry: Entry, module: ReplacedLayer) -> None:
     """Put `module` at the entry's site: at every place, if the network shares the layer."""
     _module(network, entry)
-    _join(network, entry, module)  # what it was built before may be there now
-    place(network, entry.site.name, module)
+    _attach_shared_encoder(network, entry, module)  # what it was built before may be there now
+    replace_module(network, entry.site.name, module)
 
 
 def replace_site(
@@ -120,18 +120,18 @@ def _module(network: nn.Module, entry: Entry) -> nn.Module:
 def _check(network: nn.Module, entry: Entry) -> None:
     module = _module(network, entry)
     if isinstance(module, ReplacedLayer):
-        found = replace(module.site, name=entry.site.name)  # halut.nn's know no name
+        site = replace(module.site, name=entry.site.name)  # halut.nn's know no name
     elif isinstance(module, SITES):
         reason = unsupported_reason(module)
         if reason is not None:
             raise HalutError(f"{entry.site.name} cannot be replaced: {reason}")
-        found = site_of(entry.site.name, module, entry.site.rows, entry.site.M)
+        site = site_of(entry.site.name, module, entry.site.rows, entry.site.M)
     else:
         raise HalutError(f"{entry.site.name} is a {type(module).__name__}, not a site")
-    if found != entry.site:
+    if site != entry.site:
         raise HalutError(
-            f"the plan was made for another network: {entry.site.name} has D={found.D}, "
-            f"M={found.M}, {found.describe()}; the plan says D={entry.site.D}, "
+            f"the plan was made for another network: {entry.site.name} has D={site.D}, "
+            f"M={site.M}, {site.describe()}; the plan says D={entry.site.D}, "
             f"M={entry.site.M}, {entry.site.describe()}"
         )
 

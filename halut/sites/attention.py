@@ -1,4 +1,4 @@
-"""Attention's two products, q k' and a v, as a module of their own: what a site needs.
+"""Attention's two products, q k' and a v, as a module that can be replaced.
 
 timm's attention computes them within its forward. `expose_attention` gives them a module, without
 parameters, that computes the same: names of tensors and answers stay as they are.
@@ -49,15 +49,15 @@ def expose_attention(network: nn.Module) -> list[str]:
     Changes `network`, but neither its answers nor its state dict. Safe to call again. Those that
     `unexposed` tells of stay as they are.
     """
-    found = []
+    names = []
     for name, module in network.named_modules():
         if _is_timms(module) and _difference(module) is None:
             products = _products(module)
             module.__class__ = _exposed(type(module))  # type: ignore[arg-type]
             module.add_module(PRODUCTS, products.train(module.training))
         if isinstance(module, _Exposed):
-            found.append(f"{name}.{PRODUCTS}" if name else PRODUCTS)
-    return found
+            names.append(f"{name}.{PRODUCTS}" if name else PRODUCTS)
+    return names
 
 
 def unexposed(network: nn.Module) -> dict[str, str]:

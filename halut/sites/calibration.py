@@ -1,4 +1,4 @@
-"""Calibration rows: what the sites of a network see, sampled under a memory bound."""
+"""Calibration rows of sites, sampled under a memory bound."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from halut.errors import HalutError
 from halut.ops.geometry import pad
 from halut.sites.calls import Batches, feed
-from halut.sites.eval_mode import evaluating
+from halut.sites.eval_mode import eval_mode
 from halut.sites.find import Site
-from halut.sites.modules import given
+from halut.sites.modules import call_inputs
 from halut.sites.usage import Forward, forwards
 
 
@@ -121,10 +121,10 @@ def capture(
 
 def sampled_rows(reservoirs: dict[str, Reservoir]) -> dict[str, Tensor]:
     """The sample of each reservoir, which are given up one by one; HalutError if one is empty."""
-    found = {}
+    samples = {}
     for name in list(reservoirs):
-        found[name] = _rows_of(name, reservoirs.pop(name))
-    return found
+        samples[name] = _rows_of(name, reservoirs.pop(name))
+    return samples
 
 
 def _rows_of(name: str, reservoir: Reservoir) -> Tensor:
@@ -203,18 +203,18 @@ def calibrating(
     number = shard[0] - shard[1]
 
     def counting(name: str, forward: Forward) -> Forward:
-        def run(*args: Any, **named: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             nonlocal number
             number += shard[1]
             calls.update(dict.fromkeys(reservoirs, (number, 0)))
-            return forward(*args, **named)
+            return forward(*args, **kwargs)
 
         return run
 
     layers = {s.name: network.get_submodule(s.name) for s in sites}
     notes = {s.name: _noting(s, reservoirs[s.name], calls) for s in sites}
     with (
-        evaluating(network),
+        eval_mode(network),
         forwards({"": network}, counting),
         forwards(layers, lambda name, run: notes[name](run)),
     ):
@@ -230,14 +230,14 @@ def _noting(site: Site, reservoir: Reservoir, calls: dict[str, tuple[int, int]])
             raise HalutError(f"{site.name}: the captured activations hold NaN or infinite values")
         batch, call = calls[site.name]
         calls[site.name] = batch, call + 1
-        taken, keys = reservoir.propose(row_count(x, site), batch, call)
-        if taken.numel():
-            reservoir.add(patch_rows(x, site, taken.to(x.device)).float().cpu(), keys)
+        selected, keys = reservoir.propose(row_count(x, site), batch, call)
+        if selected.numel():
+            reservoir.add(patch_rows(x, site, selected.to(x.device)).float().cpu(), keys)
 
     def around(forward: Forward) -> Forward:
-        def run(*args: Any, **named: Any) -> Any:
-            note(given(args, named))
-            return forward(*args, **named)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            note(call_inputs(args, kwargs))
+            return forward(*args, **kwargs)
 
         return run
 

@@ -66,8 +66,8 @@ class Call:
 
     def __repr__(self) -> str:
         shapes = self.map(lambda t: list(t.shape))  # type: ignore[arg-type, return-value]
-        named = [f"{key}={value}" for key, value in shapes.kwargs.items()]
-        return f"Call({', '.join([*map(str, shapes.args), *named])})"
+        keywords = [f"{key}={value}" for key, value in shapes.kwargs.items()]
+        return f"Call({', '.join([*map(str, shapes.args), *keywords])})"
 
 
 def example_call(network: nn.Module, example: Any) -> Call:
@@ -103,13 +103,17 @@ def mapping_call(network: nn.Module, mapping: Mapping[str, Any]) -> Call:
     it does not know, labels say, are then left out.
     """
     parameters = list(inspect.signature(type(network).forward).parameters.values())[1:]
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    accepted = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return Call(**mapping)
-    known = {p.name: mapping[p.name] for p in named if p.name in mapping}
+    kwargs = {p.name: mapping[p.name] for p in accepted if p.name in mapping}
     positional = any(p.kind is p.POSITIONAL_ONLY for p in parameters)
-    if known and not positional and all(p.name in known for p in named if p.default is p.empty):
-        return Call(**known)
+    if (
+        kwargs
+        and not positional
+        and all(p.name in kwargs for p in accepted if p.default is p.empty)
+    ):
+        return Call(**kwargs)
     return Call(mapping)
 
 

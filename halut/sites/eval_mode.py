@@ -1,4 +1,4 @@
-"""A network in evaluation mode for a while."""
+"""Context manager for evaluation mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
-def evaluating(network: nn.Module, hooks: Sequence[RemovableHandle] = ()) -> Iterator[torch.device]:
+def eval_mode(network: nn.Module, hooks: Sequence[RemovableHandle] = ()) -> Iterator[torch.device]:
     """Evaluation mode, without gradients; yields the network's device.
 
     Afterwards every module has the mode it had before, and `hooks` are removed.

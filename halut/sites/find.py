@@ -14,8 +14,8 @@ from halut.errors import HalutError
 from halut.ops.geometry import ConvGeometry, pad
 from halut.sites.attention import KIND, AttentionProducts
 from halut.sites.calls import Call, example_call
-from halut.sites.eval_mode import evaluating
-from halut.sites.modules import place, put
+from halut.sites.eval_mode import eval_mode
+from halut.sites.modules import replace_module, set_module
 from halut.sites.replaceable import pads_as_tensorflow, unsupported_reason
 from halut.sites.usage import counting, followed, forwards, same, seeded
 
@@ -109,19 +109,19 @@ def geometry_of(fields: dict[str, Any] | None) -> ConvGeometry | None:
     """Inverse of geometry_fields; raises TypeError for values of other types."""
     if fields is None:
         return None
-    known: dict[str, Any] = {"same": fields.get("padding") == "same"}
+    options: dict[str, Any] = {"same": fields.get("padding") == "same"}
     sizes = {"kernel": (2, 1), "stride": (2, 1), "dilation": (2, 1), "padding": (4, 0)}
     if fields.keys() != sizes.keys():
         raise TypeError(f"a geometry has {', '.join(sizes)}, got {', '.join(map(str, fields))}")
     for key, (count, least) in sizes.items():
         value = fields[key]
-        if key == "padding" and known["same"]:
+        if key == "padding" and options["same"]:
             continue
         numbers = isinstance(value, list | tuple) and all(_whole(each, least) for each in value)
         if not (numbers and len(value) == count):
             raise TypeError(f"{key} must be {count} numbers from {least}, got {value!r}")
-        known["kernel_size" if key == "kernel" else key] = tuple(value)
-    return ConvGeometry(**known)
+        options["kernel_size" if key == "kernel" else key] = tuple(value)
+    return ConvGeometry(**options)
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -160,7 +160,7 @@ def find_sites(
     }
     owners = _owners(network)
     call = example_call(network, example)
-    with evaluating(network):
+    with eval_mode(network):
         trace = _run(network, call, candidates)
         flow = followed(network, call, candidates)
     read, reaching = flow if flow is not None else (set(), set(candidates))
@@ -223,8 +223,8 @@ def _tied(name: str, module: nn.Module, owners: dict[int, list[str]]) -> str | N
 
 def _order(rows: dict[str, int], names: Iterable[str]) -> Any:
     called = {name: i for i, name in enumerate(rows)}
-    listed = {name: i for i, name in enumerate(names)}
-    return lambda name: (called.get(name, len(called)), listed[name])
+    positions = {name: i for i, name in enumerate(names)}
+    return lambda name: (called.get(name, len(called)), positions[name])
 
 
 class _Trace:
@@ -238,8 +238,8 @@ class _Trace:
     def wrap(self, name: str, forward: Any) -> Any:
         module = self.layers[name]
 
-        def run(*args: Any, **named: Any) -> Any:
-            output = forward(*args, **named)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
             if isinstance(module, AttentionProducts):
                 self.tokens[name] = output.shape[-2]
                 count = 2 * output.numel() // output.shape[-1]
@@ -263,8 +263,8 @@ def _run(network: nn.Module, call: Call, candidates: dict[str, nn.Module]) -> _T
     # Networks check their input in their own ways: timm by assertions, others by ValueError.
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         lone = call.tensors[0].shape if len(call.tensors) == 1 else None
-        shown = f"an input of shape {list(lone)}" if lone is not None else repr(call)
-        raise HalutError(f"the network cannot take {shown}: {error}") from error
+        description = f"an input of shape {list(lone)}" if lone is not None else repr(call)
+        raise HalutError(f"the network cannot take {description}: {error}") from error
     return trace
 
 
@@ -297,43 +297,43 @@ def _rehearsed(network: nn.Module, call: Call, sites: list[Site]) -> dict[str, s
     if all(t.is_floating_point() and not bool(t.any()) for t in call.tensors):  # tells little
         generator = torch.Generator().manual_seed(0)
         call = call.map(lambda t: torch.randn(t.shape, generator=generator).to(t))
-    with evaluating(network):
-        wanted, again = (seeded(network, call) for _ in range(2))
-        if not same(again, wanted):
-            wanted = None
-        if not tried or _changed(network, call, wanted, tried) is None:
+    with eval_mode(network):
+        expected, again = (seeded(network, call) for _ in range(2))
+        if not same(again, expected):
+            expected = None
+        if not tried or _changed(network, call, expected, tried) is None:
             return {}
         reasons = {}
         for site in tried:
-            reason = _changed(network, call, wanted, [site])
+            reason = _changed(network, call, expected, [site])
             if reason is not None:
                 reasons[site.name] = reason
         rest = [site for site in tried if site.name not in reasons]
-        reason = _changed(network, call, wanted, rest)
+        reason = _changed(network, call, expected, rest)
         reasons.update({site.name: reason for site in rest} if reason is not None else {})
     return reasons
 
 
-def _changed(network: nn.Module, call: Call, wanted: Any, sites: list[Site]) -> str | None:
+def _changed(network: nn.Module, call: Call, expected: Any, sites: list[Site]) -> str | None:
     """What goes wrong with stand-ins at the sites, or None; wanted None: any answer is right."""
     sources = {site.name: network.get_submodule(site.name) for site in sites}
     stand_ins = {site.name: _StandIn(site, sources[site.name]) for site in sites}
     try:
         for name, stand_in in stand_ins.items():
-            place(network, name, stand_in.eval())
+            replace_module(network, name, stand_in.eval())
         runs: dict[str, nn.Module] = {f"new {n}": m for n, m in stand_ins.items()}
         runs.update({f"old {n}": m for n, m in sources.items()})
         counts = dict.fromkeys(runs, 0)
         with forwards(runs, counting(counts)):
-            found = seeded(network, call)
+            output = seeded(network, call)
     except Exception as error:  # the network's own code, which meets another layer than it knows
         return f"in another layer's place the network fails: {error!r}".splitlines()[0]
     finally:
         for name, source in sources.items():
-            put(network, stand_ins[name], source)
+            set_module(network, stand_ins[name], source)
     if any(counts[f"old {name}"] or not counts[f"new {name}"] for name in sources):
         return "it is called by a reference that is no submodule: another layer would not be"
-    if wanted is not None and not same(found, wanted):
+    if expected is not None and not same(output, expected):
         return "the network answers otherwise with another layer in its place"
     return None
 

@@ -1,4 +1,4 @@
-"""What a layer takes over from the module whose place it takes: plain attributes, and hooks."""
+"""Module swapping that keeps plain attributes and hooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOOKS = (
 )
 
 
-def place(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
+def replace_module(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """Put `module` wherever the network holds the module of that name, and return the latter.
 
     It takes over what code around the layer may count on: plain attributes (in_features, stride,
@@ -26,11 +26,11 @@ def place(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """
     source = network.get_submodule(name)
     take_over(module, source)
-    put(network, source, module)
+    set_module(network, source, module)
     return source
 
 
-def put(network: nn.Module, source: nn.Module, module: nn.Module) -> None:
+def set_module(network: nn.Module, source: nn.Module, module: nn.Module) -> None:
     """Put `module` at every place where the network holds `source`."""
     places = [
         (parent, child_name)
@@ -52,6 +52,6 @@ def take_over(module: nn.Module, source: nn.Module) -> None:
         vars(module)[name] = vars(source)[name]
 
 
-def given(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+def call_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The inputs of a call, however they were given: layer(x) and layer(input=x) are the same."""
-    return (*args, *named.values())
+    return (*args, *kwargs.values())

@@ -42,7 +42,7 @@ class Operator:
     def check(self, site: Site) -> None:
         """Raise HalutError if the options do not fit the site, naming the valid range."""
 
-    def frozen(self, site: Site) -> dict[str, Any]:
+    def plan_options(self, site: Site) -> dict[str, Any]:
         """Every option as a plan keeps it: plain values, with what depends on the site settled."""
         return self.config.options()
 
@@ -101,7 +101,7 @@ class ReplacedLayer(nn.Module):
         if not bool(torch.isfinite(values).all()):
             raise HalutError(f"{self.site.name}: {what} NaN or infinite values")
 
-    def exact(self, *x: Any, **named: Any) -> Tensor:
+    def exact(self, *x: Any, **kwargs: Any) -> Tensor:
         """What the exact product would answer to the layer's input x: what errors refer to."""
         raise NotImplementedError
 
@@ -112,7 +112,7 @@ class ReplacedLayer(nn.Module):
         """Parameters by optimizer role: table, prototypes, thresholds, temperature, basis, rest."""
         return {"rest": list(self.parameters())}
 
-    def diagnose(self, *x: Any, **named: Any) -> dict[str, float]:
+    def diagnose(self, *x: Any, **kwargs: Any) -> dict[str, float]:
         """Figures of the layer on one batch x, for the logs: its normalized_mse, ..."""
         y, exact = self.forward(*x), self.exact(*x)  # without hooks
         return {"normalized_mse": float(normalized_mse(y.to(exact.dtype), exact))}

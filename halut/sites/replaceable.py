@@ -1,4 +1,4 @@
-"""Which Linear and Conv2d modules a replacement computes the same product as."""
+"""Conditions under which a Linear or Conv2d can be replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a network uses its layers, seen without module hooks, which switch torch's fused paths off.
+"""Data flow of a network's layers without module hooks, which switch torch's fused paths off.
 
 What is learned here about a network in evaluation mode without gradients is what will run there.
 """
@@ -67,10 +67,10 @@ class Flow(TorchDispatchMode):
     def wrap(self, name: str, forward: Forward) -> Forward:
         """For `forwards`."""
 
-        def run(*args: Any, **named: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             self.active.append(name)
             try:
-                y = forward(*args, **named)
+                y = forward(*args, **kwargs)
             finally:
                 self.active.pop()
             for storage in _storages(y):
@@ -120,13 +120,13 @@ def _address(t: Tensor) -> int:
 
 def _storages(values: Any) -> list[int]:
     """Addresses of the storages of all tensors in a value."""
-    found = []
+    storages = []
     for t in tensors_of(values):
         try:
-            found.append(t.untyped_storage().data_ptr())
+            storages.append(t.untyped_storage().data_ptr())
         except (RuntimeError, NotImplementedError):
             continue
-    return [address for address in found if address]
+    return [address for address in storages if address]
 
 
 def followed(
@@ -150,9 +150,9 @@ def counting(counts: dict[str, int]) -> Callable[[str, Forward], Forward]:
     """For `forwards`: counts[name] goes up with every call."""
 
     def wrap(name: str, forward: Forward) -> Forward:
-        def run(*args: Any, **named: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             counts[name] += 1
-            return forward(*args, **named)
+            return forward(*args, **kwargs)
 
         return run
 

@@ -1,4 +1,4 @@
-"""The data a bundle was made with: what its report keeps of it, and the way back."""
+"""Data options recorded in a bundle's report, and their restoration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from halut.sites.plan import Plan
 
 log = logging.getLogger("halut")
 
-OF_THE_MACHINE = ("root", "workers", "download")
+MACHINE_OPTIONS = ("root", "workers", "download")
 """Fields that say where and how data is read, not what it is."""
 
 
@@ -32,7 +32,7 @@ def settings_of(data: DataModule) -> dict[str, Any]:
 
     Mean and standard deviation are those in use, also where they were measured on the data.
     """
-    settings = {k: v for k, v in asdict(data.config).items() if k not in OF_THE_MACHINE}
+    settings = {k: v for k, v in asdict(data.config).items() if k not in MACHINE_OPTIONS}
     for key in ("mean", "std"):
         if settings[key] is None:
             settings[key] = list(getattr(data, key))
@@ -41,35 +41,35 @@ def settings_of(data: DataModule) -> dict[str, Any]:
 
 def data_of(
     report: Mapping[str, Any],
-    chosen: Mapping[str, Any],
-    given: Collection[str],
+    options: Mapping[str, Any],
+    keys: Collection[str],
     run: Any = None,
     plan: Plan | None = None,
 ) -> Any:
     """The data set of a bundle's report, set up; raises HalutError as data sets do.
 
-    `chosen` is the configuration's data group: it may be of another data set (`name`), which then
-    decides everything. `given` are the fields named on the command line, which win over all; each
+    `options` is the configuration's data group: it may be of another data set (`name`), which then
+    decides everything. `keys` are the fields named on the command line, which win over all; each
     must have an effect in the evaluation `run`, where there is one. The bundle's `plan` says which
     plugin has the data set.
     """
     recorded = report.get("data") or {}
-    name = chosen.get("name") or recorded.get("name")
+    name = options.get("name") or recorded.get("name")
     if name is None:
         raise HalutError("the bundle's report does not name its data set; give data=NAME")
     if plan is not None and name not in datasets:
         for plugin, entries in plan.plugins.items():
             if name in entries.get("data set", ()):
                 raise HalutError(missing_plugin(plugin, "data set", name, "the bundle"))
-    settings = {"name": name, **{k: v for k, v in chosen.items() if v is not None}}
+    settings = {"name": name, **{k: v for k, v in options.items() if v is not None}}
     if name == recorded.get("name"):
         settings |= recorded.get("settings") or {}
-    settings |= {key: chosen[key] for key in given if key in chosen}
+    settings |= {key: options[key] for key in keys if key in options}
     data = build_data(**{**_typed(name, settings), "name": name})
-    for key in given if run is not None else ():
+    for key in keys if run is not None else ():
         reason = why_without_effect(data.config, key, run)
-        if reason is not None and chosen.get(key) not in (None, False):
-            raise HalutError(f"data.{key}={chosen[key]} has no effect: {reason}")
+        if reason is not None and options.get(key) not in (None, False):
+            raise HalutError(f"data.{key}={options[key]} has no effect: {reason}")
     data.prepare_data()
     data.setup()
     _compare(data, recorded if name == recorded.get("name") else {})
@@ -92,11 +92,11 @@ def recorded_root(path: Path, name: str | None) -> str | None:
 def _compare(data: DataModule, recorded: Mapping[str, Any]) -> None:
     """HalutError if the classes are not those the network learned; a warning for other samples."""
     classes = recorded.get("classes") or data.class_names  # earlier reports have none
-    for label, (known, name) in enumerate(zip(classes, data.class_names, strict=False)):
-        if known != name:
+    for label, (recorded_name, name) in enumerate(zip(classes, data.class_names, strict=False)):
+        if recorded_name != name:
             raise HalutError(
                 f"data={data.config.name}: class {label} is {name!r}; the bundle's network learned "
-                f"{known!r} there"
+                f"{recorded_name!r} there"
             )
     digests = recorded.get("digests")
     if digests and digests.get("test") != data.digests()["test"]:

@@ -1,4 +1,4 @@
-"""Capture and learning of a stage's operators, shared out over the ranks.
+"""Calibration of a stage's operators, distributed over the ranks.
 
 Every rank captures from its share of the calibration batches; the reservoirs merge into the one
 that a single process would have drawn. Sites that wait for each other are learned by all ranks
@@ -20,8 +20,14 @@ from halut.sites.calibration import Reservoir, expected_memory, reservoirs_of, s
 from halut.sites.plan import Entry, Plan
 from halut.training.config.run_config import TrainConfig
 from halut.training.logging.metrics import RunLogger
-from halut.training.logging.progress import bar
-from halut.training.parallel.distributed import device_of, rank, share_state, together, world_size
+from halut.training.logging.progress import progress_bar
+from halut.training.parallel.distributed import (
+    device_of,
+    rank,
+    run_on_all_ranks,
+    share_state,
+    world_size,
+)
 from halut.training.parallel.gather import codebook_ranks, merged
 from halut.training.run_folder import RunFolder
 
@@ -72,12 +78,12 @@ def assign_sites_to_ranks(entries: Sequence[Entry], ranks: int) -> dict[str, int
         for name, members in groups.items()
     }
     load = [0] * ranks
-    found = {}
+    rank_of_site = {}
     for name in sorted(groups, key=lambda name: -sizes[name]):
         least = load.index(min(load))
         load[least] += sizes[name]
-        found.update({e.site.name: least for e in groups[name]})
-    return found
+        rank_of_site.update({e.site.name: least for e in groups[name]})
+    return rank_of_site
 
 
 def calibrate_in_parallel(
@@ -88,13 +94,13 @@ def calibrate_in_parallel(
 
     def mine() -> None:
         for entry in entries:
-            seen = rows.pop(entry.site.name)
+            site_rows = rows.pop(entry.site.name)
             if owner[entry.site.name] == rank():
-                _learn_site(context, network, entry, seen)
+                _learn_site(context, network, entry, site_rows)
             else:
                 swap.swap(network, entry, swap.build(network, entry))
 
-    together(mine)
+    run_on_all_ranks(mine)
     for entry in entries:
         name = entry.site.name
         share_state(network.get_submodule(name), owner[name])
@@ -129,8 +135,8 @@ def captured(
     settings = context.config.capture
     shard = (0, 1) if alone else (rank(), world_size())
     batches, total = calibration(context, shard)
-    shown = context.config.trainer.enable_progress_bar
-    with bar(f"capture {entries[0].site.name}", total, shown) as progress:
+    progress_shown = context.config.trainer.enable_progress_bar
+    with progress_bar(f"capture {entries[0].site.name}", total, progress_shown) as progress:
 
         def fill() -> dict[str, Reservoir]:
             return reservoirs_of(
@@ -146,13 +152,13 @@ def captured(
 
         if alone:
             return sampled_rows(fill())
-        found = together(fill)
-        return sampled_rows({name: merged(reservoir) for name, reservoir in found.items()})
+        reservoirs = run_on_all_ranks(fill)
+        return sampled_rows({name: merged(reservoir) for name, reservoir in reservoirs.items()})
 
 
 def _learn_site(context: Context, network: nn.Module, entry: Entry, rows: torch.Tensor) -> None:
     codebooks = (entry.options.get("C") or 1) * entry.site.groups
-    with bar(
+    with progress_bar(
         f"learn {entry.site.name}", codebooks, context.config.trainer.enable_progress_bar
     ) as progress:
         swap.replace_site(network, entry, rows, context.config.seed, progress)

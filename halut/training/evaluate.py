@@ -1,4 +1,4 @@
-"""`python evaluate.py run=PATH` and `halut evaluate run=PATH`: a bundle's figures, measured."""
+"""Evaluation of a bundle: `python evaluate.py run=PATH` and `halut evaluate run=PATH`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from halut.bundle import exact_network, load_bundle
 from halut.data.loader import BatchLoader
 from halut.data.sampler import OrderedBatches
 from halut.data.splits import balanced_subset
-from halut.errors import SIGPIPE_CODE, HalutError, flush, silence, tell
+from halut.errors import SIGPIPE_CODE, HalutError, flush, report_error, silence
 from halut.inference import prepare
 from halut.io import write_json
 from halut.option import without_effect
@@ -34,8 +34,8 @@ from halut.training.config.evaluate_config import EvaluateConfig, check, registe
 from halut.training.config.unused_options import refuse, typed
 from halut.training.evaluate_show import show
 from halut.training.lightning.fit import split_accuracy, split_samples
-from halut.training.logging.progress import bar, log, set_up_logging
-from halut.training.parallel.distributed import complain
+from halut.training.logging.progress import log, progress_bar, set_up_logging
+from halut.training.parallel.distributed import print_error
 from halut.training.report import environment
 
 SCHEMA = 1
@@ -47,23 +47,23 @@ register()
 
 def with_run(arguments: list[str]) -> list[str]:
     """The command line with run= before a path, and the path in quotes where Hydra needs them."""
-    found: list[str] = []
+    arguments_out: list[str] = []
     for argument in arguments:
         path = argument.removeprefix("run=")
         plain = argument == path
         is_path = os.path.exists(path) if "=" in path or not plain else path[:1] not in "-+~"
-        before = found[-1] if found else ""
+        before = arguments_out[-1] if arguments_out else ""
         if (plain and not is_path) or before in ("--help", "-h", *WITH_VALUE) or not path:
-            found.append(argument)
+            arguments_out.append(argument)
         elif is_path:
             quoted = path.replace("\\", "\\\\").replace("'", "\\'")
-            found.append(f"run='{quoted}'")
+            arguments_out.append(f"run='{quoted}'")
         else:
-            found.append(argument)
-    if len(runs := [each for each in found if each.startswith("run='")]) > 1:
-        complain(f"one run at a time is evaluated, got {len(runs)}: {', '.join(runs)}")
+            arguments_out.append(argument)
+    if len(runs := [each for each in arguments_out if each.startswith("run='")]) > 1:
+        print_error(f"one run at a time is evaluated, got {len(runs)}: {', '.join(runs)}")
         sys.exit(2)
-    return found
+    return arguments_out
 
 
 @command("evaluate", EvaluateConfig, with_run)
@@ -74,8 +74,8 @@ def main(config: DictConfig) -> None:
         settings = _typed(config)
         check(settings)
         refuse(typed(), without_effect(settings, [k for k in typed() if k.split(".")[0] != "data"]))
-        chosen = cast(dict[str, Any], OmegaConf.to_container(config.data, resolve=True))
-        figures, plan = evaluate_bundle(settings, chosen, _given())
+        data_options = cast(dict[str, Any], OmegaConf.to_container(config.data, resolve=True))
+        figures, plan = evaluate_bundle(settings, data_options, _given())
         show(figures, plan)
         if settings.json is not None:
             _write(Path(settings.json), figures)
@@ -86,10 +86,10 @@ def main(config: DictConfig) -> None:
         silence()
         sys.exit(SIGPIPE_CODE)
     except Exception as error:
-        tell(error, complain, config.debug.traceback)
+        report_error(error, print_error, config.debug.traceback)
         sys.exit(1)
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         sys.exit(130)
 
 
@@ -106,12 +106,12 @@ def _given() -> list[str]:
 
 
 def evaluate_bundle(
-    config: EvaluateConfig, chosen: Mapping[str, Any], given: Collection[str] = ()
+    config: EvaluateConfig, data_options: Mapping[str, Any], keys: Collection[str] = ()
 ) -> tuple[dict[str, Any], Plan]:
     """The figures of config.run, and its plan; nothing in its folder is changed.
 
-    `chosen` are fields of the data set, of which those in `given` win over the bundle's own; see
-    halut.training.bundle_data. Raises HalutError if the bundle or the data cannot be read.
+    `data_options` are fields of the data set, of which those in `keys` win over the bundle's own;
+    see halut.training.bundle_data. Raises HalutError if the bundle or the data cannot be read.
     """
     check(config)
     assert config.run is not None
@@ -124,9 +124,9 @@ def evaluate_bundle(
         torch.set_num_threads(config.trainer.threads)
     network, plan, report = load_bundle(path, config.plugins)
     name = (report.get("data") or {}).get("name")
-    if chosen.get("root") is None and chosen.get("name") in (None, name):
-        chosen = {**chosen, "root": recorded_root(path, name)}
-    data = data_of(report, chosen, given, config, plan)
+    if data_options.get("root") is None and data_options.get("name") in (None, name):
+        data_options = {**data_options, "root": recorded_root(path, name)}
+    data = data_of(report, data_options, keys, config, plan)
     check_fits(data, plan)
     if config.trainer.channels_last:
         _channels_last(network)
@@ -176,13 +176,13 @@ def _prepared(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[st
     None where they are not asked for, or the network has no such form. The exact network's weights
     are random: its time does not depend on them.
     """
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "latency": None,
         "prepared_bytes": None,
         "prepared_layout_bytes": None,
     }
     if not config.latency:
-        return found
+        return figures
     exact = exact_network(plan)
     x = torch.randn(config.latency, *plan.model["input_shape"])
     if config.trainer.channels_last:
@@ -192,20 +192,20 @@ def _prepared(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[st
         prepared = prepare(network.cpu(), x)
     except HalutError as error:
         log.warning("no latency: %s", error)
-        return found
+        return figures
     times = latency({"exact": exact, "prepared": prepared}, x)
     return {"latency": times, **prepared_figures(prepared)}
 
 
 def _runtime(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str, Any] | None:
     """First-call and warm times of the ways that are asked for, and how far their answers lie."""
-    asked = config.runtime
-    if asked.mode == "none":
+    runtime = config.runtime
+    if runtime.mode == "none":
         return None
-    chosen = ways(asked.mode, asked.attention)
+    modes = ways(runtime.mode, runtime.attention)
     shape = list(plan.model["input_shape"])
-    found = compare(network, chosen, shape, asked.batch, asked.inputs, asked.rounds)
-    return {**found, "tolerance": asked.tolerance}
+    latencies = compare(network, modes, shape, runtime.batch, runtime.inputs, runtime.rounds)
+    return {**latencies, "tolerance": runtime.tolerance}
 
 
 def _layers(
@@ -215,9 +215,9 @@ def _layers(
     errors: dict[str, dict[str, float]] = {}
     if config.samples:
         part = data.splits[config.split]
-        chosen = part.indices[balanced_subset(part.labels, config.samples, seed=0)]
-        batches = OrderedBatches(chosen, data.config.eval_batch_size, shard=(0, 1))
-        with bar(
+        indices = part.indices[balanced_subset(part.labels, config.samples, seed=0)]
+        batches = OrderedBatches(indices, data.config.eval_batch_size, shard=(0, 1))
+        with progress_bar(
             "errors of the layers", len(batches), config.trainer.enable_progress_bar
         ) as progress:
             errors = layer_errors(network, BatchLoader(part, batches), progress)

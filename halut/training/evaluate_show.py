@@ -1,4 +1,4 @@
-"""What an evaluation prints: plan, errors, cost, memory, latency, accuracy."""
+"""Terminal output of an evaluation: plan, errors, cost, memory, latency, accuracy."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def show(figures: Mapping[str, Any], plan: Plan) -> None:
         layout = figures["prepared_layout_bytes"]
         again = f"; {layout:,} more for tables laid out for the kernels" if layout else ""
         lines.append(f"memory prepared: {figures['prepared_bytes']:,} bytes{again}")
-    if (found := figures["latency"]) is not None:
-        exact, prepared = found["ms"]["exact"], found["ms"]["prepared"]
+    if (latency := figures["latency"]) is not None:
+        exact, prepared = latency["ms"]["exact"], latency["ms"]["prepared"]
         lines.append(
-            f"latency of {found['batch']} on the CPU, {found['threads']} threads: exact "
+            f"latency of {latency['batch']} on the CPU, {latency['threads']} threads: exact "
             f"{exact:.3g} ms, prepared {prepared:.3g} ms, "
             f"{times(exact / prepared, 'faster', 'slower')}"
         )
@@ -35,12 +35,14 @@ def show(figures: Mapping[str, Any], plan: Plan) -> None:
         lines += runtime_lines(runtime, runtime["tolerance"])
     recorded = dict(figures["recorded"])
     samples = recorded.pop("samples")
-    told = ", ".join(f"{k} {v:.2f} %" for k, v in recorded.items() if v is not None)
-    told += f" of {samples:,} samples" if samples is not None else " of samples not counted then"
+    accuracies = ", ".join(f"{k} {v:.2f} %" for k, v in recorded.items() if v is not None)
+    accuracies += (
+        f" of {samples:,} samples" if samples is not None else " of samples not counted then"
+    )
     accuracy = f"{figures['split']} accuracy: {figures['accuracy']:.2f} %"
     count = f"of {figures['samples']:,} samples of {figures['data']}"
-    known = any(value is not None for value in recorded.values())
-    lines.append(f"{accuracy} {count}" + (f" (recorded: {told})" if known else ""))
+    has_accuracy = any(value is not None for value in recorded.values())
+    lines.append(f"{accuracy} {count}" + (f" (recorded: {accuracies})" if has_accuracy else ""))
     for line in lines:
         console.print(line, highlight=False)
 

@@ -1,4 +1,4 @@
-"""The exact network everything starts from: a file, pretrained weights, or trained first."""
+"""Exact network of a run: a file, pretrained weights, or trained first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from halut.training.lightning.module import Recipe
 from halut.training.logging.metrics import RunLogger
 from halut.training.logging.progress import log
 from halut.training.logging.run_progress import run
-from halut.training.parallel.distributed import barrier, is_main, on_main
+from halut.training.parallel.distributed import barrier, broadcast_from_rank0, is_main
 from halut.training.pretrained import new_classifier
 from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
 
@@ -54,8 +54,8 @@ def cache_key(config: dict[str, Any], samples: dict[str, str]) -> str:
     base = {k: v for k, v in config["base"].items() if k != "cache" and v != {}}
     trainer = deciding(config["trainer"], ("limit_train_batches",))
     data["samples"] = samples  # another folder of the same options is other data
-    chosen = {"data": data, "model": config["model"], "base": base, "trainer": trainer}
-    return config_hash({**chosen, "seed": config["seed"], **_sources(config)})
+    relevant = {"data": data, "model": config["model"], "base": base, "trainer": trainer}
+    return config_hash({**relevant, "seed": config["seed"], **_sources(config)})
 
 
 def _sources(config: dict[str, Any]) -> dict[str, str]:
@@ -67,7 +67,7 @@ def _sources(config: dict[str, Any]) -> dict[str, str]:
     return {f"source of the {noun}": digest for noun, digest in found.items() if digest is not None}
 
 
-def obtain_base(
+def load_or_train_exact_network(
     network: nn.Module,
     data: Any,
     folder: RunFolder,
@@ -83,7 +83,9 @@ def obtain_base(
     classifier has another number of classes, and so started anew, training goes on from there.
     """
     stored = folder.path / "base" / "weights.safetensors"
-    note = on_main(lambda: folder.read("base/base.json", {"origin": str, "steps": int}))
+    note = broadcast_from_rank0(
+        lambda: folder.read("base/base.json", {"origin": str, "steps": int})
+    )
     if note is not None:
         load_network(stored, network)
         run.skip("base")
@@ -97,7 +99,7 @@ def obtain_base(
     anew = new_classifier(config.model, data.num_classes) and config.base.epochs > 0
     if (config.model.weights or config.model.pretrained) and not anew:
         origin = f"file {config.model.weights}" if config.model.weights else "pretrained"
-    elif cached_weights is not None and on_main(cached_weights.exists):
+    elif cached_weights is not None and broadcast_from_rank0(cached_weights.exists):
         load_network(cached_weights, network)
         run.skip("base")
         origin = f"trained earlier ({cached_weights})"

@@ -1,4 +1,4 @@
-"""The exact network trained on for as long as all stages together: what fine-tuning alone gives."""
+"""Fine-tuning baseline: the exact network trained for as long as all stages together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from halut.training.exact_network import deciding
 from halut.training.lightning.module import Recipe
 from halut.training.logging.progress import log
 from halut.training.logging.run_progress import run
-from halut.training.parallel.distributed import is_main, on_main, world_size
+from halut.training.parallel.distributed import broadcast_from_rank0, is_main, world_size
 from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
 from halut.training.stage import stage_recipe, train
 
@@ -38,7 +38,7 @@ def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
     if not config.baseline or epochs == 0:
         return None
     network = copy.deepcopy(context.exact).requires_grad_(True)
-    done = on_main(lambda: folder.read("baseline/stage.json", {"steps": int}))
+    done = broadcast_from_rank0(lambda: folder.read("baseline/stage.json", {"steps": int}))
     path = folder.path / "baseline"
     if done is not None:
         load_network(path / "weights.safetensors", network)
@@ -48,7 +48,9 @@ def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
     recipe = replace(recipe, freeze=[])  # what freezes beside tables is all the exact network has
     cache = config.base.cache
     cached = Path(cache) / f"baseline-{key(context, epochs, recipe)}" if cache else None
-    note = on_main(lambda: RunFolder(cached).read("stage.json", {})) if cached else None
+    note = (
+        broadcast_from_rank0(lambda: RunFolder(cached).read("stage.json", {})) if cached else None
+    )
     steps = 0
     if note is not None and cached is not None:
         log.info("baseline: the exact network, tuned earlier (%s)", cached)
@@ -77,7 +79,7 @@ def key(context: Context, epochs: int, recipe: Recipe) -> str:
     config = context.config
     unused = ("root", "workers", "download")
     data = {name: value for name, value in asdict(config.data).items() if name not in unused}
-    chosen = {
+    relevant = {
         "model": context.plan.model,
         "start": digest(context.exact),
         "teacher": digest(context.teacher) if context.teacher is not None else None,
@@ -93,4 +95,4 @@ def key(context: Context, epochs: int, recipe: Recipe) -> str:
         "seed": config.seed,
         "processes": world_size(),
     }
-    return config_hash(chosen)
+    return config_hash(relevant)

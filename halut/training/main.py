@@ -1,4 +1,4 @@
-"""`python train.py ...` and `halut train ...`: compose, run, and say what failed."""
+"""Entry point of `python train.py ...` and `halut train ...`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from halut.codecs.factors import option_types
 from halut.configs import Chain, FactorConfig
-from halut.errors import SIGPIPE_CODE, HalutError, flush, silence, tell
+from halut.errors import SIGPIPE_CODE, HalutError, flush, report_error, silence
 from halut.plugins import loading
 from halut.training import sweep
 from halut.training.cluster import interruption, slurm
@@ -45,12 +45,12 @@ def typed(config: DictConfig) -> TrainConfig:
 def refuse_added_keys(node: DictConfig, path: str = "") -> None:
     """Raise HalutError for a key that `+` has added to a group which has no such option."""
     kind = OmegaConf.get_type(node)
-    known = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
     if kind in (FactorConfig, Chain):
-        known = [*(known or ()), *option_types(kind)]
+        names = [*(names or ()), *option_types(kind)]
     for key in map(str, node):
-        if known is not None and key not in known:
-            raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(known)}")
+        if names is not None and key not in names:
+            raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(names)}")
         if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
             refuse_added_keys(node[key], f"{path}{key}.")
 
@@ -69,9 +69,9 @@ def main(config: DictConfig) -> Any:
 def attempt(config: DictConfig) -> tuple[int, Any]:
     """Do what the configuration says; returns the exit code, all errors told, and the outcome."""
     try:
-        slurm.adopt()
+        slurm.export_torchrun_env()
         set_up_logging()
-        with interruption.watch.during_run():
+        with interruption.signal_handler.during_run():
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 return 0, sweep.attempt(start, config, lambda value: plain_values(typed(value)))
             start(config)
@@ -82,16 +82,16 @@ def attempt(config: DictConfig) -> tuple[int, Any]:
         return SIGPIPE_CODE, None
     except interruption.Interrupted as stop:
         settings = config.trainer
-        return interruption.leave(stop, settings.requeue, settings.max_requeues), None
+        return interruption.requeue_or_exit(stop, settings.requeue, settings.max_requeues), None
     except KeyboardInterrupt:
-        distributed.complain(f"interrupted; {interruption.CONTINUES}")
+        distributed.print_error(f"interrupted; {interruption.RESUME_HINT}")
         return 130, None
     except Exception as error:
-        gone = distributed.lost(error)
+        gone = distributed.peer_disconnected(error)
         if gone is None:
-            tell(error, distributed.complain, config.debug.traceback)
+            report_error(error, distributed.print_error, config.debug.traceback)
         else:
-            distributed.complain(f"another rank is gone ({gone}); {interruption.CONTINUES}")
+            distributed.print_error(f"another rank is gone ({gone}); {interruption.RESUME_HINT}")
         return 1, None
     finally:
         distributed.stop()

@@ -1,4 +1,4 @@
-"""From a configuration to a plan with stages."""
+"""Plan and stages of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -82,27 +82,27 @@ def _wants_attention(config: TrainConfig) -> bool:
     return KIND in (*config.policy.kinds, *ruled)
 
 
-def check_roles(option: str, named: Iterable[str]) -> None:
+def check_roles(option: str, roles: Iterable[str]) -> None:
     """Raise HalutError for an optimizer role that does not exist."""
-    for role in named:
+    for role in roles:
         if role not in schedule.ROLES:
-            known = ", ".join(schedule.ROLES)
-            raise HalutError(f"{option}: unknown role {role!r}; choose from: {known}")
+            choices = ", ".join(schedule.ROLES)
+            raise HalutError(f"{option}: unknown role {role!r}; choose from: {choices}")
 
 
 def rule_of(fields_given: dict[str, Any]) -> Rule:
     """A rule from the configuration's mapping; raises HalutError on a key nobody knows."""
-    known = [f.name for f in fields(Rule)]
-    wrong = [key for key in fields_given if key not in known]
+    names = [f.name for f in fields(Rule)]
+    wrong = [key for key in fields_given if key not in names]
     if wrong:
-        raise HalutError(f"policy.rules: unknown key {wrong[0]!r}; choose from: {', '.join(known)}")
+        raise HalutError(f"policy.rules: unknown key {wrong[0]!r}; choose from: {', '.join(names)}")
     return Rule(**{"operator": None, **fields_given})
 
 
 def make_stages(settings: ScheduleConfig, plan: Plan, context: dict[str, Any]) -> list[Stage]:
     """The stages of a plan's replaced sites; `context` holds what the order needs."""
     if settings.stages:
-        known = ", ".join(Stage.__dataclass_fields__)
+        choices = ", ".join(Stage.__dataclass_fields__)
         try:
             return [
                 Stage(
@@ -111,7 +111,7 @@ def make_stages(settings: ScheduleConfig, plan: Plan, context: dict[str, Any]) -
                 for fields_given in settings.stages
             ]
         except TypeError as error:
-            raise HalutError(f"schedule.stages: {error}; choose from: {known}") from error
+            raise HalutError(f"schedule.stages: {error}; choose from: {choices}") from error
     order = schedule.orders[settings.order]
     groups = order(plan.replaced, {**context, "per_stage": settings.per_stage})
     stages = [Stage(names, settings.epochs, settings.calibrate) for names in groups]
@@ -127,7 +127,7 @@ def parts_of(config: Any, data: Any, stages: Sequence[Any], widths: int) -> list
     """
     batches = max(steps_per_epoch(data, config.trainer) * config.trainer.accumulate_grad_batches, 1)
     cut = min(config.schedule.train_batches or batches, batches)
-    seen = batches / 3  # an epoch's worth of answers
+    evaluation = batches / 3  # an epoch's worth of answers
     parts = []
     if untrained_base(config) is None:
         parts.append(Part("base", "exact", config.base.epochs * batches))
@@ -140,6 +140,6 @@ def parts_of(config: Any, data: Any, stages: Sequence[Any], widths: int) -> list
     if config.baseline and epochs:
         parts.append(Part("baseline", "exact", epochs * cut, "fine-tuned exact network"))
     if widths:
-        parts.append(Part("ptq", "answers", widths * seen, "quantized networks"))
-    parts.append(Part("test", "answers", (3 + widths) * seen, "test"))
+        parts.append(Part("ptq", "answers", widths * evaluation, "quantized networks"))
+    parts.append(Part("test", "answers", (3 + widths) * evaluation, "test"))
     return parts

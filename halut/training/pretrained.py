@@ -1,4 +1,4 @@
-"""What a pretrained network asks of its images: size, normalization, resizing."""
+"""Image preprocessing of a pretrained network: size, normalization, resizing."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def preprocessing(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def completed(fields: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+def with_pretrained_preprocessing(fields: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
     """The data options `fields`, each that is null given as the network asks for it.
 
     Options that the data set does not have stay away, those with a value keep it.
     """
-    asked = preprocessing(model)
-    return {k: asked.get(k) if value is None else value for k, value in fields.items()}
+    required = preprocessing(model)
+    return {k: required.get(k) if value is None else value for k, value in fields.items()}
 
 
 def new_classifier(model: ModelConfig, num_classes: int) -> bool:

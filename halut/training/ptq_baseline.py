@@ -1,4 +1,4 @@
-"""The exact network at 8 and at 4 bits, without training: what number formats alone give.
+"""Post-training quantization baseline: the exact network at 8 and at 4 bits.
 
 baseline/ptq.json holds the ranges of the inputs and the validation accuracies, so that a resumed
 run measures neither again; the networks are made from the exact one and the ranges.
@@ -30,14 +30,14 @@ from halut.replace.ptq import (
 from halut.training.calibrate import Context, calibration
 from halut.training.config.run_config import TrainConfig
 from halut.training.lightning.fit import split_accuracy
-from halut.training.logging.progress import bar, log
+from halut.training.logging.progress import log, progress_bar
 from halut.training.parallel.distributed import (
+    all_gather_objects,
+    broadcast_from_rank0,
     device_of,
-    everyones,
     is_main,
-    on_main,
     rank,
-    together,
+    run_on_all_ranks,
     world_size,
 )
 
@@ -60,30 +60,35 @@ def quantized_baselines(context: Context) -> dict[str, Quantized]:
     """
     replaced = context.plan.replaced
     entries = quantizable(replaced)
-    widths = on_main(lambda: widths_of(context.config)) if entries else []
+    widths = broadcast_from_rank0(lambda: widths_of(context.config)) if entries else []
     if not widths:
         return {}
     import torchao
 
-    known = on_main(lambda: context.folder.read(FILE, {"val_accuracy": dict, "ranges": dict}))
+    recorded = broadcast_from_rank0(
+        lambda: context.folder.read(FILE, {"val_accuracy": dict, "ranges": dict})
+    )
     names = [entry.site.name for entry in entries]
-    ranges = known["ranges"] if known else _ranges(context, names)
+    ranges = recorded["ranges"] if recorded else _ranges(context, names)
     with reading(context.folder.path / FILE):
         ranges = {name: (float(ranges[name][0]), float(ranges[name][1])) for name in names}
-        for value in (known or {"val_accuracy": {}})["val_accuracy"].values():
+        for value in (recorded or {"val_accuracy": {}})["val_accuracy"].values():
             float(value)
-    known = known or {"val_accuracy": {}}
-    found = {}
+    recorded = recorded or {"val_accuracy": {}}
+    results = {}
     for width in widths:
         name = f"int{width}"
         make = partial(quantized, context.exact, entries, ranges, width)
-        accuracy = known["val_accuracy"].get(name)
+        accuracy = recorded["val_accuracy"].get(name)
         if accuracy is None:
             accuracy = split_accuracy(make(), context.data, "val", context.config.trainer)
             log.info("%s: the exact network quantized: validation accuracy %.2f", name, accuracy)
-            known = {"ranges": ranges, "val_accuracy": {**known["val_accuracy"], name: accuracy}}
+            recorded = {
+                "ranges": ranges,
+                "val_accuracy": {**recorded["val_accuracy"], name: accuracy},
+            }
             if is_main():
-                context.folder.write(FILE, known)
+                context.folder.write(FILE, recorded)
         figures = {
             "library": "torchao",
             "version": torchao.__version__,
@@ -95,17 +100,17 @@ def quantized_baselines(context: Context) -> dict[str, Quantized]:
             "bytes": quantized_bytes((entry.site for entry in entries), width),
             "val_accuracy": accuracy,
         }
-        found[name] = Quantized(figures, make)
-    return found
+        results[name] = Quantized(figures, make)
+    return results
 
 
 def widths_of(config: TrainConfig, say: bool = True) -> list[int]:
     """The widths of weights that `ptq` asks for; auto without torchao: none, as a line says."""
-    asked = config.ptq
-    if asked in (NONE, None) or (asked == AUTO and not config.baseline):
+    choice = config.ptq
+    if choice in (NONE, None) or (choice == AUTO and not config.baseline):
         return []
-    if asked != AUTO:
-        return list(dict.fromkeys(asked))
+    if choice != AUTO:
+        return list(dict.fromkeys(choice))
     if not available():
         if say:
             log.info("%s", MISSING)
@@ -118,7 +123,7 @@ def _ranges(context: Context, names: Sequence[str]) -> dict[str, Range]:
     settings = context.config.trainer
     batches, total = calibration(context, (rank(), world_size()))
     context.exact.to(device_of(settings.accelerator))
-    with bar("ranges", total, settings.enable_progress_bar) as progress:
-        mine = together(lambda: input_ranges(context.exact, names, batches, progress))
-    every = everyones(mine)
-    return {name: wider([seen[name] for seen in every if name in seen]) for name in names}
+    with progress_bar("ranges", total, settings.enable_progress_bar) as progress:
+        mine = run_on_all_ranks(lambda: input_ranges(context.exact, names, batches, progress))
+    every = all_gather_objects(mine)
+    return {name: wider([ranges[name] for ranges in every if name in ranges]) for name in names}

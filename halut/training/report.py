@@ -1,4 +1,4 @@
-"""What a run says at its end: report.json; and the table of its plan."""
+"""report.json and the terminal table of the plan."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from halut.training.calibrate import Context
 from halut.training.config.command import command_line
 from halut.training.lightning.callbacks import layer_figures
 from halut.training.lightning.fit import split_accuracy, split_samples
-from halut.training.logging.git import commit
+from halut.training.logging.git import git_revision
 from halut.training.parallel.distributed import world_size
 from halut.training.ptq_baseline import Quantized
 
@@ -136,8 +136,8 @@ def site_figures(context: Context, network: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def _bytes(held: SiteBytes) -> dict[str, int]:
-    return {"bytes": held.planned, "exact_bytes": held.exact, "int8_bytes": held.int8}
+def _bytes(site: SiteBytes) -> dict[str, int]:
+    return {"bytes": site.planned, "exact_bytes": site.exact, "int8_bytes": site.int8}
 
 
 def environment(context: Context | None = None) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def environment(context: Context | None = None) -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "lightning": lightning.__version__,
         "timm": timm.__version__,
-        "commit": commit(),
+        "commit": git_revision(),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -170,9 +170,9 @@ def plan_table(plan: Plan) -> Table:
 
     Sites whose tables exceed their INT8 weights are marked, and the caption says what that means.
     """
-    found = plan_bytes(plan)
+    by_site = plan_bytes(plan)
     table = Table(title="plan", title_justify="left", caption_justify="left")
-    table.caption = "\n".join(warning_lines(plan, found)) or None
+    table.caption = "\n".join(warning_lines(plan, by_site)) or None
     for column in (
         "site",
         "kind",
@@ -188,7 +188,7 @@ def plan_table(plan: Plan) -> Table:
         what = _options(entry) if entry.replaced else entry.reason
         stage = "" if entry.stage is None else f"{entry.stage:02d}"
         shape = f"{site.rows} x {site.D} x {site.M}"
-        sizes = bytes_words(found[site.name], entry.replaced)
+        sizes = bytes_words(by_site[site.name], entry.replaced)
         table.add_row(site.name, site.describe(), shape, entry.operator, what, sizes, stage)
     for name, reason in plan.unsupported.items():
         table.add_row(name, "", "", "keep", reason, "", "")
@@ -197,7 +197,7 @@ def plan_table(plan: Plan) -> Table:
 
 def _options(entry: Entry) -> str:
     """What the operator shows of its options."""
-    shown = make_operator(entry.operator, **entry.options).summary(entry.site)
+    summary = make_operator(entry.operator, **entry.options).summary(entry.site)
     if entry.shares is not None:
-        shown["shares"] = entry.shares
-    return " ".join(f"{key}={value}" for key, value in shown.items())
+        summary["shares"] = entry.shares
+    return " ".join(f"{key}={value}" for key, value in summary.items())

@@ -1,4 +1,4 @@
-"""A report on the terminal: the networks it compares, the stages, and what was counted."""
+"""Terminal tables of a report: networks, stages, and costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from halut.analysis.bit_operations import bits_line
 from halut.analysis.memory import memory_lines
 from halut.analysis.variants import COLUMNS, variant_cells, variants
-from halut.replace.ptq import told
+from halut.replace.ptq import describe
 from halut.training.logging.progress import console
 
 
@@ -55,7 +55,9 @@ def stages_table(report: Mapping[str, Any]) -> Table:
 def report_lines(report: Mapping[str, Any]) -> list[str]:
     """The integer baselines, the cost and the memory in words."""
     memory = memory_lines(report["memory"]) if "memory" in report else []  # earlier ones have none
-    integers = [f"{name.upper()}: {told(entry)}" for name, entry in report.get("ptq", {}).items()]
+    integers = [
+        f"{name.upper()}: {describe(entry)}" for name, entry in report.get("ptq", {}).items()
+    ]
     return [*integers, *cost_lines(report["cost"]), *memory]
 
 

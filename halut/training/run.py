@@ -1,4 +1,4 @@
-"""The life of a run: base, plan, stages, baseline, report. Every step can be resumed."""
+"""Stage loop of a run: exact network, plan, stages, baseline, report; every step resumes."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from halut.training.calibrate import Context, captured
 from halut.training.cluster.lock import locked
 from halut.training.config.run_config import TrainConfig, plain_values
 from halut.training.config.unused_options import check_default_operator, check_effect_on_network
-from halut.training.exact_network import obtain_base
+from halut.training.exact_network import load_or_train_exact_network
 from halut.training.fine_tuned import tuned_baseline
 from halut.training.lightning.fit import split_accuracy
 from halut.training.lightning.losses import block_names
 from halut.training.logging import run_progress
 from halut.training.logging.loggers import make_loggers
 from halut.training.logging.metrics import RunLogger
-from halut.training.logging.progress import bar, console, log
+from halut.training.logging.progress import console, log, progress_bar
 from halut.training.parallel.distributed import (
     barrier,
+    broadcast_from_rank0,
     device_of,
     is_main,
-    on_main,
+    run_on_all_ranks,
     share_state,
-    together,
     world_size,
 )
 from halut.training.planning import make_plan, make_stages, parts_of
-from halut.training.pretrained import completed
+from halut.training.pretrained import with_pretrained_preprocessing
 from halut.training.ptq_baseline import quantized_baselines, widths_of
 from halut.training.report import final_report, plan_table
 from halut.training.report_tables import show_report
@@ -71,7 +71,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS' own sums
     torch.use_deterministic_algorithms(config.trainer.deterministic)
     plain = plain_values(config)
-    folder = RunFolder(Path(on_main(lambda: str(config.run_dir or default_path(plain)))))
+    folder = RunFolder(
+        Path(broadcast_from_rank0(lambda: str(config.run_dir or default_path(plain))))
+    )
     finished = _finished(folder, plain)  # of a folder that may not be written as well
     if finished is not None:
         return finished
@@ -81,10 +83,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
 
 def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None:
     """The report of a run that is finished already, shown again; None if it is not."""
-    on_main(lambda: folder.check(plain))
-    finished = on_main(lambda: folder.read("report.json", {}))
+    broadcast_from_rank0(lambda: folder.check(plain))
+    finished = broadcast_from_rank0(lambda: folder.read("report.json", {}))
     if finished is not None:
-        on_main(folder.begin)
+        broadcast_from_rank0(folder.begin)
         log.info("%s is finished already", folder.path)
         with reading(folder.path / "report.json"):
             _show(finished)
@@ -92,8 +94,8 @@ def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None
 
 
 def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    resuming = on_main(lambda: folder.check(plain))
-    on_main(folder.begin)
+    resuming = broadcast_from_rank0(lambda: folder.check(plain))
+    broadcast_from_rank0(folder.begin)
     data = _data(config)
     L.seed_everything(config.seed, verbose=False)
     network = build_from(config.model, data.num_classes, data.input_shape[0])
@@ -110,10 +112,10 @@ def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
     if not resuming:
         log.info("reading the test samples once, so that a bad file shows now")
-        together(lambda: data.read_test(config.trainer.limit_test_batches))
+        run_on_all_ranks(lambda: data.read_test(config.trainer.limit_test_batches))
     if is_main() and not (resuming and (folder.path / "config.yaml").exists()):
         folder.start(plain)
-    on_main(lambda: _record(folder, data))
+    broadcast_from_rank0(lambda: _record(folder, data))
     logger = RunLogger(make_loggers(config, plain, folder))
     try:
         return _run(config, plain, folder, data, network, plan, logger)
@@ -133,7 +135,7 @@ def _trains(config: TrainConfig) -> bool:
 
 def _data(config: TrainConfig) -> Any:
     fields = {name: getattr(config.data, name) for name in config.data.__dataclass_fields__}
-    fields = completed(fields, config.model)
+    fields = with_pretrained_preprocessing(fields, config.model)
     data = build_data(fields.pop("name"), **{**fields, "seed": config.data.seed or config.seed})
     data.prepare_data()
     data.setup()
@@ -169,11 +171,11 @@ def _warn_near_chance(config: TrainConfig, data: Any, accuracy: float) -> None:
 
 
 def _stages(
-    config: TrainConfig, plan: Plan, network: nn.Module, lost: dict[str, float] | None
+    config: TrainConfig, plan: Plan, network: nn.Module, accuracy_loss: dict[str, float] | None
 ) -> list[Stage]:
     names = [entry.site.name for entry in plan]
     blocks = config.schedule.blocks or block_names(network, names)
-    return make_stages(config.schedule, plan, {"blocks": blocks, "sensitivity": lost})
+    return make_stages(config.schedule, plan, {"blocks": blocks, "sensitivity": accuracy_loss})
 
 
 def _run(
@@ -190,7 +192,7 @@ def _run(
     expected = _stages(config, plan, network, lost)
     run_progress.run.begin(parts_of(config, data, expected, len(widths_of(config, say=False))))
     log.info("kernels: %s on the CPU; CUDA: %s", status.cpu_kernels(), status.cuda_kernels())
-    origin = obtain_base(network, data, folder, config, plain, logger)
+    origin = load_or_train_exact_network(network, data, folder, config, plain, logger)
     share_state(network)
     exact = copy.deepcopy(network).eval().requires_grad_(False)
     base_accuracy = split_accuracy(network, data, "val", config.trainer)
@@ -241,20 +243,22 @@ def _sensitivity(context: Context) -> dict[str, float] | None:
     settings = context.config.schedule
     if settings.order != "by_sensitivity" or settings.stages:
         return None
-    wanted = dict.fromkeys((e.site.name for e in context.plan.replaced), (int, float))
+    fields = dict.fromkeys((e.site.name for e in context.plan.replaced), (int, float))
     folder = context.folder
-    return on_main(lambda: folder.read("sensitivity.json", wanted) or _measured(context))
+    return broadcast_from_rank0(
+        lambda: folder.read("sensitivity.json", fields) or _measured(context)
+    )
 
 
 def _measured(context: Context) -> dict[str, float]:
     config, part = context.config, context.data.splits["val"]
-    chosen = part.indices[:: max(1, len(part) // config.schedule.sensitivity_samples)]
+    indices = part.indices[:: max(1, len(part) // config.schedule.sensitivity_samples)]
     size = context.data.config.eval_batch_size
 
     def score(network: nn.Module) -> float:
-        return accuracy(network, BatchLoader(part, OrderedBatches(chosen, size, shard=(0, 1))))
+        return accuracy(network, BatchLoader(part, OrderedBatches(indices, size, shard=(0, 1))))
 
-    with bar(
+    with progress_bar(
         "sensitivity", len(context.plan.replaced), config.trainer.enable_progress_bar
     ) as progress:
         lost = sensitivity(

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, what comes next, and what may not be overwritten."""
+"""Run folder: files, state, and checks before resuming."""
 
 from __future__ import annotations
 
@@ -25,10 +25,17 @@ from halut.training.cluster import slurm
 from halut.training.cluster.lock import LOCK, TAKING
 from halut.training.config.run_config import TrainConfig
 
-PLACE = ("accelerator", "devices", "num_nodes", "strategy", "threads", "enable_progress_bar")
-SAVING = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")
-VOLATILE = (
-    ("trainer", (*PLACE, *SAVING)),
+PLACEMENT_OPTIONS = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "threads",
+    "enable_progress_bar",
+)
+CHECKPOINT_OPTIONS = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")
+MUTABLE_ON_RESUME = (
+    ("trainer", (*PLACEMENT_OPTIONS, *CHECKPOINT_OPTIONS)),
     ("data", ("root", "workers", "download")),
     ("logger", ()),
     ("debug", ("traceback",)),
@@ -44,26 +51,26 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def lasting(config: dict[str, Any]) -> dict[str, Any]:
+def resume_relevant_config(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what may change between start and resume."""
-    kept = json.loads(json.dumps(config, default=str))
-    if not kept.get("plugins"):
-        kept.pop("plugins", None)  # runs of before there were plugins have no such key
-    for group, keys in VOLATILE:
+    relevant = json.loads(json.dumps(config, default=str))
+    if not relevant.get("plugins"):
+        relevant.pop("plugins", None)  # runs of before there were plugins have no such key
+    for group, keys in MUTABLE_ON_RESUME:
         if not keys:
-            kept.pop(group, None)
+            relevant.pop(group, None)
         for key in keys:
-            if isinstance(kept.get(group), dict):
-                kept[group].pop(key, None)
-    return kept
+            if isinstance(relevant.get(group), dict):
+                relevant[group].pop(key, None)
+    return relevant
 
 
 def default_path(config: dict[str, Any]) -> Path:
     """runs/DATE-TIME-HASH; in a SLURM job runs/slurm-JOB-HASH, which a requeued job finds again."""
     if slurm.job() is not None:
-        return Path("runs") / f"slurm-{slurm.job()}-{config_hash(lasting(config))}"
+        return Path("runs") / f"slurm-{slurm.job()}-{config_hash(resume_relevant_config(config))}"
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{now}-{config_hash(lasting(config))}"
+    return Path("runs") / f"{now}-{config_hash(resume_relevant_config(config))}"
 
 
 class RunFolder:
@@ -91,7 +98,9 @@ class RunFolder:
                 f"run_dir={self.path} is not empty and holds no run; give another folder"
             )
         saved = _with_defaults(with_new_names(saved))
-        differing = sorted(_differences(lasting(saved), lasting(config)))
+        differing = sorted(
+            _differences(resume_relevant_config(saved), resume_relevant_config(config))
+        )
         if differing:
             raise HalutError(
                 f"run_dir={self.path} holds a run of another configuration; it differs in "
@@ -108,13 +117,13 @@ class RunFolder:
         """stage_NN."""
         return self.path / f"stage_{index:02d}"
 
-    def read(self, name: str | Path, wanted: Mapping[str, Kind] | None = None) -> Any:
+    def read(self, name: str | Path, fields: Mapping[str, Kind] | None = None) -> Any:
         """A JSON file of the folder, or None if it is not there.
 
-        HalutError if it is damaged, or not an object with the keys of `wanted`, of those types.
+        HalutError if it is damaged, or not an object with the keys of `fields`, of those types.
         """
         path = self.path / name
-        return read_json(path, wanted) if path.exists() else None
+        return read_json(path, fields) if path.exists() else None
 
     def write(self, name: str | Path, content: Any) -> None:
         """A JSON file of the folder."""
@@ -134,8 +143,8 @@ class RunFolder:
 
     def next_action(self, action: str, **details: Any) -> None:
         """Note in state.json what the run does next, for people and for the resume."""
-        known = self.read("state.json", {}) or {}
-        self.write("state.json", {**known, "next": action, **details})
+        state = self.read("state.json", {}) or {}
+        self.write("state.json", {**state, "next": action, **details})
 
 
 def _of_no_run(path: Path) -> bool:
@@ -157,10 +166,10 @@ def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
 
 def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
-        found = []
+        keys = []
         for key in {*a, *b}:
-            found += _differences(a.get(key), b.get(key), f"{prefix}{key}.")
-        return found
+            keys += _differences(a.get(key), b.get(key), f"{prefix}{key}.")
+        return keys
     return [] if a == b else [prefix.rstrip(".")]
 
 

@@ -1,4 +1,4 @@
-"""One stage: capture, learn, swap, recalibrate, train, measure; each step can be resumed."""
+"""One stage: capture, learn, swap, recalibrate, train, measure; every step resumes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,24 @@ from halut.training.lightning.losses import block_names
 from halut.training.lightning.module import Recipe
 from halut.training.logging.progress import log
 from halut.training.logging.run_progress import run
-from halut.training.parallel.distributed import check_equal, is_main, on_main, share_state
+from halut.training.parallel.distributed import (
+    broadcast_from_rank0,
+    check_equal,
+    is_main,
+    share_state,
+)
 from halut.training.run_folder import RunFolder, load_network, save_network
 
 NUMBER = (int, float)
-SWAPPED: dict[str, Kind] = {
+SWAP_FIELDS: dict[str, Kind] = {
     "sites": list,
     "val_accuracy_before": NUMBER,
     "val_accuracy_after_swap": NUMBER,
     "seconds": NUMBER,
 }
 """What swap.json holds."""
-DONE: dict[str, Kind] = {
-    **SWAPPED,
+STAGE_FIELDS: dict[str, Kind] = {
+    **SWAP_FIELDS,
     "val_accuracy_after_training": NUMBER,
     "epochs": int,
     "steps": int,
@@ -104,7 +109,7 @@ def run_stage(
     """
     folder, config = context.folder, context.config
     path = folder.stage(index)
-    done = on_main(lambda: _note_of(stage, folder, path / "stage.json", DONE))
+    done = broadcast_from_rank0(lambda: _note_of(stage, folder, path / "stage.json", STAGE_FIELDS))
     if done is not None:
         swap.apply(network, context.plan, index + 1)
         load_network(path / "weights.safetensors", network)
@@ -116,20 +121,20 @@ def run_stage(
     name = f"stage_{index:02d}"
     context.logger.stage, context.data.stream = name, index + 1
     with run.part(f"{name} learn"):
-        swapped = _swapped(context, network, index, stage, before, begun)
+        note = _swapped(context, network, index, stage, before, begun)
     _note(folder, f"{name}: train")
     recipe = stage_recipe(config, stage, config.seed * 1009 + index + 1, _blocks(context))
-    after = swapped["val_accuracy_after_swap"]
+    after = note["val_accuracy_after_swap"]
     with run.part(name):
         steps = train(context, network, path, stage.epochs, recipe)
         if stage.epochs:
             after = split_accuracy(network, context.data, "val", config.trainer)
     result = {
-        **swapped,
+        **note,
         "val_accuracy_after_training": after,
         "epochs": stage.epochs,
         "steps": steps,
-        "seconds": swapped["seconds"] + time.monotonic() - begun,
+        "seconds": note["seconds"] + time.monotonic() - begun,
         "digests": check_equal(network),
     }
     context.logger.offset += steps
@@ -140,9 +145,9 @@ def run_stage(
     return result
 
 
-def _note_of(stage: Stage, folder: RunFolder, path: Path, wanted: dict[str, Kind]) -> Any:
+def _note_of(stage: Stage, folder: RunFolder, path: Path, fields: dict[str, Kind]) -> Any:
     """What an earlier attempt noted of this stage; HalutError if it is damaged or of another."""
-    note = folder.read(path.relative_to(folder.path), wanted)
+    note = folder.read(path.relative_to(folder.path), fields)
     if note is not None and note["sites"] != list(stage.sites):
         raise HalutError(f"{path}: damaged: its sites are not those of the stage")
     return note
@@ -173,14 +178,14 @@ def _swapped(
 ) -> dict[str, Any]:
     """The network with the stage's sites swapped and learned, and the figures of the swap."""
     folder, path = context.folder, context.folder.stage(index)
-    note = on_main(lambda: _note_of(stage, folder, path / "swap.json", SWAPPED))
+    note = broadcast_from_rank0(lambda: _note_of(stage, folder, path / "swap.json", SWAP_FIELDS))
     if note is not None:
         swap.apply(network, context.plan, index + 1)
         load_network(path / "swapped.safetensors", network)
         return dict(note)
     name = f"stage_{index:02d}"
     _note(folder, f"{name}: capture, learn, swap")
-    log.info("%s: replacing %s (%s)", name, ", ".join(stage.sites), run.place or "one stage")
+    log.info("%s: replacing %s (%s)", name, ", ".join(stage.sites), run.position or "one stage")
     learn(context, network, context.plan.stage(index), stage.calibrate)
     batch = next(iter(context.data.calibration_batches(PROVING, seed=context.config.seed)))[0]
     prove(network, batch[:PROVING], stage.sites)
@@ -204,6 +209,6 @@ def _swapped(
     }
     if is_main():
         save_network(path / "swapped.safetensors", network)
-        spent = time.monotonic() - begun  # counted by the process that resumes
-        folder.write(path.relative_to(folder.path) / "swap.json", {**result, "seconds": spent})
+        seconds = time.monotonic() - begun  # counted by the process that resumes
+        folder.write(path.relative_to(folder.path) / "swap.json", {**result, "seconds": seconds})
     return {**result, "seconds": 0.0}

@@ -1,4 +1,4 @@
-"""Sweeps (`python train.py -m halut.C=16,32,64`): a run folder for every value, one table.
+"""Sweeps (`python train.py -m halut.C=16,32,64`): a run folder per value, one table.
 
 Hydra composes the values and launches them; what fails is noted in its folder and does not stop
 the others. Everything a value's process has to know travels in its Hydra configuration, so that
@@ -29,15 +29,15 @@ from halut.analysis.run_figures import FAILED, check_figure, choices, flat
 from halut.analysis.sweep_plot import check_picture, draw, shown_picture
 from halut.analysis.sweep_results import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
-from halut.errors import HalutError, reason, tell
+from halut.errors import HalutError, reason, report_error
 from halut.training.cluster.lock import InUse, Lock, release
 from halut.training.config.overrides import given_overrides, parsed_overrides, swept_values
 from halut.training.config.unused_options import check_sweep
 from halut.training.logging.progress import console, log, set_up_logging
-from halut.training.parallel.distributed import complain, is_main
+from halut.training.parallel.distributed import is_main, print_error
 from halut.training.run_folder import RunFolder
 
-LONGEST = 120
+MAX_NAME_LENGTH = 120
 """Characters of a value's folder name; longer ones end in a hash."""
 
 
@@ -111,7 +111,7 @@ def show(
     sweep = gather(folder, x)
     for option, name in (("x", x), ("y", y)):
         if name is not None and not tells(sweep, name, option == "x"):
-            axes = ", ".join(sweep.shown) if option == "x" else ""
+            axes = ", ".join(sweep.columns) if option == "x" else ""
             raise HalutError(f"{option}={name}: no run tells it; choose from: {choices(axes)}")
     console.print(sweep_table(sweep, console.width))
     for line in missing_lines(sweep):
@@ -124,8 +124,8 @@ def show(
         draw(sweep, path, y)
         written.append(str(path.resolve() if picture else path.name))
     except OSError as error:
-        named = error.filename or target  # the file, not the temporary one beside it
-        raise HalutError(f"{named} cannot be written: {error.strerror}") from error
+        file_name = error.filename or target  # the file, not the temporary one beside it
+        raise HalutError(f"{file_name} cannot be written: {error.strerror}") from error
     except HalutError as error:
         if any(each is not None for each in (x, y, picture)):
             raise
@@ -139,14 +139,14 @@ def check_shown(config: DictConfig, values: Collection[str]) -> None:
 
     Options of a group that is swept are not all in `config`: of those any can be x.
     """
-    shown = config.sweep
-    check_picture("sweep.picture", shown.picture)
-    check_figure("sweep.y", shown.y)
-    if shown.x is None or shown.x.partition(".")[0] in values:
+    options = config.sweep
+    check_picture("sweep.picture", options.picture)
+    check_figure("sweep.y", options.y)
+    if options.x is None or options.x.partition(".")[0] in values:
         return
     plain = OmegaConf.to_container(config, resolve=False)
     keys = {str(key) for key, _ in flat(cast(dict[str, Any], plain))}
-    check_figure("sweep.x", shown.x, {*keys, *values}, ", ".join(values))
+    check_figure("sweep.x", options.x, {*keys, *values}, ", ".join(values))
 
 
 def sweep_folder(config: DictConfig, overrides: dict[str, Override]) -> Path:
@@ -166,10 +166,10 @@ def sweeping(config: DictConfig) -> bool:
 def value_name(config: DictConfig) -> str:
     """KEY=VALUE,... of what is swept, by key; a folder's name."""
     fixed = set(config.hydra.job.config.override_dirname.exclude_keys)
-    given = parsed_overrides(list(config.hydra.overrides.task))
+    overrides = parsed_overrides(list(config.hydra.overrides.task))
     return folder_name(
         f"{key}={override.get_value_element_as_str()}"
-        for key, override in sorted(given.items())
+        for key, override in sorted(overrides.items())
         if key not in fixed
     )
 
@@ -178,7 +178,11 @@ def folder_name(parts: Iterable[str]) -> str:
     """The parts as one name of a folder, with a hash of them where they say more than fits."""
     text = ",".join(parts) or "run"
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", text)
-    return name if name == text and len(name) <= LONGEST else f"{name[:LONGEST]}-{_hash(text)}"
+    return (
+        name
+        if name == text and len(name) <= MAX_NAME_LENGTH
+        else f"{name[:MAX_NAME_LENGTH]}-{_hash(text)}"
+    )
 
 
 def attempt(
@@ -198,8 +202,10 @@ def attempt(
         return {"run": str(folder.path), "error": None}
     except Exception as error:
         if is_main() and not isinstance(error, InUse):
-            folder.fail(error, _told(plain, config))
-        tell(error, lambda line: complain(f"{folder.path.name}: {line}"), config.debug.traceback)
+            folder.fail(error, _overrides_shown(plain, config))
+        report_error(
+            error, lambda line: print_error(f"{folder.path.name}: {line}"), config.debug.traceback
+        )
         return {"run": str(folder.path), "error": reason(error) or str(error)}
     finally:
         gc.collect()  # the networks of one value; Lightning's loops hold each other
@@ -223,7 +229,7 @@ def alone(folder: Path) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _told(plain: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+def _overrides_shown(plain: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     try:
         return plain(config)
     except Exception:
@@ -238,7 +244,7 @@ def _loud() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except Exception as error:
-        tell(error, complain)
+        report_error(error, print_error)
         sys.exit(1)
 
 

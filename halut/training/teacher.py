@@ -1,4 +1,4 @@
-"""Who the network learns from: its exact self, or another model."""
+"""Teacher networks for distillation."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ HALUT_DECLARE(bool scatter_columns(const View& view, const int64_t* taps, int64_
                                    const float* grad, int64_t stride_n, int64_t stride_t,
                                    int threads))
 
-HALUT_DECLARE(int max_pool(const View& x, bool by_pixel, uint8_t* out, bool by_plane, int threads))
-HALUT_DECLARE(void mean_pool(const uint8_t* x, bool by_pixel, uint8_t* out, int64_t B, int64_t C,
+HALUT_DECLARE(int max_pool(const View& x, bool channels_last, uint8_t* out, bool contiguous, int threads))
+HALUT_DECLARE(void mean_pool(const uint8_t* x, bool channels_last, uint8_t* out, int64_t B, int64_t C,
                              int64_t pixels, float scale, float shift, int threads))
 
 namespace halut {
@@ -16,16 +16,16 @@ namespace halut {
 void bind_columns(nb::module_& m) {
   m.def(
       "max_pool",
-      [](const Fields& x, bool by_pixel, Address out, bool by_plane, int threads) {
-        return HALUT_PICK(max_pool)(view_of(x), by_pixel, at<uint8_t>(out), by_plane, threads);
+      [](const Fields& x, bool channels_last, Address out, bool contiguous, int threads) {
+        return HALUT_PICK(max_pool)(view_of(x), channels_last, at<uint8_t>(out), contiguous, threads);
       },
       release_gil());
   m.def(
       "mean_pool",
-      [](Address x, bool by_pixel, Address out, int64_t B, int64_t C, int64_t pixels, float scale,
+      [](Address x, bool channels_last, Address out, int64_t B, int64_t C, int64_t pixels, float scale,
          float shift, int threads) {
         HALUT_PICK(mean_pool)
-        (at<const uint8_t>(x), by_pixel, at<uint8_t>(out), B, C, pixels, scale, shift, threads);
+        (at<const uint8_t>(x), channels_last, at<uint8_t>(out), B, C, pixels, scale, shift, threads);
       },
       release_gil());
   m.def(

@@ -5,10 +5,10 @@
 
 #include "dispatch.h"
 
-HALUT_DECLARE(int tree_layer(const View& x, const int64_t* taps, const float* thresholds,
+HALUT_DECLARE(int tree_layer(const View& x, const int64_t* split_dims, const float* thresholds,
                              const uint8_t* packed, const Target& to, int64_t G, int64_t C,
                              int64_t K, int64_t M, int threads))
-HALUT_DECLARE(int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
+HALUT_DECLARE(int few_rows_layer(const View& x, const int64_t* split_dims, const float* thresholds,
                                  const int8_t* table, const Target& to, int64_t G, int64_t C,
                                  int64_t K, int64_t M, int threads))
 HALUT_DECLARE(int code_layer(const uint8_t* codes, const uint8_t* packed, const Target& to,
@@ -23,13 +23,13 @@ namespace halut {
 
 namespace {
 
-// data, dtype, by_plane, scale, bias, low, residual, residual_dtype, residual_scale
+// data, dtype, contiguous, scale, bias, low, residual, residual_dtype, residual_scale
 using TargetFields =
     std::tuple<Address, int64_t, bool, Address, Address, float, Address, int64_t, float>;
 
 Target target_of(const TargetFields& f) {
-  const auto& [data, dtype, by_plane, scale, bias, low, residual, residual_dtype, residual_scale] = f;
-  return Target{at<void>(data), dtype, by_plane, at<const float>(scale), at<const float>(bias), low,
+  const auto& [data, dtype, contiguous, scale, bias, low, residual, residual_dtype, residual_scale] = f;
+  return Target{at<void>(data), dtype, contiguous, at<const float>(scale), at<const float>(bias), low,
                 at<const void>(residual), residual_dtype, residual_scale};
 }
 
@@ -38,7 +38,7 @@ Target target_of(const TargetFields& f) {
 struct TreeLayer {
   View x;
   Target to;
-  const int64_t* taps;
+  const int64_t* split_dims;
   const float* thresholds;
   const void* table;  // packed, or int8 [G, C, K, M] for few rows
   int64_t G, C, K, M;
@@ -56,9 +56,9 @@ struct TreeLayer {
     const bool finite =
         values == 0 || HALUT_PICK(all_finite)(at<const void>(data), values, x.dtype, threads);
     const int status =
-        few ? HALUT_PICK(few_rows_layer)(from, taps, thresholds, static_cast<const int8_t*>(table),
+        few ? HALUT_PICK(few_rows_layer)(from, split_dims, thresholds, static_cast<const int8_t*>(table),
                                          target, G, C, K, M, threads)
-            : HALUT_PICK(tree_layer)(from, taps, thresholds, static_cast<const uint8_t*>(table),
+            : HALUT_PICK(tree_layer)(from, split_dims, thresholds, static_cast<const uint8_t*>(table),
                                      target, G, C, K, M, threads);
     return finite ? status : status | static_cast<int>(Status::not_finite);
   }
@@ -82,12 +82,12 @@ void bind_layer(nb::module_& m) {
   nb::class_<TreeLayer>(m, "TreeLayer")
       .def(
           "__init__",
-          [](TreeLayer* self, const Fields& x, Address taps, Address thresholds, Address table,
+          [](TreeLayer* self, const Fields& x, Address split_dims, Address thresholds, Address table,
              const TargetFields& to, std::array<int64_t, 4> sizes, bool few, int64_t values) {
             const auto& [G, C, K, M] = sizes;
             new (self) TreeLayer{view_of(x),
                                  target_of(to),
-                                 at<const int64_t>(taps),
+                                 at<const int64_t>(split_dims),
                                  at<const float>(thresholds),
                                  at<const void>(table),
                                  G,

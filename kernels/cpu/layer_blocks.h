@@ -17,14 +17,14 @@ namespace {
 enum class Way { rows, direct, planes };
 
 // A map whose channels are neighbors, and its pixels one after the other.
-inline bool by_pixel(const View& x) {
+inline bool is_channels_last(const View& x) {
   return x.stride_c == 1 && x.C > 1 && x.stride_w == x.C && x.stride_h == x.C * x.W;
 }
 
 inline Way way_of(const View& x) {
   if (x.H == 1 && x.W == 1 && x.kh == 1 && x.kw == 1 && x.OH == 1 && x.OW == 1) return Way::rows;
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-  const bool dense = (x.stride_w == 1 && x.stride_h == x.W) || by_pixel(x);
+  const bool dense = (x.stride_w == 1 && x.stride_h == x.W) || is_channels_last(x);
   if (Output::plain(x.dtype) && dense && x.sh == 1 && x.sw == 1 && x.OW <= x.W) return Way::direct;
 #endif
   return Way::planes;
@@ -103,7 +103,7 @@ struct Segments {
       const int64_t lanes = smaller(16 - lane, count - i);
       // Planes of two images are apart; rows of two images are neighbors.
       const bool join = n > begin[tile - 1] && all[n - 1].group == group % 4 &&
-                        (!out.by_plane || image == of_image);
+                        (!out.contiguous || image == of_image);
       if (!join) all[n++] = Segment{0, 0, static_cast<int32_t>(group % 4), at + i};
       Segment& s = all[n - 1];
       s.mask = static_cast<uint16_t>(s.mask | ((1u << lanes) - 1) << lane);
@@ -117,7 +117,7 @@ struct Segments {
     if (grid.way == Way::rows) {
       find_rows(block.image, block.images);
     } else {
-      const int64_t stride = out.by_plane ? out.channels * out.plane : x.OH * x.OW;
+      const int64_t stride = out.contiguous ? out.channels * out.plane : x.OH * x.OW;
       const bool whole = grid.pitch == x.OW;  // an image's rows are one run
       const int64_t rows = whole ? 1 : block.rows, run = whole ? block.rows * x.OW : x.OW;
       for (int64_t b = 0; b < block.images; b++)
@@ -130,7 +130,7 @@ struct Segments {
 
   // Rows are positions of images one after the other, out.plane of each.
   void find_rows(int64_t first, int64_t count) {
-    if (!out.by_plane) return add(0, count, first, 0);
+    if (!out.contiguous) return add(0, count, first, 0);
     for (int64_t i = 0; i < count;) {
       const int64_t of_image = (first + i) / out.plane, at = (first + i) % out.plane;
       const int64_t run = smaller(out.plane - at, count - i);

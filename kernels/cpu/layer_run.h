@@ -104,7 +104,7 @@ struct Tasks {
 
   explicit Tasks(const Problem& p) : rows(false), count(output_tiles(p.M)) {
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-    rows = !p.out.by_plane && (p.out.vectors() || p.out.dtype == static_cast<int64_t>(Dtype::i32));
+    rows = !p.out.contiguous && (p.out.vectors() || p.out.dtype == static_cast<int64_t>(Dtype::i32));
     if (rows) count = (count + wide - 1) / wide;
 #endif
   }
@@ -142,7 +142,7 @@ Status run_block(const Problem& p, const Encoder& encoder, const Block& block, i
   work.planes = Planes{p.x.data + first * cell_bytes(p.x), p.x.stride_b, p.x.stride_c};
   int worst = 0;
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-  const bool transpose = p.way == Way::direct && by_pixel(p.x);
+  const bool transpose = p.way == Way::direct && is_channels_last(p.x);
   Transposed transposed(p.x, p.layout, block);
   if (transpose) {
     transposed.storage = static_cast<char*>(thread_storage(3, transposed.bytes()));

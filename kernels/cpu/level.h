@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-#ifndef HALUT_LEVEL
-#error "compile with -DHALUT_LEVEL=portable|avx2|avx512|avx512vbmi"
+#ifndef HALUT_CPU_CAPABILITY
+#error "compile with -DHALUT_CPU_CAPABILITY=portable|avx2|avx512|avx512vbmi"
 #endif
 
-#define HALUT_BEGIN namespace halut { namespace HALUT_LEVEL {
+#define HALUT_BEGIN namespace halut { namespace HALUT_CPU_CAPABILITY {
 #define HALUT_END } }

@@ -184,7 +184,7 @@ inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, 
                        const Segment* segments, int64_t n) {
   const bool floats = out.dtype == static_cast<int64_t>(Dtype::f32);
 #if defined(HALUT_IS_avx512) || defined(HALUT_IS_avx512vbmi)
-  if (out.by_plane && out.vectors()) return write_planes(out, sums, m, count, segments, n);
+  if (out.contiguous && out.vectors()) return write_planes(out, sums, m, count, segments, n);
 #endif
   if (out.dtype == static_cast<int64_t>(Dtype::i32))
     return write_sums(out, sums, m, count, segments, n);
@@ -203,12 +203,12 @@ inline void write_tile(const Output& out, const int32_t (*sums)[64], int64_t m, 
     int64_t k = segment.at;
     for (unsigned mask = segment.mask; mask; mask &= mask - 1, k++) {
       const float* lane = lanes[__builtin_ctz(mask)];
-      if (floats && count == 4 && !out.by_plane && !out.residual) {
+      if (floats && count == 4 && !out.contiguous && !out.residual) {
         memcpy(static_cast<float*>(out.data) + k * out.channels + m, lane, 4 * sizeof(float));
         continue;
       }
       for (int i = 0; i < count; i++) {
-        const int64_t to = out.by_plane ? k + (m + i) * out.plane : k * out.channels + m + i;
+        const int64_t to = out.contiguous ? k + (m + i) * out.plane : k * out.channels + m + i;
         put(out, to, out.residual ? finished(out, to, lane[i]) : lane[i]);
       }
     }

@@ -28,7 +28,7 @@ constexpr int view_fields = 20;
 struct Target {
   void* data;
   int64_t dtype;
-  bool by_plane;  // [B, outputs, OH, OW], else [rows, outputs]
+  bool contiguous;  // [B, outputs, OH, OW], else [rows, outputs]
   const float *scale, *bias;
   float low;
   const void* residual;

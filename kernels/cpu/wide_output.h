@@ -119,7 +119,7 @@ inline bool is_byte(int64_t dtype) {
 
 inline bool write_run(const Output& out, const int32_t (*sums)[64], int64_t m, int count,
                       const Segment* segments, int64_t n) {
-  if (!out.by_plane || !is_byte(out.dtype) || !out.vectors() || !one_run(segments, n)) return false;
+  if (!out.contiguous || !is_byte(out.dtype) || !out.vectors() || !one_run(segments, n)) return false;
   if (out.dtype == static_cast<int64_t>(Dtype::i8))
     write_byte_planes<true>(out, sums, m, count, segments, n);
   else

@@ -15,7 +15,7 @@ constexpr int most_planes = 8, most_steps = 256;
 // x: the map [B, G C, H, W] under a 1x1 kernel, float32; out [B, H, W, G, J, ceil(C / 8)].
 extern "C" __global__ void __launch_bounds__(threads)
     bit_planes(const View x, const float* thresholds, const u8* table, u8* out, i64 T, i64 J, i64 G,
-               int by_pixel) {
+               int channels_last) {
   SHARED(float, limit, most_steps);
   SHARED(u8, code, most_steps);
   for (int t = threadIdx.x; t <= T; t += threads) {
@@ -26,9 +26,9 @@ extern "C" __global__ void __launch_bounds__(threads)
   const i64 C = divided(x.C, G), bytes = (C + 7) / 8, cells = G * bytes, pixels = x.B * x.H * x.W;
   const i64 index = static_cast<i64>(blockIdx.x) * threads + threadIdx.x;
   if (index >= pixels * cells) return;
-  const i64 outer = divided(index, by_pixel ? cells : pixels);
-  const i64 inner = index - outer * (by_pixel ? cells : pixels);
-  const i64 n = by_pixel ? outer : inner, cell = by_pixel ? inner : outer;
+  const i64 outer = divided(index, channels_last ? cells : pixels);
+  const i64 inner = index - outer * (channels_last ? cells : pixels);
+  const i64 n = channels_last ? outer : inner, cell = channels_last ? inner : outer;
   const i64 g = divided(cell, bytes), byte = cell - g * bytes;
   const i64 b = divided(n, x.H * x.W), p = n - b * x.H * x.W;
   const i64 row = divided(p, x.W), column = p - row * x.W;

@@ -26,11 +26,11 @@ DEVICE void conv_taps(const View& v, const i64* columns, Bits* out, i64 N, i64 T
 // where those that read (channel, i, j) begin. grad [N, T], strides row and column.
 template <class From, class To, class Sum>
 DEVICE void conv_taps_gradient(const View& v, const typename From::Raw* grad, const i64* order,
-                               const i64* starts, i64 row, i64 column, int by_pixel) {
+                               const i64* starts, i64 row, i64 column, int channels_last) {
   i64 at = static_cast<i64>(blockIdx.x) * threads + threadIdx.x;
   if (at >= v.B * v.C * v.H * v.W) return;
   i64 channel = 0;
-  if (by_pixel) {
+  if (channels_last) {
     const i64 next = divided(at, v.C);
     channel = at - next * v.C;
     at = next;
@@ -41,7 +41,7 @@ DEVICE void conv_taps_gradient(const View& v, const typename From::Raw* grad, co
   next = divided(at, v.H);
   const int y = static_cast<int>(at - next * v.H);
   at = next;
-  if (!by_pixel) {
+  if (!channels_last) {
     next = divided(at, v.C);
     channel = at - next * v.C;
     at = next;
@@ -82,8 +82,8 @@ struct Double {
 #define GRADIENT(name, From, To, Sum)                                                          \
   extern "C" __global__ void __launch_bounds__(threads, 4)                                     \
       name(const View v, const From::Raw* grad, const i64* order, const i64* starts, i64 row,  \
-           i64 column, int by_pixel) {                                                         \
-    conv_taps_gradient<From, To, Sum>(v, grad, order, starts, row, column, by_pixel);          \
+           i64 column, int channels_last) {                                                         \
+    conv_taps_gradient<From, To, Sum>(v, grad, order, starts, row, column, channels_last);          \
   }
 
 TAPS(conv_taps_1, u8)

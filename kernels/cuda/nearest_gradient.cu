@@ -30,12 +30,12 @@ struct Arguments {
   View v;                   // x: rows [N, groups * D], or a map with such im2col rows
   const float* prototypes;  // [GC, K, V]
   const float* tau;         // [GC], or one
-  float* slopes;            // dE [GC, K, n] of rows first .. first + n, then relax * dL/dscore
+  float* slopes;            // dE [GC, K, n] of rows first .. first + n, then ste_mix * dL/dscore
   u8* largest;              // chebyshev: [GC, K, n], which input is farthest
   void* dx;                 // [n, groups * D], strides below, of type dx_dtype
   float* dtau;              // [row tiles, GC], added to
   i64 first, n, D, C, GC, K, V, drow, dcolumn;
-  float relax;
+  float ste_mix;
   int dx_dtype, each_tau, by_row;
 };
 
@@ -136,7 +136,7 @@ DEVICE void slopes(const Arguments& a) {
       s[j] = 0;
       if (k0 + j < K) {
         const float score = -distance[j] * inverse - top;
-        const float ds = a.relax * expf(score) / total * (slope[(k0 + j) * a.n] - mean);
+        const float ds = a.ste_mix * expf(score) / total * (slope[(k0 + j) * a.n] - mean);
         dtau -= score * ds * inverse;  // slopes sum to zero: scores may be counted from the top
         s[j] = ds * inverse;
         slope[(k0 + j) * a.n] = s[j];
@@ -250,10 +250,10 @@ DEVICE void prototypes(const Arguments& a, float* dprototypes, i64 split_rows) {
 #define ARGUMENTS                                                                              \
   const View v, const float *prototypes_, const float *tau, float *slopes_, u8 *largest,       \
       void *dx, float *dtau, i64 first, i64 n, i64 D, i64 C, i64 GC, i64 K, i64 V, i64 drow,   \
-      i64 dcolumn, float relax, int dx_dtype, int each_tau, int by_row
+      i64 dcolumn, float ste_mix, int dx_dtype, int each_tau, int by_row
 #define VALUES                                                                                 \
   {v, prototypes_, tau, slopes_, largest, dx, dtau, first, n, D, C, GC, K, V, drow, dcolumn,   \
-   relax, dx_dtype, each_tau, by_row}
+   ste_mix, dx_dtype, each_tau, by_row}
 #define ENTRY(metric)                                                                            \
   extern "C" __global__ void __launch_bounds__(128, 4) nearest_slopes_##metric(ARGUMENTS) {      \
     slopes<metric>(VALUES);                                                                      \

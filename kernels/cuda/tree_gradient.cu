@@ -34,7 +34,7 @@ struct Arguments {
   float* dtau;              // [splits, GC], added to
   i64 first, n, G, C, split_rows;
   i64 drow, dcolumn;
-  float relax;
+  float ste_mix;
   int each_tau, by_row;
 };
 
@@ -195,7 +195,7 @@ DEVICE void by_thread(const Arguments& a) {
       });
       const float root = mean[0];
       float weight[nodes];
-      weight[0] = a.relax;
+      weight[0] = a.ste_mix;
       unrolled<0, DEPTH>([&](auto step) {
         constexpr int level = decltype(step)::value;
         float dx = 0;
@@ -294,7 +294,7 @@ DEVICE void by_warp(const Arguments& a) {
       mean[0] = S_upper[level] + (x[level] > t_upper[level] ? gain : -gain) * D_upper[level];
     }
     const float root = mean[0];
-    float weight = a.relax;
+    float weight = a.ste_mix;
 #pragma unroll
     for (int level = 0; level < 5; level++) {
       const float s = x[level] > t_upper[level] ? gain : -gain;
@@ -355,10 +355,10 @@ DEVICE void by_warp(const Arguments& a) {
   extern "C" __global__ void __launch_bounds__(threads, BLOCKS)                                \
       name(const float* products, const View v, const i64* columns, const float* thresholds,   \
            const float* tau, float* dcolumns, float* dthresholds, float* dtau, i64 first, i64 n, \
-           i64 G, i64 C, i64 split_rows, i64 drow, i64 dcolumn, float relax, int each_tau,     \
+           i64 G, i64 C, i64 split_rows, i64 drow, i64 dcolumn, float ste_mix, int each_tau,     \
            int by_row) {                                                                       \
     walk<DEPTH>({products, v, columns, thresholds, tau, dcolumns, dthresholds, dtau, first, n, \
-                 G, C, split_rows, drow, dcolumn, relax, each_tau, by_row});                   \
+                 G, C, split_rows, drow, dcolumn, ste_mix, each_tau, by_row});                   \
   }
 
 ENTRY(tree_gradient_1, by_thread, 1, 4)

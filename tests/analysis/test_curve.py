@@ -60,7 +60,7 @@ def test_the_picture_shows_every_curve(folder):
     assert (0x00, 0x9E, 0x73) not in colors(folder / "curve.png")  # there is no third
 
 
-def test_without_matplotlib_one_line_says_what_to_install(folder, monkeypatch):
+def test_without_matplotlib_one_error_names_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(HalutError, match=r"pip install 'halut\[plot\]'"):
         draw(gather(folder), folder / "curve.png")
@@ -81,9 +81,9 @@ def sized(tmp_path):
         for C in (4, 1, 2):
             run = tmp_path / f"{operator}{C}"
             write_run(run, 80 + C, halut__name=operator, halut__C=C)
-            found = json.loads((run / "report.json").read_text())
-            found["memory"] = {"after": {"total": 1000 * C + len(operator), "tables": 100 * C}}
-            (run / "report.json").write_text(json.dumps(found))
+            report = json.loads((run / "report.json").read_text())
+            report["memory"] = {"after": {"total": 1000 * C + len(operator), "tables": 100 * C}}
+            (run / "report.json").write_text(json.dumps(report))
     return tmp_path
 
 
@@ -109,7 +109,7 @@ def test_the_configuration_s_x_can_be_a_figure(sized):
 
 
 @pytest.mark.parametrize("name", ["bites", "memory.after.tabels", "halut.Q", "ptq.int3.bytes"])
-def test_what_no_run_tells_is_refused_with_the_choices(sized, capsys, name):
+def test_an_unknown_figure_is_refused_with_the_choices(sized, capsys, name):
     assert main(["table", str(sized), "--x", name]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -138,10 +138,10 @@ def test_other_suffixes_are_refused(sized, capsys, name):
 def test_what_cannot_be_written_is_one_line_after_the_table(sized, capsys, taken):
     (sized / taken).mkdir()
     assert main(["table", str(sized)]) == 1
-    said = capsys.readouterr()
-    assert f"{taken} cannot be written" in said.err
-    assert said.err.count("\n") == 1
-    assert "84.00" in said.out
+    output = capsys.readouterr()
+    assert f"{taken} cannot be written" in output.err
+    assert output.err.count("\n") == 1
+    assert "84.00" in output.out
 
 
 @pytest.mark.parametrize("curves", [2, 14])
@@ -151,12 +151,12 @@ def test_the_legend_lies_outside_the_plot(tmp_path, curves, long):
         for C in (1, 2):
             name = f"operator{index}" + "-and-its-very-long-name" * 4 * long
             write_run(tmp_path / f"{index}-{C}", 80 + index, halut__name=name, halut__C=C)
-    found = figure(gather(tmp_path))
-    found.canvas.draw()
-    plot, (legend,) = found.axes[0].get_tightbbox(), found.legends
+    picture = figure(gather(tmp_path))
+    picture.canvas.draw()
+    plot, (legend,) = picture.axes[0].get_tightbbox(), picture.legends
     box = legend.get_window_extent()
     assert not box.overlaps(plot)
-    assert found.bbox.x0 <= box.x0 < box.x1 <= found.bbox.x1
-    assert found.bbox.y0 <= box.y0
-    assert found.axes[0].get_window_extent().height > 300  # of 750 points: the plot is no strip
+    assert picture.bbox.x0 <= box.x0 < box.x1 <= picture.bbox.x1
+    assert picture.bbox.y0 <= box.y0
+    assert picture.axes[0].get_window_extent().height > 300  # of 750 points: the plot is no strip
     assert len(legend.get_texts()) == curves + 1  # the exact network

@@ -52,16 +52,16 @@ def test_against_the_definitions_over_all_samples(replaced, images):
     net.eval()
     with torch.no_grad():
         inputs = {"0": images, "4": net[:4](images)}
-        wanted = {
+        expected = {
             name: definitions(net[int(name)](x), exact[int(name)](x)) for name, x in inputs.items()
         }
     batches = [(part, None) for part in images.split(20)]  # the last one smaller
-    found = layer_errors(net, batches)
-    for name, metrics in wanted.items():
-        assert found[name] == pytest.approx({k: float(v) for k, v in metrics.items()}, rel=1e-4)
-        assert 0 < found[name]["normalized_mse"] < 1
-    assert found["7"] == {"mae": 0, "mse": 0, "normalized_mse": 0, "cosine": pytest.approx(1)}
-    assert list(found) == ["0", "4", "7"]
+    figures = layer_errors(net, batches)
+    for name, metrics in expected.items():
+        assert figures[name] == pytest.approx({k: float(v) for k, v in metrics.items()}, rel=1e-4)
+        assert 0 < figures[name]["normalized_mse"] < 1
+    assert figures["7"] == {"mae": 0, "mse": 0, "normalized_mse": 0, "cosine": pytest.approx(1)}
+    assert list(figures) == ["0", "4", "7"]
 
 
 def test_a_layers_error_is_its_own(replaced, images):
@@ -75,7 +75,7 @@ def test_a_layers_error_is_its_own(replaced, images):
     assert after["7"]["mse"] == 0
 
 
-def test_batches_in_any_cut_give_the_same_and_progress_is_told(replaced, images):
+def test_batches_in_any_cut_give_the_same_and_progress_is_reported(replaced, images):
     net, seen = replaced[0], []
     whole = layer_errors(net, [images])
     parts = layer_errors(net, images.split(7), seen.append)
@@ -107,8 +107,8 @@ def test_a_shared_layer_counts_all_of_its_calls():
     with torch.no_grad():
         inner = torch.relu(built(x))
         y, e = torch.cat([built(x), built(inner)]), torch.cat([layer(x), layer(inner)])
-    wanted = {k: float(v) for k, v in definitions(y, e).items()}
-    assert layer_errors(net, [x])["0"] == pytest.approx(wanted, rel=1e-4)
+    expected = {k: float(v) for k, v in definitions(y, e).items()}
+    assert layer_errors(net, [x])["0"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_nothing_to_measure(replaced):
@@ -139,5 +139,5 @@ def test_answers_that_are_not_finite_name_the_layer(replaced, images):
 def test_degenerate_answers(y, e, normalized, cosine):
     sums = ErrorSums()
     sums.add(torch.tensor(y), torch.tensor(e))
-    found = sums.metrics()
-    assert (found["normalized_mse"], found["cosine"]) == (normalized, pytest.approx(cosine))
+    figures = sums.metrics()
+    assert (figures["normalized_mse"], figures["cosine"]) == (normalized, pytest.approx(cosine))

@@ -49,9 +49,9 @@ def test_mxint8_by_hand():
     for part in (f"{before:,} bytes", "the formats say 3.88 times", "8.25 bits each", "20 scales"):
         assert part in text
     prepared = prepare(network)
-    held = prepared.get_submodule("0").state_dict()
-    found = sum(held[k].numel() * held[k].element_size() for k in ("codes", "scales"))
-    assert found == 660
+    state = prepared.get_submodule("0").state_dict()
+    actual = sum(state[k].numel() * state[k].element_size() for k in ("codes", "scales"))
+    assert actual == 660
 
 
 def test_short_blocks_hold_more_scales():
@@ -77,7 +77,7 @@ def test_tables_and_kept_layers():
     ("ratio", "words"),
     [(1.84, "1.84 times smaller"), (0.952, "1.05 times larger"), (0.5, "2 times larger")],
 )
-def test_a_ratio_is_said_from_its_larger_side(ratio, words):
+def test_a_ratio_is_printed_from_its_larger_side(ratio, words):
     assert times(ratio) == words
     assert times(1.0001) == times(0.9999) == "1 times, neither smaller nor larger"
     assert times(0.25, "faster", "slower") == "4 times slower"
@@ -98,16 +98,16 @@ def test_prepared_tables_count_once():
     network = replaced(Rule("0", operator="tree", options={"C": 4, "K": 16}))[0]
     prepared = prepare(network, torch.randn(2, 64))
     layer = prepared.get_submodule("0")
-    found = prepared_figures(prepared)
+    actual = prepared_figures(prepared)
     parts = (layer.table, layer.scale, layer.bias, layer.taps, layer.thresholds)
     assert layer.table.nbytes == 4 * 16 * 10
     exact = 4 * (40 + 4) + 4 * 4 * 10 + 8  # the other layer, the norm and its counter
-    assert found["prepared_bytes"] == sum(part.nbytes for part in parts) + exact
-    assert found["prepared_layout_bytes"] == layer.packed.nbytes
+    assert actual["prepared_bytes"] == sum(part.nbytes for part in parts) + exact
+    assert actual["prepared_layout_bytes"] == layer.packed.nbytes
     prepared.add_module("again", layer)
     prepared.register_buffer("view", layer.table.view(-1)[3:])
     prepared.register_buffer("second", layer.table.detach())
-    assert prepared_figures(prepared) == found
+    assert prepared_figures(prepared) == actual
 
 
 @pytest.mark.parametrize("name", list(codecs))
@@ -125,6 +125,6 @@ def test_the_parts_of_every_codec_are_all_there_is(name):
     assert abs(after["codes"] + after["scales"] - bits) < 8
     # The formats' bits a weight: those of codes, alone or with scales; pruned ones take a mask's.
     codes, scales = (8 * after[part] / 640 for part in ("codes", "scales"))
-    kept = float((layer.quantized_weight() != 0).float().mean())
-    bits_held = 32 / figures["formula"] * kept + 1 if kept < 0.9 else 32 / figures["formula"]
+    share = float((layer.quantized_weight() != 0).float().mean())
+    bits_held = 32 / figures["formula"] * share + 1 if share < 0.9 else 32 / figures["formula"]
     assert codes - 1e-6 <= bits_held <= codes + scales + 1e-6

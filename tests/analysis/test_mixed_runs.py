@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from halut.analysis.run_figures import FAILED, FINISHED, figures_of
-from halut.analysis.sweep_results import MOST_AXES, gather, write
+from halut.analysis.sweep_results import MAX_AXES, gather, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.cli import main
 from tests.analysis.written_runs import report, write_failure, write_run
@@ -38,8 +38,8 @@ def mixed(tmp_path):
 def test_runs_with_little_in_common_make_a_table_that_fits(mixed, width):
     sweep = gather(mixed)
     assert len(sweep.axes) > 12
-    assert len(sweep.shown) <= MOST_AXES
-    assert {"model.name", "halut.name"} <= set(sweep.shown)
+    assert len(sweep.columns) <= MAX_AXES
+    assert {"model.name", "halut.name"} <= set(sweep.columns)
     text = printed(sweep, width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -56,7 +56,7 @@ def test_few_axes_are_all_shown_and_runs_not_named(tmp_path):
     for index in range(3):
         write_run(tmp_path / f"run{index}", 90, halut__C=index, halut__K=2 * index)
     sweep = gather(tmp_path)
-    assert sweep.shown == sweep.axes
+    assert sweep.columns == sweep.axes
     assert "run0" not in printed(sweep, 140)
 
 
@@ -71,8 +71,10 @@ def test_no_curve_joins_two_models(tmp_path):
 
 def test_where_and_how_a_run_was_kept_is_no_axis(tmp_path):
     for index in range(2):
-        kept = {"trainer__threads": index, "trainer__progress": bool(index)}
-        write_run(tmp_path / str(index), 90, seed=index, trainer__checkpoint_every=index, **kept)
+        variations = {"trainer__threads": index, "trainer__progress": bool(index)}
+        write_run(
+            tmp_path / str(index), 90, seed=index, trainer__checkpoint_every=index, **variations
+        )
     assert gather(tmp_path).axes == ["seed"]
 
 
@@ -104,7 +106,7 @@ def test_bytes_that_are_no_text_are_damage_too(tmp_path):
     assert gather(tmp_path).count(FAILED) == 1
 
 
-def test_reports_of_other_versions_tell_what_they_have(tmp_path):
+def test_reports_of_other_versions_show_what_they_have(tmp_path):
     write_run(tmp_path / "now", 91, halut__C=1)
     write_run(tmp_path / "then", 90, halut__C=2)
     earlier = {"schema": 0, "final": {"test_accuracy": 90}, "sites": None, "stages": []}
@@ -144,7 +146,7 @@ def test_names_that_are_no_text_and_markup_in_names(tmp_path, capsys):
 
 
 def test_every_number_of_a_report_is_a_figure():
-    found = figures_of(
+    figures = figures_of(
         {
             **report(90, 97),
             "memory": {"after": {"total": 1200, "tables": 700}, "saving": float("nan")},
@@ -158,8 +160,8 @@ def test_every_number_of_a_report_is_a_figure():
             "ptq": {"int8": {"bytes": 640, "library": "torchao"}},
         }
     )  # fmt: skip
-    assert (found["operations"], found["bytes"], found["weight_bytes"]) == (20, 1200, 800)
-    assert (found["memory.after.tables"], found["cost.exact.macs"]) == (700, 99)
-    assert found["ptq.int8.bytes"] == 640
-    assert "ptq.int8.library" not in found
-    assert "memory.saving" not in found  # not a number
+    assert (figures["operations"], figures["bytes"], figures["weight_bytes"]) == (20, 1200, 800)
+    assert (figures["memory.after.tables"], figures["cost.exact.macs"]) == (700, 99)
+    assert figures["ptq.int8.bytes"] == 640
+    assert "ptq.int8.library" not in figures
+    assert "memory.saving" not in figures  # not a number

@@ -19,11 +19,11 @@ def test_each_site_alone_and_the_network_untouched():
     sites, _ = find_sites(net, x[:1])
     rules = [Rule("2", operator="exact"), Rule("*", operator="tree")]
     plan = resolve(sites, rules, "tree", {"K": 2, "C": 1})
-    wanted, before, seen, scored = net(x).detach(), swap.digest(net), [], []
+    expected, before, seen, scored = net(x).detach(), swap.digest(net), [], []
 
     def score(network):
         scored.append([name for name, _ in swap.replaced_layers(network)])
-        return -float((network(x) - wanted).square().sum().detach())
+        return -float((network(x) - expected).square().sum().detach())
 
     def rows_of(entry):
         return capture(net, [entry.site], [x])[entry.site.name]

@@ -56,24 +56,24 @@ def test_1x1_and_linear_layers_take_half_of_their_floats_by_default():
     assert {e.site.name: e.options["C"] for e in plan.replaced} == {
         "spatial": 1, "pointwise": 4, "q": 8, "k": 8,
     }  # fmt: skip
-    found = plan_bytes(plan)
+    by_site = plan_bytes(plan)
     for name in ("pointwise", "q"):
-        assert found[name].tables == 2 * found[name].int8 == 2 * plan[name].site.weights
-        assert found[name].planned < 0.75 * found[name].exact
+        assert by_site[name].tables == 2 * by_site[name].int8 == 2 * plan[name].site.weights
+        assert by_site[name].planned < 0.75 * by_site[name].exact
 
 
 @pytest.mark.parametrize("operator", operator_names())
 def test_the_plan_s_bytes_are_those_of_the_network(operator):
     network, plan = planned(operator)
-    found = plan_bytes(plan)
+    by_site = plan_bytes(plan)
     swap.apply(network, plan)
-    total = sum(found[entry.site.name].planned for entry in plan.replaced)
+    total = sum(by_site[entry.site.name].planned for entry in plan.replaced)
     assert total == site_bytes(memory_figures(network))["replacement_bytes"] > 0
-    assert found["q"].exact == 4 * (64 * 48 + 48)
-    assert found["head"].planned == found["head"].exact == 4 * (48 * 5 + 5)
+    assert by_site["q"].exact == 4 * (64 * 48 + 48)
+    assert by_site["head"].planned == by_site["head"].exact == 4 * (48 * 5 + 5)
     costs = dict(layer_costs(network))
     for entry in plan.replaced:
-        assert bytes_of_site(entry.site, costs[entry.site.name]) == found[entry.site.name]
+        assert bytes_of_site(entry.site, costs[entry.site.name]) == by_site[entry.site.name]
 
 
 def test_a_shared_encoder_counts_once():
@@ -117,15 +117,17 @@ def test_tables_no_larger_than_int8_weights_are_not(options):
 def test_sites_that_grow_by_their_encoders_alone_are_marked():
     """Prototypes are K floats an input: a layer of few outputs grows, however small its tables."""
     _, plan = planned("pq", V=16)
-    found = plan_bytes(plan)
-    assert found["q"].tables == found["q"].int8
-    assert found["q"].planned == 64 * 48 + 4 * (48 + 48) + 4 * 64 * 16  # tables, scales, prototypes
-    assert not found["q"].grows
+    by_site = plan_bytes(plan)
+    assert by_site["q"].tables == by_site["q"].int8
+    assert (
+        by_site["q"].planned == 64 * 48 + 4 * (48 + 48) + 4 * 64 * 16
+    )  # tables, scales, prototypes
+    assert not by_site["q"].grows
     _, plan = planned("pq", V=16, K=128, bits=2)
-    found = plan_bytes(plan)
-    assert found["q"].planned > found["q"].exact
+    by_site = plan_bytes(plan)
+    assert by_site["q"].planned > by_site["q"].exact
     text = " ".join(printed(plan).split())
-    assert f"{found['q'].exact:,} -> {found['q'].planned:,} !!" in text
+    assert f"{by_site['q'].exact:,} -> {by_site['q'].planned:,} !!" in text
     assert "!! larger than their floats, with all they hold: spatial, pointwise, q, k" in text
 
 

@@ -67,7 +67,7 @@ def test_what_is_not_finished_is_listed(folder):
     ]
 
 
-def test_the_table_speaks_the_configurations_words(folder):
+def test_the_table_uses_the_names_of_the_configuration(folder):
     lines = printed(gather(folder)).splitlines()
     assert "mean ± standard deviation over 2 seeds" in lines[0]
     assert "resnet8 on digits" in lines[0]
@@ -93,14 +93,14 @@ def test_integer_baselines_are_columns_where_every_run_has_them(folder):
 def test_the_files_hold_every_run(folder):
     sweep = gather(folder)
     write(sweep)
-    found = json.loads((folder / "sweep.json").read_text())
-    assert found["counts"] == {"finished": 8, "failed": 1, "unfinished": 1}
-    assert found["points"][3]["mean"]["test_accuracy"] == pytest.approx(97.25)
-    failed = next(run for run in found["runs"] if run["status"] == "failed")
+    report = json.loads((folder / "sweep.json").read_text())
+    assert report["counts"] == {"finished": 8, "failed": 1, "unfinished": 1}
+    assert report["points"][3]["mean"]["test_accuracy"] == pytest.approx(97.25)
+    failed = next(run for run in report["runs"] if run["status"] == "failed")
     assert failed["values"] == {"schedule.epochs": None, "halut.width": 99, "seed": None}
     assert failed["error"] == "halut.width must be in 2..32, got 99"
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
-    assert [row["run"] for row in rows] == [run["run"] for run in found["runs"]]
+    assert [row["run"] for row in rows] == [run["run"] for run in report["runs"]]
     row = next(row for row in rows if row["run"] == "w16e3s1")
     assert (row["halut.width"], row["seed"], row["test_accuracy"]) == ("16", "1", "97.5")
     assert gather(folder) == sweep  # what was written is no run

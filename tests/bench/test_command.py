@@ -59,11 +59,11 @@ def test_a_quick_run_checks_times_and_saves_every_operation(tmp_path, capsys):
     assert f"saved: {path}" in out
 
 
-def test_int8_runs_in_int8_on_the_instructions_asked_for(tmp_path):
+def test_int8_runs_on_the_selected_instructions(tmp_path):
     settings = measure.Settings(only=["resnet18_3x3", "linear_v16"], quick=True, rounds=1)
-    found = measure.measure(settings, lambda line: None)
-    kernels = [kernel for result in found for kernel in result.get("kernels", ())]
-    assert len(kernels) == len({result["suite"] for result in found}) == 2
+    actual = measure.measure(settings, lambda line: None)
+    kernels = [kernel for result in actual for kernel in result.get("kernels", ())]
+    assert len(kernels) == len({result["suite"] for result in actual}) == 2
     assert all(kernel.split()[2:4] == ["u8", "s8"] for kernel in kernels)
 
 
@@ -80,7 +80,7 @@ def test_a_wrong_answer_is_not_timed_and_fails(monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "results.json").exists()
 
 
-def test_checks_tell_equal_from_close():
+def test_checks_distinguish_equal_from_close():
     one = torch.ones(4)
     assert Method("a", lambda: one, one).check("case") == 0
     assert Method("a", lambda: one + 1e-7, one, 1e-6).check("case") < 1e-6

@@ -41,7 +41,7 @@ def _threads(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_one_line_says_so(capsys):
+def test_without_a_gpu_one_error_is_reported(capsys):
     assert main(["--device", "cuda", "--quick"]) == 2
     err = capsys.readouterr().err.strip()
     assert err.startswith("error: --device cuda needs a GPU")
@@ -61,13 +61,13 @@ def test_every_method_answers_rightly_and_is_timed():
         assert ("layer", method) in methods
     assert {("train_step", "exact_tf32"), ("network", "ours_float16")} <= methods
     assert not torch.backends.cuda.matmul.allow_tf32
-    found = cuda.summary(results)
-    assert {"float32_over_ours", "tf32_over_ours"} <= found["accumulate"].keys()
+    summary = cuda.summary(results)
+    assert {"float32_over_ours", "tf32_over_ours"} <= summary["accumulate"].keys()
     rows = [r for r in results if r["suite"] == "linear_v16_b64"]
     (theirs,), (ours,) = (
         [r["replay_us"] for r in rows if r["method"] == method] for method in ("int8", "ours_int8")
     )
-    assert found["linear_v16_b64"]["int8_over_ours_int8"] == pytest.approx(theirs / ours)
+    assert summary["linear_v16_b64"]["int8_over_ours_int8"] == pytest.approx(theirs / ours)
     for row in results:
         assert row["floor_us"] > 0, row
         assert row["op"] == "train_step" or row["median_us"] > 1e3 or row["replay_us"] > 0
@@ -96,9 +96,9 @@ def test_floors_are_the_slower_of_memory_and_arithmetic():
 def test_ceilings_are_measured(monkeypatch):
     monkeypatch.setattr(floors, "COPY_BYTES", 1000)
     monkeypatch.setattr(floors, "PRODUCT_SIZE", 32)
-    found = floors.measured("cpu", 1, lambda run, calls: 1e-3 if run() is not None else 0)
-    assert found.copy == pytest.approx(2e6)
-    assert found.products == pytest.approx(dict.fromkeys(CEILINGS.products, 2 * 32**3 * 1e3))
+    actual = floors.measured("cpu", 1, lambda run, calls: 1e-3 if run() is not None else 0)
+    assert actual.copy == pytest.approx(2e6)
+    assert actual.products == pytest.approx(dict.fromkeys(CEILINGS.products, 2 * 32**3 * 1e3))
     lines = cuda.ceiling_lines(Ceilings(4.2e12, {"float16": 7.1e14}))
     assert lines == [
         "copy: 4,200 GB/s read and written",
@@ -119,10 +119,10 @@ def test_floors_of_a_layer_count_its_input_answer_and_weights():
 
 def test_networks_are_counted_layer_by_layer():
     network = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-    found = cuda_methods.layer_work(network, torch.zeros(5, 6))
-    assert found["operations"] == 2 * 5 * (6 * 4 + 4 * 2)
-    assert found["values"] == 4 * 5 * (6 + 4 + 4 + 2)
-    assert found["bytes"] == found["values"] + 4 * (24 + 4 + 8 + 2)
+    actual = cuda_methods.layer_work(network, torch.zeros(5, 6))
+    assert actual["operations"] == 2 * 5 * (6 * 4 + 4 * 2)
+    assert actual["values"] == 4 * 5 * (6 + 4 + 4 + 2)
+    assert actual["bytes"] == actual["values"] + 4 * (24 + 4 + 8 + 2)
 
 
 def test_quick_calls_alone_are_replayed_and_what_cannot_be_captured_is_not():
@@ -139,8 +139,8 @@ def test_quick_calls_alone_are_replayed_and_what_cannot_be_captured_is_not():
     methods = {"quick": lambda: None, "slow": lambda: None, "waits": waits}
     times = {name: summarize([1e-5]) for name in methods} | {"slow": summarize([1.0])}
     clock = lambda run, calls: run() or 4e-3  # noqa: E731
-    found = replayed(methods, times, 2, clock, capture)
-    assert found == {"quick": pytest.approx(4e-3 / cuda_timing.GRAPH_CALLS)}
+    actual = replayed(methods, times, 2, clock, capture)
+    assert actual == {"quick": pytest.approx(4e-3 / cuda_timing.GRAPH_CALLS)}
     assert set(ran) == {cuda_timing.GRAPH_CALLS}
 
 
@@ -217,9 +217,9 @@ def test_ratios_are_of_sums_over_the_same_shapes():
     assert cuda.summary(rows) == {"accumulate": {"tf32_over_ours": 0.25}}
     plain = {**row, "replay_us": None}
     rows += [{**plain, "method": "ours_int8", "median_us": 8.0}, {**plain, "method": "int8"}]
-    found = cuda.summary(rows)["accumulate"]
-    assert found["int8_over_ours_int8"] == 10 / 8
-    assert "int8_over_ours" not in found
+    summary = cuda.summary(rows)["accumulate"]
+    assert summary["int8_over_ours_int8"] == 10 / 8
+    assert "int8_over_ours" not in summary
 
 
 def test_list_names_the_cases_of_the_gpu(capsys):

@@ -14,10 +14,10 @@ def entry(ranks: int, step: float, learning: float) -> dict[str, float]:
 
 
 def test_ratios_and_the_model_of_more_ranks():
-    found = computed([entry(1, 8.0, 30.0), entry(2, 5.0, 20.0)])
-    assert found["speed_up"]["2"] == {"step": 1.6, "learning": 1.5}
-    assert found["model_of_step_seconds"] == pytest.approx({"2": 4.1, "4": 2.15, "8": 1.175})
-    assert "not measured" in found["model"]
+    actual = computed([entry(1, 8.0, 30.0), entry(2, 5.0, 20.0)])
+    assert actual["speed_up"]["2"] == {"step": 1.6, "learning": 1.5}
+    assert actual["model_of_step_seconds"] == pytest.approx({"2": 4.1, "4": 2.15, "8": 1.175})
+    assert "not measured" in actual["model"]
 
 
 def test_without_one_rank_there_is_nothing_to_compare_with():
@@ -40,6 +40,6 @@ def test_numbers_that_cannot_be_are_refused(arguments, says, capsys):
     assert says in capsys.readouterr().err
 
 
-def test_a_network_that_nobody_knows_is_refused_before_ranks_start():
+def test_an_unknown_network_is_refused_before_ranks_start():
     with pytest.raises(HalutError, match="unknown model 'nothing'"):
         main(["--model", "nothing"])

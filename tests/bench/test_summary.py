@@ -24,11 +24,11 @@ def test_ratios_weigh_shapes_by_how_often_a_network_has_them():
         *(result("resnet18_3x3", m, t, 2, 1) for m, t in (("ours", 30), ("float32", 90))),
         *(result("resnet18_3x3", "int8", t, n, c) for t, n, c in ((5, 1, 3), (60, 2, 1))),
     ]
-    found = summary.summarize(rows, None, amx=False)["resnet18_3x3"]
-    assert found["over_float32"] == pytest.approx((3 * 40 + 90) / (3 * 10 + 30))
-    assert found["over_float32_least"] == pytest.approx(3)
-    assert found["over_int8"] == pytest.approx((3 * 5 + 60) / 60)
-    assert found["over_int8_least"] == pytest.approx(0.5)
+    figures = summary.summarize(rows, None, amx=False)["resnet18_3x3"]
+    assert figures["over_float32"] == pytest.approx((3 * 40 + 90) / (3 * 10 + 30))
+    assert figures["over_float32_least"] == pytest.approx(3)
+    assert figures["over_int8"] == pytest.approx((3 * 5 + 60) / 60)
+    assert figures["over_int8_least"] == pytest.approx(0.5)
 
 
 def test_int8_is_compared_with_ours_in_int8_where_that_is_measured():
@@ -39,9 +39,9 @@ def test_int8_is_compared_with_ours_in_int8_where_that_is_measured():
 def test_one_memory_format_of_ours_counts_for_all_shapes():
     times = {"ours": (10, 30), "ours_channels_last": (25, 10), "float32": (70, 70)}
     rows = [result("resnet9_3x3", m, t[i], i) for m, t in times.items() for i in (0, 1)]
-    found = summary.summarize(rows, None, amx=False)["resnet9_3x3"]
-    assert found["over_float32"] == pytest.approx(140 / 35)
-    assert found["over_float32_least"] == pytest.approx(70 / 25)
+    figures = summary.summarize(rows, None, amx=False)["resnet9_3x3"]
+    assert figures["over_float32"] == pytest.approx(140 / 35)
+    assert figures["over_float32_least"] == pytest.approx(70 / 25)
 
 
 def test_amx_and_threads_have_keys_of_their_own():
@@ -49,19 +49,19 @@ def test_amx_and_threads_have_keys_of_their_own():
     rows += [{**row, "threads": 2, "median_us": row["median_us"] / 3} for row in rows[:1]]
     rows += [{**rows[1], "threads": 2}]
     rows += [result("linear_v16", m, t, isa="default") for m, t in (("ours", 10), ("int8", 6))]
-    found = summary.summarize(rows, None, amx=True)
-    assert found["linear_v16"]["over_int8"] == 3
-    assert found["linear_v16"]["over_int8_amx"] == pytest.approx(0.6)
-    assert found["threads_2"]["linear_v16"]["over_int8"] == pytest.approx(9)
-    assert result_tables.losses(found) == ["tables lose: linear_v16.over_int8_amx = 0.60"]
+    figures = summary.summarize(rows, None, amx=True)
+    assert figures["linear_v16"]["over_int8"] == 3
+    assert figures["linear_v16"]["over_int8_amx"] == pytest.approx(0.6)
+    assert figures["threads_2"]["linear_v16"]["over_int8"] == pytest.approx(9)
+    assert result_tables.losses(figures) == ["tables lose: linear_v16.over_int8_amx = 0.60"]
 
 
 def test_training_is_ours_over_the_faster_exact_layer():
     shape = {"C_in": 64, "M": 128}
     times = (("ours", 30), ("exact_float32", 20), ("exact_float32_channels_last", 15))
     rows = [{**result("train_step", m, t), "op": "train_step", "shape": shape} for m, t in times]
-    found = summary.summarize(rows, None, amx=False)
-    assert found["train_step"]["over_exact"] == {"64x128": pytest.approx(2)}
+    figures = summary.summarize(rows, None, amx=False)
+    assert figures["train_step"]["over_exact"] == {"64x128": pytest.approx(2)}
 
 
 def test_share_of_the_port_limit():
@@ -96,10 +96,10 @@ def test_methods_take_turns():
 
 
 def test_slow_methods_get_few_rounds(monkeypatch):
-    monkeypatch.setattr("halut.analysis.timing.PATIENCE", 0.01)
-    found = interleaved({"slow": lambda: time.sleep(0.02), "quick": lambda: None}, 8, 1e-5)
-    assert found["slow"].rounds == 3
-    assert found["quick"].rounds == 8
+    monkeypatch.setattr("halut.analysis.timing.MAX_METHOD_SECONDS", 0.01)
+    actual = interleaved({"slow": lambda: time.sleep(0.02), "quick": lambda: None}, 8, 1e-5)
+    assert actual["slow"].rounds == 3
+    assert actual["quick"].rounds == 8
 
 
 def test_names_of_processors_become_names_of_files():

@@ -58,9 +58,9 @@ def test_weights_by_their_definition(per, M):
     x = normal(3 * 80, 0.05).view(3, 80) + torch.tensor([[0.0], [0.02], [-0.5]])
     codec, values = make("abcnet", x, width=M, per=per)
     q = codec.quantize(values).view(3, 80)
-    for found, row in zip(q, x, strict=True) if per == "channel" else [(q.flatten(), x.flatten())]:
+    for actual, row in zip(q, x, strict=True) if per == "channel" else [(q.flatten(), x.flatten())]:
         B, alpha = bases(row, M)
-        torch.testing.assert_close(found.double(), B @ alpha, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(actual.double(), B @ alpha, rtol=1e-4, atol=1e-6)
     assert codec.scale_count() == (3 * M if per == "channel" else M)
     assert codec.bits() == x.numel() * M + 32 * codec.scale_count()
 
@@ -135,9 +135,9 @@ def test_pruned_weights_have_no_part_in_the_bases():
     codec, values = make("chain", x, codecs=["prune", "abcnet"], sparsity=0.5, width=3)
     stays = codec.mask.flatten()
     B, alpha = bases(x[0][stays], 3)
-    found = codec.quantize(values).flatten()
-    torch.testing.assert_close(found[stays].double(), B @ alpha, rtol=1e-4, atol=1e-6)
-    assert found[~stays].eq(0).all()
+    actual = codec.quantize(values).flatten()
+    torch.testing.assert_close(actual[stays].double(), B @ alpha, rtol=1e-4, atol=1e-6)
+    assert actual[~stays].eq(0).all()
     values.requires_grad_()
     codec.quantize(values).sum().backward()
     torch.testing.assert_close(values.grad.flatten()[stays], torch.full((200,), float(alpha.sum())))

@@ -26,8 +26,8 @@ def test_binary_scaling_golden():
     x = torch.tensor(X)
     half = 0.5625
     assert quantized("binary_scaling", x).tolist() == [[-half, -half, half, half], [3, 3, -3, 3]]
-    given = quantized("binary_scaling", x, per="tensor")
-    assert given.abs().unique().tolist() == [1.78125]
+    value = quantized("binary_scaling", x, per="tensor")
+    assert value.abs().unique().tolist() == [1.78125]
     alpha = x.abs().mean(1, keepdim=True)
     signs = quantized("binary", x)
     least = torch.stack([(x - a * alpha * signs).square().sum() for a in (0.95, 1.0, 1.05)])
@@ -42,13 +42,13 @@ def test_the_scale_of_activations_is_calibrated():
     torch.testing.assert_close(channels.alpha, x.abs().mean(0))
 
 
-def test_signs_of_what_is_never_negative_are_told_of(caplog):
+def test_signs_of_nonnegative_values_warn(caplog):
     x = normal(40).abs()[None]
-    for given, told in ((x, True), (-x, False)):
+    for value, warns in ((x, True), (-x, False)):
         for name in ("binary", "binary_scaling"):
             caplog.clear()
-            make(name, given, role="activation")
-            assert ("unsigned=true" in caplog.text) == told
+            make(name, value, role="activation")
+            assert ("unsigned=true" in caplog.text) == warns
     caplog.clear()
     make("binary", x, role="activation", unsigned=True)
     make("binary_scaling", x)

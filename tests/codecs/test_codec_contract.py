@@ -76,7 +76,7 @@ def test_decoded_values_are_on_the_grid_and_stay_there(name, layout):
     coded = codec.encode(x)
     q = codec.decode(coded)
     assert q.dtype == torch.float32
-    assert torch.equal(codec.grid(x), q)  # the short way, the same bits
+    assert torch.equal(codec.fake_quantize(x), q)  # the short way, the same bits
     again = codec.encode(q, coded.scales)
     assert torch.equal(again.codes, coded.codes)
     assert torch.equal(codec.decode(again), q)
@@ -109,11 +109,11 @@ def test_the_gradient_is_the_stated_mask(name, layout, gradient):
     x = values(layout, 1).requires_grad_()
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
     q = codec.quantize(x)
-    assert torch.equal(q, codec.grid(x.detach()))
+    assert torch.equal(q, codec.fake_quantize(x.detach()))
     q.backward(upstream)
     clips = gradient == "clipped" or (gradient == "auto" and layout.role == "activation")
     assert codec.clips == clips
-    mask = codec.passes(x.detach(), codec.scales(x.detach()))
+    mask = codec.gradient_mask(x.detach(), codec.scales(x.detach()))
     expected = upstream if mask is None else upstream * mask
     assert torch.equal(x.grad, expected)
     if clips:
@@ -142,8 +142,8 @@ def test_exported_values_and_their_bits(name, layout):
     codec, x = calibrated(name, layout), values(layout)
     packed = codec.export(x)
     assert torch.equal(codec.restore(packed), codec.quantize(x))
-    found = sum(t.numel() * t.element_size() * 8 for t in packed.values())
-    assert codec.bits() <= found < codec.bits() + 8 * len(packed)
+    actual = sum(t.numel() * t.element_size() * 8 for t in packed.values())
+    assert codec.bits() <= actual < codec.bits() + 8 * len(packed)
 
 
 def test_specs_are_plain_and_make_the_same_codec(name, layout):

@@ -65,8 +65,8 @@ def test_the_nearest_level_and_the_damped_least_squares(role, n):
         B, flat = every[codes.flatten().long()], values.double().flatten()
         right = B.T @ flat + 1e-4 * v
         expected = torch.linalg.solve(B.T @ B + 1e-4 * torch.eye(n), right)
-        found = codec.solved(codec.normal_equations(x, codec.encode(x).codes))[row]
-        torch.testing.assert_close(found, expected)
+        actual = codec.solved(codec.normal_equations(x, codec.encode(x).codes))[row]
+        torch.testing.assert_close(actual, expected)
 
 
 def test_a_tie_takes_the_lower_level():

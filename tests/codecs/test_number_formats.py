@@ -119,19 +119,19 @@ def test_minifloats_are_the_nearest_of_all_codes(name, width, exponent):
     codec, _ = make(name, torch.zeros(1, 2**width), width=width, exponent=exponent)
     m = width - 1 - exponent
     value = ieee if name == "minifloat_ieee" else denorm
-    grid = {
+    fake_quantize = {
         value(sign, field, mantissa, exponent, m)
         for sign in (-1, 1)
         for field in range(2**exponent)
         for mantissa in range(2**m)
     }
-    assert {v for v, _ in every_value(codec)} == grid
-    top = max(grid)
+    assert {v for v, _ in every_value(codec)} == fake_quantize
+    top = max(fake_quantize)
     x = torch.linspace(-1.3 * top, 1.3 * top, 601)
-    x = torch.cat([x, x / 16, torch.tensor(sorted(grid))])
+    x = torch.cat([x, x / 16, torch.tensor(sorted(fake_quantize))])
     q = quantized(name, x, width=width, exponent=exponent)
-    for given, found in zip(x.tolist(), q.tolist(), strict=True):
-        assert found in nearest(given, grid)
+    for values, actual in zip(x.tolist(), q.tolist(), strict=True):
+        assert actual in nearest(values, fake_quantize)
 
 
 def test_what_the_missing_one_costs():
@@ -161,12 +161,12 @@ def test_log_by_its_definition(width, b):
     x = torch.cat([normal(3000, 1.0), normal(500, 1e-3), torch.tensor([0.0])])
     q = quantized("log", x, width=width, exponent_bias=b)
     top = 2 ** (width - 1) - 1 - b
-    for given, found in zip(x.tolist(), q.tolist(), strict=True):
-        k = min(max(round(math.log2(abs(given))), -b), top) if given else None
-        expected = 0.0 if k is None else math.copysign(2.0**k, given)
+    for value, actual in zip(x.tolist(), q.tolist(), strict=True):
+        k = min(max(round(math.log2(abs(value))), -b), top) if value else None
+        expected = 0.0 if k is None else math.copysign(2.0**k, value)
         if expected == -(2.0**-b):  # the code that zero has
             expected = 0.0
-        assert found == expected
+        assert actual == expected
 
 
 def test_log_has_a_ceiling():
@@ -182,12 +182,12 @@ def test_block_floating_point_by_its_definition(width):
     x = (normal(3 * 37, 1.0) ** 5).view(3, 37)
     q = quantized("block_fp", x, width=width, block=16)
     limit = 2 ** (width - 1) - 1
-    for row, found in zip(x.double().tolist(), q.tolist(), strict=True):
+    for row, actual in zip(x.double().tolist(), q.tolist(), strict=True):
         for start in range(0, 37, 16):
             part = row[start : start + 16]
             step = 2.0 ** (math.floor(math.log2(max(map(abs, part)))) - (width - 2))
             expected = [min(max(round(v / step), -limit), limit) * step for v in part]
-            assert found[start : start + 16] == expected
+            assert actual[start : start + 16] == expected
 
 
 def test_blocks_lie_along_the_inputs():
@@ -206,7 +206,7 @@ def test_mxint8_golden():
     assert sqnr("mxint8", normal()) > 40
 
 
-def test_mxint8_is_stored_as_the_standard_says():
+def test_mxint8_is_stored_as_the_standard_defines():
     codec, x = make("mxint8", (normal(70, 3.0) ** 3).view(1, 70))
     packed = codec.export(x)
     assert packed["scales"].dtype == torch.uint8
@@ -224,7 +224,7 @@ def test_block_minifloat_and_block_log():
         x = (normal(4 * 64, 1.0) * scale).view(4, 64)
         top = x.view(4, 4, 16).abs().amax(-1)
         q = quantized("block_minifloat", x, width=6, exponent=3)
-        found = q.view(4, 4, 16).abs().amax(-1)
-        assert ((found - top).abs() <= top * 2**-3).all()  # in range: half a step, 2 mantissa bits
+        actual = q.view(4, 4, 16).abs().amax(-1)
+        assert ((actual - top).abs() <= top * 2**-3).all()  # in range: half a step, 2 mantissa bits
         powers = quantized("block_log", x, width=4).view(4, 4, 16).abs().amax(-1)
         assert torch.equal(powers, torch.exp2(torch.log2(top).round()))

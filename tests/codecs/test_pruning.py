@@ -33,8 +33,8 @@ def test_l1_is_torchs(sparsity):
 def test_the_sparsity_is_met_for_constant_tensors_too(method, sparsity):
     for x in (normal(301)[None], torch.ones(1, 301), torch.zeros(1, 301), normal(3)[None]):
         codec, _ = make("prune", x, sparsity=sparsity, method=method)
-        found = 1 - float(codec.mask.float().mean())
-        assert abs(found - sparsity) <= 1 / x.numel()
+        actual = 1 - float(codec.mask.float().mean())
+        assert abs(actual - sparsity) <= 1 / x.numel()
 
 
 def test_random_masks_are_drawn_once_and_saved():
@@ -68,13 +68,13 @@ def test_features_of_activations():
 def test_what_stays_has_the_number_format():
     x = normal(64 * 8).view(8, 64)
     q = quantized("chain", x, sparsity=0.75, width=4)
-    kept = quantized("prune", x, sparsity=0.75)
-    assert torch.equal(q, quantized("integer", kept, width=4))
-    assert ((q == 0) >= (kept == 0)).all()
+    keep_mask = quantized("prune", x, sparsity=0.75)
+    assert torch.equal(q, quantized("integer", keep_mask, width=4))
+    assert ((q == 0) >= (keep_mask == 0)).all()
     codec, values = make("chain", x, codecs=["prune", "binary_scaling"], sparsity=0.75)
     q = codec.quantize(values).view(8, 64)
-    assert torch.equal(q == 0, kept == 0)  # although the format has no zero
-    alpha = kept.abs().sum(1) / (kept != 0).sum(1)
+    assert torch.equal(q == 0, keep_mask == 0)  # although the format has no zero
+    alpha = keep_mask.abs().sum(1) / (keep_mask != 0).sum(1)
     torch.testing.assert_close(q.abs().amax(1), alpha)
 
 
@@ -123,12 +123,12 @@ def test_global_pruning_is_torchs(network, method):
     prune.global_unstructured(places, kind, amount=count)
     swap.apply(network, settled)
     for index in (0, 2, 3):
-        layer, wanted = network[index], reference[index].weight
+        layer, expected = network[index], reference[index].weight
         layer.calibrate(torch.zeros(1, layer.site.D))
-        q = layer.quantized_weight().view_as(wanted)
-        assert int((q == 0).sum()) == int((wanted == 0).sum())
+        q = layer.quantized_weight().view_as(expected)
+        assert int((q == 0).sum()) == int((expected == 0).sum())
         if method == "l1":
-            assert torch.equal(q, wanted)
+            assert torch.equal(q, expected)
     weight = settled["2"].options["weight"]
     assert weight["scope"] == "local"
     assert with_global_pruning(settled, network) == settled

@@ -84,8 +84,8 @@ def test_integers_of_a_given_fraction(width, fraction):
     ("per", "block"), [("tensor", (8, 1, 64)), ("channel", (1, 1, 64)), ("block", (1, 1, 16))]
 )
 def test_integers_of_calibrated_fractions(width, calibrate, per, block):
-    given = drawn(0.25).clamp(-300, 300)  # one huge value leaves a tensor nothing but zeros
-    codec, x = make("integer", given, width=width, per=per, calibrate=calibrate)
+    value = drawn(0.25).clamp(-300, 300)  # one huge value leaves a tensor nothing but zeros
+    codec, x = make("integer", value, width=width, per=per, calibrate=calibrate)
     assert_affine(codec, x, block)
 
 
@@ -93,8 +93,8 @@ def test_integers_of_calibrated_fractions(width, calibrate, per, block):
     ("per", "block"), [("tensor", (8, 1, 64)), ("channel", (8, 1, 1)), ("block", (1, 1, 16))]
 )
 def test_integer_activations(per, block):
-    given = drawn(0.25).clamp(-300, 300)
-    codec, x = make("integer", given, role="activation", width=8, per=per)
+    value = drawn(0.25).clamp(-300, 300)
+    codec, x = make("integer", value, role="activation", width=8, per=per)
     beyond = x * 3 if per != "block" else x  # calibrated ones saturate
     assert_affine(codec, beyond, block)
 
@@ -130,10 +130,10 @@ def test_minifloats(e, m):
     x = around(values)
     codec, rows = make("minifloat_ieee", x[None], width=1 + e + m, exponent=e)
     codes = _f32_to_floatx_unpacked(x, e, m)
-    found = codec.encode(rows).codes.flatten()
+    actual = codec.encode(rows).codes.flatten()
     negative_zero = codes.int() == 2 ** (e + m)
     assert negative_zero.any()
-    assert torch.equal(found, torch.where(negative_zero, 0, codes.int()))
+    assert torch.equal(actual, torch.where(negative_zero, 0, codes.int()))
     assert torch.equal(codec.quantize(rows).flatten(), values[codes.long()])
 
 
@@ -192,32 +192,32 @@ def shared(x: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("kind", MX)
 def test_block_minifloats_are_mx_unless_the_maximum_would_saturate(kind):
     _, e, m = MX[kind]
-    given = blocks()
-    codec, x = make("block_minifloat", given, width=1 + e + m, exponent=e, block=32)
-    S, values = shared(given, kind)
-    ours, found = codec.scales(x)[:, 0], codec.quantize(x)[:, 0]
+    value = blocks()
+    codec, x = make("block_minifloat", value, width=1 + e + m, exponent=e, block=32)
+    S, values = shared(value, kind)
+    ours, actual = codec.scales(x)[:, 0], codec.quantize(x)[:, 0]
     top = every_float(e, m).max()
-    saturates = given.view(-1, 2, 32).abs().amax(-1) > top * torch.exp2(S.double())
+    saturates = value.view(-1, 2, 32).abs().amax(-1) > top * torch.exp2(S.double())
     assert 0.1 < saturates.float().mean() < 0.9
     assert torch.equal(ours, S + saturates.int())
     same = ~saturates.repeat_interleave(32, 1)
-    assert torch.equal(found[same], values[same])
+    assert torch.equal(actual[same], values[same])
 
     def lost(q: torch.Tensor) -> torch.Tensor:
-        peaks = given.view(-1, 2, 32).abs()
+        peaks = value.view(-1, 2, 32).abs()
         at = peaks.argmax(-1, keepdim=True)
         return (q.view(-1, 2, 32).abs().gather(-1, at) / peaks.gather(-1, at) - 1).abs()[saturates]
 
     half_a_step = 2.0 ** -(m + 1) / (2 - 2.0**-m)  # at the highest magnitude, relative to it
-    assert lost(found).max() <= half_a_step
+    assert lost(actual).max() <= half_a_step
     assert lost(values).max() > half_a_step
 
 
 def test_mxint8_is_affine_at_mx_s_exponents():
-    given = blocks()
-    codec, x = make("mxint8", given)
-    S, _ = shared(given, "fp4")
-    zeros = given.view(-1, 2, 32).abs().amax(-1) == 0
+    value = blocks()
+    codec, x = make("mxint8", value)
+    S, _ = shared(value, "fp4")
+    zeros = value.view(-1, 2, 32).abs().amax(-1) == 0
     ours = codec.scales(x)[:, 0]
     assert (S[zeros] == -127).all()
     assert (ours[zeros] == -127).all()
@@ -226,7 +226,7 @@ def test_mxint8_is_affine_at_mx_s_exponents():
     assert torch.equal(ours[~zeros] + 6, S[~zeros] + 2)
     step = torch.exp2((S - 4).clamp(min=-126).double()).float()
     zero = torch.zeros_like(step, dtype=torch.int32)
-    codes = quantize_affine(given, (1, 32), step, zero, torch.int8, -127, 127)
+    codes = quantize_affine(value, (1, 32), step, zero, torch.int8, -127, 127)
     assert torch.equal(codec.encode(x).codes[:, 0], codes.int())
     values = dequantize_affine(codes, (1, 32), step, zero, torch.int8, -127, 127)
     assert torch.equal(codec.quantize(x)[:, 0], values)

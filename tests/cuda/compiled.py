@@ -28,16 +28,16 @@ def figures(log: str) -> dict[str, Figures]:
     kernels: dict[str, Figures] = {}
     name = ""
     for line in log.splitlines():
-        if found := re.search(r"Compiling entry function '(\w+)'", line):
-            name = found[1]
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            name = match[1]
             kernels[name] = {"registers": 0, "shared": 0, "stack": 0, "spills": 0}
-        elif found := re.search(
+        elif match := re.search(
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
         ):
-            kernels[name]["stack"] = int(found[1])
-            kernels[name]["spills"] = int(found[2]) + int(found[3])
-        elif found := re.search(r"Used (\d+) registers", line):
-            kernels[name]["registers"] = int(found[1])
+            kernels[name]["stack"] = int(match[1])
+            kernels[name]["spills"] = int(match[2]) + int(match[3])
+        elif match := re.search(r"Used (\d+) registers", line):
+            kernels[name]["registers"] = int(match[1])
             shared = re.search(r"(\d+) bytes smem", line)
             kernels[name]["shared"] = int(shared[1]) if shared else 0
     return kernels
@@ -48,16 +48,16 @@ def resources() -> dict[str, dict[str, Figures]]:
     pairs = [(source, each) for each in ARCHITECTURES for source in SOURCES]
     with ThreadPoolExecutor(2) as pool:
         parts = list(pool.map(lambda pair: compiled(*pair), pairs))
-    found: dict[str, dict[str, Figures]] = {each: {} for each in ARCHITECTURES}
+    results: dict[str, dict[str, Figures]] = {each: {} for each in ARCHITECTURES}
     for (_, architecture), part in zip(pairs, parts, strict=True):
-        found[architecture].update(part)
-    return found
+        results[architecture].update(part)
+    return results
 
 
-def lines(found: dict[str, dict[str, Figures]]) -> list[str]:
+def lines(results: dict[str, dict[str, Figures]]) -> list[str]:
     """The figures as a table."""
     rows = ["kernel                          arch   registers  shared bytes  spilled bytes"]
-    for architecture, kernels in found.items():
+    for architecture, kernels in results.items():
         for name, each in sorted(kernels.items()):
             rows.append(
                 f"{name:31} {architecture:6} {each['registers']:9} {each['shared']:13} "

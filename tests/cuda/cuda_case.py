@@ -64,9 +64,9 @@ def expected(case: Case) -> tuple[Tensor, ...]:
     )
 
 
-def assert_alike(case: Case, got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+def assert_alike(case: Case, got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     """Equal bits where sums are integer or nothing is summed, close otherwise."""
-    for ours, theirs in zip(got, wanted, strict=True):
+    for ours, theirs in zip(got, expected, strict=True):
         ours = ours.cpu()
         assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
         assert ours.stride() == theirs.stride() or ours.numel() == 0

@@ -40,12 +40,12 @@ def launches(case: Case) -> frozenset[Launch]:
 def covering(cases: Iterable[Case]) -> list[Case]:
     """Cases that together launch every kernel which any of them does, the largest first: in those
     of a row or two nobody waits for anybody."""
-    chosen, reached = [], set[Launch]()
+    cover, reached = [], set[Launch]()
     for case in sorted(cases, key=elements, reverse=True):
         if not launches(case) <= reached:
-            chosen.append(case)
+            cover.append(case)
             reached |= launches(case)
-    return chosen
+    return cover
 
 
 def elements(case: Case) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from halut.ops import ConvGeometry
 from halut.ops.blocks import Blocks
-from halut.ops.epilogue import answer_size
+from halut.ops.epilogue import output_size_of
 from halut.ops.lookup.columns import row_count
 from tests.cuda.cuda_case import HALVES, WINDOW, case, image
 from tests.cuda.cuda_tables import drawn_table
@@ -86,7 +86,7 @@ def _with_residual(layout: str, kind: torch.dtype) -> tuple[Any, ...]:
     """Answers in uint8, below 0 and above 255 too; the residual lies contiguously."""
     inputs = _tree_layer(torch.int8, layout, torch.int8)
     *rest, _, geometry = inputs
-    size, _ = answer_size(inputs[0], 2 * 9, geometry)
+    size, _ = output_size_of(inputs[0], 2 * 9, geometry)
     residual = torch.randint(-100 if kind.is_signed else 0, 600, size).to(kind)
     return *rest, torch.uint8, geometry, residual, 0.5
 
@@ -97,7 +97,7 @@ def _in_fours(dtype, layout, kind, shift, images) -> tuple[Any, ...]:
     x = torch.randint(-9, 9, (images, 5, 8, 12), dtype=torch.int8)
     x = x.contiguous(memory_format=getattr(torch, layout))
     table = drawn_table(1, 2, 6, 16, 20 if images > 1 else 132, torch.int8)[1]
-    size, form = answer_size(x, 2 * table.shape[3], geometry)
+    size, form = output_size_of(x, 2 * table.shape[3], geometry)
     room = torch.randint(0, 100, (math.prod(size) + shift,)).to(kind)
     like = torch.empty(size, memory_format=form)
     residual = room[shift:].as_strided(size, like.stride(), shift)

@@ -85,14 +85,14 @@ def add_convolutions() -> None:
             case("conv_taps", f"{layout}-{dtype}",
                  lambda o=layout, d=dtype: (image(o, d), map_trees()[0], WINDOW),
                  True)  # fmt: skip
-    for by_pixel in (False, True):
+    for channels_last in (False, True):
         for dtype in (torch.float32, torch.float64, *HALVES):
-            case("conv_taps_gradient", f"{by_pixel}-{dtype}",
-                 lambda p=by_pixel, d=dtype: _taps_gradient(p, d))  # fmt: skip
+            case("conv_taps_gradient", f"{channels_last}-{dtype}",
+                 lambda p=channels_last, d=dtype: _taps_gradient(p, d))  # fmt: skip
 
 
-def _taps_gradient(by_pixel: bool, dtype: torch.dtype) -> tuple[Any, ...]:
+def _taps_gradient(channels_last: bool, dtype: torch.dtype) -> tuple[Any, ...]:
     OH, OW = WINDOW.output_size(9, 8)
     taps = torch.randint(0, 45, (30,))
     grad = torch.randn(30, 3 * OH * OW, dtype=torch.float64).to(dtype).t()
-    return grad.contiguous() if by_pixel else grad, taps, (3, 5, 9, 8), by_pixel, WINDOW
+    return grad.contiguous() if channels_last else grad, taps, (3, 5, 9, 8), channels_last, WINDOW

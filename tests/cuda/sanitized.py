@@ -19,12 +19,12 @@ def main() -> None:
     shim = Shim(Path(sys.argv[1]), sanitize=True)
     launch.launch = shim.launch
     torch.set_num_threads(1)
-    chosen = [each for each in CASES if each.operation in sys.argv[2:] or len(sys.argv) == 2]
-    for each in chosen:
+    cases = [each for each in CASES if each.operation in sys.argv[2:] or len(sys.argv) == 2]
+    for each in cases:
         if each.operation == "tree_gradient" and each.label in HEAVY:
             continue
         run(each, "cuda", each.make())
-    print(f"{len(chosen)} cases, {len(set(shim.launched))} kernels")
+    print(f"{len(cases)} cases, {len(set(shim.launched))} kernels")
 
 
 main()

@@ -56,8 +56,8 @@ def refusal() -> str | None:
     done = watched("memcheck", "-c", CLEAN)
     if done.returncode == 0 and "ERROR SUMMARY: 0 errors" in done.stdout:
         return None
-    said = [line.lstrip("= ") for line in done.stdout.splitlines() if line.startswith("=====")]
-    return next((line for line in said if "rror" in line or "not" in line), done.stdout[-200:])
+    message = [line.lstrip("= ") for line in done.stdout.splitlines() if line.startswith("=====")]
+    return next((line for line in message if "rror" in line or "not" in line), done.stdout[-200:])
 
 
 def main() -> None:

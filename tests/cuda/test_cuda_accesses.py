@@ -131,15 +131,15 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Shim]:
 @pytest.mark.parametrize("name", PROBES)
 @pytest.mark.parametrize("schedule", ["forward", "reverse"])
 def test_what_is_a_race(probes, name, schedule):
-    out, (_, wanted) = torch.zeros(64), PROBES[name]
-    said = ""
+    out, (_, expected) = torch.zeros(64), PROBES[name]
+    message = ""
     try:
         probes(schedule).launch("bit_planes", name, out.device, (2, 64), out)
     except KernelError as error:
-        said = str(error)
-    assert ("a race: " in said) == bool(wanted)
+        message = str(error)
+    assert ("a race: " in message) == bool(expected)
     if schedule == "forward":
-        assert wanted in said
+        assert expected in message
 
 
 OFFSETS = range(17)
@@ -164,13 +164,13 @@ def shifted(value: Any, offset: int) -> Any:
 
 @pytest.mark.parametrize("each", SMALL, ids=str)
 def test_tensors_may_begin_anywhere(racing, each):
-    wanted = expected(each)
+    reference = expected(each)
     for offset in OFFSETS:
         arguments = tuple(shifted(value, offset) for value in each.make())
-        assert_alike(each, run(each, "cuda", arguments), wanted)
+        assert_alike(each, run(each, "cuda", arguments), reference)
     for odd in range(len(each.make())):  # one tensor alone
         arguments = tuple(shifted(value, i == odd) for i, value in enumerate(each.make()))
-        assert_alike(each, run(each, "cuda", arguments), wanted)
+        assert_alike(each, run(each, "cuda", arguments), reference)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -182,14 +182,14 @@ def test_tensors_of_every_kernel_may_begin_anywhere(racing, source):
 
 def test_rows_and_addresses_of_all_alignments_are_reached():
     """accumulate.cu copies a table by 16, 4 or 1 bytes, as its address and its rows are aligned."""
-    found = set()
+    results = set()
     for each in SMALL:
         if any(name == "accumulate" and "direct" not in kernel for name, kernel in launches(each)):
             table = next(value for value in each.make() if getattr(value, "ndim", 0) == 4)
             size = table.element_size()
             row = table.shape[3] * size
-            found |= {math.gcd(offset * size, row, 16) for offset in OFFSETS}
-    assert found == {1, 2, 4, 8, 16}
+            results |= {math.gcd(offset * size, row, 16) for offset in OFFSETS}
+    assert results == {1, 2, 4, 8, 16}
 
 
 def test_an_access_that_is_not_aligned_is_found(racing):

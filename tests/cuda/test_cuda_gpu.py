@@ -46,17 +46,17 @@ def processors(request, monkeypatch):
 
 @pytest.mark.parametrize("each", CASES, ids=str)
 def test_equal_to_torch(each, processors):
-    given = arguments(each)
-    for ours, theirs in zip(given, each.make(), strict=True):
+    inputs = arguments(each)
+    for ours, theirs in zip(inputs, each.make(), strict=True):
         assert not isinstance(ours, Tensor) or ours.stride() == theirs.stride()
-    assert_alike(each, run(each, "cuda", given), expected(each))
+    assert_alike(each, run(each, "cuda", inputs), expected(each))
 
 
 @pytest.mark.parametrize("each", CASES[::2], ids=str)
 def test_addresses_need_not_be_aligned(each, processors):
-    wanted = expected(each)
+    reference = expected(each)
     for shift in (1, 3):
-        assert_alike(each, run(each, "cuda", arguments(each, shift)), wanted)
+        assert_alike(each, run(each, "cuda", arguments(each, shift)), reference)
 
 
 LAYERS = [each for each in CASES if each.operation in ("tree_layer", "nearest_layer")]
@@ -73,9 +73,9 @@ def test_prepared_layers_answer_again_and_again(each):
 
 
 def test_chunks_of_rows_and_images_change_nothing(monkeypatch):
-    chosen = [e for e in CASES if e.operation in ("tree_gradient", "nearest_gradient")]
+    cases = [e for e in CASES if e.operation in ("tree_gradient", "nearest_gradient")]
     monkeypatch.setitem(checks.WORKSPACE, "cuda", 1 << 16)
-    for each in chosen:
+    for each in cases:
         assert_alike(each, run(each, "cuda", arguments(each)), expected(each))
 
 
@@ -114,7 +114,7 @@ def test_memory_of_another_stream_is_not_taken_early():
     each = next(e for e in LAYERS if "contiguous" in e.label)
     (entry,) = dispatch._candidates(each.operation, "cuda", "cuda")
     x, *rest = arguments(each)
-    prepared, wanted = entry.prepare(x, *rest[:9]), expected(each)
+    prepared, reference = entry.prepare(x, *rest[:9]), expected(each)
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
     answers = []
@@ -124,14 +124,14 @@ def test_memory_of_another_stream_is_not_taken_early():
         prepared(x, *rest[9:])
     side.synchronize()
     for answer in answers:
-        assert_alike(each, (answer,), wanted)
+        assert_alike(each, (answer,), reference)
 
 
 def test_threads_share_a_layer():
     each = next(e for e in LAYERS if "residual" in e.label)
     (entry,) = dispatch._candidates(each.operation, "cuda", "cuda")
     x, *rest = arguments(each)
-    prepared, wanted = entry.prepare(x, *rest[:9]), expected(each)
+    prepared, reference = entry.prepare(x, *rest[:9]), expected(each)
     answers = []
 
     def work():
@@ -145,7 +145,7 @@ def test_threads_share_a_layer():
         thread.join()
     assert len(answers) == 200
     for answer in answers:
-        assert_alike(each, (answer,), wanted)
+        assert_alike(each, (answer,), reference)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -204,7 +204,7 @@ def test_gradients_equal_those_of_torch(draw, product):
 def test_kernels_run_on_the_current_stream():
     """Work queued behind a long wait on a side stream sees what was written there."""
     x, taps, thresholds, *_ = tree()
-    wanted = tree_encode(x, taps, thresholds)
+    expected = tree_encode(x, taps, thresholds)
     torch.cuda.synchronize()
     stream, late = torch.cuda.Stream(), torch.zeros_like(x)
     with torch.cuda.stream(stream):
@@ -212,7 +212,7 @@ def test_kernels_run_on_the_current_stream():
         late.copy_(x)
         codes = tree_encode(late, taps, thresholds)
     stream.synchronize()
-    assert torch.equal(codes, wanted)
+    assert torch.equal(codes, expected)
 
 
 @pytest.mark.parametrize(("draw", "product"), [(tree, tree_product), (nearest, nearest_product)])
@@ -245,9 +245,9 @@ def test_a_training_step_is_captured_in_a_graph(draw, product):
 
 def test_autocast_does_not_round_codes_or_sums():
     values = tree()
-    wanted = tree_product(values)
+    expected = tree_product(values)
     with torch.autocast("cuda", dtype=torch.float16):
-        assert torch.equal(tree_product(values), wanted)
+        assert torch.equal(tree_product(values), expected)
 
 
 def test_deterministic_algorithms_repeat_bits():
@@ -294,8 +294,8 @@ def test_answers_beyond_2_to_the_31_elements():
     codes = torch.randint(0, 2, (N, 1), dtype=torch.uint8, device="cuda")
     table = torch.randint(-50, 50, (1, 1, 2, M), dtype=torch.int8, device="cuda")
     sums = accumulate(codes, table)
-    wanted = table[0, 0][codes[-77:, 0].long()].int()
-    assert torch.equal(sums[-77:], wanted)
+    expected = table[0, 0][codes[-77:, 0].long()].int()
+    assert torch.equal(sums[-77:], expected)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def test_every_operation_has_a_kernel_but_those_of_one_pass_in_torch():
     assert without <= {"all_finite", "pack_table", "quantize", "max_pool", "mean_pool"}
 
 
-def test_without_cupy_one_line_says_what_to_install(monkeypatch, caplog, unasked):
+def test_without_cupy_one_error_names_what_to_install(monkeypatch, caplog, unasked):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with caplog.at_level(logging.WARNING):
         assert not launch.available()

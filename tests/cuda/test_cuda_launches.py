@@ -17,9 +17,9 @@ def kernels(cases):
 
 def test_few_cases_launch_every_kernel():
     recorded = json.loads(compiled.RESOURCES.read_text())["kernels"]
-    chosen = covering(CASES)
-    assert kernels(chosen) == set(recorded["sm_90"])
-    assert len(chosen) <= len(kernels(chosen)) < len(CASES) / 4
+    cases = covering(CASES)
+    assert kernels(cases) == set(recorded["sm_90"])
+    assert len(cases) <= len(kernels(cases)) < len(CASES) / 4
 
 
 @pytest.mark.parametrize("each", CASES[::9], ids=str)
@@ -44,9 +44,9 @@ def tool(tmp_path, monkeypatch):
 
 def test_allocations_are_torchs_own_and_padded(tool):
     tool('echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $*"')
-    said = sanitized_gpu.watched("memcheck", "program.py").stdout
-    assert said.startswith("1 --tool memcheck --padding 64 --error-exitcode 9 ")
-    assert said.endswith(" program.py\n")
+    message = sanitized_gpu.watched("memcheck", "program.py").stdout
+    assert message.startswith("1 --tool memcheck --padding 64 --error-exitcode 9 ")
+    assert message.endswith(" program.py\n")
     assert "padding" not in sanitized_gpu.watched("racecheck", "program.py").stdout
 
 
@@ -66,7 +66,7 @@ def test_a_tool_that_hangs_is_ended_with_its_children(tool, tmp_path):
         ("echo no; exit 3", "no"),
     ],
 )
-def test_a_machine_that_refuses_says_why(tool, text, reason):
+def test_a_machine_that_refuses_reports_the_reason(tool, text, reason):
     tool(text)
     assert reason in sanitized_gpu.refusal()
 

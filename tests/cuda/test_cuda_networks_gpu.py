@@ -107,12 +107,14 @@ def test_a_prepared_network_answers_as_on_the_cpu(name, operator, dtype):
         there = prepare(copy.deepcopy(network).cpu(), inputs(name)[:1].cpu()).to(dtype)
     for layout in LAYOUTS:
         mapped = x.contiguous(memory_format=layout)
-        wanted = there(mapped.cpu())
+        expected = there(mapped.cpu())
         for _ in range(2):  # the second call is a prepared one
             answer = prepared(mapped)
             assert answer.dtype == dtype
-            assert gap(answer, wanted) < DTYPES[dtype]
-        assert gap(torch.cat([prepared(mapped[:2]), prepared(mapped[2:])]), wanted) < DTYPES[dtype]
+            assert gap(answer, expected) < DTYPES[dtype]
+        assert (
+            gap(torch.cat([prepared(mapped[:2]), prepared(mapped[2:])]), expected) < DTYPES[dtype]
+        )
 
 
 @pytest.mark.parametrize("operator", ["tree", "pq"])
@@ -120,7 +122,7 @@ def test_a_prepared_network_answers_as_on_the_cpu(name, operator, dtype):
 def test_a_prepared_network_is_captured_in_a_graph(operator):
     prepared = prepare(learned("resnet8", operator)[0], inputs("resnet8")[:1])
     x = inputs("resnet8")
-    wanted = prepared(x), prepared(-x)
+    reference = prepared(x), prepared(-x)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -129,7 +131,7 @@ def test_a_prepared_network_is_captured_in_a_graph(operator):
     graph, fixed = torch.cuda.CUDAGraph(), x.clone()
     with torch.cuda.graph(graph):
         answer = prepared(fixed)
-    for value, expected in zip((x, -x), wanted, strict=True):
+    for value, expected in zip((x, -x), reference, strict=True):
         fixed.copy_(value)
         graph.replay()
         torch.cuda.synchronize()
@@ -168,9 +170,9 @@ def test_quantization_after_training_runs_there():
     entries = ptq.quantizable(plan)
     seen = ptq.input_ranges(network, [entry.site.name for entry in entries], [x])
     with torch.no_grad():
-        wanted = network(inputs("resnet8"))
+        expected = network(inputs("resnet8"))
         quantized = ptq.quantized(network, entries, seen, 8)
-        assert 1e-5 < gap(quantized(inputs("resnet8")), wanted) < 0.1
+        assert 1e-5 < gap(quantized(inputs("resnet8")), expected) < 0.1
 
 
 SHORT = (

@@ -49,7 +49,7 @@ def test_equal_to_torch(shim, each, schedule):
     assert_alike(each, run(each, "cuda", each.make()), expected(each))
 
 
-def test_sums_in_a_fixed_order_where_asked_for(shim, monkeypatch):
+def test_sums_are_in_a_fixed_order_if_deterministic(shim, monkeypatch):
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     (each,) = (each for each in CASES if str(each) == "scatter_add-splits")
     answers = []
@@ -63,14 +63,14 @@ def test_sums_in_a_fixed_order_where_asked_for(shim, monkeypatch):
 
 def test_chunks_of_rows_and_images_change_nothing(shim, monkeypatch):
     shim()
-    chosen = [
+    cases = [
         each
         for each in CASES
         if each.operation in ("tree_gradient", "nearest_gradient")
         and not {"64", "128", "256"} & set(each.label.split("-"))
     ]
     monkeypatch.setitem(checks.WORKSPACE, "cpu", 1 << 16)
-    for each in chosen:
+    for each in cases:
         assert_alike(each, run(each, "cuda", each.make()), expected(each))
 
 

@@ -16,12 +16,12 @@ HERE = Path(__file__).parent
 
 def runtime() -> str:
     """The path of AddressSanitizer's library."""
-    found = subprocess.run(
+    completed = subprocess.run(
         [str(compiler()), "-print-file-name=libasan.so"], capture_output=True, text=True
     ).stdout.strip()
-    if not Path(found).is_absolute():
+    if not Path(completed).is_absolute():
         pytest.skip("the compiler has no AddressSanitizer library")
-    return found
+    return completed
 
 
 def sanitized(folder: Path, *operations: str) -> subprocess.CompletedProcess[str]:

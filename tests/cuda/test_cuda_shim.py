@@ -50,8 +50,8 @@ def test_seeded_bugs_are_caught(built, tmp_path, monkeypatch, source, right, wro
         return text.replace(right, wrong)
 
     (each,) = (each for each in CASES if str(each) == label)
-    wanted = expected(each)
-    found = []
+    reference = expected(each)
+    results = []
     for schedule in ("forward", "reverse", "shuffled"):
         shim = Shim(tmp_path, schedule, changed)
         for path in built.glob("*.so"):
@@ -60,10 +60,10 @@ def test_seeded_bugs_are_caught(built, tmp_path, monkeypatch, source, right, wro
         monkeypatch.setattr(launch, "launch", shim.launch)
         monkeypatch.setattr(launch, "bind", shim.bind)
         try:
-            assert_alike(each, run(each, "cuda", each.make()), wanted)
+            assert_alike(each, run(each, "cuda", each.make()), reference)
         except (AssertionError, KernelError):
-            found.append(schedule)
-    assert found
+            results.append(schedule)
+    assert results
 
 
 KERNEL = """
@@ -123,6 +123,6 @@ def test_halves_round_as_torch_does(shim):
     for dtype in (torch.float16, torch.bfloat16):
         out = torch.empty(4, table.shape[-1], dtype=dtype)
         lookup.add_rows(codes, table, out, one, zero, -1e30)
-        wanted = table[0, 0][codes.view(-1).long()].to(dtype)
-        known = ~wanted.isnan()
-        assert torch.equal(out[known], wanted[known])
+        expected = table[0, 0][codes.view(-1).long()].to(dtype)
+        known = ~expected.isnan()
+        assert torch.equal(out[known], expected[known])

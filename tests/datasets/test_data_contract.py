@@ -210,7 +210,7 @@ def test_evaluation_shards_see_every_sample_once(build, name, world):
     assert all(len(list(part)) == len(part) for part in parts)
 
 
-def test_missing_root_says_where_it_looked(name, tmp_path, monkeypatch):
+def test_a_missing_root_names_the_searched_paths(name, tmp_path, monkeypatch):
     if name not in WRITERS:
         pytest.skip("reads no files")
     monkeypatch.setenv("HALUT_DATA", str(tmp_path / "by_environment"))

@@ -51,11 +51,11 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path, target):
 
 
 @pytest.mark.parametrize("name", [b"\xff\xe9.jpg", b"new\nline.jpg", "é.jpg".encode()])
-def test_any_name_is_told_in_one_line_of_text(name):
-    told = printable(os.fsdecode(name))
-    assert told.encode().decode() == told
-    assert "\n" not in told
-    assert told.endswith(".jpg")
+def test_any_name_is_printed_in_one_line(name):
+    message = printable(os.fsdecode(name))
+    assert message.encode().decode() == message
+    assert "\n" not in message
+    assert message.endswith(".jpg")
 
 
 # -- lists ----------------------------------------------------------------------------------------
@@ -111,11 +111,13 @@ def picture(path: Path, values: np.ndarray) -> Path:
 def test_16_bit_gray_is_divided_by_257(tmp_path, channels, suffix, kind):
     path = picture(tmp_path / f"a.{suffix}", RAMP.astype(kind))
     pixels = np.asarray(read_image("place", path, channels))
-    wanted = np.rint(RAMP / 257).astype(np.uint8)
-    np.testing.assert_array_equal(pixels, wanted if channels == 1 else np.stack([wanted] * 3, -1))
+    expected = np.rint(RAMP / 257).astype(np.uint8)
+    np.testing.assert_array_equal(
+        pixels, expected if channels == 1 else np.stack([expected] * 3, -1)
+    )
 
 
-def test_12_bits_in_16_fill_the_range_if_white_says_so(tmp_path):
+def test_12_bits_in_16_fill_the_range_with_white_set(tmp_path):
     path = picture(tmp_path / "a.png", (RAMP // 16).astype(np.uint16))
     assert np.asarray(read_image("place", path, 1)).max() == 16
     pixels = np.asarray(read_image("place", path, 1, white=4095))
@@ -159,7 +161,7 @@ def test_transparency_of_a_palette_warns_nobody(tmp_path, recwarn):
     assert not recwarn.list
 
 
-def test_exif_orientation_counts_where_it_is_asked_for(tmp_path):
+def test_exif_orientation_counts_where_it_is_enabled(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)

@@ -59,13 +59,13 @@ def test_parts_are_taken_as_they_are_and_missing_ones_drawn(tmp_path, train, val
         if part is not None:
             write_image_folder(tmp_path, each, part=part)
     drawn = names(module_of(tmp_path))
-    top = {split: {name.split("/")[0] for name in chosen} for split, chosen in drawn.items()}
+    top = {split: {name.split("/")[0] for name in paths} for split, paths in drawn.items()}
     assert top == {"train": {train}, "val": {val or train}, "test": {test or train}}
-    sizes = {split: len(chosen) // 3 for split, chosen in drawn.items()}
-    held = 0 if test else 2
-    assert sizes["test"] == (5 if test else held)
+    sizes = {split: len(paths) // 3 for split, paths in drawn.items()}
+    val_count = 0 if test else 2
+    assert sizes["test"] == (5 if test else val_count)
     assert sizes["val"] == (4 if val else 2)
-    assert sizes["train"] == 10 - held - (0 if val else 2)
+    assert sizes["train"] == 10 - val_count - (0 if val else 2)
 
 
 def test_a_class_may_be_called_train_and_hold_folders(tmp_path):
@@ -220,7 +220,7 @@ def test_pictures_stand_upright(tmp_path):
 # -- files of the wild ----------------------------------------------------------------------------
 
 
-def test_names_that_are_no_utf_8_are_read_and_told(tmp_path):
+def test_names_that_are_no_utf_8_are_read_and_printed(tmp_path):
     folder = os.fsencode(tmp_path)
     write_image_folder(tmp_path, 4)
     os.rename(tmp_path / "disc", os.fsdecode(folder + b"/d\xefsc"))

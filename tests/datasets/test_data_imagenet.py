@@ -45,12 +45,12 @@ def test_folder_below_the_root_is_found(tmp_path, monkeypatch):
 def test_evaluation_follows_the_networks_preprocessing(tmp_path):
     from timm.data import create_transform
 
-    given = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
-    module = module_of(write_imagenet(tmp_path), **given)
+    arguments = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 1.0}
+    module = module_of(write_imagenet(tmp_path), **arguments)
     from PIL import Image
 
     path = module.splits["test"].identities()[0]
-    transform = create_transform(24, **given)
+    transform = create_transform(24, **arguments)
     torch.testing.assert_close(module.splits["test"][0][0], transform(Image.open(path)))
 
 
@@ -73,7 +73,7 @@ def test_empty_class_is_named(tmp_path):
         module_of(tmp_path)
 
 
-def test_flat_val_without_labels_says_what_is_expected(tmp_path):
+def test_flat_val_without_labels_names_what_is_expected(tmp_path):
     write_imagenet(tmp_path, layout="devkit")
     truth = tmp_path / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
     lines = truth.read_text()

@@ -90,18 +90,18 @@ def test_shift_without_noise_moves_the_clip(folders):
     plain, moved = source.waves(Request(request.indices)), source.waves(request)
     shifts = []
     for still, wave in zip(plain, moved, strict=True):
-        found = np.flatnonzero(
+        actual = np.flatnonzero(
             [torch.equal(torch.roll(still, s)[1600:-1600], wave[1600:-1600]) for s in SHIFTS]
         )
-        assert len(found) == 1
-        shifts.append(SHIFTS[found[0]])
+        assert len(actual) == 1
+        shifts.append(SHIFTS[actual[0]])
     assert min(shifts) < 0 < max(shifts)
 
 
 SHIFTS = range(-1600, 1601)
 
 
-def test_noise_is_as_loud_as_asked_and_silence_differs_in_every_epoch(folders):
+def test_noise_has_the_configured_volume_and_silence_differs_in_every_epoch(folders):
     quiet, loud = (
         module_of(folders("speech_commands"), noise_prob=1.0, noise_volume=volume, shift_ms=0.0)
         for volume in (0.0, 1.0)
@@ -116,7 +116,7 @@ def test_noise_is_as_loud_as_asked_and_silence_differs_in_every_epoch(folders):
     assert all(not torch.equal(a, b) for a, b in zip(still[spoken], noisy[spoken], strict=True))
 
 
-def test_splits_hear_different_noise(folders):
+def test_splits_get_different_noise(folders):
     module = module_of(folders("speech_commands"))
     parts = [split.source.noise.waves[0] for split in module.splits.values()]
     assert [len(part) / RATE for part in parts] == pytest.approx([9.6, 1.2, 1.2])

@@ -28,15 +28,17 @@ def labels_of(sizes, seed=0):
 @given(SIZES, st.floats(0.05, 0.95), st.integers(0, 5))
 def test_stratified_split_parts_every_class(sizes, fraction, seed):
     labels = labels_of(sizes)
-    kept, held = stratified_split(labels, fraction, seed)
-    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(labels)))
+    train_indices, test_indices = stratified_split(labels, fraction, seed)
+    assert sorted([*train_indices.tolist(), *test_indices.tolist()]) == list(range(len(labels)))
     for c, size in enumerate(sizes):
-        count = int((labels[held] == c).sum())
+        count = int((labels[test_indices] == c).sum())
         assert 1 <= count <= size - 1
         assert abs(count - fraction * size) <= 1
     assert all(
         torch.equal(a, b)
-        for a, b in zip(stratified_split(labels, fraction, seed), (kept, held), strict=True)
+        for a, b in zip(
+            stratified_split(labels, fraction, seed), (train_indices, test_indices), strict=True
+        )
     )
 
 
@@ -48,9 +50,9 @@ def test_class_of_one_sample_cannot_be_split():
 @given(SIZES, st.integers(1, 200))
 def test_balanced_subset_is_as_level_as_the_classes_allow(sizes, samples):
     labels = labels_of(sizes)
-    chosen = balanced_subset(labels, samples, 0)
-    assert len(chosen) == len(set(chosen.tolist())) == min(samples, len(labels))
-    counts = torch.bincount(labels[chosen], minlength=len(sizes)).tolist()
+    subset = balanced_subset(labels, samples, 0)
+    assert len(subset) == len(set(subset.tolist())) == min(samples, len(labels))
+    counts = torch.bincount(labels[subset], minlength=len(sizes)).tolist()
     top = max(counts)
     assert all(count >= top - 1 or count == size for count, size in zip(counts, sizes, strict=True))
 
@@ -66,7 +68,7 @@ def test_uniforms_are_uniform_and_independent():
     assert len(set(keys.tolist())) == 20000
 
 
-def test_fold_tells_its_parts_apart():
+def test_fold_distinguishes_its_parts():
     keys = [fold(*parts)[0] for parts in ((1, 2), (2, 1), (1, 2, 0), (3,), (0, 3), (12,))]
     assert len(set(keys)) == len(keys)
 

@@ -84,12 +84,12 @@ def test_an_empty_encoder_loads_the_state(name):
 def test_taps_are_all_it_reads(name):
     encoder, rows, _ = build(name)
     codes = encoder.codes(rows)
-    if encoder.taps is None:
+    if encoder.input_dims is None:
         assert torch.equal(encoder.encode(rows), codes)
         return
-    assert torch.equal(encoder.encode(rows[:, encoder.taps]), codes)
+    assert torch.equal(encoder.encode(rows[:, encoder.input_dims]), codes)
     untapped = torch.ones(rows.shape[1], dtype=torch.bool)
-    untapped[encoder.taps] = False
+    untapped[encoder.input_dims] = False
     changed = torch.where(untapped, torch.full_like(rows, 1e6), rows)
     assert torch.equal(encoder.codes(changed), codes)
 
@@ -108,7 +108,7 @@ def test_every_code_depends_on_its_own_block_only(name):
 def test_assign_is_a_distribution_that_favors_the_code(name):
     encoder, rows, _ = build(name)
     tau = torch.tensor(encoder.initial_tau(rows))
-    soft = encoder.assign(encoder.tapped(rows), tau)
+    soft = encoder.assign(encoder.gather_columns(rows), tau)
     assert soft.shape == (300, 6, 8)
     torch.testing.assert_close(soft.sum(-1), torch.ones(300, 6))
     assert torch.equal(soft.argmax(-1), encoder.codes(rows).long())
@@ -117,14 +117,14 @@ def test_assign_is_a_distribution_that_favors_the_code(name):
 
 def test_a_temperature_per_codebook(name):
     encoder, rows, _ = build(name)
-    inputs = encoder.tapped(rows)
+    inputs = encoder.gather_columns(rows)
     every = encoder.assign(inputs, torch.full((6,), 0.7))
     torch.testing.assert_close(every, encoder.assign(inputs, torch.tensor(0.7)))
 
 
 def test_gradients_are_finite_and_reach_inputs_state_and_temperature(name):
     encoder, rows, _ = build(name)
-    inputs = encoder.tapped(rows).clone().requires_grad_()
+    inputs = encoder.gather_columns(rows).clone().requires_grad_()
     tau = torch.tensor(encoder.initial_tau(rows), requires_grad=True)
     target = torch.randn(300, 6, 8, generator=torch.Generator().manual_seed(5))
     (encoder.assign(inputs, tau) * target).sum().backward()
@@ -163,9 +163,9 @@ def test_a_lookup_is_hard_forward_and_relaxed_backward(name, quantized):
     looked_up = values[torch.arange(2)[:, None], torch.arange(3), codes].sum(2)
     torch.testing.assert_close(y, looked_up.reshape(300, 10) + bias)
 
-    def by_definition(x, geometry, table, tau, relax):
-        sums = Encoder.sums(encoder, x, geometry, *table.unscaled(), tau, relax)
-        return table.scaled(sums)
+    def by_definition(x, geometry, table, tau, ste_mix):
+        sums = Encoder.sums(encoder, x, geometry, *table.in_units_of_scale(), tau, ste_mix)
+        return table.apply_scale(sums)
 
     generic_y, generic = run(by_definition)
     torch.testing.assert_close(generic_y, y)

@@ -108,10 +108,10 @@ def test_frozen_encoders_no_rows_and_no_relaxation():
     encoder.requires_grad_(False)
     lut, table = tables(1, 3, 8, 4)
     tau = torch.ones((), dtype=torch.float64)
-    for N, relax in ((0, 1.0), (5, 0.0), (5, 1.0)):
+    for N, ste_mix in ((0, 1.0), (5, 0.0), (5, 1.0)):
         lut = lut.detach().requires_grad_()
         x = torch.randn(N, 6, dtype=torch.float64, requires_grad=True)
-        relaxed_matmul(encoder, x, lut, table, tau, relax).sum().backward()
+        relaxed_matmul(encoder, x, lut, table, tau, ste_mix).sum().backward()
         assert encoder.prototypes.grad is None
-        assert (x.grad is None) == (relax == 0)
+        assert (x.grad is None) == (ste_mix == 0)
         assert bool(lut.grad.any()) == (N > 0)

@@ -63,8 +63,8 @@ def test_options_are_checked():
 def test_leaf_scores_by_hand():
     # Depth 2, signs: root +, left child -, right child -. Leaves: --: 0, -+: -2, +-: 2, ++: 0.
     thresholds = torch.zeros(1, 3)
-    tapped = torch.tensor([[[1.0, -1.0, -1.0]]])
-    got = leaf_assignment(tapped, thresholds, torch.tensor(1.0))[0, 0]
+    node_inputs = torch.tensor([[[1.0, -1.0, -1.0]]])
+    got = leaf_assignment(node_inputs, thresholds, torch.tensor(1.0))[0, 0]
     torch.testing.assert_close(got, torch.tensor([0.0, -2.0, 2.0, 0.0]).softmax(0))
 
 

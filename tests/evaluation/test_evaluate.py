@@ -45,7 +45,7 @@ def test_the_figures_of_a_bundle(run_folder, digits, evaluate, tmp_path, where):
         assert text in out
 
 
-def test_each_accuracy_says_on_how_many_samples_it_was_measured(run_folder, evaluate):
+def test_each_accuracy_reports_its_number_of_samples(run_folder, evaluate):
     path = run_folder / "bundle" / "report.json"
     report = json.loads(path.read_text())
     options = (f"run={run_folder}", "samples=0", "latency=0", "data.eval_batch_size=16")
@@ -63,12 +63,12 @@ def test_each_accuracy_says_on_how_many_samples_it_was_measured(run_folder, eval
 def test_the_prepared_network_is_timed_beside_the_exact_one(run_folder, evaluate, tmp_path):
     arguments = [f"run={run_folder}", "samples=0", f"json={tmp_path / 'f.json'}"]
     code, out, _ = evaluate(*arguments, "latency=3")
-    found = json.loads((tmp_path / "f.json").read_text())["latency"]
+    report = json.loads((tmp_path / "f.json").read_text())["latency"]
     assert code == 0
-    assert found["batch"] == 3
-    assert found["ms"].keys() == {"exact", "prepared"}
+    assert report["batch"] == 3
+    assert report["ms"].keys() == {"exact", "prepared"}
     assert "latency of 3 on the CPU" in out
-    exact, prepared = (f"{found['ms'][name]:.3g} ms" for name in ("exact", "prepared"))
+    exact, prepared = (f"{report['ms'][name]:.3g} ms" for name in ("exact", "prepared"))
     assert f"exact {exact}, prepared {prepared}," in " ".join(out.split())
     code, out, _ = evaluate(*arguments, "latency=0")
     assert json.loads((tmp_path / "f.json").read_text())["latency"] is None
@@ -99,10 +99,10 @@ def test_errors_of_the_layers_over_the_whole_split(run_folder, digits, evaluate,
     network, _, _ = load_bundle(run_folder)
     part = digits.splits["val"]
     images, _ = part.__getitems__(_request(part.indices))
-    wanted = layer_errors(network, [images])
+    expected = layer_errors(network, [images])
     for layer in json.loads(json_file.read_text())["layers"]:
-        found = {key: layer[key] for key in ("mae", "mse", "normalized_mse", "cosine")}
-        assert found == pytest.approx(wanted[layer["name"]], rel=1e-4)
+        figures = {key: layer[key] for key in ("mae", "mse", "normalized_mse", "cosine")}
+        assert figures == pytest.approx(expected[layer["name"]], rel=1e-4)
     assert [path.name for path in json_file.parent.iterdir()] == ["f.json"]
 
 
@@ -129,14 +129,14 @@ def test_the_report_keeps_what_decides_the_samples(digits):
     assert torch.equal(again.splits["test"][0][0], digits.splits["test"][0][0])
     for field in dataclasses.fields(digits.config):
         if field.name not in ("root", "workers", "download"):
-            wanted = getattr(digits.config, field.name)
-            assert getattr(again.config, field.name) == wanted
+            expected = getattr(digits.config, field.name)
+            assert getattr(again.config, field.name) == expected
 
 
 def test_the_command_line_wins_over_the_bundle_and_the_bundle_over_the_defaults():
     report = {"data": {"name": "digits", "settings": SETTINGS | {"eval_batch_size": 64}}}
-    chosen = {"name": "digits", "mean": None, "split_seed": 0, "eval_batch_size": 32}
-    made = data_of(report, chosen, given=["eval_batch_size"])
+    data_options = {"name": "digits", "mean": None, "split_seed": 0, "eval_batch_size": 32}
+    made = data_of(report, data_options, keys=["eval_batch_size"])
     assert (made.config.split_seed, made.config.eval_batch_size) == (5, 32)
     assert made.mean == pytest.approx([0.3])
     assert data_of({}, {"name": "digits", "split_seed": 3}, ()).config.split_seed == 3

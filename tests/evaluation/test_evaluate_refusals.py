@@ -12,7 +12,7 @@ from halut.io import write_json
 from tests.evaluation.digits_bundle import MODEL
 
 
-def spoil(folder, name, content):
+def corrupt(folder, name, content):
     path = folder / "bundle" / name
     if content is None:
         path.unlink()
@@ -54,8 +54,8 @@ def other(**fields):
         ),
     ],
 )
-def test_a_spoilt_bundle_is_told_in_one_message(run_folder, evaluate, name, content, message):
-    spoil(run_folder, name, content)
+def test_a_corrupt_bundle_reports_one_error(run_folder, evaluate, name, content, message):
+    corrupt(run_folder, name, content)
     refused(evaluate(f"run={run_folder}"), message)
 
 
@@ -90,7 +90,7 @@ def test_truncated_weights(run_folder, evaluate, share):
         (["run={run}", "data=cifar10"], "data.cifar10:"),
     ],
 )
-def test_bad_arguments_are_told_in_one_message(run_folder, evaluate, arguments, message):
+def test_bad_arguments_report_one_error(run_folder, evaluate, arguments, message):
     code, out, err = evaluate(*(argument.format(run=run_folder) for argument in arguments))
     assert code == 1
     assert message in err
@@ -98,7 +98,7 @@ def test_bad_arguments_are_told_in_one_message(run_folder, evaluate, arguments, 
 
 
 def test_data_of_another_shape(run_folder, evaluate):
-    spoil(run_folder, "plan.json", other(model={**MODEL, "input_shape": [1, 9, 9]}))
+    corrupt(run_folder, "plan.json", other(model={**MODEL, "input_shape": [1, 9, 9]}))
     refused(evaluate(f"run={run_folder}"), "takes inputs [1, 9, 9]; data=digits gives [1, 8, 8]")
 
 
@@ -155,7 +155,7 @@ def test_what_an_evaluation_does_not_read_is_refused(evaluate, run_folder, argum
     assert reason in err
 
 
-def test_an_unfinished_run_tells_how_far_it_came(tmp_path):
+def test_an_unfinished_run_reports_its_progress(tmp_path):
     run = tmp_path / "run"
     (run / "stage_00").mkdir(parents=True)
     write_json(run / "plan.json", {})

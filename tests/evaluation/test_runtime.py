@@ -54,15 +54,15 @@ def test_attention_by_products_and_fused(monkeypatch):
         "scaled_dot_product_attention",
         lambda *args, **options: (called.append(1), whole(*args, **options))[1],
     )
-    found = compare(network, ways("eager", "fused"), [1, 8, 8], batch=2, draws=2, rounds=3)
+    comparison = compare(network, ways("eager", "fused"), [1, 8, 8], batch=2, draws=2, rounds=3)
     assert called
-    assert found["batch"] == found["inputs"] == 2
-    plain, fused = found["ways"].values()
+    assert comparison["batch"] == comparison["inputs"] == 2
+    plain, fused = comparison["ways"].values()
     assert plain["difference"] == 0
     assert 0 <= fused["relative_difference"] < 1e-5
     for way in (plain, fused):
         assert {"first_ms", "warm_ms"} <= way.keys()
-    check_difference(found, 1e-5)
+    check_difference(comparison, 1e-5)
     called.clear()
     set_attention(network, "math")
     network(torch.zeros(1, 1, 8, 8))
@@ -70,13 +70,13 @@ def test_attention_by_products_and_fused(monkeypatch):
 
 
 def test_answers_that_differ_are_an_error():
-    found = {"ways": {"eager": {"relative_difference": 0.0}, "odd": {"relative_difference": 0.2}}}
-    check_difference(found, 0.2)
+    actual = {"ways": {"eager": {"relative_difference": 0.0}, "odd": {"relative_difference": 0.2}}}
+    check_difference(actual, 0.2)
     with pytest.raises(HalutError, match=r"odd answers otherwise: .* 0.2 of the largest answer"):
-        check_difference(found, 0.1)
-    found["ways"]["odd"]["relative_difference"] = float("nan")
+        check_difference(actual, 0.1)
+    actual["ways"]["odd"]["relative_difference"] = float("nan")
     with pytest.raises(HalutError, match="odd answers otherwise"):
-        check_difference(found, 0.1)
+        check_difference(actual, 0.1)
 
 
 def test_a_network_without_attention_is_refused():
@@ -87,8 +87,8 @@ def test_a_network_without_attention_is_refused():
 @pytest.mark.skipif(compiler() is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_beside_eager():
     network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU()).eval()
-    found = compare(network, ways("compile", None), [8], batch=2, draws=2, rounds=3)
-    eager, compiled = found["ways"].values()
+    comparison = compare(network, ways("compile", None), [8], batch=2, draws=2, rounds=3)
+    eager, compiled = comparison["ways"].values()
     assert compiled["first_ms"] > 10 * max(compiled["warm_ms"], eager["first_ms"])
     assert compiled["relative_difference"] < 1e-5
 
@@ -105,7 +105,7 @@ def test_a_compiler_that_fails_is_one_message(monkeypatch):
         compare(torch.nn.Linear(2, 2), ways("compile", None), [2], 1, 1, 1)
 
 
-def test_the_command_tells_and_ends_with_an_error_beyond_the_tolerance(
+def test_the_command_reports_and_fails_beyond_the_tolerance(
     run_folder, evaluate, tmp_path, monkeypatch
 ):
     class Wrong(torch.nn.Module):
@@ -121,9 +121,9 @@ def test_the_command_tells_and_ends_with_an_error_beyond_the_tolerance(
     code, out, err = evaluate(*arguments, "runtime=compile", "runtime.rounds=3")
     assert code == 1
     assert "runtime: compile answers otherwise: the largest difference is 0.5 of" in err
-    found = json.loads((tmp_path / "f.json").read_text())["runtime"]
-    assert list(found["ways"]) == ["eager", "compile"]
-    assert found["ways"]["compile"]["relative_difference"] == pytest.approx(0.5)
+    report = json.loads((tmp_path / "f.json").read_text())["runtime"]
+    assert list(report["ways"]) == ["eager", "compile"]
+    assert report["ways"]["compile"]["relative_difference"] == pytest.approx(0.5)
     for text in ("runtime eager: first call", "runtime compile: first call", "tolerance 0.01"):
         assert text in out
     assert evaluate(*arguments, "runtime=compile", "runtime.tolerance=0.6")[0] == 0

@@ -229,7 +229,7 @@ def replaced(network: nn.Module, x: Tensor) -> tuple[int, int]:
             continue
         operator = make_operator(name, **({} if name == "integer" else {"K": 8}))
         if operator.supports(site) is None:
-            entries.append(Entry(site, name, operator.frozen(site), stage=0))
+            entries.append(Entry(site, name, operator.plan_options(site), stage=0))
     rows = capture(network, [entry.site for entry in entries], [x], rows=256)
     for entry in entries:
         swap.replace_site(network, entry, rows[entry.site.name])

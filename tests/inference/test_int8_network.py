@@ -72,7 +72,7 @@ def test_a_residual_network_keeps_its_answers(network):
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d((2, 3), 1)])
 def test_max_pooling_of_bytes(pool):
     x = torch.randint(256, (2, 3, 9, 7), dtype=torch.uint8)
-    assert torch.equal(MaxPool(pool, by_plane=False)(x).float(), pool(x.float()))
+    assert torch.equal(MaxPool(pool, contiguous=False)(x).float(), pool(x.float()))
 
 
 def dequantizes(network):

@@ -73,10 +73,10 @@ def test_every_step_answers_what_its_bytes_stand_for(name, operator):
     network, x = network_of(name)
     network, plan = replaced(network, x, operator)
     converted = prepare(network, calibration=x)
-    found = []
+    results = []
 
     def check(step, inputs, answer):
-        found.append(step)
+        results.append(step)
         expected = in_floats(step, *inputs, *([None] * (2 - len(inputs)))).float()
         gap = (answer.float() - expected).abs()
         if step.to_grid is None:
@@ -88,7 +88,7 @@ def test_every_step_answers_what_its_bytes_stand_for(name, operator):
     for step in steps(converted, Int8Tables):
         step.register_forward_hook(check)
     converted(x)
-    assert len(found) == len(plan.replaced)
+    assert len(results) == len(plan.replaced)
 
 
 @torch.no_grad()
@@ -166,8 +166,8 @@ def test_a_mode_sees_the_operators(residual_network):
     assert torch.equal(prepared(x), watched)
     with FlopCounterMode(display=False) as counter:
         prepared(x)
-    kept = 2 * len(x) * 16 * 16 * 64 * 3 * 7 * 7  # the stem's convolution; look-ups are no FLOPs
-    assert counter.get_total_flops() == kept
+    flops = 2 * len(x) * 16 * 16 * 64 * 3 * 7 * 7  # the stem's convolution; look-ups are no FLOPs
+    assert counter.get_total_flops() == flops
 
 
 class Branches(nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from halut.inference.codec_layers import FrozenCodecLayer
-from halut.inference.lowering import frozen
+from halut.inference.codec_layers import DecodedCodecLayer
+from halut.inference.lowering import lower
 from halut.inference.mxint8 import Mxint8Layer
 from halut.replace.operator_registry import make_operator
 from halut.sites.find import find_sites
@@ -27,7 +27,7 @@ def test_answers_are_those_of_the_floats(kind, activation):
     site = find_sites(nn.Sequential(source), x[:1])[0][0]
     layer = make_operator("mxint8", activation=activation).build(site, source)
     layer.calibrate(torch.randn(4, site.D * site.groups))
-    prepared = frozen(layer)
+    prepared = lower(layer)
     assert isinstance(prepared, Mxint8Layer)
     assert torch.equal(prepared(x), layer(x))
     assert torch.equal(prepared.decoded(), layer.quantized_weight())
@@ -37,7 +37,7 @@ def test_answers_are_those_of_the_floats(kind, activation):
     assert (
         state["scales"].numel() == site.weights // (site.D // site.taps) * {70: 3, 360: 2}[site.D]
     )
-    wide = FrozenCodecLayer(layer).state_dict()["weight"]
+    wide = DecodedCodecLayer(layer).state_dict()["weight"]
     narrow = sum(state[k].numel() * state[k].element_size() for k in ("codes", "scales"))
     assert wide.numel() * wide.element_size() / narrow > 3.5
     half = prepared.bfloat16()(x.bfloat16())

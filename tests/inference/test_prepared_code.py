@@ -33,7 +33,7 @@ class Around(nn.Module):
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("operator", OPERATORS)
 @torch.no_grad()
-def test_what_a_layer_tells_of_itself_is_still_told(operator, use):
+def test_extra_repr_of_a_layer_is_kept(operator, use):
     network = Around(network_of(operator)[0].head, USES[use])
     x = torch.randn(6, 8)
     for example in (None, x[:2]):
@@ -75,9 +75,9 @@ def test_zeros_and_denormals_are_fit_for_an_example():
     head = nn.Sequential(network.head)
     network.head.bias.zero_()
     rows = torch.randn(4, 8)
-    wanted = prepare(head)(rows)
+    expected = prepare(head)(rows)
     for example in (torch.zeros(2, 8), -torch.ones(2, 8), torch.full((2, 8), 1e-42)):
-        assert torch.equal(prepare(head, example)(rows), wanted)
+        assert torch.equal(prepare(head, example)(rows), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -48,7 +48,9 @@ def network_of(operator: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     name, options = OPTIONS[operator]
     sites, _ = find_sites(network, x[:1])
     made = make_operator(name, **options)
-    entries = [Entry(s, name, made.frozen(s), stage=0) for s in sites if made.supports(s) is None]
+    entries = [
+        Entry(s, name, made.plan_options(s), stage=0) for s in sites if made.supports(s) is None
+    ]
     rows = capture(network, [e.site for e in entries], [x])
     for entry in entries:
         swap.replace_site(network, entry, rows[entry.site.name])

@@ -25,10 +25,15 @@ def run(
     *command: str | Path, cwd: Path, code: int = 0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that is not told of the checkout the tests run in, and check its exit code."""
-    hidden = {"PYTHONPATH", "HALUT_LEVEL", *(name for name in os.environ if "PYTEST" in name)}
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    hidden = {
+        "PYTHONPATH",
+        "HALUT_CPU_CAPABILITY",
+        "HALUT_LEVEL",
+        *(name for name in os.environ if "PYTEST" in name),
+    }
+    remaining = {name: value for name, value in os.environ.items() if name not in hidden}
     words = [str(word) for word in command]
-    environment: Mapping[str, str] = {**kept, **variables}
+    environment: Mapping[str, str] = {**remaining, **variables}
     done = subprocess.run(
         words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900
     )
@@ -54,10 +59,10 @@ class Environment:
         Lines of that environment's own .pth files, such as an editable halut's, do not count.
         """
         venv.create(folder, with_pip=False)
-        found = cls(folder)
+        environment = cls(folder)
         packages = Path(numpy.__file__).parents[1]
-        (found.packages / "borrowed.pth").write_text(f"{packages}\n")
-        return found
+        (environment.packages / "borrowed.pth").write_text(f"{packages}\n")
+        return environment
 
     @property
     def packages(self) -> Path:

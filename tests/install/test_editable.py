@@ -44,10 +44,10 @@ def test_both_commands_read_the_checkouts_configuration(editable, tmp_path):
     (source / "conf" / "model" / "mine.yaml").write_text(
         "defaults: [schema/model@_here_, _self_]\nname: resnet8\n"
     )
-    chosen = ("model=mine", "--cfg", "job")
-    script = run(environment.python, "train.py", *chosen, cwd=source).stdout
+    arguments = ("model=mine", "--cfg", "job")
+    script = run(environment.python, "train.py", *arguments, cwd=source).stdout
     assert "name: resnet8" in script
-    assert environment.halut("train", *chosen, cwd=tmp_path).stdout == script
+    assert environment.halut("train", *arguments, cwd=tmp_path).stdout == script
 
 
 def test_a_second_checkout_runs_its_own_files(editable, tmp_path):
@@ -59,10 +59,10 @@ def test_a_second_checkout_runs_its_own_files(editable, tmp_path):
     assert where.startswith(str(second.resolve()))
 
 
-def test_the_portable_level_passes_the_contract(editable, tmp_path):
+def test_the_portable_capability_passes_the_contract(editable, tmp_path):
     environment, source = editable
-    found = json.loads(environment.halut("env", "--json", cwd=tmp_path).stdout)
-    assert found["cpu_kernels"] == "portable, of portable"
+    report = json.loads(environment.halut("env", "--json", cwd=tmp_path).stdout)
+    assert report["cpu_kernels"] == "portable, of portable"
     suite = (
         "-m",
         "pytest",

@@ -35,10 +35,10 @@ def built(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory) -> Environment:
-    found = Environment.create(tmp_path_factory.mktemp("installed") / "venv")
+    network = Environment.create(tmp_path_factory.mktemp("installed") / "venv")
     (wheel,) = built.glob("*.whl")
-    found.install(wheel)
-    return found
+    network.install(wheel)
+    return network
 
 
 def sources(folder: str, pattern: str) -> set[str]:
@@ -90,9 +90,9 @@ def test_import_and_environment(installed, tmp_path):
     done = run(installed.python, "-c", code + "; print(s.conf_dir())", cwd=tmp_path)
     packages = str(installed.packages.resolve())
     assert [line.startswith(packages) for line in done.stdout.splitlines()] == [True, True]
-    found = json.loads(installed.halut("env", "--json", cwd=tmp_path).stdout)
-    assert found["commit"] is None
-    assert found["kernels"]["accumulate"].startswith("cpu (")
+    report = json.loads(installed.halut("env", "--json", cwd=tmp_path).stdout)
+    assert report["commit"] is None
+    assert report["kernels"]["accumulate"].startswith("cpu (")
 
 
 def test_training_and_evaluation_run_elsewhere(installed, tmp_path):

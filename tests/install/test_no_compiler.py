@@ -34,13 +34,13 @@ def test_torch_takes_over(kind, tmp_path):
     compiler = "/bin/false" if kind == "none" else str(broken_compiler(tmp_path))
     source = checkout(tmp_path / "checkout")
     environment = Environment.create(tmp_path / "venv")
-    said = environment.install(source, CC="/bin/false" if kind == "none" else "cc", CXX=compiler)
-    assert "halut-0.1.0-py3-none-any.whl" in said
-    found = json.loads(environment.halut("env", "--json", cwd=tmp_path).stdout)
-    assert set(found["kernels"].values()) == {"torch"}
-    assert found["cpu_kernels"].startswith("none, torch runs instead: No module named")
+    message = environment.install(source, CC="/bin/false" if kind == "none" else "cc", CXX=compiler)
+    assert "halut-0.1.0-py3-none-any.whl" in message
+    report = json.loads(environment.halut("env", "--json", cwd=tmp_path).stdout)
+    assert set(report["kernels"].values()) == {"torch"}
+    assert report["cpu_kernels"].startswith("none, torch runs instead: No module named")
     done = run(environment.python, "-c", USE, cwd=tmp_path)
     assert done.stdout == "30.0 torch.Size([3, 5])\n"
     assert done.stderr.count("compiled CPU kernels are not available") == 1
-    refused = environment.halut("env", cwd=tmp_path, code=1, HALUT_LEVEL="avx2").stderr
-    assert "HALUT_LEVEL=avx2 is not available here; choose one of: torch" in refused
+    refused = environment.halut("env", cwd=tmp_path, code=1, HALUT_CPU_CAPABILITY="avx2").stderr
+    assert "HALUT_CPU_CAPABILITY=avx2 is not available here; choose one of: torch" in refused

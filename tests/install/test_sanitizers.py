@@ -29,8 +29,8 @@ def library(name: str) -> str:
     command = ["c++", f"-print-file-name=lib{name}.so"]
     if shutil.which("c++") is None:
         return ""
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return found if Path(found).is_absolute() else ""
+    completed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return completed if Path(completed).is_absolute() else ""
 
 
 pytestmark = [
@@ -72,6 +72,6 @@ def test_an_overrun_would_be_found(sanitized):
 
 def test_the_suites_are_clean(sanitized):
     files = [f"tests/kernels/{name}" for name in SUITE]
-    said = under(sanitized, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files)
-    assert " passed" in said
-    assert "runtime error" not in said
+    message = under(sanitized, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files)
+    assert " passed" in message
+    assert "runtime error" not in message

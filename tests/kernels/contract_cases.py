@@ -134,8 +134,8 @@ def conv_taps() -> Iterator[Case]:
 def conv_taps_gradient() -> Iterator[Case]:
     for x, taps, geometry in conv_taps():
         grad = Draw(1).values(_rows(x, geometry), 11, dtype=torch.float32)
-        for by_pixel in (False, True):
-            yield grad, taps, tuple(x.shape), by_pixel, geometry
+        for channels_last in (False, True):
+            yield grad, taps, tuple(x.shape), channels_last, geometry
 
 
 def answers(draw: Draw, G: int, C: int, K: int, M: int) -> Iterator[Case]:
@@ -174,8 +174,8 @@ def max_pool() -> Iterator[Case]:
         for channels, sides in ((1, (9, 7)), (5, (8, 21)), (33, (12, 35)), (64, (9, 8))):
             x = Draw(channels).values(2, channels, *sides, dtype=torch.uint8)
             for layout in ("contiguous", "channels_last", "strided"):
-                for by_plane in (False, True):
-                    yield arranged(x, layout), geometry, by_plane
+                for contiguous in (False, True):
+                    yield arranged(x, layout), geometry, contiguous
 
 
 def mean_pool() -> Iterator[Case]:

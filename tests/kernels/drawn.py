@@ -126,10 +126,10 @@ def arranged(x: Tensor, layout: str) -> Tensor:
 
 def every_level() -> Iterator[str]:
     """Runs the loop's body once on every level of the compiled kernels, or once without them."""
-    for level in cpu.levels():
-        with cpu.use_level(level):
+    for level in cpu.cpu_capabilities():
+        with cpu.use_cpu_capability(level):
             yield level
-    if not cpu.levels():
+    if not cpu.cpu_capabilities():
         yield "torch"
 
 

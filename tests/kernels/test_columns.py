@@ -8,7 +8,7 @@ import torch
 from halut.errors import HalutError
 from halut.ops import ConvGeometry, conv_taps, cpu, forced
 
-pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
+pytestmark = pytest.mark.skipif(not cpu.cpu_capabilities(), reason="no compiled kernels")
 
 CASES = [  # B, C, H, W, geometry
     (2, 3, 9, 8, ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1))),
@@ -38,7 +38,7 @@ def both(x, taps, g, grad):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("level", cpu.levels())
+@pytest.mark.parametrize("level", cpu.cpu_capabilities())
 def test_columns_equal_torch(case, level):
     B, C, H, W, g = case
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def test_columns_equal_torch(case, level):
     for x in layouts(torch.randn(B, C, H, W)):
         with forced("torch"):
             y, dx = both(x, taps, g, grad)
-        with cpu.use_level(level):
+        with cpu.use_cpu_capability(level):
             ours, ours_dx = both(x, taps, g, grad)
             strided = both(x, taps, g, grad.t().contiguous().t())[1]
         assert torch.equal(ours, y)
@@ -60,11 +60,11 @@ def test_columns_equal_torch(case, level):
 def test_threads_do_not_change_the_gradient(set_threads):
     torch.manual_seed(0)
     x, taps, grad = torch.randn(2, 3, 12, 12), torch.randint(0, 27, (40,)), torch.randn(288, 40)
-    found = []
+    results = []
     for threads in (1, 2, 3):
         set_threads(threads)
-        found.append(both(x, taps, CASES[0][-1], grad))
-    assert all(torch.equal(a[1], found[0][1]) for a in found)
+        results.append(both(x, taps, CASES[0][-1], grad))
+    assert all(torch.equal(a[1], results[0][1]) for a in results)
 
 
 def test_a_tap_that_is_no_column_is_refused():

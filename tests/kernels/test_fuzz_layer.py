@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from halut.errors import HalutError
 from halut.ops import code_layer, nearest_layer, pack_table, tree_layer
 from halut.ops.blocks import Blocks
-from halut.ops.epilogue import answer_size
+from halut.ops.epilogue import output_size_of
 from tests.kernels.drawn import (
     FUZZ,
     GEOMETRIES,
@@ -141,7 +141,7 @@ def residual(draw, dtype, x, outputs, window, layout):
     """What is added to the answer, and by what factor."""
     if dtype is None:
         return None, 1.0
-    size, _ = answer_size(x, outputs, window)
+    size, _ = output_size_of(x, outputs, window)
     return arranged(draw.values(*size, dtype=dtype), layout), 0.75
 
 

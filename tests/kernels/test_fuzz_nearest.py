@@ -80,8 +80,8 @@ def test_codes_are_nearest(
     slack = 1e-12 if dtype == torch.float64 else 1e-5
     for level in every_level():
         codes = nearest_encode(x, prototypes, metric, G, geometry)
-        chosen = distance.gather(-1, codes.long()[..., None])[..., 0]
-        assert bool((chosen <= distance.amin(-1) + slack * size).all()), level
+        smallest = distance.gather(-1, codes.long()[..., None])[..., 0]
+        assert bool((smallest <= distance.amin(-1) + slack * size).all()), level
         if kind == "dyadic" and K in (2, 4, 8, 16):  # distances are exact, ties take the lowest
             expected = nearest_encode_reference(rows, wide, metric, G)
             assert torch.equal(codes, expected), level
@@ -94,10 +94,10 @@ def test_codes_are_nearest(
     M=OUTPUTS,
     dtype=st.sampled_from([torch.float32, torch.float64]),
     scalar=st.booleans(),
-    relax=st.sampled_from([0.0, 0.5, 1.0]),
+    ste_mix=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_training_step_is_the_oracles(
-    N, D, geometry, sides, G, C, K, M, metric, seed, layout, other, dtype, scalar, relax
+    N, D, geometry, sides, G, C, K, M, metric, seed, layout, other, dtype, scalar, ste_mix
 ):
     draw = Draw(seed)
     x, _, prototypes = drawn(draw, N, D, geometry, sides, G, C, K, layout, other, dtype, "dyadic")
@@ -113,19 +113,19 @@ def test_training_step_is_the_oracles(
     tau = draw.values(*(() if scalar else (G * C,)), dtype=dtype).abs() + 0.5
     leaves = [value.detach().double().requires_grad_() for value in (x, prototypes, lut, tau)]
     exact = nearest_matmul_reference(
-        rows_of(leaves[0], geometry), *leaves[1:3], table.double(), leaves[3], metric, G, relax
+        rows_of(leaves[0], geometry), *leaves[1:3], table.double(), leaves[3], metric, G, ste_mix
     )
     grad = draw.values(*exact.shape, dtype=dtype, kind="normal")
-    wanted = list(torch.autograd.grad(exact, leaves, grad.double(), allow_unused=True))
-    if wanted[1] is not None:  # the padding of narrow blocks is no parameter
-        wanted[1] = wanted[1] * inside
+    reference = list(torch.autograd.grad(exact, leaves, grad.double(), allow_unused=True))
+    if reference[1] is not None:  # the padding of narrow blocks is no parameter
+        reference[1] = reference[1] * inside
     codes = nearest_encode(x, prototypes, metric, G, geometry)
     for level in every_level():
         mine = [value.detach().requires_grad_() for value in (x, prototypes, lut, tau)]
-        y = nearest_matmul(*mine[:3], table, mine[3], metric, G, relax, geometry)
+        y = nearest_matmul(*mine[:3], table, mine[3], metric, G, ste_mix, geometry)
         assert torch.equal(y, accumulate(codes, table)), level
-        found = torch.autograd.grad(y, mine, grad, allow_unused=True)
-        for name, value, expected in zip(["x", "p", "lut", "tau"], found, wanted, strict=True):
+        actual = torch.autograd.grad(y, mine, grad, allow_unused=True)
+        for name, value, expected in zip(["x", "p", "lut", "tau"], actual, reference, strict=True):
             # tau's is a sum over all rows and codebooks of terms that cancel.
             spread = V * (20 if name == "tau" else 1)
             assert_near(value, expected, dtype, (level, name), spread)
@@ -133,7 +133,7 @@ def test_training_step_is_the_oracles(
 
 @FUZZ
 @given(N=ROWS, C=CODEBOOKS, K=PROTOTYPES, V=WIDTHS, metric=METRICS, seed=SEEDS)
-def test_rows_with_nan_get_the_last_code_and_spoil_no_other_row(N, C, K, V, metric, seed):
+def test_rows_with_nan_get_the_last_code_and_affect_no_other_row(N, C, K, V, metric, seed):
     draw = Draw(seed)
     x, prototypes = draw.values(N, C * V), draw.values(C, K, V)
     broken = draw.bytes(N, high=3) == 0

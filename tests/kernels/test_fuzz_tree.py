@@ -68,10 +68,10 @@ def test_codes_are_those_of_the_walk(
     M=OUTPUTS,
     dtype=st.sampled_from([torch.float32, torch.float64]),
     scalar=st.booleans(),
-    relax=st.sampled_from([0.0, 0.5, 1.0]),
+    ste_mix=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_training_step_is_the_oracles(
-    N, D, geometry, sides, layout, other, seed, G, C, K, M, dtype, scalar, relax
+    N, D, geometry, sides, layout, other, seed, G, C, K, M, dtype, scalar, ste_mix
 ):
     draw = Draw(seed)
     x, columns = draw.inputs(N, D, geometry, sides, dtype, "dyadic", layout)
@@ -82,14 +82,14 @@ def test_training_step_is_the_oracles(
     tau = draw.values(*(() if scalar else (G * C,)), dtype=dtype).abs() + 0.5
     leaves = [value.detach().double().requires_grad_() for value in (x, thresholds, lut, tau)]
     wide = rows_of(leaves[0], geometry)[:, taps]
-    exact = tree_matmul_reference(wide, leaves[1], leaves[2], table.double(), leaves[3], relax)
+    exact = tree_matmul_reference(wide, leaves[1], leaves[2], table.double(), leaves[3], ste_mix)
     grad = draw.values(*exact.shape, dtype=dtype, kind="normal")
-    wanted = torch.autograd.grad(exact, leaves, grad.double(), allow_unused=True)
+    reference = torch.autograd.grad(exact, leaves, grad.double(), allow_unused=True)
     codes = tree_encode(x, taps, thresholds, geometry)
     for level in every_level():
         mine = [value.detach().requires_grad_() for value in (x, thresholds, lut, tau)]
-        y = tree_matmul(mine[0], taps, mine[1], mine[2], table, mine[3], relax, geometry)
+        y = tree_matmul(mine[0], taps, mine[1], mine[2], table, mine[3], ste_mix, geometry)
         assert torch.equal(y, accumulate(codes, table)), level
-        found = torch.autograd.grad(y, mine, grad, allow_unused=True)
-        for name, value, expected in zip(["x", "t", "lut", "tau"], found, wanted, strict=True):
+        actual = torch.autograd.grad(y, mine, grad, allow_unused=True)
+        for name, value, expected in zip(["x", "t", "lut", "tau"], actual, reference, strict=True):
             assert_near(value, expected, dtype, (level, name))

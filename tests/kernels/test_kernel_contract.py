@@ -23,13 +23,13 @@ ORACLE = "torch"
 
 def variants(operation: str) -> list[tuple[str, str | None]]:
     """(implementation, level) of all but the torch one; compiled ones on every level."""
-    found: list[tuple[str, str | None]] = []
+    results: list[tuple[str, str | None]] = []
     for name in dispatch.available(operation):
         if name == "cpu":
-            found += [(name, level) for level in cpu.levels()]
+            results += [(name, level) for level in cpu.cpu_capabilities()]
         elif name != ORACLE:
-            found.append((name, None))
-    return found
+            results.append((name, None))
+    return results
 
 
 def run(operation: str, name: str, case: Case) -> Any:
@@ -51,15 +51,15 @@ def tensors(answer: Any) -> Iterator[torch.Tensor]:
 
 
 def compare(operation: str, answer: Any, expected: Any, case: Case) -> None:
-    for found, wanted in zip(tensors(answer), tensors(expected), strict=True):
+    for actual, reference in zip(tensors(answer), tensors(expected), strict=True):
         shapes = [tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in case]
-        assert found.dtype == wanted.dtype, shapes
-        assert found.shape == wanted.shape, shapes
+        assert actual.dtype == reference.dtype, shapes
+        assert actual.shape == reference.shape, shapes
         if operation in ROUNDED:
-            size = float(wanted.abs().max()) if wanted.numel() else 1.0
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * max(1.0, size))
+            size = float(reference.abs().max()) if reference.numel() else 1.0
+            torch.testing.assert_close(actual, reference, rtol=1e-4, atol=1e-5 * max(1.0, size))
         else:
-            assert torch.equal(found, wanted), shapes
+            assert torch.equal(actual, reference), shapes
 
 
 def test_every_operation_has_cases():
@@ -74,21 +74,23 @@ def test_every_operation_has_cases():
 @pytest.mark.parametrize("operation", sorted(CASES))
 @pytest.mark.parametrize("threads", [1, 3])
 def test_all_implementations_agree(operation, threads, set_threads):
-    found = variants(operation)
-    if not found:
+    implementations = variants(operation)
+    if not implementations:
         pytest.skip(f"{operation} has one implementation")
     set_threads(threads)
-    taken = dict.fromkeys(found, 0)
+    taken = dict.fromkeys(implementations, 0)
     for case in CASES[operation]():
         expected = run(operation, ORACLE, case)
-        for name, level in found:
-            with cpu.use_level(level or cpu.levels()[-1]):
+        for name, level in implementations:
+            with cpu.use_cpu_capability(level or cpu.cpu_capabilities()[-1]):
                 answer = run(operation, name, case)
             if answer is not None:
                 taken[name, level] += 1
                 compare(operation, answer, expected, case)
     # A portable build leaves some operations to torch.
-    assert all(taken.values()) or len(cpu.levels()) == 1, f"some take none of the cases: {taken}"
+    assert all(taken.values()) or len(cpu.cpu_capabilities()) == 1, (
+        f"some take none of the cases: {taken}"
+    )
 
 
 @pytest.mark.parametrize("operation", sorted(CASES))

@@ -11,7 +11,7 @@ from tests.kernels.drawn import arranged, every_level
 from tests.oracles.im2col import im2col_reference
 from tests.oracles.nearest import nearest_assign_reference, nearest_matmul_reference
 
-pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
+pytestmark = pytest.mark.skipif(not cpu.cpu_capabilities(), reason="no compiled kernels")
 
 METRICS = ("l2", "l1", "chebyshev")
 MAPS = [  # images, channels, sides, geometry, groups, C
@@ -42,8 +42,8 @@ def test_levels_layouts_and_threads_find_the_same_nearest(case, metric, K):
     rows, one = im2col_reference(x.double(), g), torch.ones((), dtype=torch.float64)
     distance, _ = nearest_assign_reference(rows, prototypes.double(), one, metric, groups)
     first = nearest_encode(x, prototypes, metric, groups, g)
-    chosen = distance.gather(-1, first.long()[..., None])[..., 0]
-    assert bool((chosen <= distance.amin(-1) + 1e-5 * distance.amax(-1)).all())
+    smallest = distance.gather(-1, first.long()[..., None])[..., 0]
+    assert bool((smallest <= distance.amin(-1) + 1e-5 * distance.amax(-1)).all())
     for _ in every_level():
         for layout in ("contiguous", "channels_last", "strided", "transposed"):
             y = nearest_encode(arranged(x, layout), prototypes, metric, groups, g)
@@ -83,21 +83,21 @@ def test_gradients_of_maps_equal_the_oracle(case, metric):
     for _ in every_level():
         for layout in ("contiguous", "channels_last"):
             x = arranged(arguments[0], layout)
-            found = step(x, *arguments[1:], metric, groups, g)
-            for value, wanted in zip(found, expected, strict=True):
-                size = float(wanted.abs().max())
-                torch.testing.assert_close(value.double(), wanted, rtol=1e-4, atol=1e-5 * size)
+            actual = step(x, *arguments[1:], metric, groups, g)
+            for value, reference in zip(actual, expected, strict=True):
+                size = float(reference.abs().max())
+                torch.testing.assert_close(value.double(), reference, rtol=1e-4, atol=1e-5 * size)
 
 
 @pytest.mark.parametrize("case", MAPS[:2])
 def test_gradients_are_the_same_bits_again_and_with_more_threads(case, set_threads):
     arguments = product(case)[:-1]
-    found = []
+    results = []
     for threads in (1, 1, 3):
         set_threads(threads)
-        found.append(step(*arguments, "l2", case[4], case[3]))
-    for again in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(again, found[0], strict=True))
+        results.append(step(*arguments, "l2", case[4], case[3]))
+    for again in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(again, results[0], strict=True))
 
 
 @pytest.mark.parametrize("case", [MAPS[0], (0, *MAPS[0][1:])])

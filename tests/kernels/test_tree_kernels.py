@@ -8,7 +8,7 @@ import torch
 from halut.ops import ConvGeometry, columns_of, cpu, forced, tree_encode, tree_matmul
 from tests.oracles.tree import tree_encode_reference
 
-pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
+pytestmark = pytest.mark.skipif(not cpu.cpu_capabilities(), reason="no compiled kernels")
 
 SHAPES = [  # B, Cin, H, W, geometry, G, C, K, M
     (2, 4, 9, 7, ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1)), 1, 4, 16, 20),
@@ -59,7 +59,7 @@ def layouts(x):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("level", cpu.levels())
+@pytest.mark.parametrize("level", cpu.cpu_capabilities())
 def test_codes_equal_the_reference(shape, dtype, level):
     x, taps, thresholds, *_ = draw(shape, dtype)
     x.view(-1)[::17] = 0 if dtype == torch.int8 else torch.nan
@@ -68,49 +68,49 @@ def test_codes_equal_the_reference(shape, dtype, level):
     if dtype == torch.float32:
         columns = columns_of(x, taps, shape[4])
         assert torch.equal(codes, tree_encode_reference(columns, thresholds))
-    with cpu.use_level(level), forced("cpu"):
+    with cpu.use_cpu_capability(level), forced("cpu"):
         for laid in layouts(x):
             assert torch.equal(tree_encode(laid, taps, thresholds, shape[4]), codes)
 
 
-def gradients(arguments, geometry, relax=1.0):
+def gradients(arguments, geometry, ste_mix=1.0):
     """Gradients of x, thresholds, lut and tau."""
     x, taps, thresholds, lut, table, tau, grad = arguments
     leaves = [value.detach().requires_grad_() for value in (x, thresholds, lut, tau)]
-    y = tree_matmul(leaves[0], taps, *leaves[1:3], table, leaves[3], relax, geometry)
+    y = tree_matmul(leaves[0], taps, *leaves[1:3], table, leaves[3], ste_mix, geometry)
     return torch.autograd.grad(y, leaves, grad)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("level", cpu.levels())
+@pytest.mark.parametrize("level", cpu.cpu_capabilities())
 def test_gradients_equal_torch_in_double(shape, level):
     arguments = draw(shape)
     wide = [v.double() if v.is_floating_point() else v for v in arguments]
     expected = gradients(wide, shape[4], 0.7)
-    with cpu.use_level(level):
+    with cpu.use_cpu_capability(level):
         for x in layouts(arguments[0]):
-            found = gradients((x, *arguments[1:]), shape[4], 0.7)
-            for ours, wanted in zip(found, expected, strict=True):
-                size = float(wanted.abs().max()) if wanted.numel() else 1.0
-                torch.testing.assert_close(ours.double(), wanted, rtol=2e-5, atol=2e-6 * size)
+            actual = gradients((x, *arguments[1:]), shape[4], 0.7)
+            for ours, reference in zip(actual, expected, strict=True):
+                size = float(reference.abs().max()) if reference.numel() else 1.0
+                torch.testing.assert_close(ours.double(), reference, rtol=2e-5, atol=2e-6 * size)
 
 
 def test_taps_in_any_order_and_a_shared_temperature():
     x, taps, thresholds, lut, table, _, grad = draw(SHAPES[0])
     order = torch.randperm(len(taps))
     arguments = x, taps[order], thresholds, lut, table, torch.tensor(0.6), grad
-    found = gradients(arguments, SHAPES[0][4])
+    actual = gradients(arguments, SHAPES[0][4])
     with forced("torch"):
         expected = gradients(arguments, SHAPES[0][4])
-    for ours, wanted in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+    for ours, reference in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[6]])
 def test_the_same_bits_at_any_number_of_threads(shape, set_threads):
-    arguments, found = draw(shape), []
+    arguments, results = draw(shape), []
     for threads in (1, 2, 3, 1):
         set_threads(threads)
-        found.append(gradients(arguments, shape[4]))
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
+        results.append(gradients(arguments, shape[4]))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))

@@ -36,8 +36,8 @@ def make(case, encoder="tree", calibrated=True, seed=0, **options):
     torch.manual_seed(seed)
     source = build()
     site = find_sites(nn.Sequential(source), torch.zeros(1, *shape[1:]))[0][0]
-    chosen = {"K": 4, **own, **options}
-    layer = make_operator(encoder, **chosen).build(site, source)
+    all_options = {"K": 4, **own, **options}
+    layer = make_operator(encoder, **all_options).build(site, source)
     if calibrated:
         layer.calibrate(
             im2col_reference(inputs_of((200, *shape[1:]), seed=7), site.geometry), seed=seed

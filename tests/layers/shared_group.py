@@ -98,7 +98,7 @@ def step(layers, x, seed=3):
 
 def gradients(layers):
     """Those of tau and the encoder are the sums over all layers that have them."""
-    found = {}
+    results = {}
     seen = set()
     for index, layer in enumerate(layers):
         for name, parameter in layer.named_parameters():
@@ -107,14 +107,14 @@ def gradients(layers):
             seen.add(id(parameter))
             key = name if name == "tau" or name.startswith("encoder.") else f"{index}.{name}"
             if parameter.grad is not None:
-                found[key] = found.get(key, 0) + parameter.grad
-    return found
+                results[key] = results.get(key, 0) + parameter.grad
+    return results
 
 
 def assert_same_gradients(ours, theirs):
     """Equal up to the order of sums: 1e-4 of the largest value of a tensor, in bfloat16 2e-2."""
     assert ours.keys() == theirs.keys()
-    for name, wanted in theirs.items():
-        tolerance = 2e-2 if wanted.dtype == torch.bfloat16 else 1e-4
-        atol = tolerance * float(wanted.abs().max()) if wanted.numel() else 0.0
-        torch.testing.assert_close(ours[name], wanted, rtol=tolerance, atol=atol)
+    for name, expected in theirs.items():
+        tolerance = 2e-2 if expected.dtype == torch.bfloat16 else 1e-4
+        atol = tolerance * float(expected.abs().max()) if expected.numel() else 0.0
+        torch.testing.assert_close(ours[name], expected, rtol=tolerance, atol=atol)

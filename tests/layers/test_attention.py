@@ -108,8 +108,8 @@ def test_products_of_quantized_factors(x, operator):
     q, k, v = seen[0]
     one = layer.q.quantize(q[1, 0, :, None])[:, 0], layer.k.quantize(k[1, 0, :, None])[:, 0]
     a = torch.softmax(one[0] @ one[1].t() * D**-0.5, -1)
-    held = layer.v.quantize(v[1, 0].t()[:, None])[:, 0].t()
-    expected = layer.a.quantize(a[:, None])[:, 0] @ held
+    quantized_values = layer.v.quantize(v[1, 0].t()[:, None])[:, 0].t()
+    expected = layer.a.quantize(a[:, None])[:, 0] @ quantized_values
     torch.testing.assert_close(layer(q, k, v)[1, 0], expected)
     assert layer_errors(network, [x])[NAME]["normalized_mse"] < 0.1
     assert 0 < layer.diagnose(q, k, v)["normalized_mse"] < 0.1
@@ -126,7 +126,7 @@ def test_products_of_quantized_factors(x, operator):
     assert all(part.abs().max() > 0 for part in gradient.chunk(3))
 
 
-def test_no_rule_means_it_unless_it_says_so(x):
+def test_only_rules_that_name_an_option_set_it(x):
     network = vit()
     expose_attention(network)
     sites = find_sites(network, x[:1])[0]
@@ -138,7 +138,7 @@ def test_no_rule_means_it_unless_it_says_so(x):
     assert plan["blocks.0.mlp.fc1"].replaced
 
 
-def test_what_cannot_multiply_activations_is_told_by_name(x):
+def test_formats_that_cannot_multiply_activations_are_named(x):
     site = Site(NAME, "attention", D, TOKENS, 3, False, 2 * HEADS * TOKENS)
     assert make_operator("tree").supports(site) == (
         "tables multiply by a weight, attention has none"

@@ -33,8 +33,8 @@ def test_the_sum_is_the_averages_and_the_gradient_that_of_exact_sums():
     table = lut_layer.table(lut_layer.full_lut())
     codes = lut_layer.encoder.codes(x)
     sums = average_accumulate(codes, table.q[0], 4)
-    wanted = sums * table.output_scale() + table.folded_bias() + lut_layer.bias
-    torch.testing.assert_close(lut_layer(x), wanted)
+    expected = sums * table.output_scale() + table.folded_bias() + lut_layer.bias
+    torch.testing.assert_close(lut_layer(x), expected)
 
 
 def test_it_is_biased_upwards():

@@ -6,10 +6,10 @@ import weakref
 
 import pytest
 import torch
+from halut.layers.attention import FORMATS
 from torch import Tensor, nn
 
 from halut.errors import HalutError
-from halut.layers.attention import FORMATS
 from halut.replace.operator_registry import make_operator, operator_names
 from halut.sites.find import Site, find_sites
 from halut.sites.operator import ReplacedLayer
@@ -104,7 +104,7 @@ def test_calibrating_again_forgets_what_was_learned(operator, kind):
 @pytest.mark.parametrize(("operator", "kind"), LARGEST)
 def test_gradients_stay_as_they_were_asked_for(operator, kind):
     layer = layer_of(operator, kind)
-    wanted = {name: p.requires_grad for name, p in layer.named_parameters()}
+    expected = {name: p.requires_grad for name, p in layer.named_parameters()}
     layer.calibrate(rows_for(kind).requires_grad_())
-    assert {name: p.requires_grad for name, p in layer.named_parameters()} == wanted
+    assert {name: p.requires_grad for name, p in layer.named_parameters()} == expected
     assert all(p.is_leaf and p.grad is None for p in layer.parameters())

@@ -58,9 +58,9 @@ def test_a_convolution_is_unfold_and_linear(kind, operator):
     y = torch.einsum("ngd,gmd->ngm", rows, weight).flatten(1)
     if layer.bias is not None:
         y = y + layer.bias
-    found = layer(x)
-    found = found.flatten(0, -2) if kind == "linear" else found.permute(0, 2, 3, 1).flatten(0, 2)
-    torch.testing.assert_close(found, y, rtol=1e-4, atol=1e-4)
+    actual = layer(x)
+    actual = actual.flatten(0, -2) if kind == "linear" else actual.permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(actual, y, rtol=1e-4, atol=1e-4)
     assert 0 < layer.diagnose(x)["normalized_mse"] < (0.9 if operator == "binary_scaling" else 0.01)
 
 

@@ -124,7 +124,7 @@ def test_replaced_products_refuse_a_mask():
         network(tokens(), is_causal=True)
 
 
-def shaped(**methods) -> type[Attention]:
+def reshape_output(**methods) -> type[Attention]:
     """A class that looks like timm's own, of a forward or attributes of its own."""
     return type("Attention", (Attention,), {**methods, "__module__": "timm.layers.attention"})
 
@@ -156,7 +156,7 @@ def positioned(self, x: Tensor, positions: Tensor) -> Tensor:
     ],
 )
 def test_another_forward_is_left_alone_and_told_of(forward, reason):
-    module = shaped(forward=forward)(8, num_heads=2)
+    module = reshape_output(forward=forward)(8, num_heads=2)
     module.layer_scale = 0.5
     network = nn.Sequential(module, nn.Linear(8, 2))
     assert expose_attention(network) == []
@@ -170,7 +170,7 @@ def test_another_forward_is_left_alone_and_told_of(forward, reason):
 
 def test_the_plan_tells_which_attention_stays_and_why():
     network = Masked().eval()
-    network.attn = shaped(forward=drifted)(8, num_heads=2)
+    network.attn = reshape_output(forward=drifted)(8, num_heads=2)
     rules = [halut.Rule(kind="attention", operator="integer"), ("head", halut.Integer())]
     plan = halut.replace_(network, calibration=[tokens()], rules=rules)
     assert [entry.site.name for entry in plan.replaced] == ["head"]

@@ -35,7 +35,7 @@ def functions(run: Any) -> list[str]:
     return names
 
 
-@pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
+@pytest.mark.skipif(not cpu.cpu_capabilities(), reason="no compiled kernels")
 @pytest.mark.parametrize("case", ["3x3", "grouped", "linear"])
 def test_a_training_forward_runs_twelve_functions_before_its_kernel(case):
     layer, _ = make(case)

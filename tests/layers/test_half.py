@@ -61,12 +61,12 @@ def _learned(name: str, options: dict) -> tuple[nn.Module, torch.Tensor]:
 def test_a_trained_network_answers_in_every_float_type(name, options):
     network, x = learned(name, options)
     with torch.no_grad():
-        wanted = network(x)
+        expected = network(x)
     for dtype, near in ((torch.float16, 0.05), (torch.bfloat16, 0.3), (torch.float64, 0.02)):
         cast = copy.deepcopy(network).to(dtype)
         answer = cast(x.to(dtype))
         assert answer.dtype == dtype
-        difference = (answer.double() - wanted).norm() / wanted.norm()
+        difference = (answer.double() - expected).norm() / expected.norm()
         assert difference < near, f"{dtype}: {difference}"  # codes at a threshold may change
         answer.float().square().sum().backward()
 

@@ -18,7 +18,7 @@ RELAXED = [(name, encoders[name].estimators[0]) for name in ENCODERS]
 def definition(layer, x):
     """The layer by autograd over one-hot codes: [N, GC, K] times the table, straight through."""
     G, C, K = layer.site.groups, layer.blocks.C, layer.options.K
-    inputs = layer.encoder.tapped(im2col_reference(x, layer.site.geometry))
+    inputs = layer.encoder.gather_columns(im2col_reference(x, layer.site.geometry))
     lut = layer.full_lut()
     hard = F.one_hot(layer.encoder.encode(inputs.detach()).long(), K).to(lut.dtype)
     soft = layer.encoder.assign(inputs, layer.tau)
@@ -27,7 +27,7 @@ def definition(layer, x):
     y = torch.einsum("ngck,gckm->ngm", hard, lut)
     y = y + torch.einsum("ngck,gckm->ngm", relaxed, lut.detach())
     y = y.flatten(1)
-    return layer.shaped(y if layer.bias is None else y + layer.bias, x)
+    return layer.reshape_output(y if layer.bias is None else y + layer.bias, x)
 
 
 def gradients(layer, x, forward, seed=3):
@@ -37,15 +37,15 @@ def gradients(layer, x, forward, seed=3):
     y = forward(x)
     generator = torch.Generator().manual_seed(seed)
     (y * torch.randn(y.shape, generator=generator)).sum().backward()
-    found = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
-    return {"x": x.grad, **{name: grad.clone() for name, grad in found.items()}}
+    actual = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+    return {"x": x.grad, **{name: grad.clone() for name, grad in actual.items()}}
 
 
-def assert_alike(found, wanted, rtol=2e-3, atol=2e-4):
-    assert set(found) == set(wanted)
-    for name, grad in wanted.items():
+def assert_alike(actual, expected, rtol=2e-3, atol=2e-4):
+    assert set(actual) == set(expected)
+    for name, grad in expected.items():
         size = float(grad.abs().max())
-        torch.testing.assert_close(found[name], grad, rtol=rtol, atol=atol * max(size, 1e-3),
+        torch.testing.assert_close(actual[name], grad, rtol=rtol, atol=atol * max(size, 1e-3),
                                    msg=lambda text, name=name: f"{name}: {text}")  # fmt: skip
 
 
@@ -58,11 +58,11 @@ def test_relaxed_gradients_are_as_defined(case, encoder, parameterization, tau_p
     options = {"bits": None, "parameterization": parameterization, "tau_per": tau_per}
     layer, _ = make(case, encoder, **options)
     x = inputs_of(LAYERS[case][1])
-    found = gradients(layer, x, layer)
-    assert_alike(found, gradients(layer, x, lambda x: definition(layer, x)))
-    assert all(bool(grad.any()) for grad in found.values())
+    actual = gradients(layer, x, layer)
+    assert_alike(actual, gradients(layer, x, lambda x: definition(layer, x)))
+    assert all(bool(grad.any()) for grad in actual.values())
     learned = {id(p) for role in layer.param_groups().values() for p in role}
-    assert {name for name, p in layer.named_parameters() if id(p) in learned} == set(found) - {"x"}
+    assert {name for name, p in layer.named_parameters() if id(p) in learned} == set(actual) - {"x"}
 
 
 @pytest.mark.parametrize("scale", ["layer", "channel", "codebook"])
@@ -85,12 +85,12 @@ def test_the_tables_gradient_is_a_scatter_add():
     rows = upstream.permute(0, 2, 3, 1).reshape(-1, layer.site.M)
     codes = layer.encoder.codes(im2col_reference(x, layer.site.geometry))
     G, C, K, M = layer.lut.shape
-    wanted = torch.zeros(G, C, K, M)
+    expected = torch.zeros(G, C, K, M)
     for n in range(len(rows)):
         for g in range(G):
             for c in range(C):
-                wanted[g, c, int(codes[n, g * C + c])] += rows[n, g * M : (g + 1) * M]
-    torch.testing.assert_close(gradients(layer, x, layer)["lut"], wanted, rtol=1e-4, atol=1e-4)
+                expected[g, c, int(codes[n, g * C + c])] += rows[n, g * M : (g + 1) * M]
+    torch.testing.assert_close(gradients(layer, x, layer)["lut"], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -98,26 +98,26 @@ def test_the_tables_gradient_is_a_scatter_add():
 def test_identity_hands_on_the_exact_gradient(case):
     layer, source = make(case, "tree", estimator="identity")
     x = inputs_of(LAYERS[case][1])
-    found, wanted = gradients(layer, x, layer), gradients(source, x, source)
-    torch.testing.assert_close(found["x"], wanted["x"], rtol=1e-4, atol=1e-4)
-    assert set(found) <= {"x", "lut", "bias"}  # codes are not learned through
+    actual, expected = gradients(layer, x, layer), gradients(source, x, source)
+    torch.testing.assert_close(actual["x"], expected["x"], rtol=1e-4, atol=1e-4)
+    assert set(actual) <= {"x", "lut", "bias"}  # codes are not learned through
     if layer.bias is not None:
-        torch.testing.assert_close(found["bias"], wanted["bias"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(actual["bias"], expected["bias"], rtol=1e-4, atol=1e-4)
 
 
 def test_identity_with_derived_tables_gives_the_weight_the_dense_gradient():
     """dW = G' x_hat with the reconstructed inputs x_hat."""
     layer, _ = make("linear", "pq", estimator="identity", parameterization="derived", bits=None)
     x = inputs_of(LAYERS["linear"][1])
-    found = gradients(layer, x, layer)
-    assert set(found) == {"x", "weight", "bias"}
+    actual = gradients(layer, x, layer)
+    assert set(actual) == {"x", "weight", "bias"}
     blocks, codes = layer.blocks, layer.encoder.codes(x.view(-1, 11))
     x_hat = torch.cat(
         [layer.encoder.prototypes[c, codes[:, c].long(), : blocks.widths[c]]
          for c in range(blocks.C)], dim=1)  # fmt: skip
     y = layer(x)
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).view(-1, 6)
-    torch.testing.assert_close(found["weight"], upstream.T @ x_hat, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual["weight"], upstream.T @ x_hat, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -128,11 +128,11 @@ def test_blend_moves_from_the_relaxed_to_the_exact_gradient(encoder, share):
     blend.load_state_dict(relaxed.state_dict())
     blend.after_step(share)
     x = inputs_of(LAYERS["3x3"][1])
-    found, soft = gradients(blend, x, blend), gradients(relaxed, x, relaxed)
+    actual, soft = gradients(blend, x, blend), gradients(relaxed, x, relaxed)
     dense = gradients(source, x, source)["x"]
-    wanted = (1 - share) * soft["x"] + share * dense
-    torch.testing.assert_close(found["x"], wanted, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found["lut"], soft["lut"])
+    expected = (1 - share) * soft["x"] + share * dense
+    torch.testing.assert_close(actual["x"], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(actual["lut"], soft["lut"])
 
 
 @pytest.mark.parametrize("case", ["linear", "grouped"])
@@ -169,17 +169,17 @@ def _bias(layer, x):
 def test_gradient_descent_mends_a_disturbed_table(encoder, estimator):
     layer, source = make("linear", encoder, estimator=estimator)
     x = inputs_of((256, 11), seed=5)
-    wanted = source(x).detach()
+    expected = source(x).detach()
     with torch.no_grad():
         layer.lut += 0.3 * inputs_of(layer.lut.shape)
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
-    first = float(normalized_mse(layer(x), wanted).detach())
+    first = float(normalized_mse(layer(x), expected).detach())
     for step in range(40):
         optimizer.zero_grad()
-        normalized_mse(layer(x), wanted).backward()
+        normalized_mse(layer(x), expected).backward()
         optimizer.step()
         layer.after_step(step / 40)
-    assert float(normalized_mse(layer(x), wanted).detach()) < 0.85 * first
+    assert float(normalized_mse(layer(x), expected).detach()) < 0.85 * first
 
 
 def test_without_gradients_nothing_is_recorded():

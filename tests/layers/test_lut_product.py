@@ -17,11 +17,11 @@ CASES, ENCODERS = list(LAYERS), list(encoders)
 ESTIMATORS = [(name, one) for name in ENCODERS for one in encoders[name].estimators]
 
 
-def assert_is(layer, x, wanted):
+def assert_is(layer, x, expected):
     y = layer(x)
-    assert y.shape == wanted.shape
+    assert y.shape == expected.shape
     assert y.dtype == x.dtype
-    torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -108,8 +108,8 @@ def test_other_dtypes_of_the_input(encoder, dtype):
     y = layer(x)
     assert y.dtype == dtype
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4
-    wanted = slow_product(layer, x.float()).to(dtype)
-    torch.testing.assert_close(y, wanted, rtol=tolerance, atol=tolerance)
+    expected = slow_product(layer, x.float()).to(dtype)
+    torch.testing.assert_close(y, expected, rtol=tolerance, atol=tolerance)
 
 
 def binary_rows(site, N, seed=0):
@@ -155,7 +155,7 @@ def test_int8_tables_of_exact_codes_are_within_half_a_step_per_codebook():
     assert error.max() > 0
 
 
-def test_values_the_tree_tells_apart_by_one_input():
+def test_values_the_tree_separates_by_one_input():
     """Blocks of one input with K equally spaced values: cuts in the middle give each its leaf."""
     site, source = Site("s", "linear", 4, 3), nn.Linear(4, 3)
     layer = make_operator("tree", C=4, K=32, bits=None).build(site, source)

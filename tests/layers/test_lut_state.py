@@ -39,8 +39,8 @@ def test_an_empty_layer_loads_the_state_and_answers_the_same(encoder, options):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_parameter_has_one_role(encoder, options):
     layer, _ = make("linear", encoder, calibrated=False, **options)
-    given = [id(p) for role in layer.param_groups().values() for p in role]
-    assert sorted(given) == sorted(id(p) for p in layer.parameters())
+    ids = [id(p) for role in layer.param_groups().values() for p in role]
+    assert sorted(ids) == sorted(id(p) for p in layer.parameters())
     assert set(layer.param_groups()) <= {"table", "prototypes", "thresholds", "temperature", "rest"}
 
 
@@ -94,8 +94,8 @@ def test_diagnose_against_definitions():
     figures = layer.diagnose(x)
     with torch.no_grad():
         y, exact = layer(x), source(x)
-    wanted = float((y - exact).square().sum() / exact.square().sum())
-    assert figures["normalized_mse"] == pytest.approx(wanted, rel=1e-4)
+    expected = float((y - exact).square().sum() / exact.square().sum())
+    assert figures["normalized_mse"] == pytest.approx(expected, rel=1e-4)
     assert figures["drift"] == 0
     assert figures["tau"] == pytest.approx(float(layer.tau))
     assert figures["soft_hard_gap"] > 0

@@ -9,7 +9,7 @@ from torch import nn
 import halut
 from halut.codecs.contraction import Contraction, contractions
 from halut.errors import HalutError
-from halut.inference.codec_layers import FrozenCodecLayer
+from halut.inference.codec_layers import DecodedCodecLayer
 from halut.inference.lowering import inference_layers
 
 
@@ -21,7 +21,7 @@ class NarrowOnly(Contraction):
         return None if weight["width"] <= 4 else "halut.weight.width must be in 2..4"
 
 
-class NarrowLayer(FrozenCodecLayer):
+class NarrowLayer(DecodedCodecLayer):
     def __init__(self, layer):
         layer.contraction = "dense"
         super().__init__(layer)

@@ -99,7 +99,7 @@ def test_from_policy_to_training(registered, tmp_path):
     plan = resolve(sites, simple_rules(sites, keep_last=False), "mean_of_block", options)
     assert [(e.site.name, e.options["spread"]) for e in plan.replaced] == [("2", 2.0), ("5", 2.0)]
     plan.save(tmp_path / "plan.json")
-    fresh, wanted = copy.deepcopy(net), net(x).detach()
+    fresh, expected = copy.deepcopy(net), net(x).detach()
     for entry in plan.replaced:
         swap.replace_site(net, entry, capture(net, [entry.site], [x])[entry.site.name])
     errors = layer_errors(net, [x])
@@ -107,14 +107,14 @@ def test_from_policy_to_training(registered, tmp_path):
     assert all(0 < e["normalized_mse"] < 1 for e in errors.values())
     assert replaced_cost(plan, net)["encode_compares"] == 9 * 6 * 4 + 9 * 4
 
-    first = float((net(x) - wanted).square().sum().detach())
+    first = float((net(x) - expected).square().sum().detach())
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     for _ in range(20):
         optimizer.zero_grad()
-        (net(x) - wanted).square().sum().backward()
+        (net(x) - expected).square().sum().backward()
         assert net[5].encoder.cuts.grad.any()
         optimizer.step()
-    assert float((net(x) - wanted).square().sum().detach()) < 0.7 * first
+    assert float((net(x) - expected).square().sum().detach()) < 0.7 * first
 
     again = swap.apply(fresh, Plan.load(tmp_path / "plan.json"))
     again.load_state_dict(net.state_dict(), strict=True)

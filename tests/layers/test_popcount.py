@@ -9,7 +9,7 @@ from torch import nn
 from halut.errors import HalutError
 from halut.inference import prepare
 from halut.inference.bit_layers import BitLayer
-from halut.inference.codec_layers import FrozenCodecLayer
+from halut.inference.codec_layers import DecodedCodecLayer
 from halut.ops import cpu, forced
 from tests.layers.test_codec_layers import SOURCES, built
 
@@ -38,15 +38,15 @@ def test_counts_are_the_dense_product(kind, codec, options):
     layer, counting, x = bits(kind, codec, **options)
     expected = layer(x)
     near = {"rtol": 0, "atol": 1e-5 * float(expected.abs().max())}
-    found = counting(x)
-    torch.testing.assert_close(found, expected, **near)
+    actual = counting(x)
+    torch.testing.assert_close(actual, expected, **near)
     with forced("torch"):
-        assert torch.equal(counting(x), found)
-    for level in cpu.levels():
-        with cpu.use_level(level):
-            assert torch.equal(counting(x), found), level
+        assert torch.equal(counting(x), actual)
+    for level in cpu.cpu_capabilities():
+        with cpu.use_cpu_capability(level):
+            assert torch.equal(counting(x), actual), level
     if x.ndim == 4:
-        assert torch.equal(counting(x.contiguous(memory_format=torch.channels_last)), found)
+        assert torch.equal(counting(x.contiguous(memory_format=torch.channels_last)), actual)
 
 
 def test_the_pad_code_is_counted_out_exactly():
@@ -119,7 +119,7 @@ def test_what_has_no_bit_planes_is_refused(codec, options, says):
 
 def test_the_other_inference_form_refuses():
     _, layer, _ = built("linear", "binary")
-    assert isinstance(prepare(nn.Sequential(layer))[0], FrozenCodecLayer)
+    assert isinstance(prepare(nn.Sequential(layer))[0], DecodedCodecLayer)
     layer.contraction = object()
     with pytest.raises(HalutError, match="only dense contractions"):
-        FrozenCodecLayer(layer)
+        DecodedCodecLayer(layer)

@@ -41,7 +41,7 @@ def learned(x, operator, options):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.Flatten()).eval()
     site = find_sites(net, x[:1])[0][0]
-    entry = Entry(site, operator, make_operator(operator, **options).frozen(site), 0)
+    entry = Entry(site, operator, make_operator(operator, **options).plan_options(site), 0)
     swap.replace_site(net, entry, capture(net, [site], [x])[site.name])
     return net
 
@@ -51,12 +51,12 @@ def test_answers_scale_with_the_activations(operator, options):
     x = torch.randn(16, 4, 6, 6, generator=torch.Generator().manual_seed(1))
     one = learned(x, operator, options)
     with torch.no_grad():
-        wanted, error = one(x), one[0].diagnose(x)["normalized_mse"]
+        expected, error = one(x), one[0].diagnose(x)["normalized_mse"]
         for scale in SCALES:
             net = learned(x * scale, operator, options)
-            torch.testing.assert_close(net(x * scale) / scale, wanted, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(net(x * scale) / scale, expected, rtol=1e-5, atol=1e-5)
             ready = prepare(net, x[:1] * scale)
-            torch.testing.assert_close(ready(x * scale) / scale, wanted, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ready(x * scale) / scale, expected, rtol=1e-4, atol=1e-4)
             assert net[0].diagnose(x * scale)["normalized_mse"] == pytest.approx(error, rel=1e-4)
 
 
@@ -127,12 +127,12 @@ def test_odd_rows_are_learned_from(operator, rows):
     net, x = nn.Sequential(nn.Linear(12, 5)), torch.randn(100, 12)
     seen = ODD[rows](x)
     site = find_sites(net, x[:1])[0][0]
-    entry = Entry(site, operator, make_operator(operator).frozen(site), 0)
+    entry = Entry(site, operator, make_operator(operator).plan_options(site), 0)
     layer = swap.build(net, entry)
     layer.calibrate(seen)
     with torch.no_grad():
-        y, wanted = layer(seen), net(seen)
+        y, expected = layer(seen), net(seen)
         assert torch.isfinite(y).all()
         if operator in ("tree", "pq", "decision_tree") and len(seen.unique(dim=0)) <= 3:
-            size = wanted.abs().max()
-            assert (y - wanted).abs().max() < 0.02 * size + (0.3 * size if len(seen) < 4 else 0)
+            size = expected.abs().max()
+            assert (y - expected).abs().max() < 0.02 * size + (0.3 * size if len(seen) < 4 else 0)

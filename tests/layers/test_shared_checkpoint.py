@@ -43,13 +43,13 @@ def test_checkpoints_recompute_what_they_saved(encoder, way, reentrant):
     separate = apart(layers)
     plain = x.clone().requires_grad_()
     torch.cat([layer(plain).tanh() for layer in separate], -1).square().sum().backward()
-    wanted = {"x": plain.grad, **gradients(separate)}
+    expected = {"x": plain.grad, **gradients(separate)}
     block = Block(layers, way, reentrant)
     for _ in range(2):
         layers.zero_grad()
         x = x.detach().requires_grad_()
         block(x).square().sum().backward()
-        assert_same_gradients({"x": x.grad, **gradients(layers)}, wanted)
+        assert_same_gradients({"x": x.grad, **gradients(layers)}, expected)
 
 
 @pytest.mark.parametrize("encoder", encoders)
@@ -57,10 +57,10 @@ def test_a_layer_of_its_own_trains_through_a_checkpoint(encoder):
     (layer, *_), x = group("linear", encoder)
     layer = copy.deepcopy(layer)
     layer(x).square().sum().backward()
-    wanted = gradients([layer])
+    expected = gradients([layer])
     layer.zero_grad()
     checkpoint(layer, x, use_reentrant=False).square().sum().backward()
-    assert_same_gradients(gradients([layer]), wanted)
+    assert_same_gradients(gradients([layer]), expected)
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -71,13 +71,13 @@ def test_parameters_given_for_one_call_are_those_that_train(encoder, alone):
     layers = nn.ModuleList(apart(layers)[:1]) if alone else layers
     network = nn.ModuleDict({"layers": layers})
     network.forward = lambda x: sum(layer(x).square().sum() for layer in layers)
-    given = {name: 0.8 * one.detach() for name, one in network.named_parameters()}
-    given = {name: one.requires_grad_() for name, one in given.items()}
-    loss = torch.func.functional_call(network, given, (x,))
-    found = torch.autograd.grad(loss, list(given.values()))
+    parameters = {name: 0.8 * one.detach() for name, one in network.named_parameters()}
+    parameters = {name: one.requires_grad_() for name, one in parameters.items()}
+    loss = torch.func.functional_call(network, parameters, (x,))
+    actual = torch.autograd.grad(loss, list(parameters.values()))
     with torch.no_grad():
         for name, one in network.named_parameters():
-            one.copy_(given[name])
+            one.copy_(parameters[name])
     network(x).backward()
-    for (name, one), ours in zip(network.named_parameters(), found, strict=True):
+    for (name, one), ours in zip(network.named_parameters(), actual, strict=True):
         torch.testing.assert_close(ours, one.grad, msg=name)

@@ -25,11 +25,11 @@ TABLES = [
 
 def assert_alike(layers, x):
     separate = apart(layers)
-    (ours, found), (theirs, wanted) = step(layers, x), step(separate, x)
+    (ours, actual), (theirs, expected) = step(layers, x), step(separate, x)
     for y, other in zip(ours, theirs, strict=True):
         assert torch.equal(y, other)
         assert y.stride() == other.stride()
-    assert_same_gradients(found, wanted)
+    assert_same_gradients(actual, expected)
     with torch.no_grad():
         for layer, other in zip(layers, separate, strict=True):
             assert torch.equal(layer(x), other(x))
@@ -70,8 +70,8 @@ def test_the_same_without_compiled_kernels_and_at_every_level(encoder):
     layers, x = group("3x3", encoder)
     with forced("torch"):
         assert_alike(layers, x)
-    for level in cpu.levels():
-        with cpu.use_level(level):
+    for level in cpu.cpu_capabilities():
+        with cpu.use_cpu_capability(level):
             assert_alike(layers, x)
 
 
@@ -111,8 +111,8 @@ def test_what_does_not_train_gets_no_gradient():
     layers, x = group("linear", "decision_tree")
     layers[1].lut.requires_grad_(False)
     layers[0].encoder.thresholds.requires_grad_(False)
-    _, found = step(layers, x)
-    assert found.keys() == {"x", "0.lut", "2.lut", "0.bias", "2.bias", "tau"}
+    _, actual = step(layers, x)
+    assert actual.keys() == {"x", "0.lut", "2.lut", "0.bias", "2.bias", "tau"}
     assert_alike(layers, x)
     layers[0].tau.requires_grad_(False)
     assert all(not layer(x).requires_grad for layer in layers[1:2])
@@ -124,18 +124,18 @@ def test_each_pass_takes_the_gradients_of_its_own_products():
     x.requires_grad_()
     thresholds, tau = layers[0].encoder.thresholds, layers[0].tau
     sums = [layer(x).square().sum() for layer in layers]
-    wanted = []
+    expected = []
     for layer in separate:
         loss = layer(x).square().sum()
-        wanted.append(torch.autograd.grad(loss, [layer.encoder.thresholds, layer.tau, x]))
+        expected.append(torch.autograd.grad(loss, [layer.encoder.thresholds, layer.tau, x]))
     # This one stops at the table; what it leaves behind must not reach the next.
     torch.autograd.grad(sums[1], layers[1].lut, retain_graph=True)
     for index in (0, 2, 1, 1):
-        found = torch.autograd.grad(sums[index], [thresholds, tau, x], retain_graph=True)
-        for ours, theirs in zip(found, wanted[index], strict=True):
+        actual = torch.autograd.grad(sums[index], [thresholds, tau, x], retain_graph=True)
+        for ours, theirs in zip(actual, expected[index], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    found = torch.autograd.grad(sum(sums), [thresholds, tau, x])
-    for ours, *theirs in zip(found, *wanted, strict=True):
+    actual = torch.autograd.grad(sum(sums), [thresholds, tau, x])
+    for ours, *theirs in zip(actual, *expected, strict=True):
         torch.testing.assert_close(ours, sum(theirs), rtol=1e-4, atol=1e-4)
 
 
@@ -152,8 +152,8 @@ def test_answers_may_be_changed_in_place():
     for members in (layers, separate):
         sum(layer(x).relu_().view(-1).sum() for layer in members).backward()
     ours, theirs = layers[0].encoder, [layer.encoder for layer in separate]
-    wanted = sum(encoder.thresholds.grad for encoder in theirs)
-    torch.testing.assert_close(ours.thresholds.grad, wanted, rtol=1e-4, atol=1e-4)
+    expected = sum(encoder.thresholds.grad for encoder in theirs)
+    torch.testing.assert_close(ours.thresholds.grad, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("encoder", ["tree", "pq"])
@@ -163,7 +163,7 @@ def test_compiled_layers_answer_the_same(encoder):
     def network(x):
         return torch.cat([layer(x) for layer in layers], -1)
 
-    wanted = network(x)
+    expected = network(x)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x), wanted)
-    assert torch.equal(network(x), wanted)
+    assert torch.equal(compiled(x), expected)
+    assert torch.equal(network(x), expected)

@@ -122,11 +122,11 @@ def test_inference_tensors_count_no_changes_and_are_not_remembered(many):
 def test_all_have_them_then_they_are_gone(many, grad):
     layers, x = many
     with torch.set_grad_enabled(grad):
-        kept = [layers[index](x) for index in (2, 0)]
+        outputs = [layers[index](x) for index in (2, 0)]
         assert remembered(layers) is not None
-        kept.append(layers[1](x))
+        outputs.append(layers[1](x))
     assert remembered(layers) is None
-    assert len(kept) == 3
+    assert len(outputs) == 3
 
 
 @pytest.mark.parametrize("encoder", encoders)
@@ -181,8 +181,8 @@ def test_layers_of_different_blend_are_encoded_apart(monkeypatch):
     layers, x = group("linear", estimator="blend")
     layers[1].after_step(0.7)
     count = Count(monkeypatch, layers[0].encoder)
-    (_, found), (_, wanted) = step(layers, x), step(apart(layers), x)
-    assert_same_gradients(found, wanted)
+    (_, actual), (_, expected) = step(layers, x), step(apart(layers), x)
+    assert_same_gradients(actual, expected)
     assert count.take()[0] == 3
     for layer in layers:
         layer.after_step(0.8)

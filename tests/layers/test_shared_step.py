@@ -74,11 +74,11 @@ def times(encoder, rounds=15):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
+@pytest.mark.skipif(not cpu.cpu_capabilities(), reason="no compiled kernels")
 @pytest.mark.parametrize("encoder", ["tree", "pq"])
 def test_one_encode_costs_less_than_three(encoder):
-    found = times(encoder)
-    assert found["shared"] < 0.9 * found["apart"], found
+    durations = times(encoder)
+    assert durations["shared"] < 0.9 * durations["apart"], durations
 
 
 PEAK = """

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from halut.errors import HalutError
-from halut.inference.lowering import frozen
+from halut.inference.lowering import lower
 from halut.inference.sign_magnitude import SignMagnitudeLayer
 from halut.replace.operator_registry import make_operator
 from halut.sites.calibration import capture
@@ -40,7 +40,7 @@ def built(kind, operator="sign_magnitude", **options):
 def test_a_convolution_is_unfold_and_linear_exactly(kind):
     layer, x = built(kind, fraction=5)  # one known scale: codes of floats can be told back
     site = layer.site
-    prepared = frozen(layer)
+    prepared = lower(layer)
     assert isinstance(prepared, SignMagnitudeLayer)
     rows = (im2col_reference(layer.quantized_input(x), site.geometry) * 32).to(torch.int8)
     weight = (layer.quantized_weight() * 32).to(torch.int8).view(site.groups, -1, site.D)
@@ -49,9 +49,9 @@ def test_a_convolution_is_unfold_and_linear_exactly(kind):
     y = sums.float() / 1024
     if layer.bias is not None:
         y = y + layer.bias
-    found = prepared(x)
-    found = found.flatten(0, -2) if kind == "linear" else found.permute(0, 2, 3, 1).flatten(0, 2)
-    assert torch.equal(found, y)
+    actual = prepared(x)
+    actual = actual.flatten(0, -2) if kind == "linear" else actual.permute(0, 2, 3, 1).flatten(0, 2)
+    assert torch.equal(actual, y)
     assert torch.equal(layer(x), prepared(x))
 
 
@@ -59,7 +59,7 @@ def test_a_convolution_is_unfold_and_linear_exactly(kind):
 @pytest.mark.parametrize("operator", ["sign_magnitude", "integer"])
 def test_what_is_prepared_is_what_was_trained(kind, operator):
     layer, x = built(kind, operator, contraction="sign_magnitude", bias={"name": "integer"})
-    prepared = frozen(layer)
+    prepared = lower(layer)
     assert torch.equal(prepared(x), layer(x))
     assert layer.diagnose(x)["normalized_mse"] < 1e-3
     assert prepared(x.bfloat16()).dtype == torch.bfloat16
@@ -83,7 +83,7 @@ def test_gradients_are_those_of_the_dense_product():
 def test_auto_means_it_for_both_factors_alone():
     both = make_operator("sign_magnitude")
     assert both.contraction == "sign_magnitude"
-    assert both.frozen(built("linear")[0].site)["contraction"] == "sign_magnitude"
+    assert both.plan_options(built("linear")[0].site)["contraction"] == "sign_magnitude"
     assert make_operator("sign_magnitude", activation=None).contraction == "dense"
     assert make_operator("integer").contraction == "dense"
 

@@ -16,7 +16,7 @@ from halut.ops import cpu
 from halut.replace.operator_registry import make_operator
 from halut.sites.find import find_sites
 
-pytestmark = pytest.mark.skipif(not cpu.levels(), reason="no compiled kernels")
+pytestmark = pytest.mark.skipif(not cpu.cpu_capabilities(), reason="no compiled kernels")
 
 
 def pair(channels, outputs, side, images):
@@ -59,7 +59,7 @@ def test_at_most_twice_an_exact_step(channels, outputs, set_threads):
             times[key].append(time.process_time() - start)
     median = {key: sorted(values)[len(values) // 2] for key, values in times.items()}
     least = {
-        name: min(value for (found, _), value in median.items() if found == name)
+        name: min(value for (actual, _), value in median.items() if actual == name)
         for name in ("exact", "tables")
     }
     assert least["tables"] < 2 * least["exact"], median

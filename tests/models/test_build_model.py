@@ -23,9 +23,9 @@ def test_local_wins_then_timm_then_torchvision() -> None:
 
 
 def test_unknown_names_get_close_ones_of_all_lists() -> None:
-    with pytest.raises(HalutError, match="resnet8 ") as told:
+    with pytest.raises(HalutError, match="resnet8 ") as error:
         build_model("resnet_8", 10)
-    assert "(local)" in str(told.value)
+    assert "(local)" in str(error.value)
     with pytest.raises(HalutError, match=r"resnet50 \(timm\).*resnet50 \(torchvision\)"):
         build_model("reznet50", 10)
     with pytest.raises(HalutError, match=r"local models: .*resnet8"):

@@ -123,7 +123,7 @@ def test_resnet20_shortcut_keeps_every_second_pixel() -> None:
     assert y.abs().sum() == x[:, :, ::2, ::2].abs().sum()
 
 
-def test_tiny_vit_knows_places() -> None:
+def test_tiny_vit_depends_on_positions() -> None:
     """Without the place code the mean over tokens would not see where a patch is."""
     model = build("tiny_vit", 1).eval()
     x = torch.randn(1, 1, 8, 8)

@@ -33,11 +33,11 @@ def refuse(path: Path, message: str, model: nn.Module | None = None) -> str:
     """The message of a refusal that changed nothing."""
     model = network() if model is None else model
     before = snapshot(model)
-    with pytest.raises(HalutError, match=message) as told:
+    with pytest.raises(HalutError, match=message) as error:
         load_weights(model, path)
     assert same(before, snapshot(model))
-    assert str(path) in str(told.value)
-    return str(told.value)
+    assert str(path) in str(error.value)
+    return str(error.value)
 
 
 def test_round_trip_with_metadata(tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_truncated_files(tmp_path: Path, suffix: str, part: float) -> None:
     cut = content[: part if isinstance(part, int) else int(part * len(content))]
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(cut)
-    told = refuse(path, "corrupt")
-    assert f"{len(cut):,} bytes" in told
+    error = refuse(path, "corrupt")
+    assert f"{len(cut):,} bytes" in error
 
 
 def test_pickled_objects_are_refused_unread(tmp_path: Path) -> None:
@@ -125,21 +125,21 @@ def test_pickled_objects_are_refused_unread(tmp_path: Path) -> None:
 def test_another_networks_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, build_model("resnet20", 10, 1, width=4).state_dict())
-    told = refuse(path, "is of another network")
+    error = refuse(path, "is of another network")
     mine = set(network().state_dict())
     theirs = set(build_model("resnet20", 10, 1, width=4).state_dict())
-    assert f"{len(mine - theirs)} missing: " in told
-    assert f"{len(theirs - mine)} unexpected: " in told
-    assert len(told) < 600
+    assert f"{len(mine - theirs)} missing: " in error
+    assert f"{len(theirs - mine)} unexpected: " in error
+    assert len(error) < 600
 
 
 def test_other_shapes_and_kinds(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     state = network(1).state_dict()
     save_weights(path, {**state, "fc.weight": torch.zeros(1000, 16)})
-    told = refuse(path, "1 of another shape")
-    assert "fc.weight float[1000, 16] instead of float[10, 16]" in told
-    assert "missing" not in told
+    error = refuse(path, "1 of another shape")
+    assert "fc.weight float[1000, 16] instead of float[10, 16]" in error
+    assert "missing" not in error
     save_weights(path, {**state, "fc.weight": state["fc.weight"].to(torch.int8)})
     refuse(path, r"fc.weight int8\[10, 16\] instead of float")
     save_weights(path, {key: value for key, value in state.items() if key != "fc.bias"})

@@ -90,6 +90,6 @@ def test_what_does_not_fit_is_refused(at, value, says):
     ],
 )
 def test_planes_that_do_not_fit_are_refused(changed, says):
-    given = {"x": torch.zeros(3, 4), "thresholds": STEPS[0], "table": STEPS[1]}
+    arguments = {"x": torch.zeros(3, 4), "thresholds": STEPS[0], "table": STEPS[1]}
     with pytest.raises(HalutError, match=says):
-        bit_planes(**{**given, "planes": 2, "groups": 2, **changed})
+        bit_planes(**{**arguments, "planes": 2, "groups": 2, **changed})

@@ -21,19 +21,19 @@ def case(N, G, C, K, M):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("level", [None, *cpu.levels()])
+@pytest.mark.parametrize("level", [None, *cpu.cpu_capabilities()])
 def test_answers_are_the_oracles(shape, dtype, level):
     codes, table, scale, bias = case(*shape)
-    wanted = code_layer_reference(codes, table, scale, bias, -0.5, dtype)
-    with ops.forced("torch") if level is None else cpu.use_level(level):
+    expected = code_layer_reference(codes, table, scale, bias, -0.5, dtype)
+    with ops.forced("torch") if level is None else cpu.use_cpu_capability(level):
         packed = ops.pack_table(table)
-        assert torch.equal(ops.code_layer(codes, table, packed, scale, bias, -0.5, dtype), wanted)
+        assert torch.equal(ops.code_layer(codes, table, packed, scale, bias, -0.5, dtype), expected)
 
 
-@pytest.mark.parametrize("level", cpu.levels())
+@pytest.mark.parametrize("level", cpu.cpu_capabilities())
 def test_long_products_are_exact_sums(level):
     codes, table, _, _ = case(200, 1, 600, 16, 20)
-    with cpu.use_level(level):
+    with cpu.use_cpu_capability(level):
         assert torch.equal(ops.accumulate(codes, table), accumulate_reference(codes, table))
 
 

@@ -80,8 +80,8 @@ def test_sliced_maps_and_no_images():
     assert tapped.shape == (0, 3)
     tapped.sum().backward()
     assert empty.grad.shape == empty.shape
-    by_pixel = empty.detach().contiguous(memory_format=torch.channels_last)
-    assert conv_taps(by_pixel, taps, *geometry).shape == (0, 3)
+    channels_last = empty.detach().contiguous(memory_format=torch.channels_last)
+    assert conv_taps(channels_last, taps, *geometry).shape == (0, 3)
 
 
 def test_compiles_as_one_graph():

@@ -20,8 +20,8 @@ def answers(codes, scales, dtype):
     """Every implementation's, on every level."""
     with forced("torch"):
         yield "torch", mxint8_dequantize(codes, scales, dtype)
-    for level in cpu.levels():
-        with cpu.use_level(level):
+    for level in cpu.cpu_capabilities():
+        with cpu.use_cpu_capability(level):
             yield level, mxint8_dequantize(codes, scales, dtype)
 
 
@@ -32,10 +32,10 @@ def test_every_mantissa_and_every_exponent(dtype):
     expected[255] = float("nan")
     oracle = mxint8_dequantize_reference(CODES, SCALES, dtype)
     assert torch.equal(oracle[:255], expected[:255])
-    for name, found in answers(CODES, SCALES, dtype):
-        assert found.dtype == dtype
-        assert torch.equal(found[:255], expected[:255]), name
-        assert found[255].isnan().all(), name
+    for name, actual in answers(CODES, SCALES, dtype):
+        assert actual.dtype == dtype
+        assert torch.equal(actual[:255], expected[:255]), name
+        assert actual[255].isnan().all(), name
 
 
 def test_the_extremes_are_where_they_should_be():
@@ -65,8 +65,8 @@ def test_blocks_end_with_their_row(shape):
     scales = torch.randint(100, 140, blocks, generator=generator).to(torch.uint8)
     for dtype in DTYPES:
         expected = mxint8_dequantize_reference(codes, scales, dtype)
-        for name, found in answers(codes, scales, dtype):
-            assert torch.equal(found, expected), name
+        for name, actual in answers(codes, scales, dtype):
+            assert torch.equal(actual, expected), name
 
 
 def test_opcheck():

@@ -37,11 +37,11 @@ def draw(N, G, D, C, K, M, dtype=torch.float64, per_codebook=False):
     )
 
 
-def gradients(function, x, prototypes, lut, table, tau, grad, metric, relax=1.0):
+def gradients(function, x, prototypes, lut, table, tau, grad, metric, ste_mix=1.0):
     """y and the gradients of x, prototypes, lut and tau."""
     leaves = [value.clone().requires_grad_() for value in (x, prototypes, lut, tau)]
     groups = lut.shape[0]
-    y = function(leaves[0], leaves[1], leaves[2], table, leaves[3], metric, groups, relax)
+    y = function(leaves[0], leaves[1], leaves[2], table, leaves[3], metric, groups, ste_mix)
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
 
@@ -49,8 +49,8 @@ def gradients(function, x, prototypes, lut, table, tau, grad, metric, relax=1.0)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_equal_the_oracle(shape, metric):
     arguments = draw(*shape, per_codebook=shape[0] % 2 == 0)
-    ours = gradients(nearest_matmul, *arguments, metric, relax=0.6)
-    theirs = gradients(nearest_matmul_reference, *arguments, metric, relax=0.6)
+    ours = gradients(nearest_matmul, *arguments, metric, ste_mix=0.6)
+    theirs = gradients(nearest_matmul_reference, *arguments, metric, ste_mix=0.6)
     blocks = Blocks(shape[2], shape[3], shape[1])
     # The oracle's padded inputs are constants, its padded prototypes are not: leave those out.
     theirs[2] = theirs[2] * (blocks.columns() >= 0)[:, None]
@@ -111,7 +111,7 @@ def test_quantized_tables_leave_the_encoders_gradient_unchanged():
 def test_relax_scales_the_encoder_and_not_the_lut():
     arguments = draw(30, 1, 6, 3, 8, 4)
     whole = gradients(nearest_matmul, *arguments, "l2")
-    none = gradients(nearest_matmul, *arguments, "l2", relax=0.0)
+    none = gradients(nearest_matmul, *arguments, "l2", ste_mix=0.0)
     assert torch.equal(whole[3], none[3])
     assert not any(none[place].any() for place in (1, 2, 4))
 

@@ -26,8 +26,8 @@ def answers(x, weight):
     """Every implementation's, on every level."""
     with forced("torch"):
         yield "torch", sign_magnitude(x, weight)
-    for level in cpu.levels():
-        with cpu.use_level(level):
+    for level in cpu.cpu_capabilities():
+        with cpu.use_cpu_capability(level):
             yield level, sign_magnitude(x, weight)
 
 
@@ -37,9 +37,9 @@ def test_all_pairs_of_bytes():
     assert table.shape == (256, 256)
     assert int(table.max()) == 128 * 128
     assert torch.equal(sign_magnitude_reference(x, weight), table)
-    for name, found in answers(x, weight):
-        assert found.dtype == torch.int32
-        assert torch.equal(found.long(), table), name
+    for name, actual in answers(x, weight):
+        assert actual.dtype == torch.int32
+        assert torch.equal(actual.long(), table), name
 
 
 def test_a_magnitude_of_128_is_a_byte():
@@ -55,8 +55,8 @@ def test_the_worst_sums_are_exact(low):
     x = torch.full((3, 9216), low[0], dtype=torch.int8)
     weight = torch.full((1, 5, 9216), low[1], dtype=torch.int8)
     expected = 9216 * low[0] * low[1]
-    for name, found in answers(x, weight):
-        assert found.unique().tolist() == [expected], name
+    for name, actual in answers(x, weight):
+        assert actual.unique().tolist() == [expected], name
     if low == (-128, -128):
         assert expected == 150_994_944
 
@@ -64,8 +64,8 @@ def test_the_worst_sums_are_exact(low):
 def test_the_longest_sums_are_exact():
     x = torch.full((1, INPUTS), -128, dtype=torch.int8)
     weight = x[None].clone()
-    for name, found in answers(x, weight):
-        assert found.item() == INPUTS * 128 * 128 <= 2**31 - 1, name
+    for name, actual in answers(x, weight):
+        assert actual.item() == INPUTS * 128 * 128 <= 2**31 - 1, name
         weight[:] = 127
         assert sign_magnitude(x, weight).item() == -INPUTS * 128 * 127
         weight[:] = -128
@@ -90,8 +90,8 @@ def test_equal_to_the_product(N, G, M, D, lowest, seed):
         weight[0, 0] = -128
     expected = product(x, weight)
     assert torch.equal(sign_magnitude_reference(x, weight), expected)
-    for name, found in answers(x, weight):
-        assert torch.equal(found.long(), expected), name
+    for name, actual in answers(x, weight):
+        assert torch.equal(actual.long(), expected), name
 
 
 def test_the_shape_of_the_seed():

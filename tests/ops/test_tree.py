@@ -40,10 +40,10 @@ def draw(N, G, C, K, M, dtype=torch.float64, per_codebook=False):
     )
 
 
-def gradients(function, taps, thresholds, lut, table, tau, grad, relax=1.0):
+def gradients(function, taps, thresholds, lut, table, tau, grad, ste_mix=1.0):
     """y and the gradients of taps, thresholds, lut and tau."""
     leaves = [value.clone().requires_grad_() for value in (taps, thresholds, lut, tau)]
-    y = function(leaves[0], leaves[1], leaves[2], table, leaves[3], relax=relax)
+    y = function(leaves[0], leaves[1], leaves[2], table, leaves[3], ste_mix=ste_mix)
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
 
@@ -76,8 +76,8 @@ def test_codes_by_hand():
 @pytest.mark.parametrize("per_codebook", [False, True])
 def test_gradients_equal_the_oracle(shape, per_codebook):
     arguments = draw(*shape, per_codebook=per_codebook)
-    expected = gradients(tree_matmul_reference, *arguments, relax=0.6)
-    for ours, theirs in zip(gradients(matmul, *arguments, relax=0.6), expected, strict=True):
+    expected = gradients(tree_matmul_reference, *arguments, ste_mix=0.6)
+    for ours, theirs in zip(gradients(matmul, *arguments, ste_mix=0.6), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -137,9 +137,9 @@ def test_maps_are_read_in_place(geometry, layout):
     def ours(x, *arguments, **options):
         return tree_matmul(x, taps, *arguments, **options, geometry=geometry)
 
-    expected = gradients(oracle, x, *rest, relax=0.6)
-    for value, wanted in zip(gradients(ours, x, *rest, relax=0.6), expected, strict=True):
-        torch.testing.assert_close(value, wanted)
+    expected = gradients(oracle, x, *rest, ste_mix=0.6)
+    for value, reference in zip(gradients(ours, x, *rest, ste_mix=0.6), expected, strict=True):
+        torch.testing.assert_close(value, reference)
     codes = tree_encode(x, taps, rest[0], geometry)
     assert torch.equal(codes, tree_encode_reference(columns_of(x, taps, geometry), rest[0]))
     thresholds, lut, table, tau = (value.requires_grad_() for value in rest[:4])
@@ -175,8 +175,8 @@ def test_quantized_tables_leave_the_encoders_gradient_unchanged():
 def test_relax_scales_the_encoder_and_not_the_lut():
     arguments = draw(30, 1, 3, 8, 4)
     whole = gradients(matmul, *arguments)
-    half = gradients(matmul, *arguments, relax=0.5)
-    none = gradients(matmul, *arguments, relax=0.0)
+    half = gradients(matmul, *arguments, ste_mix=0.5)
+    none = gradients(matmul, *arguments, ste_mix=0.0)
     assert torch.equal(whole[3], half[3])
     assert torch.equal(whole[3], none[3])
     for place in (1, 2, 4):
@@ -184,7 +184,7 @@ def test_relax_scales_the_encoder_and_not_the_lut():
         assert not none[place].any()
 
 
-def test_only_the_gradients_asked_for():
+def test_only_the_needed_gradients_are_computed():
     taps, thresholds, lut, table, tau, grad = draw(30, 1, 3, 8, 4)
     lut.requires_grad_()
     y = matmul(taps, thresholds, lut, table, tau)
@@ -230,8 +230,8 @@ def test_autocast_changes_nothing():
 def test_compiles_as_one_graph():
     arguments = draw(12, 1, 3, 8, 4, dtype=torch.float32)
 
-    def doubled(taps, thresholds, lut, table, tau, relax):
-        return matmul(taps * 2, thresholds, lut, table, tau, relax=relax) * 2
+    def doubled(taps, thresholds, lut, table, tau, ste_mix):
+        return matmul(taps * 2, thresholds, lut, table, tau, ste_mix=ste_mix) * 2
 
     compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
     expected = gradients(doubled, *arguments)
@@ -241,7 +241,7 @@ def test_compiles_as_one_graph():
 
 def test_wrong_arguments_are_named():
     taps, thresholds, lut, table, tau, _ = draw(5, 1, 3, 8, 4)
-    with pytest.raises(HalutError, match=r"need taps \[9\]"):
+    with pytest.raises(HalutError, match=r"need split_dims \[9\]"):
         tree_encode(taps, every(taps)[:-1], thresholds)
     with pytest.raises(HalutError, match=r"taps must be in 0\.\.8"):
         tree_encode(taps, every(taps) + 1, thresholds)

@@ -37,16 +37,16 @@ def draw(shape, geometry, G, C, K, M):
     )
 
 
-def fused(x, taps, thresholds, lut, table, bias, tau, relax, geometry):
+def fused(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry):
     q, scale, offset = table
     shift = offset.sum(1).reshape(-1) + bias
-    return tree_train(x, taps, thresholds, lut, q, scale, shift, tau, relax, geometry)
+    return tree_train(x, taps, thresholds, lut, q, scale, shift, tau, ste_mix, geometry)
 
 
-def by_parts(x, taps, thresholds, lut, table, bias, tau, relax, geometry):
+def by_parts(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry):
     q, scale, offset = table
     scaled = (lut - offset) / scale.view(q.shape[0], 1, 1, -1)
-    y = tree_matmul(x, taps, thresholds, scaled, q.to(lut), tau, relax, geometry)
+    y = tree_matmul(x, taps, thresholds, scaled, q.to(lut), tau, ste_mix, geometry)
     y = y * scale + (offset.sum(1).reshape(-1) + bias)
     if geometry is None:
         return y
@@ -54,12 +54,12 @@ def by_parts(x, taps, thresholds, lut, table, bias, tau, relax, geometry):
     return y.view(x.shape[0], *size, y.shape[1]).permute(0, 3, 1, 2)
 
 
-def outcome(product, arguments, geometry, relax=0.7):
+def outcome(product, arguments, geometry, ste_mix=0.7):
     """y and the gradients of x, thresholds, lut, bias and tau."""
     x, taps, thresholds, lut, table, bias, tau = arguments
     leaves = [v.detach().requires_grad_() for v in (x, thresholds, lut, bias, tau)]
     x, thresholds, lut, bias, tau = leaves
-    y = product(x, taps, thresholds, lut, table, bias, tau, relax, geometry)
+    y = product(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry)
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
@@ -72,18 +72,18 @@ def test_values_of_inference_and_gradients_of_the_parts(case, layout):
     if x.ndim == 4:
         x = x.contiguous(memory_format=layout)
     arguments = (x, taps, thresholds, lut, table, bias, tau)
-    found = outcome(fused, arguments, geometry)
+    actual = outcome(fused, arguments, geometry)
     with forced("torch"):
-        wanted = outcome(by_parts, arguments, geometry)
-    assert torch.equal(found[0], wanted[0])
-    for ours, theirs in zip(found[1:], wanted[1:], strict=True):
+        expected = outcome(by_parts, arguments, geometry)
+    assert torch.equal(actual[0], expected[0])
+    for ours, theirs in zip(actual[1:], expected[1:], strict=True):
         size = float(theirs.abs().max()) if theirs.numel() else 1.0
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * size)
     q, scale, offset = table
     shift = offset.sum(1).reshape(-1) + bias
     y = tree_layer(x, taps, thresholds, q, EMPTY, scale, shift, geometry=geometry)
-    assert torch.equal(found[0], y)
-    assert found[0].stride() == y.stride()
+    assert torch.equal(actual[0], y)
+    assert actual[0].stride() == y.stride()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -101,10 +101,10 @@ def test_passes_opcheck(case):
 
 def test_nothing_but_the_bias_and_the_table_without_relaxation():
     arguments = draw(*CASES[2])
-    found, whole = (outcome(fused, arguments, MAP, relax) for relax in (0.0, 1.0))
-    assert not any(found[place].any() for place in (1, 2, 5))
-    assert torch.equal(found[3], whole[3])
-    assert torch.equal(found[4], whole[4])
+    actual, whole = (outcome(fused, arguments, MAP, ste_mix) for ste_mix in (0.0, 1.0))
+    assert not any(actual[place].any() for place in (1, 2, 5))
+    assert torch.equal(actual[3], whole[3])
+    assert torch.equal(actual[4], whole[4])
 
 
 def test_wrong_arguments_are_named():

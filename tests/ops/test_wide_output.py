@@ -33,8 +33,8 @@ def case(size, G, M, answer, added, window=None):
 def agree(x, inner, rest):
     taps, thresholds, table, scale, bias = inner
     expected = tree_layer_reference(x, *inner, *rest)
-    for level in cpu.levels():
-        with cpu.use_level(level):
+    for level in cpu.cpu_capabilities():
+        with cpu.use_cpu_capability(level):
             y = tree_layer(x, taps, thresholds, table, pack_table(table), scale, bias, *rest)
         assert torch.equal(y, expected), level
 

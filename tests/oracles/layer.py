@@ -28,7 +28,7 @@ def tree_layer_reference(
     """Oracle of `tree_layer`."""
     codes = tree_encode_reference(im2col_reference(x.float(), geometry)[:, taps], thresholds)
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
-    return _spoiled(_answer(codes, x, table, *answer), x, table, geometry)
+    return _corrupted(_answer(codes, x, table, *answer), x, table, geometry)
 
 
 def nearest_layer_reference(
@@ -50,7 +50,7 @@ def nearest_layer_reference(
         im2col_reference(x.float(), geometry), prototypes, metric, groups
     )
     answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
-    return _spoiled(_answer(codes, x, table, *answer), x, table, geometry)
+    return _corrupted(_answer(codes, x, table, *answer), x, table, geometry)
 
 
 def code_layer_reference(
@@ -65,7 +65,7 @@ def code_layer_reference(
     return _answer(codes, codes, table, scale, bias, low, dtype, None, None, 1.0)
 
 
-def _spoiled(y: Tensor, x: Tensor, table: Tensor, geometry: ConvGeometry | None) -> Tensor:
+def _corrupted(y: Tensor, x: Tensor, table: Tensor, geometry: ConvGeometry | None) -> Tensor:
     """y, NaN where the row's inputs, of the output's group, are not all finite."""
     rows, G = im2col_reference(x.float(), geometry), table.shape[0]
     bad = ~torch.isfinite(rows.view(len(rows), G, -1)).all(-1).repeat_interleave(table.shape[3], 1)

@@ -39,12 +39,12 @@ def nearest_matmul_reference(
     tau: Tensor,
     metric: str = "l2",
     groups: int = 1,
-    relax: float = 1.0,
+    ste_mix: float = 1.0,
 ) -> Tensor:
     """Oracle of `nearest_matmul`: one-hot codes, straight-through, einsum."""
     G, C, K, M = lut.shape
     N = x.shape[0]
-    soft = relax * nearest_assign_reference(x, prototypes, tau, metric, groups)[1]
+    soft = ste_mix * nearest_assign_reference(x, prototypes, tau, metric, groups)[1]
     codes = nearest_encode_reference(x, prototypes, metric, groups)
     hard = F.one_hot(codes.long(), K).to(soft.dtype).view(N, G, C, K)
     soft = soft.view(N, G, C, K)

@@ -38,11 +38,11 @@ def tree_assign_reference(taps: Tensor, thresholds: Tensor, tau: Tensor) -> Tens
 
 
 def tree_matmul_reference(
-    taps: Tensor, thresholds: Tensor, lut: Tensor, table: Tensor, tau: Tensor, relax: float = 1.0
+    taps: Tensor, thresholds: Tensor, lut: Tensor, table: Tensor, tau: Tensor, ste_mix: float = 1.0
 ) -> Tensor:
     """Oracle of `tree_matmul` on its columns: one-hot codes, straight-through, einsum, autograd."""
     G, C, K, M = lut.shape
-    soft = relax * tree_assign_reference(taps, thresholds, tau)
+    soft = ste_mix * tree_assign_reference(taps, thresholds, tau)
     hard = F.one_hot(tree_encode_reference(taps, thresholds).long(), K).to(soft.dtype)
     assign = (soft + (hard - soft).detach()).view(taps.shape[0], G, C, K)
     straight = lut + (table - lut).detach()

@@ -136,9 +136,9 @@ class Cluster:
         )
 
     def _daemon(self, name: str, *arguments: str) -> None:
-        found = program(name)
-        assert found is not None, name
-        done = subprocess.run([found, *arguments], capture_output=True, text=True, timeout=60)
+        actual = program(name)
+        assert actual is not None, name
+        done = subprocess.run([actual, *arguments], capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise RuntimeError(f"{name} did not start: {done.stdout}{done.stderr}")
         self._wait_for(f"{name}'s pid file", lambda: self._pid(name) is not None)
@@ -192,10 +192,10 @@ class Cluster:
 def runs(pid: int, name: str) -> bool:
     """True if the process is there, is this program, and has not ended."""
     try:
-        told = Path(f"/proc/{pid}/status").read_text().splitlines()
+        status_lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return False
-    status = dict(line.split(":\t", 1) for line in told if ":\t" in line)
+    status = dict(line.split(":\t", 1) for line in status_lines if ":\t" in line)
     return status.get("Name") == name and not status.get("State", "Z").startswith("Z")
 
 

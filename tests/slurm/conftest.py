@@ -27,8 +27,8 @@ class Jobs:
     def environment(self) -> dict[str, str]:
         """A submitting shell's: this cluster, loopback, one thread a process."""
         own = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": self.path}
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
-        return {**kept, **own, **self.cluster.environment}
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
+        return {**variables, **own, **self.cluster.environment}
 
     @property
     def path(self) -> str:
@@ -83,12 +83,12 @@ def cluster() -> Iterator[Cluster]:
     if lacking:
         pytest.skip(lacking)
     with tempfile.TemporaryDirectory(prefix="halut-slurm-") as folder:
-        found = Cluster(Path(folder))
-        found.start()
+        actual = Cluster(Path(folder))
+        actual.start()
         try:
-            yield found
+            yield actual
         finally:
-            found.stop()
+            actual.stop()
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ srun {BREAK} {command(run)}"""
     assert bundle(run) == bundle(two)
 
 
-def test_a_lost_rank_ends_the_job_in_words_and_the_run_continues(jobs, two):
+def test_a_killed_rank_ends_the_job_with_one_error_and_the_run_resumes(jobs, two):
     run, name = jobs.folder / "lost", "lost"
     job = jobs.submit(name, f"srun {BREAK} {command(run)}", TWO)
     jobs.until((run / "stage_01" / "last.ckpt").exists, "a checkpoint", name)
@@ -151,24 +151,24 @@ def test_a_lost_rank_ends_the_job_in_words_and_the_run_continues(jobs, two):
 
 def processes(word: str) -> list[int]:
     """Python processes with `word` in their command line."""
-    found = []
+    results = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().decode().split("\0")
         except OSError:
             continue
         if line[0] == sys.executable and any(word in part for part in line):
-            found.append(int(path.parent.name))
-    return found
+            results.append(int(path.parent.name))
+    return results
 
 
 def announced(pid: int) -> bool:
     """True once a stopped process has been signaled: it waits for it, goes on, or is gone."""
     try:
-        told = Path(f"/proc/{pid}/status").read_text()
+        status_text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return True
-    status = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
+    status = dict(line.split(":\t", 1) for line in status_text.splitlines() if ":\t" in line)
     waiting = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
     return not status["State"].startswith("T") or bool(waiting >> (signal.SIGUSR1 - 1) & 1)
 
@@ -182,9 +182,9 @@ def test_a_multirun_submits_a_job_for_every_value_and_lists_what_failed(jobs, tw
     folder = jobs.folder / "sweep"
     submit = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=9"]
     fixed = [option for option in OPTIONS if "schedule.epochs" not in option]
-    given = ["halut.K=4,8,7", f"run_dir={folder}", f"base.cache={two.parent / 'cache'}"]
+    arguments = ["halut.K=4,8,7", f"run_dir={folder}", f"base.cache={two.parent / 'cache'}"]
     done = subprocess.run(
-        [sys.executable, "train.py", "-m", *submit, "schedule.epochs=0", *fixed, *given],
+        [sys.executable, "train.py", "-m", *submit, "schedule.epochs=0", *fixed, *arguments],
         cwd=ROOT,
         env=jobs.environment,
         capture_output=True,
@@ -211,10 +211,12 @@ def test_tasks_that_are_not_the_devices_are_refused_with_the_command(jobs):
     train = command(run, "trainer.devices=2")
     job = jobs.submit("refused", f"srun --ntasks=1 --ntasks-per-node=1 {train}", TWO)
     assert jobs.finished(job, "refused") == "FAILED"
-    said = jobs.said("refused")
-    wanted = "srun --nodes=1 --ntasks-per-node=2 --kill-on-bad-exit=1 python train.py trainer=slurm"
-    assert wanted in said
-    assert "srun started 1 tasks on 1 nodes, but trainer.devices=2" in said
+    message = jobs.said("refused")
+    expected = (
+        "srun --nodes=1 --ntasks-per-node=2 --kill-on-bad-exit=1 python train.py trainer=slurm"
+    )
+    assert expected in message
+    assert "srun started 1 tasks on 1 nodes, but trainer.devices=2" in message
     assert not run.exists()
 
 

@@ -98,16 +98,20 @@ def rows():
 def test_sites_work_in_any_use(rows, operator, use, change):
     network = two(use, change)
     options = {"tree": {"K": 4, "bits": None}}.get(operator, {})
-    found, plan = replaced(network, rows, operator, **options)
+    lut_network, plan = replaced(network, rows, operator, **options)
     assert [e.site.name for e in plan.replaced] == ["a", "b"]
-    prove(found, rows[:4])
+    prove(lut_network, rows[:4])
     with torch.no_grad():
-        wanted, got, ready = (net(rows) for net in (network, found, _prepared(found, rows, use)))
-    wanted, got, ready = (y[0] if isinstance(y, tuple) else y for y in (wanted, got, ready))
+        expected, got, ready = (
+            net(rows) for net in (network, lut_network, _prepared(lut_network, rows, use))
+        )
+    expected, got, ready = (y[0] if isinstance(y, tuple) else y for y in (expected, got, ready))
     if operator == "exact":
-        assert torch.equal(got, wanted)
+        assert torch.equal(got, expected)
     assert (
-        0 <= (got - wanted).square().sum() / wanted.square().sum() < {"tree": 1}.get(operator, 1e-3)
+        0
+        <= (got - expected).square().sum() / expected.square().sum()
+        < {"tree": 1}.get(operator, 1e-3)
     )
     torch.testing.assert_close(ready, got, rtol=1e-5, atol=1e-5)
 
@@ -128,9 +132,9 @@ def test_handles_still_remove_their_hooks(rows):
 
 def test_errors_of_a_layer_are_without_its_hooks(rows):
     network = two(change=lambda net: net.a.register_forward_hook(doubles))
-    found, _ = replaced(network, rows)
-    assert layer_errors(found, [rows])["a"]["normalized_mse"] == 0
-    assert found.a.diagnose(rows)["normalized_mse"] == 0
+    lut_network, _ = replaced(network, rows)
+    assert layer_errors(lut_network, [rows])["a"]["normalized_mse"] == 0
+    assert lut_network.a.diagnose(rows)["normalized_mse"] == 0
 
 
 def tied(net):
@@ -145,8 +149,8 @@ def aliased(net):
     net.use = functools.partial(_by_reference, [net.a])
 
 
-def _by_reference(held, net, x):
-    return net.b(held[0](x))
+def _by_reference(holder, net, x):
+    return net.b(holder[0](x))
 
 
 class Scaled(nn.Linear):
@@ -201,11 +205,11 @@ class Adapted(nn.Linear):
 def test_what_would_not_answer_is_kept_and_the_rest_stays_exact(rows, use, change, reason):
     network = two(use, change).eval()
     with torch.no_grad():
-        wanted = network(rows)
+        expected = network(rows)
     assert reason in kept(network, rows)["a"]
     with torch.no_grad():
         swap.apply(network, plan_of(network, rows[:1]), example=rows[:4])
-        assert torch.equal(network(rows), wanted)
+        assert torch.equal(network(rows), expected)
 
 
 class Tidy(nn.Linear):
@@ -223,10 +227,10 @@ class Tidy(nn.Linear):
 def test_subclasses_that_compute_the_same_are_sites(rows, kind):
     network = two(change=lambda net: setattr(net, "a", kind(8, 8)))
     with torch.no_grad():
-        wanted = network(rows)
-        found, plan = replaced(network, rows)
+        expected = network(rows)
+        lut_network, plan = replaced(network, rows)
         assert [e.site.name for e in plan.replaced] == ["a", "b"]
-        assert torch.equal(found(rows), wanted)
+        assert torch.equal(lut_network(rows), expected)
 
 
 def test_layers_of_one_weight_are_kept(rows):
@@ -256,8 +260,8 @@ def test_a_head_tied_to_its_embedding_is_kept():
 def test_one_layer_under_two_names_is_one_site(rows):
     network = two(change=under_two_names)
     assert [site.name for site in find_sites(network, rows[:1])[0]] == ["a"]
-    found, _ = replaced(network, rows, "tree", K=4)
-    assert found.a is found.b is found.again
+    lut_network, _ = replaced(network, rows, "tree", K=4)
+    assert lut_network.a is lut_network.b is lut_network.again
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -267,12 +271,12 @@ def test_torchs_fused_encoder_layers_are_kept(nested):
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested)
     network = nn.Sequential(encoder, nn.Linear(8, 4)).eval()
     x = torch.randn(4, 5, 8)
-    found, plan = replaced(network, x, "tree", K=2)
+    lut_network, plan = replaced(network, x, "tree", K=2)
     assert [e.site.name for e in plan.replaced] == ["1"]
     assert "without calling it" in kept(network, x)["0.layers.0.linear1"]
     with torch.no_grad():
-        fast = found(x)
-    slow = found(x.requires_grad_()).detach()
+        fast = lut_network(x)
+    slow = lut_network(x.requires_grad_()).detach()
     torch.testing.assert_close(fast, slow)
 
 
@@ -288,9 +292,9 @@ def test_a_decoder_layer_has_no_fused_path_and_is_replaced():
             return self.layer(x, x)
 
     network, x = Decoder().eval(), torch.randn(4, 5, 8)
-    found, plan = replaced(network, x, "tree", K=2)
+    lut_network, plan = replaced(network, x, "tree", K=2)
     assert [e.site.name for e in plan.replaced] == ["layer.linear1", "layer.linear2"]
-    prove(found, x)
+    prove(lut_network, x)
 
 
 def test_the_proof_names_layers_that_are_passed_by():
@@ -342,8 +346,8 @@ def test_finding_sites_leaves_no_trace(rows):
 def test_wrapped_and_copied_networks(rows):
     network = nn.DataParallel(two())
     assert [site.name for site in find_sites(network, rows[:1])[0]] == ["module.a", "module.b"]
-    found, _ = replaced(network, rows, "tree", K=4)
-    prove(copy.deepcopy(found), rows[:2])
+    lut_network, _ = replaced(network, rows, "tree", K=4)
+    prove(copy.deepcopy(lut_network), rows[:2])
 
 
 def test_maps_without_a_batch_are_no_site():

@@ -23,12 +23,12 @@ def test_exact_operators_keep_every_bit_of_every_geometry(zoo, x, channels_last)
         zoo.to(memory_format=torch.channels_last)
         x = x.to(memory_format=torch.channels_last)
     with torch.no_grad():
-        wanted = zoo(x)
+        expected = zoo(x)
         plan = plan_of(zoo, x[:1])
         assert len(plan.replaced) == 10
         swap.apply(zoo, plan)
         assert len(list(swap.replaced_layers(zoo))) == 10
-        assert torch.equal(zoo(x), wanted)
+        assert torch.equal(zoo(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_exact_operators_keep_every_bit_of_known_networks(name, size):
         for parameter in network.parameters():
             if not parameter.any():  # some heads start at zero
                 parameter.normal_()
-        wanted = network(x)
-        assert wanted.std() > 0
+        expected = network(x)
+        assert expected.std() > 0
         plan = plan_of(network, x)
         swap.apply(network, plan)
         assert len(list(swap.replaced_layers(network))) == len(plan.entries)
-        assert torch.equal(network(x), wanted)
+        assert torch.equal(network(x), expected)
 
 
 def test_weight_and_bias_are_copied_not_shared(zoo, x):
@@ -93,10 +93,10 @@ def test_stages_one_after_the_other(zoo, x):
     plan = plan.with_stages({"same": 0, "stem": 1, "head": 1})
     swap.apply(zoo, plan, 1)
     assert [name for name, _ in swap.replaced_layers(zoo)] == ["same"]
-    kept = zoo.same
+    expected = zoo.same
     swap.apply(zoo, plan, 2)
     assert [name for name, _ in swap.replaced_layers(zoo)] == ["stem", "same", "head"]
-    assert zoo.same is kept
+    assert zoo.same is expected
     layers = dict(swap.replaced_layers(zoo))
     swap.apply(zoo, plan)
     assert dict(swap.replaced_layers(zoo)) == layers
@@ -105,13 +105,13 @@ def test_stages_one_after_the_other(zoo, x):
 def test_a_shared_layer_is_replaced_at_every_place():
     torch.manual_seed(0)
     network, x = Shared().eval(), torch.randn(3, 4)
-    wanted = network(x)
+    expected = network(x)
     plan = plan_of(network, x[:1])
     assert [e.site.rows for e in plan] == [2, 1]
     swap.apply(network, plan)
     assert isinstance(network.first, ExactLayer)
     assert network.second[0] is network.first
-    assert torch.equal(network(x), wanted)
+    assert torch.equal(network(x), expected)
 
 
 def test_order_of_children_mode_and_frozen_parameters_stay(zoo, x):
@@ -127,7 +127,7 @@ def test_order_of_children_mode_and_frozen_parameters_stay(zoo, x):
     assert all(p.requires_grad for p in zoo.same.parameters())
 
 
-def test_the_digest_tells_networks_apart(zoo):
+def test_the_digest_distinguishes_networks(zoo):
     before = swap.digest(zoo)
     assert swap.digest(copy.deepcopy(zoo)) == before
     zoo.to(memory_format=torch.channels_last)
@@ -142,8 +142,8 @@ def test_the_life_cycle_of_every_replaced_layer(zoo, x):
     for _, layer in swap.replaced_layers(zoo):
         assert isinstance(layer, ReplacedLayer)
         roles = layer.param_groups()
-        given = [id(p) for group in roles.values() for p in group]
-        assert sorted(given) == sorted(id(p) for p in layer.parameters())
+        ids = [id(p) for group in roles.values() for p in group]
+        assert sorted(ids) == sorted(id(p) for p in layer.parameters())
         assert layer.cost()["macs"] == layer.site.macs
         assert set(layer.export()) == set(layer.state_dict())
 

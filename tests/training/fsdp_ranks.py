@@ -30,7 +30,7 @@ from halut.replace.schedule import ROLES
 from halut.replace.sharing import with_sharing
 from halut.sites.find import find_sites
 from halut.sites.plan import KEEP
-from halut.training.cluster.interruption import Interrupted, watch
+from halut.training.cluster.interruption import Interrupted, signal_handler
 from halut.training.config.run_config import LossConfig, TrainerConfig
 from halut.training.lightning.module import Recipe
 from halut.training.lightning.sharded_fit import parameters
@@ -113,17 +113,17 @@ def watched(kind: type, note: Path) -> type:
         def on_train_end(self) -> None:
             super().on_train_end()
             optimizer = self.optimizers().optimizer
-            held: list[torch.Tensor] = [*parameters(optimizer)]
-            held += [v for values in optimizer.state.values() for v in values.values()]
-            local = [t.to_local() if isinstance(t, DTensor) else t for t in held]
+            tensors: list[torch.Tensor] = [*parameters(optimizer)]
+            tensors += [v for values in optimizer.state.values() for v in values.values()]
+            local = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
             weights = nn.ParameterDict(
                 {n.replace(".", "/"): p for n, p in self.whole.named_parameters()}
             )
-            found = {
+            actual = {
                 "bytes": sum(t.numel() * t.element_size() for t in local),
                 "digest": swap.digest(weights),
             }
-            note.write_text(json.dumps(found))
+            note.write_text(json.dumps(actual))
 
     return Watched
 
@@ -166,7 +166,7 @@ def stopped(network: nn.Module, folder: Path, step: int) -> None:
     try:
         fit(network, folder, "fsdp", recipe, replace(settings, checkpoint_every=100))
     except Interrupted:
-        watch.received = 0
+        signal_handler.received = 0
     else:
         raise AssertionError("nothing has ended the fit")
     finally:

@@ -33,23 +33,23 @@ def measured(run: Path, samples: int | None = None) -> dict[str, float]:
     and the final network's, on the first `samples` samples; by default as many as the report says.
     """
     report = json.loads((run / "report.json").read_text())
-    chosen = yaml.safe_load((run / "config.yaml").read_text())["data"]
-    data = data_of(report, chosen, ())
+    data_options = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    data = data_of(report, data_options, ())
     samples = samples or report["data"]["evaluated"]["test"]
     final, plan, _ = load_bundle(run)
-    found = {"final": percent(final, data, samples)}
+    actual = {"final": percent(final, data, samples)}
     for part in ("base", "baseline"):
         weights = run / part / "weights.safetensors"
         if weights.exists():
             exact = exact_network(plan)
             exact.load_state_dict(load_file(weights))
-            found[part] = percent(exact, data, samples)
-    return found
+            actual[part] = percent(exact, data, samples)
+    return actual
 
 
 def reported(run: Path) -> dict[str, float]:
     """The same of report.json, rounded as little as floats of percents need."""
     report = json.loads((run / "report.json").read_text())
     parts = {part: report.get(part) or {} for part in ("base", "baseline", "final")}
-    found = {part: values.get("test_accuracy") for part, values in parts.items()}
-    return {part: accuracy for part, accuracy in found.items() if accuracy is not None}
+    actual = {part: values.get("test_accuracy") for part, values in parts.items()}
+    return {part: accuracy for part, accuracy in actual.items() if accuracy is not None}

@@ -71,7 +71,7 @@ def test_the_report_has_every_field(train, tmp_path):
     assert report["seed"] == 0
     assert report["command"].startswith("python train.py debug=smoke")
     left = {path.name for path in run.iterdir()}
-    wanted = {"config.yaml", "plan.json", "metrics.csv", "stage_00", "bundle", "report.json"}
-    assert wanted <= left
+    expected = {"config.yaml", "plan.json", "metrics.csv", "stage_00", "bundle", "report.json"}
+    assert expected <= left
     bundle = {path.name for path in (run / "bundle").iterdir()}
     assert bundle == {"model.safetensors", "plan.json", "report.json", "README.md"}

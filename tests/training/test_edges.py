@@ -65,15 +65,15 @@ STATE = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STATE)
-def test_a_run_with_a_spoilt_file_is_continued_or_refused_in_one_line(train, run, name):
+def test_a_run_with_a_corrupt_file_resumes_or_reports_one_error(train, run, name):
     spoils = list(contents())
     if name.endswith(".json") and (run / name).exists():
         spoils += values(run / name, 12)
     if name.endswith(".ckpt"):
         spoils += checkpoints()
     whole = shutil.copytree(run, run.with_name("whole"))
-    for told, spoil in spoils:
-        print(name, told)  # shown if it fails
+    for label, spoil in spoils:
+        print(name, label)  # shown if it fails
         (run / name).parent.mkdir(exist_ok=True)
         if name == "error.json":
             (run / name).write_text("{}")
@@ -97,7 +97,7 @@ def test_a_run_with_a_spoilt_file_is_continued_or_refused_in_one_line(train, run
         ("stage_00/stage.json", None),
     ],
 )
-def test_a_spoilt_file_is_named(train, run, name, content):
+def test_a_corrupt_file_is_named(train, run, name, content):
     path = run / name
     path.unlink(missing_ok=True)
     path.mkdir() if content is None else path.write_bytes(content)
@@ -107,9 +107,9 @@ def test_a_spoilt_file_is_named(train, run, name, content):
     assert str(path) in outcome.err
 
 
-@pytest.mark.parametrize("told", ["torch {}", "loops={}", "optimizer_states=[1]"])
-def test_a_checkpoint_of_something_else_is_named(train, run, told):
-    dict(checkpoints())[told](run / "stage_01" / "last.ckpt")
+@pytest.mark.parametrize("label", ["torch {}", "loops={}", "optimizer_states=[1]"])
+def test_a_checkpoint_of_something_else_is_named(train, run, label):
+    dict(checkpoints())[label](run / "stage_01" / "last.ckpt")
     outcome = train(*OPTIONS, f"run_dir={run}")
     one_line(outcome)
     assert "stage_01/last.ckpt: damaged, or the checkpoint of another run" in outcome.err
@@ -127,7 +127,7 @@ def test_damaged_lines_of_metrics_are_dropped_and_the_run_goes_on(train, run):
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b'{"base": 3}', b"\xff", b'{"base": {}}'])
-def test_a_spoilt_report_is_named(train, finished, tmp_path, content):
+def test_a_corrupt_report_is_named(train, finished, tmp_path, content):
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "report.json").write_bytes(content)
     outcome = train(*OPTIONS, f"run_dir={run}")
@@ -135,7 +135,7 @@ def test_a_spoilt_report_is_named(train, finished, tmp_path, content):
     assert f"{run}/report.json: damaged" in outcome.err
 
 
-def test_table_lists_spoilt_runs_beside_the_others(finished, tmp_path, capsys):
+def test_table_lists_corrupt_runs_beside_the_others(finished, tmp_path, capsys):
     names = ("report.json", "config.json", "error.json", "state.json")
     good = shutil.copytree(finished, tmp_path / "runs" / "good")
     for file in names:
@@ -276,7 +276,7 @@ def raised(call) -> Exception:
     raise AssertionError("nothing was raised")
 
 
-def test_refusals_are_told_in_one_line_and_faults_are_not():
+def test_refusals_are_one_line_and_faults_have_a_traceback():
     assert reason(HalutError("two\n lines")) == "two lines"
     assert reason(raised(Path("/proc/none").read_text)) == "/proc/none: No such file or directory"
     assert "text that cannot be" in reason(raised(lambda: b"\xff".decode()))
@@ -318,5 +318,5 @@ def test_files_follow_the_umask(tmp_path, umask, mode):
         io.write_bytes(tmp_path / ("n" * 255), b"")  # as long as a name can be
     finally:
         os.umask(before)
-    found = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {mode}
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {mode}

@@ -53,8 +53,8 @@ def left(tmp_path_factory) -> Path:
         subprocess.Popen(command, env={**shared, "RANK": rank, "LOCAL_RANK": rank}, **pipes)
         for rank in "01"
     ]
-    said = [rank.communicate(timeout=600)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    outputs = [rank.communicate(timeout=600)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
     return folder
 
 
@@ -66,20 +66,20 @@ def held(left: Path, name: str) -> list[dict]:
     return [json.loads((left / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def apart(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
+def apart(results: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """||found - wanted|| / ||wanted|| of every tensor."""
-    assert found.keys() == wanted.keys()
-    pairs = {name: (found[name].double(), tensor.double()) for name, tensor in wanted.items()}
+    assert results.keys() == expected.keys()
+    pairs = {name: (results[name].double(), tensor.double()) for name, tensor in expected.items()}
     return {n: float((a - b).norm() / b.norm().clamp_min(1e-6)) for n, (a, b) in pairs.items()}
 
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_weights_are_those_of_ddp(left, case):
     names = ("start", f"{case}-ddp", f"{case}-fsdp")
-    start, wanted, found = (weights(left, name) for name in names)
-    moved = {name: distance(wanted, start, name) for name in wanted}
+    start, expected, actual = (weights(left, name) for name in names)
+    moved = {name: distance(expected, start, name) for name in expected}
     for name in moved:
-        assert distance(found, wanted, name) <= 1e-3 * moved[name] + 1e-6, name
+        assert distance(actual, expected, name) <= 1e-3 * moved[name] + 1e-6, name
     learned = {name for name in moved if name.startswith(tuple(OPERATORS)) and moved[name] > 1e-5}
     frozen = {PROTOTYPES} if case == "all" else set()
     assert learned - BLENDS == LEARNED - frozen  # there is something to compare
@@ -87,18 +87,18 @@ def test_weights_are_those_of_ddp(left, case):
 
 def test_what_is_logged_is_what_ddp_logs(left):
     for case in CASES:
-        found, wanted = (
+        actual, expected = (
             {(step, key): value for step, key, value in json.loads(file.read_text())}
             for file in (left / f"{case}-fsdp.json", left / f"{case}-ddp.json")
         )
-        assert found.keys() == wanted.keys()
-        assert {key for _, key in found} >= {"val/accuracy", "train/loss"}
-        assert any(key.startswith("layers/") for _, key in found)
-        for place, value in wanted.items():
-            assert found[place] == pytest.approx(value, rel=1e-3, abs=1e-5), place
+        assert actual.keys() == expected.keys()
+        assert {key for _, key in actual} >= {"val/accuracy", "train/loss"}
+        assert any(key.startswith("layers/") for _, key in actual)
+        for place, value in expected.items():
+            assert actual[place] == pytest.approx(value, rel=1e-3, abs=1e-5), place
 
 
-def test_ranks_end_alike_without_being_told(left):
+def test_ranks_end_at_the_same_step_without_a_broadcast(left):
     """Before rank 0's state goes round: shards are gathered, the rest was averaged."""
     for name in ("plain-fsdp", "all-fsdp", "shared-fsdp"):
         assert len({rank["digest"] for rank in held(left, name)}) == 1, name
@@ -113,23 +113,23 @@ def test_a_rank_holds_half_of_parameters_and_optimizer_states(left):
 
 
 def test_a_shared_encoder_trains_as_by_ddp(left):
-    found, wanted = weights(left, "shared-fsdp"), weights(left, "shared-ddp")
-    differing = apart(found, wanted)
+    actual, expected = weights(left, "shared-fsdp"), weights(left, "shared-ddp")
+    differing = apart(actual, expected)
     differing.pop("k.bias")  # softmax does not see it: its gradient is what rounding leaves
     assert max(differing.values()) < NOISE
     first, *others = digit_attention.NAMES
     for kind in ("encoder.thresholds", "tau"):
-        assert all(found[f"{name}.{kind}"].equal(found[f"{first}.{kind}"]) for name in others)
+        assert all(actual[f"{name}.{kind}"].equal(actual[f"{first}.{kind}"]) for name in others)
 
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_checkpoints_are_those_of_ddp(left, case):
-    found, wanted = (
+    actual, expected = (
         AtomicCheckpointIO().load_checkpoint(left / f"{case}-{strategy}" / "last.ckpt")
         for strategy in ("fsdp", "ddp")
     )
-    assert ("current_model_state" in found) == (case == "all")
-    tensors, others = (dict(flat(one)) for one in (found, wanted))
+    assert ("current_model_state" in actual) == (case == "all")
+    tensors, others = (dict(flat(one)) for one in (actual, expected))
     assert tensors.keys() == others.keys()
     for path, value in others.items():
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -156,8 +156,8 @@ def flat(value, path=""):
 @pytest.mark.parametrize("name", ["again", "numbered"])
 def test_a_stopped_fit_continues_bit_for_bit(left, name):
     """One rank was told to end in the middle; average, moments and steps were all in its place."""
-    found, wanted = weights(left, f"{name}-fsdp"), weights(left, "all-fsdp")
-    assert all(found[name].equal(wanted[name]) for name in wanted)
+    actual, expected = weights(left, f"{name}-fsdp"), weights(left, "all-fsdp")
+    assert all(actual[name].equal(expected[name]) for name in expected)
 
 
 def test_a_stopped_fit_continues_by_ddp(left):
@@ -170,17 +170,19 @@ def test_a_stopped_fit_continues_in_one_process(left):
     network = fit(resnet(), left / "alone", "fsdp", recipe, settings)
     steps = {step for step, _, _ in json.loads((left / "alone.json").read_text())}
     assert steps == {3}  # of 0..3, the last
-    start, wanted = weights(left, "start"), weights(left, "all-ddp")
-    for name in (name for name in wanted if name.endswith(("lut", "conv2.weight"))):
-        moved = distance(wanted, start, name)
-        assert distance(network.state_dict(), wanted, name) < 0.2 * moved, name  # other batch norms
+    start, expected = weights(left, "start"), weights(left, "all-ddp")
+    for name in (name for name in expected if name.endswith(("lut", "conv2.weight"))):
+        moved = distance(expected, start, name)
+        assert distance(network.state_dict(), expected, name) < 0.2 * moved, (
+            name
+        )  # other batch norms
 
 
 def test_a_network_that_reads_weights_from_outside_is_refused(left):
     for rank in (0, 1):
-        told = (left / f"refused.{rank}").read_text()
-        assert "outside the block's forward pass" in told
-        assert "use trainer.strategy=ddp" in told
+        message = (left / f"refused.{rank}").read_text()
+        assert "outside the block's forward pass" in message
+        assert "use trainer.strategy=ddp" in message
 
 
 def test_a_precision_without_shards_is_refused(monkeypatch):

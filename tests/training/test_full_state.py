@@ -30,10 +30,10 @@ class Network(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 2)
-        self.unused, self.frozen = nn.Linear(2, 2), nn.Linear(4, 4).requires_grad_(False)
+        self.unused, self.plan_options = nn.Linear(2, 2), nn.Linear(4, 4).requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.first(self.frozen(x)))
+        return self.last(self.first(self.plan_options(x)))
 
 
 def groups(network: nn.Module) -> list[dict]:

@@ -78,18 +78,18 @@ def test_learns_far_above_chance_and_is_evaluated_alike(train, evaluate, picture
     assert outcome.code == 0, outcome.err
     assert "3 classes in" in outcome.out
     assert "resized to" in outcome.out
-    told = report(run)
-    assert told["base"]["test_accuracy"] > 80  # chance: 33
-    assert told["final"]["test_accuracy"] > 80
-    assert told["data"]["classes"] == ["cross", "disc", "stripes"]
-    assert told["data"]["samples"] == {"train": 78, "val": 18, "test": 24}
+    results = report(run)
+    assert results["base"]["test_accuracy"] > 80  # chance: 33
+    assert results["final"]["test_accuracy"] > 80
+    assert results["data"]["classes"] == ["cross", "disc", "stripes"]
+    assert results["data"]["samples"] == {"train": 78, "val": 18, "test": 24}
     recorded = json.loads((run / "data.json").read_text())
-    assert recorded["digests"] == told["data"]["digests"]
+    assert recorded["digests"] == results["data"]["digests"]
     assert sum(map(len, recorded["files"].values())) == 120
     code, out, err = evaluate(f"run={run}", f"data.root={pictures}", f"json={tmp_path / 'f'}")
     assert code == 0, err
     figures = json.loads((tmp_path / "f").read_text())
-    assert figures["accuracy"] == pytest.approx(told["final"]["test_accuracy"], abs=1e-4)
+    assert figures["accuracy"] == pytest.approx(results["final"]["test_accuracy"], abs=1e-4)
     assert "not the one held out" not in out
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from halut.errors import HalutError
 from halut.models.config import ModelConfig
-from halut.training.pretrained import completed, preprocessing
+from halut.training.pretrained import preprocessing, with_pretrained_preprocessing
 from tests.datasets.generate import write_imagenet
 from tests.training.measured_accuracy import measured, reported
 
@@ -31,7 +31,7 @@ def unreachable(monkeypatch):
 # -- without ImageNet -----------------------------------------------------------------------------
 
 
-def test_without_imagenet_one_message_says_what_where_and_how(
+def test_without_imagenet_one_error_names_what_where_and_how(
     train, tmp_path, monkeypatch, unreachable
 ):
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,7 @@ def test_pretrained_weights_out_of_reach_name_the_ways_without(train, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "wanted"),
+    ("name", "source", "expected"),
     [
         ("resnet50", "timm", (224, "bicubic", 0.95)),
         ("resnet50.tv_in1k", "auto", (224, "bilinear", 0.875)),
@@ -136,17 +136,17 @@ def test_pretrained_weights_out_of_reach_name_the_ways_without(train, tmp_path, 
         ("resnet18", "torchvision", (224, "bilinear", 0.875)),
     ],
 )
-def test_preprocessing_is_the_published_one(name, source, wanted, unreachable):
-    found = preprocessing(ModelConfig(name, source=source, pretrained=True))
+def test_preprocessing_is_the_published_one(name, source, expected, unreachable):
+    actual = preprocessing(ModelConfig(name, source=source, pretrained=True))
     keys = ("image_size", "interpolation", "crop_pct")
-    assert tuple(found[key] for key in keys) == pytest.approx(wanted, abs=1e-3)
-    assert found["mean"] == [0.485, 0.456, 0.406]
+    assert tuple(actual[key] for key in keys) == pytest.approx(expected, abs=1e-3)
+    assert actual["mean"] == [0.485, 0.456, 0.406]
 
 
 def test_only_null_options_are_filled_in_and_only_for_pretrained_weights():
     fields = {"batch_size": 8, "image_size": None, "mean": None, "crop_pct": 1.0, "auto": None}
     model = ModelConfig("tf_efficientnet_lite0", pretrained=True)
-    assert completed(fields, model) == {
+    assert with_pretrained_preprocessing(fields, model) == {
         "batch_size": 8,
         "image_size": 224,
         "mean": [0.5, 0.5, 0.5],
@@ -154,6 +154,6 @@ def test_only_null_options_are_filled_in_and_only_for_pretrained_weights():
         "auto": None,
     }
     for other in (ModelConfig("resnet50"), ModelConfig("resnet8", pretrained=True)):
-        assert completed(fields, other) == fields
+        assert with_pretrained_preprocessing(fields, other) == fields
     with pytest.raises(HalutError, match="unknown model 'resnet7'"):
-        completed(fields, ModelConfig("resnet7", pretrained=True))
+        with_pretrained_preprocessing(fields, ModelConfig("resnet7", pretrained=True))

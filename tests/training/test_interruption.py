@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from halut.training import calibrate
 from halut.training.cluster import early_signals, interruption
-from halut.training.cluster.interruption import SIGNALS, Interrupted, Watch
+from halut.training.cluster.interruption import SIGNALS, Interrupted, SignalHandler
 from halut.training.lightning.module import StageModule
 from halut.training.logging.metrics import RunLogger
 from halut.training.run_folder import default_path
@@ -123,7 +123,7 @@ def test_a_late_signal_ends_nothing_in_a_job(monkeypatch):
     """The race with handlers that are put back: under SLURM ours stay to the end of the process."""
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    watch = Watch()
+    watch = SignalHandler()
     try:
         with watch.during_run():
             pass
@@ -141,14 +141,14 @@ def test_a_late_signal_ends_nothing_in_a_job(monkeypatch):
 
 def test_outside_slurm_old_handlers_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
-    watch = Watch()
+    watch = SignalHandler()
     with watch.during_run():
         assert signal.getsignal(signal.SIGUSR1) == watch.handle
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_an_announcement_is_not_overruled_by_the_sigterm_behind_it():
-    watch = Watch()
+    watch = SignalHandler()
     watch.handle(signal.SIGUSR2, None)
     watch.handle(signal.SIGTERM, None)
     with pytest.raises(Interrupted, match="SIGUSR2"):
@@ -158,7 +158,7 @@ def test_an_announcement_is_not_overruled_by_the_sigterm_behind_it():
 
 def test_a_signal_during_the_imports_is_answered_by_the_run(monkeypatch):
     monkeypatch.setattr(early_signals, "received", [signal.SIGUSR1])
-    with pytest.raises(Interrupted, match="SIGUSR1"), Watch().during_run():
+    with pytest.raises(Interrupted, match="SIGUSR1"), SignalHandler().during_run():
         pytest.fail("it was to end at once")
 
 
@@ -187,15 +187,15 @@ def test_who_requeues(monkeypatch, scontrol, capsys, number, requeue, restarts, 
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")  # 10 alone would be the whole array
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    monkeypatch.setattr(interruption, "watch", Watch())
-    assert interruption.leave(Interrupted(number), requeue, limit=3) == 128 + number
+    monkeypatch.setattr(interruption, "signal_handler", SignalHandler())
+    assert interruption.requeue_or_exit(Interrupted(number), requeue, limit=3) == 128 + number
     assert scontrol.exists() == called
-    said = "".join(capsys.readouterr())
+    output = "".join(capsys.readouterr())
     if called:
         assert scontrol.read_text() == "requeue 10_2\n"
-        assert "job 10_2 is in the queue again" in said
+        assert "job 10_2 is in the queue again" in output
     else:
-        assert "the same command with the same run_dir continues" in said
+        assert "the same command with the same run_dir continues" in output
 
 
 def test_a_job_names_its_run_folder_after_itself(monkeypatch):

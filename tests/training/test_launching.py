@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from halut.errors import HalutError
 from halut.training.cluster import slurm
-from halut.training.cluster.launcher import wanted
+from halut.training.cluster.launcher import resources
 from halut.training.cluster.slurm import Step
 from halut.training.config.trainer_config import TrainerConfig
 
@@ -98,7 +98,7 @@ def test_what_sbatch_and_submitit_refuse_is_one_line(
     assert not (tmp_path / "sweep" / "run.lock").exists()
 
 
-def test_without_submitit_it_says_what_to_install(train, monkeypatch):
+def test_without_submitit_one_error_names_what_to_install(train, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     outcome = train(*SWEEP)
     assert (outcome.code, "pip install 'halut[slurm]'" in outcome.err) == (1, True)
@@ -108,9 +108,9 @@ def test_without_submitit_it_says_what_to_install(train, monkeypatch):
 def test_ranks_of_a_multirun_are_refused_with_the_right_commands(train, trainer):
     outcome = train("-m", trainer, "halut.C=16,32")
     assert outcome.code == 1
-    told = f"-m {trainer} halut.C=16,32"
-    assert f"python train.py hydra/launcher=slurm {told}" in outcome.err
-    assert f"torchrun --nproc-per-node=2 train.py {told}" in outcome.err
+    message = f"-m {trainer} halut.C=16,32"
+    assert f"python train.py hydra/launcher=slurm {message}" in outcome.err
+    assert f"torchrun --nproc-per-node=2 train.py {message}" in outcome.err
 
 
 def test_a_wrong_launcher_option_is_refused(train, capsys):
@@ -120,11 +120,17 @@ def test_a_wrong_launcher_option_is_refused(train, capsys):
 
 
 def test_tasks_are_the_devices():
-    given = OmegaConf.create({"nodes": None, "tasks_per_node": None, "gpus_per_node": None})
+    launcher_config = OmegaConf.create(
+        {"nodes": None, "tasks_per_node": None, "gpus_per_node": None}
+    )
     trainer = TrainerConfig(devices=8, num_nodes=2)
-    assert wanted(trainer, given) == {"nodes": 2, "tasks_per_node": 8, "gpus_per_node": 8}
+    assert resources(trainer, launcher_config) == {
+        "nodes": 2,
+        "tasks_per_node": 8,
+        "gpus_per_node": 8,
+    }
     with pytest.raises(HalutError, match="leave it out"):
-        wanted(trainer, {**given, "tasks_per_node": 1})
+        resources(trainer, {**launcher_config, "tasks_per_node": 1})
 
 
 # -- a step of srun --------------------------------------------------------------------------------
@@ -152,11 +158,11 @@ def test_a_task_takes_its_rank_from_srun(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "x")
         monkeypatch.delenv(name)
-    slurm.adopt()
+    slurm.export_torchrun_env()
     import os
 
-    found = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    assert found == {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+    environment = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    assert environment == {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("node3", "15042")
     assert slurm.step() == Step(3, 1, 4, 2)
     slurm.check_step(TrainerConfig(devices=2, num_nodes=2, accelerator="cpu"), "python train.py")

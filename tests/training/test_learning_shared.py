@@ -12,7 +12,7 @@ from halut.prototypes.codebooks import Ranks, each_codebook, shared_out
 from halut.sites.find import Site
 from halut.sites.plan import Entry
 from halut.training.calibrate import assign_sites_to_ranks
-from halut.training.parallel.distributed import maximum, together
+from halut.training.parallel.distributed import maximum, run_on_all_ranks
 from halut.training.parallel.gather import codebook_ranks
 
 
@@ -27,22 +27,22 @@ def with_ranks(count, work):
     for rank in range(count):
         with pytest.raises(StopAsyncIteration), shared_out(Ranks(rank, count, record)):
             work()
-    found = []
+    results = []
     for rank in range(count):
         with shared_out(Ranks(rank, count, lambda learn: shares)):
-            found.append(work())
-    return shares, found
+            results.append(work())
+    return shares, results
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_every_codebook_is_learned_once_and_all_ranks_have_it(ranks):
     learned = []
-    shares, found = with_ranks(
+    shares, actual = with_ranks(
         ranks, lambda: list(each_codebook(lambda c: learned.append(c) or c * c, 5, threads=1))
     )
     assert sorted(learned) == list(range(5))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert found == [[0, 1, 4, 9, 16]] * ranks
+    assert actual == [[0, 1, 4, 9, 16]] * ranks
 
 
 @pytest.mark.parametrize("name", ["tree", "pq", "decision_tree"])
@@ -55,8 +55,8 @@ def test_shared_out_learning_is_that_of_one_process(name):
         return [prototypes, *encoder.state_dict().values()]
 
     alone = learn()
-    for found in with_ranks(2, learn)[1]:
-        assert all(a.equal(b) for a, b in zip(alone, found, strict=True))
+    for actual in with_ranks(2, learn)[1]:
+        assert all(a.equal(b) for a, b in zip(alone, actual, strict=True))
 
 
 def entry(name: str, D: int, shares: str | None = None) -> Entry:
@@ -73,4 +73,4 @@ def test_one_process_needs_no_group():
     assert maximum(3, 0) == [3, 0]
     assert codebook_ranks().exchange(lambda: [1, 2]) == [[1, 2]]
     with pytest.raises(HalutError, match="wrong"):
-        together(lambda: (_ for _ in ()).throw(HalutError("wrong")))
+        run_on_all_ranks(lambda: (_ for _ in ()).throw(HalutError("wrong")))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from halut.training.cluster import lock
-from halut.training.cluster.lock import LOCK, STALE, TAKING, InUse, Lock, locked, me
+from halut.training.cluster.lock import LOCK, STALE_SECONDS, TAKING, InUse, Lock, locked, me
 
 QUICK = ("debug=smoke", "debug.traceback=false", "model.options.width=4")
 
@@ -56,9 +56,7 @@ def taken(folder: Path) -> bool:
     return not (folder / LOCK).exists()
 
 
-def test_a_living_process_of_this_machine_is_respected_however_long_it_says_nothing(
-    tmp_path, sleeper
-):
+def test_a_living_process_of_this_machine_keeps_its_lock_without_heartbeats(tmp_path, sleeper):
     owned(tmp_path, 1e6, pid=sleeper.pid, started=lock.started(sleeper.pid))
     with pytest.raises(InUse, match=rf"{tmp_path} is in use: process {sleeper.pid} runs in it"):
         Lock(tmp_path).acquire()
@@ -77,14 +75,14 @@ def test_a_dead_process_and_a_number_used_again_are_not(tmp_path, sleeper):
 
 def test_an_owner_elsewhere_is_respected_while_it_renews_its_lock(tmp_path):
     path = owned(tmp_path, 20, **elsewhere(job="77"))
-    told = rf"process 4242 on node7 \(job 77\) was alive 20 seconds ago.*delete {path}"
-    with pytest.raises(InUse, match=told):
+    message = rf"process 4242 on node7 \(job 77\) was alive 20 seconds ago.*delete {path}"
+    with pytest.raises(InUse, match=message):
         Lock(tmp_path).acquire()
-    owned(tmp_path, STALE + 1, **elsewhere())
+    owned(tmp_path, STALE_SECONDS + 1, **elsewhere())
     assert taken(tmp_path)
 
 
-def test_containers_with_one_host_name_are_told_apart(tmp_path, sleeper):
+def test_containers_with_one_host_name_are_distinguished(tmp_path, sleeper):
     machine = [*me()["machine"][:1], "another boot", "pid:[1]"]
     owned(tmp_path, 20, machine=machine, pid=1)
     with pytest.raises(InUse, match="was alive 20 seconds ago"):
@@ -112,7 +110,7 @@ def test_a_lock_that_cannot_be_read_is_respected_while_it_is_fresh(tmp_path, con
     path.write_bytes(content)
     with pytest.raises(InUse, match=f"cannot be read.*delete {path}"):
         Lock(tmp_path).acquire()
-    there = path.stat().st_mtime - STALE - 1
+    there = path.stat().st_mtime - STALE_SECONDS - 1
     os.utime(path, (there, there))
     assert taken(tmp_path)
 
@@ -125,7 +123,7 @@ def test_numbers_that_no_process_can_have(tmp_path, pid):
 
 def test_of_many_that_find_a_lock_left_behind_one_gets_it(tmp_path, monkeypatch):
     """Each as a machine of its own, all at the same moment."""
-    owned(tmp_path, STALE + 1, **elsewhere())
+    owned(tmp_path, STALE_SECONDS + 1, **elsewhere())
     locks = [Lock(tmp_path) for _ in range(8)]
     start, winners, refused = threading.Barrier(len(locks)), [], []
     monkeypatch.setattr(lock, "me", lambda: {**me(), **elsewhere(machine=["none"])})

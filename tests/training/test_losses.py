@@ -50,8 +50,8 @@ def test_distillation_is_the_mean_over_the_batch_of_each_samples_divergence(temp
         p = [math.exp(v / temperature) for v in t]
         q, p = [v / sum(q) for v in q], [v / sum(p) for v in p]
         total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-    wanted = temperature**2 * total / 7
-    assert float(distillation(student, teacher, temperature)) == pytest.approx(wanted, rel=1e-5)
+    expected = temperature**2 * total / 7
+    assert float(distillation(student, teacher, temperature)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_distillation_does_not_shrink_with_the_number_of_samples_or_classes():
@@ -82,16 +82,16 @@ def test_feature_loss_is_the_mean_over_blocks_of_the_relative_squared_error():
     features = Features(student, names), Features(teacher, names)
     x = torch.randn(3, 1, 8, 8)
     student(x), teacher(x)
-    wanted = []
+    expected = []
     for net in (student, teacher):
         net.requires_grad_(False)
     a, b = (net.act1(net.bn1(net.conv1(x))) for net in (student, teacher))
     for name in ("stack1", "stack2", "stack3"):
         a, b = student.get_submodule(name)(a), teacher.get_submodule(name)(b)
         if name in names:
-            wanted.append(float(((a - b) ** 2).sum() / (b**2).sum()))
-    assert float(feature_loss(*features)) == pytest.approx(sum(wanted) / 2, rel=1e-5)
-    assert min(wanted) > 0
+            expected.append(float(((a - b) ** 2).sum() / (b**2).sum()))
+    assert float(feature_loss(*features)) == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert min(expected) > 0
 
 
 def test_feature_loss_of_equals_is_zero_and_reaches_no_teacher():
@@ -133,11 +133,11 @@ def test_reconstruction_is_the_mean_over_layers_of_their_own_loss():
     gather = Reconstruction(network)
     seen = {}
     for name, layer in replaced_layers(network):
-        layer.register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0]}))
+        layer.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
     network.train()(x)
-    wanted = [layer.reconstruction(seen[name]) for name, layer in replaced_layers(network)]
-    assert len(wanted) == 6
-    assert torch.allclose(gather.take(), torch.stack(wanted).mean())
+    expected = [layer.reconstruction(seen[name]) for name, layer in replaced_layers(network)]
+    assert len(expected) == 6
+    assert torch.allclose(gather.take(), torch.stack(expected).mean())
     assert float(gather.take()) == 0.0  # taken
 
 
@@ -170,32 +170,32 @@ def test_reconstruction_of_no_tables_is_zero():
 
 
 @pytest.mark.parametrize(
-    ("network", "shape", "wanted"),
+    ("network", "shape", "expected"),
     [
         ("resnet18", (3, 64, 64), ["act1", "layer1", "layer2", "layer3", "layer4"]),
         ("deit_tiny_patch16_224", (3, 224, 224), [f"blocks.{i}" for i in range(12)]),
         ("levit_128s", (3, 224, 224), ["stages.0", "stages.1", "stages.2"]),
     ],
 )
-def test_blocks_of_timms_networks_are_its_feature_blocks(network, shape, wanted):
+def test_blocks_of_timms_networks_are_its_feature_blocks(network, shape, expected):
     with torch.device("meta"):
         network = timm.create_model(network)
         sites, _ = find_sites(network, torch.zeros(1, *shape))
-    assert block_names(network, [site.name for site in sites]) == wanted
+    assert block_names(network, [site.name for site in sites]) == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "wanted"),
+    ("name", "shape", "expected"),
     [
         ("resnet8", (1, 8, 8), ["stack1", "stack2", "stack3"]),
         ("tiny_vit", (1, 8, 8), ["patch_embed", *(f"blocks.{i}" for i in range(4))]),
         ("ds_cnn", (1, 49, 10), [f"blocks.{i}" for i in range(4)]),
     ],
 )
-def test_blocks_of_local_networks_are_the_parts_that_hold_sites(name, shape, wanted):
+def test_blocks_of_local_networks_are_the_parts_that_hold_sites(name, shape, expected):
     network = build_model(name, 10, 1)
     sites, _ = find_sites(network, torch.zeros(1, *shape))
-    assert block_names(network, [site.name for site in sites]) == wanted
+    assert block_names(network, [site.name for site in sites]) == expected
 
 
 # -- teachers -------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def replaced(operator="tree", name="stack*.conv*", **options):
 def roles_of(network):
     """Role of every parameter that some role holds, by name."""
     names = {id(p): name for name, p in network.named_parameters()}
-    return {names[id(p)]: role for role, found in by_role(network).items() for p in found}
+    return {names[id(p)]: role for role, parameters in by_role(network).items() for p in parameters}
 
 
 def groups_of(network, **options):
@@ -48,9 +48,9 @@ def groups_of(network, **options):
 def test_every_parameter_has_exactly_one_role(operator, parameterization):
     options = {} if operator == "exact" else {"parameterization": parameterization}
     network = replaced(operator, **options)
-    found = [id(p) for members in by_role(network).values() for p in members]
-    assert sorted(found) == sorted(id(p) for p in network.parameters())
-    assert len(found) == len(set(found))
+    parameters = [id(p) for members in by_role(network).values() for p in members]
+    assert sorted(parameters) == sorted(id(p) for p in network.parameters())
+    assert len(parameters) == len(set(parameters))
 
 
 def test_roles_of_a_free_table():
@@ -61,16 +61,16 @@ def test_roles_of_a_free_table():
 
 
 @pytest.mark.parametrize(
-    ("operator", "wanted"),
+    ("operator", "expected"),
     [
         ("tree", {"weight": "rest", "prototypes": "prototypes", "tau": "temperature"}),
         ("pq", {"weight": "rest", "encoder.prototypes": "prototypes", "tau": "temperature"}),
     ],
 )
-def test_roles_of_a_derived_table(operator, wanted):
+def test_roles_of_a_derived_table(operator, expected):
     roles = roles_of(replaced(operator, "stack1.conv1", parameterization="derived"))
-    found = {n.rpartition("conv1.")[2]: r for n, r in roles.items() if "stack1.conv1." in n}
-    assert found == wanted | ({"encoder.thresholds": "thresholds"} if operator == "tree" else {})
+    actual = {n.rpartition("conv1.")[2]: r for n, r in roles.items() if "stack1.conv1." in n}
+    assert actual == expected | ({"encoder.thresholds": "thresholds"} if operator == "tree" else {})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_factors_and_bases_of_codecs_have_roles_of_their_own(operator, own):
 def test_a_parameter_that_two_layers_share_is_trained_once():
     network = replaced("exact", "stack1.conv?")
     network.stack1.conv2.weight = network.stack1.conv1.weight
-    members = [p for found in by_role(network).values() for p in found]
+    members = [p for parameters in by_role(network).values() for p in parameters]
     assert sum(p is network.stack1.conv1.weight for p in members) == 1
 
 
@@ -193,28 +193,28 @@ def factors(steps, warmup, kind, floor):
     weight = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([weight], lr=2.0)
     schedule = make_schedule(optimizer, steps, warmup, kind, floor)
-    found = []
+    results = []
     for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"] / 2.0)
+        results.append(optimizer.param_groups[0]["lr"] / 2.0)
         optimizer.step()
         schedule.step()
-    return found
+    return results
 
 
 def test_warm_up_rises_by_equal_steps_to_the_full_rate():
-    found = factors(100, 0.2, "constant", 0.0)
-    assert found[:20] == pytest.approx([(i + 1) / 21 for i in range(20)])
-    assert found[20:] == [1.0] * 80
+    rates = factors(100, 0.2, "constant", 0.0)
+    assert rates[:20] == pytest.approx([(i + 1) / 21 for i in range(20)])
+    assert rates[20:] == [1.0] * 80
 
 
 def test_cosine_falls_from_one_to_the_floor():
-    found = factors(100, 0.2, "cosine", 0.1)
-    assert found[20] == pytest.approx(1.0)
-    assert found[60] == pytest.approx(0.1 + 0.9 / 2)  # half way
+    rates = factors(100, 0.2, "cosine", 0.1)
+    assert rates[20] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.1 + 0.9 / 2)  # half way
     quarter = 0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2
-    assert found[40] == pytest.approx(quarter)
-    assert 0.1 < found[99] < 0.102
-    assert found[20:] == sorted(found[20:], reverse=True)
+    assert rates[40] == pytest.approx(quarter)
+    assert 0.1 < rates[99] < 0.102
+    assert rates[20:] == sorted(rates[20:], reverse=True)
 
 
 def test_no_warm_up_begins_at_the_full_rate():

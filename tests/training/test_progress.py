@@ -16,7 +16,7 @@ def shown(monkeypatch, terminal: bool) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100)
     monkeypatch.setattr(progress, "console", console)
-    with progress.bar("capture layer1.conv1", 3) as done:
+    with progress.progress_bar("capture layer1.conv1", 3) as done:
         for _ in range(3):
             done(1)
     return out.getvalue()
@@ -33,7 +33,7 @@ def test_files_and_pipes_see_no_bar(monkeypatch):
 
 
 def test_an_error_is_one_line_on_the_standard_error(capsys):
-    distributed.complain("no such thing; choose a, b")
+    distributed.print_error("no such thing; choose a, b")
     assert capsys.readouterr().err == "error: no such thing; choose a, b\n"
 
 
@@ -58,24 +58,24 @@ def a_run(clock: Clock) -> run_progress.WholeRun:
 def test_the_time_left_is_that_of_the_whole_run():
     clock = Clock()
     run = a_run(clock)
-    assert run.left() is None  # nothing is measured
+    assert run.seconds_left() is None  # nothing is measured
     with run.part("base"):
         run.at("epoch 1 of 2", 0.0)
         clock.now += 50  # half of 100 batches, a second each
         run.at("epoch 1 of 2", 0.5)
-        assert run.left() == 50 + 50 + 50
+        assert run.seconds_left() == 50 + 50 + 50
         clock.now += 50
     with run.part("stage_00"):
         run.at("epoch 1 of 1", 0.0)
         clock.now += 50  # a batch of tables takes two
         run.at("epoch 1 of 1", 0.5)
-        assert run.place == "stage 1 of 2, epoch 1 of 1"
-        assert run.left() == 50 + 100
+        assert run.position == "stage 1 of 2, epoch 1 of 1"
+        assert run.seconds_left() == 50 + 100
         assert run.line() == "stage 1 of 2, epoch 1 of 1, 2 min left"
         clock.now += 50
     with run.part("stage_01"):
         pass
-    assert run.left() == 0
+    assert run.seconds_left() == 0
 
 
 def test_a_fit_that_continues_in_its_middle_does_not_count_what_it_did_not_do():
@@ -86,7 +86,7 @@ def test_a_fit_that_continues_in_its_middle_does_not_count_what_it_did_not_do():
         run.at("epoch 2 of 2", 0.8)
         clock.now += 10
         run.at("epoch 2 of 2", 0.9)  # 5 batches in 10 s
-        assert abs(run.left() - (5 + 50) * 2) < 1e-6
+        assert abs(run.seconds_left() - (5 + 50) * 2) < 1e-6
 
 
 def test_without_a_terminal_a_line_a_minute(monkeypatch):
@@ -94,21 +94,21 @@ def test_without_a_terminal_a_line_a_minute(monkeypatch):
     run = a_run(clock)
     monkeypatch.setattr(progress, "run", run)
     monkeypatch.setattr(progress, "console", Console(file=io.StringIO(), force_terminal=False))
-    said = []
-    monkeypatch.setattr(progress.log, "info", lambda text, *given: said.append(text % given))
-    with run.part("stage_01"), progress.bar("learn fc", 4) as did:
+    lines = []
+    monkeypatch.setattr(progress.log, "info", lambda text, *args: lines.append(text % args))
+    with run.part("stage_01"), progress.progress_bar("learn fc", 4) as did:
         for _ in range(4):
             clock.now += 40
             did(1)
-    assert said == [
+    assert lines == [
         "stage 2 of 2, learn fc, 2 of 4",
         "stage 2 of 2, learn fc, 4 of 4",
     ]
 
 
-def test_times_are_said_as_people_do():
-    said = [run_progress.duration(seconds) for seconds in (0.2, 45, 700, 11_100)]
-    assert said == ["1 s", "45 s", "12 min", "3 h 05 min"]
+def test_times_are_printed_in_readable_units():
+    message = [run_progress.duration(seconds) for seconds in (0.2, 45, 700, 11_100)]
+    assert message == ["1 s", "45 s", "12 min", "3 h 05 min"]
 
 
 def test_the_log_of_a_run_names_kernels_once(train, tmp_path, capsys):

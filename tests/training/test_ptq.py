@@ -177,7 +177,7 @@ def test_auto_goes_with_the_baseline(train, tmp_path):
     assert ptq.widths_of(TrainConfig(baseline=False, ptq=[6, 3, 6])) == [6, 3]
 
 
-def test_without_torchao_a_line_says_so_and_widths_are_refused(train, tmp_path, monkeypatch):
+def test_without_torchao_a_warning_is_logged_and_widths_are_refused(train, tmp_path, monkeypatch):
     without_torchao(monkeypatch)
     options = (*SMOKE, *NARROW, "policy.only=[stack3.conv2]", "halut=integer")
     outcome = train(*options, f"run_dir={tmp_path / 'auto'}")

@@ -29,18 +29,18 @@ def batches(count=5, rows=8):
 
 
 def test_statistics_are_the_means_over_the_batches():
-    network, given = Two(), batches()
+    network, inputs = Two(), batches()
     network.bn1.running_mean.fill_(100.0)  # of an earlier life
-    assert recalibrate(network, [(x, None) for x in given]) == 5
-    means = torch.stack([x.mean(0) for x in given])
-    variances = torch.stack([x.var(0, unbiased=True) for x in given])
+    assert recalibrate(network, [(x, None) for x in inputs]) == 5
+    means = torch.stack([x.mean(0) for x in inputs])
+    variances = torch.stack([x.var(0, unbiased=True) for x in inputs])
     torch.testing.assert_close(network.bn1.running_mean, means.mean(0))
     torch.testing.assert_close(network.bn1.running_var, variances.mean(0))
 
 
 def test_a_norm_behind_another_sees_batch_statistics_in_front_and_no_dropout():
-    network, given = Two(), batches()
-    recalibrate(network, given)
+    network, inputs = Two(), batches()
+    recalibrate(network, inputs)
     after = [
         network.linear(
             (x - x.mean(0))
@@ -48,12 +48,12 @@ def test_a_norm_behind_another_sees_batch_statistics_in_front_and_no_dropout():
             * network.bn1.weight
             + network.bn1.bias
         )
-        for x in given
+        for x in inputs
     ]
-    wanted = torch.stack([y.mean(0) for y in after]).mean(0)
-    torch.testing.assert_close(network.bn2.running_mean, wanted, atol=1e-5, rtol=1e-5)
-    wanted = torch.stack([y.var(0, unbiased=True) for y in after]).mean(0)
-    torch.testing.assert_close(network.bn2.running_var, wanted)
+    expected = torch.stack([y.mean(0) for y in after]).mean(0)
+    torch.testing.assert_close(network.bn2.running_mean, expected, atol=1e-5, rtol=1e-5)
+    expected = torch.stack([y.var(0, unbiased=True) for y in after]).mean(0)
+    torch.testing.assert_close(network.bn2.running_var, expected)
 
 
 def test_modes_momentum_and_parameters_are_put_back():
@@ -105,13 +105,13 @@ def test_it_repairs_a_network_whose_activations_were_scaled():
     network = build_model("resnet8", 10, 1, width=8)
     x = torch.randn(64, 1, 8, 8)
     recalibrate(network, [x])
-    wanted = network.eval()(x)
+    expected = network.eval()(x)
     with torch.no_grad():
         network.stack1.conv1.weight.mul_(5.0)
-    wrong = (network(x) - wanted).abs().mean()
+    wrong = (network(x) - expected).abs().mean()
     recalibrate(network, [x])
     # A batch norm's epsilon is all that still tells the scales apart.
-    assert (network(x) - wanted).abs().mean() < 0.01 * wrong
+    assert (network(x) - expected).abs().mean() < 0.01 * wrong
 
 
 def test_a_single_sample_joins_the_next_batch_or_is_left_out():
@@ -120,10 +120,10 @@ def test_a_single_sample_joins_the_next_batch_or_is_left_out():
     x = torch.randn(7, 3)
     parts = [x[:1], x[1:3], x[3:6], x[6:]]
     assert recalibrate(network, parts) == 2
-    wanted = torch.stack([x[:3].mean(0), x[3:6].mean(0)]).mean(0)
-    assert torch.allclose(network[1].running_mean, wanted, atol=1e-6)
+    expected = torch.stack([x[:3].mean(0), x[3:6].mean(0)]).mean(0)
+    assert torch.allclose(network[1].running_mean, expected, atol=1e-6)
     assert recalibrate(network, [x[:1]]) == 0
-    assert torch.allclose(network[1].running_mean, wanted, atol=1e-6)
+    assert torch.allclose(network[1].running_mean, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

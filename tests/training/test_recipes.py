@@ -33,14 +33,17 @@ def test_features_of_the_blocks_are_compared_and_pull(finished):
 
 def test_prototypes_of_derived_tables_learn_from_the_reconstruction_alone(finished):
     options = ("halut.parameterization=derived", "halut.estimator=identity", "schedule.select=last")
-    held, taught = finished("held", *options), finished("taught", *options, "loss.reconstruction=1")
+    baseline_run, taught = (
+        finished("held", *options),
+        finished("taught", *options, "loss.reconstruction=1"),
+    )
     name = "stack3.conv1.prototypes"
-    for run, learns in ((held, False), (taught, True)):
+    for run, learns in ((baseline_run, False), (taught, True)):
         changed = moved(run.tensors("stage_00/swapped"), run.tensors("stage_00/weights"))
         assert (name in changed) == learns
         assert "stack3.conv1.weight" in changed
     assert min(taught.logged("train/reconstruction")) > 0
-    assert held.logged("train/reconstruction") == []
+    assert baseline_run.logged("train/reconstruction") == []
 
 
 def test_another_teacher_answers_from_its_own_weights(finished, tmp_path):

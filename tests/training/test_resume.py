@@ -83,11 +83,11 @@ def test_killed_in_stage_2_ends_with_the_same_weights(tmp_path, more):
     assert "stage_02: continuing after step" in out
     assert "stage_01: replacing" not in out
 
-    wanted = load_file(tmp_path / "whole" / "bundle" / "model.safetensors")
-    found = load_file(run / "bundle" / "model.safetensors")
-    assert wanted.keys() == found.keys()
-    for name, tensor in wanted.items():
-        assert tensor.equal(found[name]), name
+    expected = load_file(tmp_path / "whole" / "bundle" / "model.safetensors")
+    actual = load_file(run / "bundle" / "model.safetensors")
+    assert expected.keys() == actual.keys()
+    for name, tensor in expected.items():
+        assert tensor.equal(actual[name]), name
     reports = [json.loads((r / "report.json").read_text()) for r in (tmp_path / "whole", run)]
     assert reports[0]["final"] == reports[1]["final"]
     keys = ("val_accuracy_before", "val_accuracy_after_swap", "val_accuracy_after_training")
@@ -110,7 +110,7 @@ def test_killed_between_swap_and_training(tmp_path):
 
 
 @pytest.mark.slow
-def test_terminated_says_so_and_can_be_continued(tmp_path):
+def test_sigterm_reports_one_error_and_the_run_resumes(tmp_path):
     run = tmp_path / "run"
     process = start(run, f"base.cache={tmp_path / 'cache'}")
     while not (run / "stage_00" / "last.ckpt").exists():

@@ -50,8 +50,8 @@ def names(network: nn.Module) -> list[str]:
     ],
 )
 def test_a_parameter_is_parted_along(shape, ranks, dim):
-    wanted = None if dim is None else Shard(dim)
-    assert sharding.placement(torch.empty(shape, device="meta"), ranks) == wanted
+    expected = None if dim is None else Shard(dim)
+    assert sharding.placement(torch.empty(shape, device="meta"), ranks) == expected
 
 
 def test_blocks_are_gathered_one_by_one():
@@ -72,10 +72,10 @@ def test_blocks_are_gathered_one_by_one():
 def test_what_two_units_share_stays_whole():
     network = nn.ModuleDict({name: nn.Linear(8, 8) for name in "abc"})
     network["b"].weight = network["a"].weight
-    found = sharding.units(network)
-    assert found == list(network.values())
-    kept = sharding.kept_whole(network, found, 2)
-    assert kept == {network["a"].weight, *(one.bias for one in network.values())}
+    blocks = sharding.units(network)
+    assert blocks == list(network.values())
+    remaining = sharding.unsharded_parameters(network, blocks, 2)
+    assert remaining == {network["a"].weight, *(one.bias for one in network.values())}
 
 
 def trainable(operator: str) -> nn.Module:
@@ -95,26 +95,28 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) 
 
 @pytest.mark.parametrize("operator", operator_names())
 def test_every_operator_steps_in_shards_as_it_does_whole(operator, mesh):
-    wanted = trainable(operator)
-    found, sharded = copy.deepcopy(wanted), copy.deepcopy(wanted)
+    expected = trainable(operator)
+    actual, sharded = copy.deepcopy(expected), copy.deepcopy(expected)
     sharding.shard(sharded, mesh)
     assert any(isinstance(p, DTensor) for p in sharded.parameters())
     ours, theirs = (
         torch.optim.AdamW([p for ps in by_role(net).values() for p in ps], lr=0.01, foreach=False)
-        for net in (sharded, wanted)
+        for net in (sharded, expected)
     )
     for seed in range(3):
         x = torch.rand(4, 2, 5, 5, generator=torch.Generator().manual_seed(seed))
-        for network, optimizer in ((sharded, ours), (wanted, theirs)):
+        for network, optimizer in ((sharded, ours), (expected, theirs)):
             step(network, optimizer, x)
         sharding.average(sharded.parameters())
         norm = sharding.clip_norm(sharded.parameters(), 0.05)
-        torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(wanted.parameters(), 0.05))
+        torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(expected.parameters(), 0.05))
         assert norm > 0.05
-        for network, optimizer in ((sharded, ours), (wanted, theirs)):
+        for network, optimizer in ((sharded, ours), (expected, theirs)):
             optimizer.step()
             for _, layer in swap.replaced_layers(network):
                 layer.after_step((seed + 1) / 3)
-    sharding.gather(sharded, found)
-    for name, tensor in wanted.state_dict().items():
-        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    sharding.gather(sharded, actual)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(
+            actual.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name
+        )

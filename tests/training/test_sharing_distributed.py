@@ -53,10 +53,10 @@ def train(run: Path, processes: int) -> None:
             "stdout": subprocess.PIPE,
             "stderr": subprocess.STDOUT,
         }
-        given = {**environment, **(own if processes > 1 else {})}
-        ranks.append(subprocess.Popen(command, env=given, **options))
-    said = [rank.communicate(timeout=600)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * processes, said
+        variables = {**environment, **(own if processes > 1 else {})}
+        ranks.append(subprocess.Popen(command, env=variables, **options))
+    outputs = [rank.communicate(timeout=600)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * processes, outputs
 
 
 @pytest.mark.slow

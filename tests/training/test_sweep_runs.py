@@ -18,8 +18,8 @@ QUICK = (*COMMON, *NARROW, "schedule.epochs=0", "capture.samples=16")
 
 def last_values(folder: Path) -> dict[str, str]:
     """Status by folder of what sweep.json lists."""
-    found = json.loads((folder / "sweep.json").read_text())
-    return {run["run"]: run["status"] for run in found["runs"]}
+    report = json.loads((folder / "sweep.json").read_text())
+    return {run["run"]: run["status"] for run in report["runs"]}
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ def test_a_failed_value_stops_no_other_and_the_rest_is_resumed(train, folder, mo
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
     # The same command: finished values are not run again, a failed one is tried again.
-    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("report.json")}
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("report.json")}
     again = train(*command)
     assert again.code == 1
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("report.json")} == kept
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("report.json")} == times
     assert again.out.count("is finished already") == 2
 
     # Fewer values, another folder of jobs: the table is read from the folders alone.
@@ -66,7 +66,7 @@ def test_a_failed_value_stops_no_other_and_the_rest_is_resumed(train, folder, mo
     assert set(last_values(folder).values()) == {"finished"}
 
 
-def test_a_value_that_breaks_while_it_runs_is_told_and_runs_again(train, folder, monkeypatch):
+def test_a_failing_sweep_value_is_reported_and_runs_again(train, folder, monkeypatch):
     import halut.training.run as running
 
     work = running.final_report
@@ -97,8 +97,8 @@ def test_values_share_base_and_baseline_and_the_picture_is_drawn(train, folder, 
     command = ("-m", *COMMON, *NARROW, *VALUES[1:], *tuned, "halut.width=4,8")
     outcome = train(*command, f"run_dir={folder}")
     assert outcome.code == 0, outcome.err
-    kept = sorted(path.name.startswith("baseline-") for path in cache.iterdir())
-    assert kept == [False, True]
+    names = sorted(path.name.startswith("baseline-") for path in cache.iterdir())
+    assert names == [False, True]
     runs = [Run(folder / f"halut.width={width}") for width in (4, 8)]
     tuned_weights = [run.tensors("baseline/weights") for run in runs]
     assert all(torch.equal(t, tuned_weights[1][name]) for name, t in tuned_weights[0].items())
@@ -142,7 +142,7 @@ def test_what_cannot_be_a_sweep_is_refused(train, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ("sweep.x=halut.Q", "sweep.x=halut.Q is unknown; choose from: halut.width; test_"),
         ("sweep.x=bites", "bytes, table_bytes"),
@@ -150,15 +150,15 @@ def test_what_cannot_be_a_sweep_is_refused(train, folder, tmp_path):
         ("sweep.picture=curve.gif", "sweep.picture=curve.gif: a picture's name ends in one of"),
     ],
 )
-def test_a_picture_that_cannot_be_is_refused_before_anything_runs(train, folder, option, said):
+def test_a_picture_that_cannot_be_is_refused_before_anything_runs(train, folder, option, message):
     outcome = train("-m", *QUICK, *VALUES, option, f"run_dir={folder}")
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1
-    assert said in outcome.err
+    assert message in outcome.err
     assert not folder.exists()
     alone = train(*QUICK, *VALUES[1:], option, f"run_dir={folder}")
     assert alone.code == 1
-    assert said.partition(";")[0] in alone.err
+    assert message.partition(";")[0] in alone.err
     assert not folder.exists()
 
 

@@ -174,17 +174,17 @@ def test_every_figure_arrives_with_its_value(resumed):
 
 
 def test_stage_results_and_the_report_are_in_the_summary(resumed):
-    found = summary(*resumed[2].parts())
-    assert found["stage_00/val_accuracy_before"] == 90.0
-    assert found["stage_00/val_accuracy_after_swap"] == 50.0
-    assert found["stage_00/val_accuracy_after_training"] == 80.0
-    assert found["stage_01/val_accuracy_after_training"] == 81.0
-    assert found["stage/val_accuracy_after_training"] == 81.0
-    assert found["base/test_accuracy"] == 91.5
-    assert found["final/test_accuracy"] == 90.25
-    assert found["ptq/int8/test_accuracy"] == 91.25
-    assert found["cost/replaced/table_bytes"] == 4096
-    assert "baseline/test_accuracy" not in found
+    figures = summary(*resumed[2].parts())
+    assert figures["stage_00/val_accuracy_before"] == 90.0
+    assert figures["stage_00/val_accuracy_after_swap"] == 50.0
+    assert figures["stage_00/val_accuracy_after_training"] == 80.0
+    assert figures["stage_01/val_accuracy_after_training"] == 81.0
+    assert figures["stage/val_accuracy_after_training"] == 81.0
+    assert figures["base/test_accuracy"] == 91.5
+    assert figures["final/test_accuracy"] == 90.25
+    assert figures["ptq/int8/test_accuracy"] == 91.25
+    assert figures["cost/replaced/table_bytes"] == 4096
+    assert "baseline/test_accuracy" not in figures
 
 
 def test_the_bundle_is_an_artifact_with_its_plan_and_report(resumed):
@@ -259,7 +259,7 @@ def test_nothing_of_wandb_is_written_outside_the_run_folder(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("module", [None, types.ModuleType("wandb")], ids=["absent", "a folder"])
-def test_without_wandb_one_line_says_what_to_install(tmp_path, monkeypatch, module):
+def test_without_wandb_one_error_names_what_to_install(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, "wandb", module)
     with pytest.raises(HalutError) as error:
         logger(tmp_path / "run")
@@ -270,7 +270,7 @@ def test_without_wandb_one_line_says_what_to_install(tmp_path, monkeypatch, modu
     assert not (tmp_path / "run").exists()
 
 
-def test_online_without_an_account_says_what_works_without_one(tmp_path):
+def test_online_without_an_account_names_what_works_without_one(tmp_path):
     with pytest.raises(HalutError, match=r"(?s)API key.*logger=wandb_offline"):
         logger(tmp_path / "run", "wandb")
     assert RunFolder(tmp_path / "run").read("state.json") is None
@@ -306,12 +306,12 @@ def test_a_run_from_the_command_line_shows_every_figure(tmp_path):
         for key in ("train/loss", "train/cross_entropy", "train/distillation", "val/accuracy"):
             assert (f"stage_{number:02d}", key) in logged
     report = json.loads((run / "report.json").read_text())
-    found = summary(part)
+    figures = summary(part)
     for number, stage_of_report in enumerate(report["stages"]):
         for when in ("before", "after_swap", "after_training"):
             key = f"val_accuracy_{when}"
-            assert found[f"stage_{number:02d}/{key}"] == stage_of_report[key]
-    assert found["final/test_accuracy"] == report["final"]["test_accuracy"]
+            assert figures[f"stage_{number:02d}/{key}"] == stage_of_report[key]
+    assert figures["final/test_accuracy"] == report["final"]["test_accuracy"]
     (artifact,) = of("artifact", part)
     files = {entry["path"] for entry in artifact["manifest"]["contents"]}
     assert {"model.safetensors", "plan.json", "report.json"} <= files

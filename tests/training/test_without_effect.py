@@ -67,8 +67,8 @@ def test_refused_with_what_would_make_it_matter(train, tmp_path, arguments, refu
     outcome = train(*arguments.split(), f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1
-    said, _, reason = outcome.err.partition(" has no effect: ")
-    assert refused in said
+    message, _, reason = outcome.err.partition(" has no effect: ")
+    assert refused in message
     assert needs in reason
     assert not (tmp_path / "run").exists()
 
@@ -102,9 +102,9 @@ def test_a_plan_of_a_file_leaves_policy_and_operator_nothing_to_say(train, tmp_p
         assert f"{argument} has no effect: plan=some.json says" in outcome.err
 
 
-def test_what_is_off_by_default_may_be_said_to_be_off(train, tmp_path):
-    given = ("data.root=null", "data.download=false", "logger.entity=null")
-    outcome = train(*given, "halut.C=1000", f"run_dir={tmp_path / 'run'}")
+def test_an_option_off_by_default_may_be_set_off(train, tmp_path):
+    arguments = ("data.root=null", "data.download=false", "logger.entity=null")
+    outcome = train(*arguments, "halut.C=1000", f"run_dir={tmp_path / 'run'}")
     assert "C must be in 1.." in outcome.err  # which is found later
 
 
@@ -125,7 +125,7 @@ def test_rules_that_leave_the_operator_no_layer(train, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("operator", "wanted"),
+    ("operator", "expected"),
     [
         ("tree", {"table", "thresholds", "temperature", "rest"}),
         ("pq", {"table", "prototypes", "temperature", "rest"}),
@@ -134,11 +134,11 @@ def test_rules_that_leave_the_operator_no_layer(train, tmp_path):
         ("binary_residual", {"basis", "rest"}),
     ],
 )
-def test_roles_are_those_that_a_layer_has(operator, wanted):
+def test_roles_are_those_that_a_layer_has(operator, expected):
     from halut.training.config.hydra_schemas import _named
 
     config = TrainConfig(halut=_named(operator)())
-    assert roles(config) == wanted
+    assert roles(config) == expected
 
 
 def test_the_mechanism_asks_groups_first_and_takes_every_need():

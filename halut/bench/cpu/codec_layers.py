@@ -28,8 +28,10 @@ def bit_methods(case: Case) -> list[Method]:
     reference, counting = layer(x), BitLayer(layer)
     found = [Method("ours", lambda: counting(x), reference, ROUNDING)]
     if x.ndim == 4:
-        by_pixel = x.contiguous(memory_format=torch.channels_last)
-        found.append(Method("ours_channels_last", lambda: counting(by_pixel), reference, ROUNDING))
+        channels_last = x.contiguous(memory_format=torch.channels_last)
+        found.append(
+            Method("ours_channels_last", lambda: counting(channels_last), reference, ROUNDING)
+        )
     return [*found, product_alone(counting, x, reference), *float_methods(exact, x)]
 
 

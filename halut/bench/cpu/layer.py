@@ -1,4 +1,4 @@
-"""Whole layers at inference: tables against float32 and INT8 products of the same shape."""
+"""Benchmark of whole layers at inference: tables against float32 and INT8 products."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def ours(case: Case, x: Tensor, int8_only: bool) -> list[Method]:
     """The table layer prepared for inference: float32 to float32, and int8 to int8."""
     layer = packed(inputs.learned_layer(case))
     reference = forced("torch", lambda: layer(x))()
-    found = []
+    candidates = []
     if not int8_only:
-        found += _both_formats("ours", layer, x, reference)
+        candidates += _both_formats("ours", layer, x, reference)
         if dispatch.implementations()["tree_layer"] != "torch":
             run = forced("torch", lambda: layer(x))
-            found.append(Method("ours_torch", run, reference, 1e-5))
+            candidates.append(Method("ours_torch", run, reference, 1e-5))
     narrow, q = in_int8(layer, x, reference)
-    return found + _both_formats("ours_int8", narrow, q, forced("torch", lambda: narrow(q))())
+    return candidates + _both_formats("ours_int8", narrow, q, forced("torch", lambda: narrow(q))())
 
 
 def in_int8(layer: PackedLayer, x: Tensor, y: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -67,22 +67,24 @@ def _both_formats(
 ) -> list[Method]:
     """The method on x, and on a map also channels_last."""
     tolerance = 1e-5 if reference.is_floating_point() else 0.0
-    found = [Method(name, lambda: run(x), reference, tolerance)]
+    candidates = [Method(name, lambda: run(x), reference, tolerance)]
     if x.ndim == 4:
-        by_pixel = x.contiguous(memory_format=torch.channels_last)
+        channels_last = x.contiguous(memory_format=torch.channels_last)
         last = f"{name}_channels_last"
-        found.append(Method(last, lambda: run(by_pixel), reference, tolerance))
-    return found
+        candidates.append(Method(last, lambda: run(channels_last), reference, tolerance))
+    return candidates
 
 
 def float_methods(exact: nn.Module, x: Tensor) -> list[Method]:
     """The exact layer in float32; maps also channels_last."""
-    found = [Method("float32", lambda: exact(x))]
+    candidates = [Method("float32", lambda: exact(x))]
     if x.ndim == 4:
-        by_pixel = x.contiguous(memory_format=torch.channels_last)
+        channels_last = x.contiguous(memory_format=torch.channels_last)
         layer = copy.deepcopy(exact).to(memory_format=torch.channels_last)
-        found.append(Method("float32_channels_last", lambda: layer(by_pixel), exact(x), 1e-4))
-    return found
+        candidates.append(
+            Method("float32_channels_last", lambda: layer(channels_last), exact(x), 1e-4)
+        )
+    return candidates
 
 
 def int8_method(exact: Any, x: Tensor) -> Method:

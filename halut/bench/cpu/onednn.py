@@ -1,4 +1,4 @@
-"""Which kernels of oneDNN run: its INT8 products are the baseline, and say so themselves."""
+"""oneDNN kernels in use, by its own log: its INT8 products are the baseline."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def kernels_of(run: Callable[[], Any]) -> list[str]:
             os.close(before)
         file.seek(0)
         text = file.read().decode(errors="replace")
-    found = []
+    kernels = []
     for kind, kernel, tensors in re.findall(EXECUTED, text):
         types = re.findall(r"(?:src|wei|dst):(\w+)", tensors)
-        found.append(" ".join([kind, kernel, *types]))
-    return list(dict.fromkeys(found))
+        kernels.append(" ".join([kind, kernel, *types]))
+    return list(dict.fromkeys(kernels))

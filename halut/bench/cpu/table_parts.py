@@ -16,9 +16,9 @@ from halut.bench.suites import Case
 from halut.ops import accumulate, cpu, pack_table
 from halut.ops.core import dispatch
 
-GATHERED = 1 << 26
+MAX_GATHER_NUMEL = 1 << 26
 """Elements N * C * M up to which a gather of all entries is timed (256 MB of float32)."""
-ONE_HOT = 1 << 29
+MAX_ONE_HOT_NUMEL = 1 << 29
 """Multiply-adds N * C * K * M up to which the one-hot product is timed."""
 
 
@@ -31,8 +31,8 @@ def encode_methods(case: Case, device: str = "cpu") -> list[Method]:
     reference = slow()
     found = [Method("ours", lambda: layer.codes(x), reference)]
     if x.ndim == 4:
-        by_pixel = x.contiguous(memory_format=torch.channels_last)
-        found.append(Method("ours_channels_last", lambda: layer.codes(by_pixel), reference))
+        channels_last = x.contiguous(memory_format=torch.channels_last)
+        found.append(Method("ours_channels_last", lambda: layer.codes(channels_last), reference))
     if dispatch.implementations(device)["tree_encode"] != "torch":
         found.append(Method("ours_torch", slow, reference))
     return found
@@ -51,16 +51,16 @@ def lookup_methods(case: Case) -> list[Method]:
     if dispatch.implementations()["accumulate"] != "torch":
         run = forced("torch", lambda: accumulate(codes, integer))
         found.append(Method("ours_torch", run, reference))
-    if cpu.level() is not None:
+    if cpu.cpu_capability() is not None:
         found.append(kernel_alone(codes, integer, reference))
     found += _bags(codes, entries, reference)
-    if N * C * M <= GATHERED:
+    if N * C * M <= MAX_GATHER_NUMEL:
         which = torch.arange(C)
         index = codes.long()
         found.append(
             Method("gather_float32", lambda: entries[which, index].sum(1), reference.float(), 1e-5)
         )
-    if N * C * K * M <= ONE_HOT:
+    if N * C * K * M <= MAX_ONE_HOT_NUMEL:
         run = lambda: one_hot_product(codes, entries)  # noqa: E731
         found.append(Method("one_hot_einsum", run, reference.float(), 1e-5))
     return found
@@ -97,7 +97,7 @@ def _bags(codes: Tensor, table: Tensor, reference: Tensor) -> list[Method]:
     """embedding_bag over rows of floats; the indices it needs are built beforehand."""
     C, K, M = table.shape
     rows = codes.int() + torch.arange(0, C * K, K, dtype=torch.int32)
-    found = []
+    candidates = []
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-2)):
         weight = table.reshape(C * K, M).to(dtype)
         name = f"embedding_bag_{str(dtype).removeprefix('torch.')}"
@@ -105,5 +105,5 @@ def _bags(codes: Tensor, table: Tensor, reference: Tensor) -> list[Method]:
         def run(weight: Tensor = weight) -> Tensor:
             return F.embedding_bag(rows, weight, mode="sum")
 
-        found.append(Method(name, run, reference.float(), tolerance))
-    return found
+        candidates.append(Method(name, run, reference.float(), tolerance))
+    return candidates

@@ -1,4 +1,4 @@
-"""One training step of a layer: forward and backward, tables against the exact layer."""
+"""Benchmark of a layer's training step: forward and backward, tables against the exact layer."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def methods(case: Case, device: str = "cpu") -> list[Method]:
     ours = step(layer, x)
     run = forced("torch", ours)
     reference = gradients(layer, x, run)
-    found = [Method("ours", ours, reference, 1e-4, lambda: gradients(layer, x, ours))]
+    candidates = [Method("ours", ours, reference, 1e-4, lambda: gradients(layer, x, ours))]
     if dispatch.implementations(device)["accumulate"] != "torch":
         answer = lambda: gradients(layer, x, run)  # noqa: E731
-        found.append(Method("ours_torch", run, reference, 1e-4, answer))
-    found += exact_steps(exact, x)
+        candidates.append(Method("ours_torch", run, reference, 1e-4, answer))
+    candidates += exact_steps(exact, x)
     if case.shape["M"] <= ONE_HOT_OUTPUTS:
-        found.append(one_hot_step(layer, x))
-    return found
+        candidates.append(one_hot_step(layer, x))
+    return candidates
 
 
 def exact_steps(exact: nn.Module, x: Tensor) -> list[Method]:
     """nn.Conv2d's own step, contiguous and channels_last."""
-    by_pixel = x.detach().clone(memory_format=torch.channels_last)
+    channels_last = x.detach().clone(memory_format=torch.channels_last)
     other = copy.deepcopy(exact).to(memory_format=torch.channels_last)
-    plain, last = step(exact, x), step(other, by_pixel)
-    wanted = gradients(exact, x, plain)
-    answer = lambda: gradients(other, by_pixel, last)  # noqa: E731
+    plain, last = step(exact, x), step(other, channels_last)
+    expected = gradients(exact, x, plain)
+    answer = lambda: gradients(other, channels_last, last)  # noqa: E731
     return [
         Method("exact_float32", plain),
-        Method("exact_float32_channels_last", last, wanted, 1e-3, answer),
+        Method("exact_float32_channels_last", last, expected, 1e-3, answer),
     ]
 
 
@@ -70,8 +70,8 @@ def step(layer: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 
 def gradients(layer: nn.Module, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
     """The step's answer and every gradient, each over its own norm, in one vector."""
-    found = [run(), x.grad, *(parameter.grad for parameter in layer.parameters())]
-    return torch.cat([_unit(value) for value in found if value is not None])
+    outputs = [run(), x.grad, *(parameter.grad for parameter in layer.parameters())]
+    return torch.cat([_unit(value) for value in outputs if value is not None])
 
 
 def _unit(value: Tensor) -> Tensor:
@@ -80,23 +80,27 @@ def _unit(value: Tensor) -> Tensor:
 
 
 def one_hot_step(layer: LUTLayer, x: Tensor) -> Method:
-    """The same step by one-hot codes, a dense product and autograd, on the tapped inputs."""
+    """The same step by one-hot codes, a dense product and autograd, on the gathered inputs."""
     lut = layer.full_lut().detach().clone().requires_grad_()
-    taps = (
-        layer.encoder.tapped(*layer.encoder_input(x)).detach().contiguous().clone().requires_grad_()
+    inputs = (
+        layer.encoder.gather_columns(*layer.encoder_input(x))
+        .detach()
+        .contiguous()
+        .clone()
+        .requires_grad_()
     )
     assert isinstance(layer.encoder, TreeEncoder)
     thresholds = layer.encoder.thresholds
     C, K = thresholds.shape[0], thresholds.shape[1] + 1
     levels = [node.bit_length() - 1 for node in range(1, K)]
-    codes = layer.encoder.encode(taps)
-    grad = torch.ones(taps.shape[0], lut.shape[3], device=taps.device)
+    codes = layer.encoder.encode(inputs)
+    grad = torch.ones(inputs.shape[0], lut.shape[3], device=inputs.device)
     hard = torch.nn.functional.one_hot(codes.long(), K).float()
 
     def run() -> Tensor:
-        lut.grad = taps.grad = thresholds.grad = None
-        tapped = taps.view(-1, C, K.bit_length() - 1)[:, :, levels]
-        soft = leaf_assignment(tapped, thresholds, layer.tau)
+        lut.grad = inputs.grad = thresholds.grad = None
+        node_inputs = inputs.view(-1, C, K.bit_length() - 1)[:, :, levels]
+        soft = leaf_assignment(node_inputs, thresholds, layer.tau)
         y = torch.einsum("nck,ckm->nm", soft + (hard - soft).detach(), lut[0])
         y.backward(grad)
         return y

@@ -1,4 +1,4 @@
-"""`halut bench --device cuda`: the same idea on a GPU, timed by CUDA events and graphs."""
+"""`halut bench --device cuda`: timing by CUDA events and graphs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from halut.bench.cuda.timing import (
 )
 from halut.bench.measure import Settings, result
 from halut.bench.method import WrongAnswer
-from halut.bench.suites import Case, chosen
+from halut.bench.suites import Case, select_cases
 from halut.errors import HalutError
 from halut.io import write_json
 from halut.ops import implementations
-from halut.training.logging.git import commit
+from halut.training.logging.git import git_revision
 
 CASE_SECONDS = 60.0
 """Most seconds of one case, whatever it learns, checks and times."""
@@ -100,7 +100,7 @@ def time_case(
 def selected(settings: Settings) -> list[Case]:
     """The cases of these settings. Raises HalutError on names nobody knows."""
     found = methods.cases(settings.models, settings.size, settings.quick)
-    return chosen(found, settings.only, methods.suites())
+    return select_cases(found, settings.only, methods.suites())
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -109,7 +109,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     Sums go over the shapes that have both, each as often as a network has it. At each shape both
     times are those of a graph's replay, or both are by events.
     """
-    found: dict[str, dict[str, float]] = {}
+    ratios: dict[str, dict[str, float]] = {}
     for suite in dict.fromkeys(r["suite"] for r in results):
         shapes: dict[str, dict[str, dict[str, Any]]] = {}
         for row in (r for r in results if r["suite"] == suite):
@@ -123,8 +123,8 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
             ]
             if pairs and name != ours:
                 theirs, own = (sum(p[0] * p[i] for p in pairs) for i in (1, 2))
-                found.setdefault(suite, {})[f"{name}_over_{ours}"] = theirs / own
-    return found
+                ratios.setdefault(suite, {})[f"{name}_over_{ours}"] = theirs / own
+    return ratios
 
 
 def _has(shapes: dict[str, dict[str, Any]], method: str) -> bool:
@@ -152,7 +152,7 @@ def main(settings: Settings, arguments: Sequence[str], path: str | None) -> int:
     document: dict[str, Any] = {
         "schema": 1,
         "machine": {**machine.describe(), **_device()},
-        "commit": commit(),
+        "commit": git_revision(),
         "command": shlex.join(["python", "-m", "halut.bench", *arguments]),
         "inputs": f"{inputs.DESCRIPTION}; {inputs.DRAWN}",
         "copy_bytes_per_second": ceilings.copy,

@@ -1,4 +1,4 @@
-"""The least time an operation can take on a device, by ceilings measured on it.
+"""Lower bounds of an operation's time on a device, from ceilings measured on it.
 
 floor = max(bytes / copy, operations / product): what has to be read and written once, at the rate
 of a copy within the device; and for products the multiplications and additions, at the rate of a

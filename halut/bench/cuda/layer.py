@@ -1,4 +1,4 @@
-"""Whole layers on a GPU: encode and look up, beside the convolution or product in FP16 and INT8."""
+"""Benchmark of whole layers on a GPU, beside the convolution or product in FP16 and INT8."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _exact(exact: nn.Module, x: Tensor, half: Tensor) -> list[Method]:
         exact = exact.to(memory_format=torch.channels_last)
     small: nn.Module = copy.deepcopy(exact).half()
     full, narrow = lambda: exact(x), lambda: small(half)
-    reference, answer = full(), narrow()
+    reference, output = full(), narrow()
     assert isinstance(exact.weight, Tensor)
     operations = 2 * reference.numel() * exact.weight[0].numel()
 
@@ -70,7 +70,7 @@ def _exact(exact: nn.Module, x: Tensor, half: Tensor) -> list[Method]:
         Method("tf32", in_tf32(full), reference, 1e-2, notes=notes("tf32", *wide)),
         Method(
             *("float16", narrow, reference, 1e-2),
-            notes=notes("float16", half, small.weight, answer),
+            notes=notes("float16", half, small.weight, output),
         ),
     ]
 

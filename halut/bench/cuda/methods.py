@@ -1,4 +1,4 @@
-"""What `halut bench --device cuda` compares: tables with products on a GPU's own units.
+"""Methods of `halut bench --device cuda`: tables and products on a GPU's own units.
 
 The functions take the device, so that their answers can be checked without a GPU.
 """
@@ -46,23 +46,25 @@ def suites() -> list[str]:
 def _full() -> list[Case]:
     many = [(65536, 64, 128), (16384, 256, 512), (4096, 512, 4096)]
     few = [(1, 96, 3072), (49, 512, 512), (197, 96, 3072), (1024, 64, 128)]
-    found = [Case("accumulate", "accumulate", lookups(*shape)) for shape in many]
-    found += [Case("accumulate", "accumulate_few", lookups(*shape)) for shape in few]
+    all_cases = [Case("accumulate", "accumulate", lookups(*shape)) for shape in many]
+    all_cases += [Case("accumulate", "accumulate_few", lookups(*shape)) for shape in few]
     for B in (128, 1):
         suite = f"resnet18_3x3_b{B}"
-        found += [Case("layer", suite, {**s, "B": B}, {"V": V}, n) for s, n in RESNET18]
+        all_cases += [Case("layer", suite, {**s, "B": B}, {"V": V}, n) for s, n in RESNET18]
     for images in (64, 1):
         for wide in (16, 8):
             shapes = [linear(197 * images, 768, 3072), linear(197 * images, 3072, 768)]
             suite = f"linear_v{wide}_b{images}"
-            found += [Case("layer", suite, s, {"V": wide}) for s in shapes]
-    found += [
+            all_cases += [Case("layer", suite, s, {"V": wide}) for s in shapes]
+    all_cases += [
         Case("encode", "encode", conv(128, 64, 32, 8), {"V": V}),
         Case("encode", "encode", linear(16384, 768, 8), {"V": 8}),
     ]
     widths = [(64, 128), (128, 128), (256, 256)]
-    found += [Case("train_step", "train_step", conv(128, C, 16, M), {"V": V}) for C, M in widths]
-    return found
+    all_cases += [
+        Case("train_step", "train_step", conv(128, C, 16, M), {"V": V}) for C, M in widths
+    ]
+    return all_cases
 
 
 def _quick() -> list[Case]:
@@ -93,16 +95,16 @@ def methods(case: Case, device: str) -> list[Method]:
 
 def encoding(case: Case, device: str) -> list[Method]:
     """`encode_methods` on the device: every input is read, every code written."""
-    found, x = encode_methods(case, device), inputs.activations(case)
-    for method in found:
+    candidates, x = encode_methods(case, device), inputs.activations(case)
+    for method in candidates:
         assert method.reference is not None
         method.notes.update(work(x, method.reference))
-    return found
+    return candidates
 
 
 def training(case: Case, device: str) -> list[Method]:
     """The step of train_step.py; the exact layer also in TF32 and by float16 autocast."""
-    found = train_step.methods(case, device)
+    candidates = train_step.methods(case, device)
     exact = inputs.exact_layer(case).to(device)
     x = inputs.activations(case).to(device)
     plain = train_step.step(exact, x)
@@ -114,16 +116,16 @@ def training(case: Case, device: str) -> list[Method]:
 
     for name, run in (("exact_tf32", in_tf32(plain)), ("exact_float16", half)):
         answer = lambda run=run: train_step.gradients(exact, x, run)  # noqa: E731
-        found.append(Method(name, run, reference, 0.05, answer))
+        candidates.append(Method(name, run, reference, 0.05, answer))
     weights = [p for p in exact.parameters() if p.ndim > 1]
     y = plain().detach()
     # x, y, the weights and their gradients once each; y, dx and dw are products of one size.
-    moved, operations = [x, x, y, y, *exact.parameters(), *exact.parameters()], 6 * y.numel()
-    for method in found:
+    traffic, operations = [x, x, y, y, *exact.parameters(), *exact.parameters()], 6 * y.numel()
+    for method in candidates:
         precision = _precision(method.name)
         count = operations * weights[0][0].numel() if precision else 0
-        method.notes.update(work(*moved, operations=count, precision=precision))
-    return found
+        method.notes.update(work(*traffic, operations=count, precision=precision))
+    return candidates
 
 
 def _precision(method: str) -> str:
@@ -140,31 +142,31 @@ def whole(case: Case, device: str) -> list[Method]:
     exact = prepare(exact, x[:1]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     half, x = copy.deepcopy(exact).half(), x.to(device)
     half_tables, narrow = copy.deepcopy(tables).half(), x.half()
-    by_pixel = x.contiguous(memory_format=torch.channels_last)
-    narrow_by_pixel = narrow.contiguous(memory_format=torch.channels_last)
+    channels_last = x.contiguous(memory_format=torch.channels_last)
+    narrow_channels_last = narrow.contiguous(memory_format=torch.channels_last)
     slow = forced("torch", lambda: tables(x))
-    reference, wanted = exact(by_pixel), slow()
+    reference, table_output = exact(channels_last), slow()
     # float16 moves some inputs across thresholds: ours is held against itself in float16.
     rounded = forced("torch", lambda: half_tables(narrow))()
-    full = lambda: exact(by_pixel)  # noqa: E731
-    wide, few = layer_work(exact, by_pixel), layer_work(half, narrow_by_pixel)
-    found = [
-        Method("ours", lambda: tables(x), wanted, network.OURS_ERROR),
+    full = lambda: exact(channels_last)  # noqa: E731
+    wide, few = layer_work(exact, channels_last), layer_work(half, narrow_channels_last)
+    candidates = [
+        Method("ours", lambda: tables(x), table_output, network.OURS_ERROR),
         Method("ours_float16", lambda: half_tables(narrow), rounded, network.OURS_ERROR),
-        Method("ours_torch", slow, wanted, network.OURS_ERROR),
+        Method("ours_torch", slow, table_output, network.OURS_ERROR),
         Method("float32", full, reference, 1e-3),
         Method("tf32", in_tf32(full), reference, 0.02),
-        Method("float16", lambda: half(narrow_by_pixel), reference, 0.05),
+        Method("float16", lambda: half(narrow_channels_last), reference, 0.05),
     ]
-    for method in found:
+    for method in candidates:
         precision = _precision(method.name)
         notes = dict(few if "float16" in method.name else wide, precision=precision)
         if not precision:  # what is kept exact is less than all of it: none is counted
-            held = tables if method.name != "ours_float16" else half_tables
-            notes.update(operations=0, bytes=notes["values"] + _bytes(held))
+            parameters = tables if method.name != "ours_float16" else half_tables
+            notes.update(operations=0, bytes=notes["values"] + _bytes(parameters))
         del notes["values"]
         method.notes.update(notes)
-    return found
+    return candidates
 
 
 def layer_work(module: nn.Module, x: Tensor) -> dict[str, Any]:
@@ -172,10 +174,10 @@ def layer_work(module: nn.Module, x: Tensor) -> dict[str, Any]:
     input and writes its answer. `values`: those bytes without the weights."""
     values = operations = 0
 
-    def count(layer: nn.Module, taken: tuple[Tensor, ...], y: Tensor) -> None:
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
         nonlocal values, operations
         assert isinstance(layer.weight, Tensor)
-        values += taken[0].nbytes + y.nbytes
+        values += inputs[0].nbytes + y.nbytes
         operations += 2 * y.numel() * layer.weight[0].numel()
 
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]

@@ -1,4 +1,4 @@
-"""float32 products in full precision or in TF32, on the tensor cores of a GPU."""
+"""float32 matrix product precision of a GPU: full, or TF32 on tensor cores."""
 
 from __future__ import annotations
 

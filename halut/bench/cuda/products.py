@@ -1,4 +1,4 @@
-"""Look-up products on a GPU, and the exact products they stand for in every precision."""
+"""Benchmark of look-up products on a GPU, beside exact products in every precision."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from halut.ops import accumulate
 
 V = 9
 """Inputs per codebook of the exact products beside a look-up product: D = V * C."""
-LEAST_ROWS = 17
+MIN_ROWS = 17
 """Rows that torch._int_mm takes on a GPU at least."""
 
 
 def products(case: Case, device: str) -> list[Method]:
     """The look-up product, and the exact products [N, V C] x [V C, M] it stands for."""
     N, C, M, K = (case.shape[key] for key in ("N", "C", "M", "K"))
-    drawn = generator(case)
-    codes = torch.randint(K, (N, C), generator=drawn, dtype=torch.uint8).to(device)
-    integer = torch.randint(-127, 128, (1, C, K, M), generator=drawn, dtype=torch.int8).to(device)
+    rng = generator(case)
+    codes = torch.randint(K, (N, C), generator=rng, dtype=torch.uint8).to(device)
+    integer = torch.randint(-127, 128, (1, C, K, M), generator=rng, dtype=torch.int8).to(device)
     entries = integer[0].float()
     run = forced("torch", lambda: accumulate(codes, integer))
     reference = run()
     one_hot = lambda: one_hot_product(codes, entries)  # noqa: E731
     notes, wide = work(codes, integer, reference), work(codes, entries, reference)
     wide.update(operations=2 * N * C * K * M, precision="float32")
-    found = [
+    candidates = [
         Method("ours", lambda: accumulate(codes, integer), reference, notes=notes),
         Method("ours_torch", run, reference, notes=notes),
         Method("one_hot_einsum", one_hot, reference.float(), 1e-4, notes=wide),
     ]
-    x = torch.randint(-127, 128, (N, V * C), generator=drawn, dtype=torch.int8).to(device)
-    w = torch.randint(-127, 128, (M, V * C), generator=drawn, dtype=torch.int8).to(device)
-    return found + exact_products(x, w)
+    x = torch.randint(-127, 128, (N, V * C), generator=rng, dtype=torch.int8).to(device)
+    w = torch.randint(-127, 128, (M, V * C), generator=rng, dtype=torch.int8).to(device)
+    return candidates + exact_products(x, w)
 
 
 def exact_products(x: Tensor, w: Tensor) -> list[Method]:
@@ -65,13 +65,13 @@ def exact_products(x: Tensor, w: Tensor) -> list[Method]:
 def int8_product(x: Tensor, w: Tensor) -> list[Method]:
     """torch._int_mm of x [N, D] and w [M, D], to int32 [N, M]; none where it takes no such shapes
     on a GPU."""
-    if x.shape[0] < LEAST_ROWS or x.shape[1] % 8 or w.shape[0] % 8:
+    if x.shape[0] < MIN_ROWS or x.shape[1] % 8 or w.shape[0] % 8:
         return []
     run: Callable[[], Tensor] = lambda: torch._int_mm(x, w.t())  # noqa: E731
     try:
-        answer = run()
+        output = run()
     except RuntimeError:  # cuBLAS has no kernel for some shapes
         return []
-    notes = work(x, w, answer, operations=2 * x.numel() * w.shape[0], precision="int8")
+    notes = work(x, w, output, operations=2 * x.numel() * w.shape[0], precision="int8")
     # float32 sums round; the integer product does not.
     return [Method("int8", run, x.float() @ w.float().t(), 1e-4, lambda: run().float(), notes)]

@@ -1,4 +1,4 @@
-"""The clocks of a GPU: events around calls, and around the replay of a graph that holds them."""
+"""GPU timers: events around calls, and around the replay of a CUDA graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEASUREMENT = 5e-3
 """Seconds one measurement lasts at least: the launch of the first call is then no matter."""
 PATIENCE = 3.0
 """Seconds one method may take over all rounds; slower ones get fewer rounds, three at least."""
-REPLAYED = 1e-3
+MAX_GRAPH_CALL_SECONDS = 1e-3
 """Seconds of a call up to which launching it may count: it is timed in a CUDA graph as well."""
 GRAPH_CALLS = 20
 """Calls of one graph, whose own launch counts little then."""
@@ -89,7 +89,7 @@ def replayed(
     """Seconds per call, by name, of those methods that are quick and can be captured."""
     graphs: dict[str, Run] = {}
     for name, run in methods.items():
-        if times[name].median > REPLAYED:
+        if times[name].median > MAX_GRAPH_CALL_SECONDS:
             continue
         try:
             graphs[name] = capture(run, GRAPH_CALLS)

@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs: compiled kernels register beside the torch ones."""
+"""Dispatch of operations to implementations: torch, compiled CPU kernels, CUDA."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def implementation(
     """
 
     def add(run: Callable[..., Any]) -> Callable[..., Any]:
-        known = _registered.setdefault(operation, [])
-        if any(entry.name == name for entry in known):
+        registered = _registered.setdefault(operation, [])
+        if any(entry.name == name for entry in registered):
             raise HalutError(f"operation {operation!r} already has an implementation {name!r}")
-        known.append(Implementation(name, run, devices, supports, prepare, dtypes))
+        registered.append(Implementation(name, run, devices, supports, prepare, dtypes))
         _candidates.cache_clear()
         return run
 

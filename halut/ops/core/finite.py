@@ -1,4 +1,4 @@
-"""NaN and infinities: what they were given to answers NaN, as sums with them would.
+"""Propagation of NaN and infinities from inputs to the outputs of encoded products.
 
 Codes are numbers whatever was encoded. Without a rule of their own tables and codecs would make a
 plausible answer of an input that is none; with it a product is NaN wherever one of its inputs is

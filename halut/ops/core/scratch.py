@@ -1,4 +1,4 @@
-"""Temporaries of a chunked operator, cut from one allocation that every chunk uses again."""
+"""Scratch memory of chunked operators: one allocation that every chunk uses again."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The compiled CPU kernels, registered beside the torch ones where the extension was built.
 
 Without a compiler the package installs without them; the torch implementations take over, and the
-log says so once. The kernels hold every operation once per instruction set ("level"); the best one
-this CPU can run is in use, unless the variable HALUT_LEVEL or `use_level` names another.
+log says so once. The kernels hold every operation once per instruction set ("CPU capability");
+the best one this CPU can run is in use, unless HALUT_CPU_CAPABILITY or `use_cpu_capability` names
+another.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ REGISTERING = (
 )
 """Modules of this package that register implementations."""
 
-VARIABLE = "HALUT_LEVEL"
-"""Environment variable: the level to start with, or `torch` to leave the kernels out."""
+VARIABLE = "HALUT_CPU_CAPABILITY"
+"""Environment variable: the capability to start with, `torch` to leave the kernels out."""
+OLD_VARIABLE = "HALUT_LEVEL"
+"""Its name of version 0.1, which is still read, with a warning."""
 
 missing: str | None = None
 """Why there are no compiled kernels; None where they are in use."""
@@ -49,42 +52,45 @@ def extension() -> ModuleType | None:
 def register() -> None:
     """Register the kernels as the implementation `cpu` of their operations, if they are there.
 
-    Raises HalutError if HALUT_LEVEL names a level that this CPU or build has not.
+    Raises HalutError if HALUT_CPU_CAPABILITY names what this CPU or build has not.
     """
     global missing
-    wanted = os.environ.get(VARIABLE, "")
-    if wanted == "torch":
-        missing = f"{VARIABLE}=torch"
+    variable = VARIABLE if VARIABLE in os.environ else OLD_VARIABLE
+    capability = os.environ.get(variable, "")
+    if capability and variable == OLD_VARIABLE:
+        logger.warning("%s is now called %s: rename it", OLD_VARIABLE, VARIABLE)
+    if capability == "torch":
+        missing = f"{variable}=torch"
         return
     kernels = extension()
-    if wanted and (kernels is None or not kernels.use_level(wanted)):
-        known = ", ".join((*levels(), "torch"))
-        raise HalutError(f"{VARIABLE}={wanted} is not available here; choose one of: {known}")
+    if capability and (kernels is None or not kernels.use_level(capability)):
+        choices = ", ".join((*cpu_capabilities(), "torch"))
+        raise HalutError(f"{variable}={capability} is not available here; choose one of: {choices}")
     if kernels is not None:
         for name in REGISTERING:
             importlib.import_module(f"halut.ops.cpu.{name}")
 
 
-def levels() -> tuple[str, ...]:
+def cpu_capabilities() -> tuple[str, ...]:
     """Instruction sets the kernels can run on here, the best one last; () without kernels."""
     return () if missing else tuple(importlib.import_module("halut._kernels").levels())
 
 
-def level() -> str | None:
+def cpu_capability() -> str | None:
     """The instruction set in use, None without kernels."""
     return None if missing else importlib.import_module("halut._kernels").level()
 
 
 @contextmanager
-def use_level(name: str) -> Iterator[None]:
+def use_cpu_capability(name: str) -> Iterator[None]:
     """Within this context the kernels run on the instruction set `name`, in every thread.
 
-    For tests and benchmarks: integer results are the same at every level. Raises HalutError
-    unless `levels()` holds the name.
+    For tests and benchmarks: integer results are the same with every capability. Raises
+    HalutError unless `cpu_capabilities()` holds the name.
     """
-    if name not in levels():
-        known = ", ".join(levels()) or f"none, there are no compiled kernels ({missing})"
-        raise HalutError(f"unknown level {name!r}; choose one of: {known}")
+    if name not in cpu_capabilities():
+        choices = ", ".join(cpu_capabilities()) or f"none, no compiled kernels ({missing})"
+        raise HalutError(f"unknown CPU capability {name!r}; choose one of: {choices}")
     kernels = importlib.import_module("halut._kernels")
     before = kernels.level()
     kernels.use_level(name)

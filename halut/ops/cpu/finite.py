@@ -1,4 +1,4 @@
-"""Whether tensors are finite, by the compiled kernel (kernels/cpu/ops/all_finite.cpp)."""
+"""Finiteness of tensors by the compiled kernel (kernels/cpu/ops/all_finite.cpp)."""
 
 from __future__ import annotations
 

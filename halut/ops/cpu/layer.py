@@ -15,30 +15,32 @@ from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.finite import dense, marked
 from halut.ops.cpu.view import NUMBERS, view
-from halut.ops.epilogue import answer_like, laid_out_as
+from halut.ops.epilogue import empty_output, match_layout
 from halut.ops.geometry import ConvGeometry
 
-FEW = 16
+SMALL_BATCH_ROWS = 16
 """Rows below which adding table rows as they lie beats byte permutes."""
 
-HUGE = 2 << 20
+HUGE_PAGE_BYTES = 2 << 20
 """Bytes of a huge page: large tables are laid out on them, their pages are walked in order."""
 
 NOT_FINITE = 8
 """Added to a kernel's status: the input holds NaN or an infinity."""
 
 ERRORS = {
-    2: "taps must be columns of the rows: 0 up to the input's channels times the window",
+    2: "split_dims must be columns of the rows: 0 up to the input's channels times the window",
     3: "not enough memory for the codes of one block",
 }
 
 
-def shuffled(codes: Tensor, table: Tensor, *answer: Any) -> bool:
+def shuffled(codes: Tensor, table: Tensor, *epilogue: Any) -> bool:
     """int8 tables of at most 16 prototypes and not of single outputs (depthwise ones)."""
     return _shuffles(table.dtype, table.shape)
 
 
-def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, *answer: Any) -> bool:
+def _supports(
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, table: Tensor, *epilogue: Any
+) -> bool:
     return _shuffles(table.dtype, table.shape)
 
 
@@ -53,7 +55,7 @@ class _Form(NamedTuple):
 
     size: torch.Size
     stride: tuple[int, ...]
-    by_plane: bool
+    contiguous: bool
     rows: int
     fields: tuple[int, ...]
     """The fields of View after the address."""
@@ -73,12 +75,12 @@ def _form(
     answer: torch.dtype,
 ) -> _Form:
     x = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-    out = answer_like(x, outputs, answer, geometry)
-    by_plane, rows = out.ndim == 4 and out.is_contiguous(), out.numel() // outputs
+    out = empty_output(x, outputs, answer, geometry)
+    contiguous, rows = out.ndim == 4 and out.is_contiguous(), out.numel() // outputs
     values = x.numel() if dtype.is_floating_point and dense(x) else 0
     looks = dtype.is_floating_point and not dense(x)
     fields = view(x, geometry)[1:]
-    return _Form(out.shape, out.stride(), by_plane, rows, fields, values, looks)
+    return _Form(out.shape, out.stride(), contiguous, rows, fields, values, looks)
 
 
 @dispatch.implementation("pack_table", "cpu", devices=("cpu",))
@@ -96,13 +98,15 @@ def pack_table(table: Tensor) -> Tensor:
 
 def _aligned(size: int) -> Tensor:
     """Bytes, on huge pages if there are many: memory that was in use before cannot move to them."""
-    if size < HUGE // 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if size < HUGE_PAGE_BYTES // 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(size, dtype=torch.uint8, device="cpu")
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # a shared map has no huge pages
-    fresh = mmap.mmap(-1, -(-size // HUGE) * HUGE + HUGE, flags=private)  # the tensor holds it
+    fresh = mmap.mmap(
+        -1, -(-size // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES + HUGE_PAGE_BYTES, flags=private
+    )  # the tensor holds it
     fresh.madvise(mmap.MADV_HUGEPAGE)
     store = torch.frombuffer(fresh, dtype=torch.uint8)
-    first = -store.data_ptr() % HUGE
+    first = -store.data_ptr() % HUGE_PAGE_BYTES
     return store[first : first + size]
 
 
@@ -112,7 +116,7 @@ class TreeLayer:
     def __init__(
         self,
         x: Tensor,
-        taps: Tensor,
+        split_dims: Tensor,
         thresholds: Tensor,
         table: Tensor,
         packed: Tensor,
@@ -125,22 +129,27 @@ class TreeLayer:
         G, C, K, M = table.shape
         form = _form(x.shape, x.stride(), x.dtype, geometry, G * M, dtype)
         self.form, self.dtype, self.geometry = form, dtype, geometry
-        self.table, self.few = table.contiguous(), form.rows < FEW
-        held = taps.contiguous(), thresholds.contiguous(), scale.contiguous(), bias.contiguous()
-        self.given = held  # while this is
-        addresses = [tensor.data_ptr() for tensor in held]
-        target = _target_fields(dtype, form.by_plane, addresses[2], addresses[3], low)
-        taken = ((x.data_ptr(), *form.fields), *addresses[:2])
-        self._fields = (taken, (target, (G, C, K, M), self.few, form.values))
-        self._read(self.table if self.few else packed)
+        self.table, self.small_batch = table.contiguous(), form.rows < SMALL_BATCH_ROWS
+        tensors = (
+            split_dims.contiguous(),
+            thresholds.contiguous(),
+            scale.contiguous(),
+            bias.contiguous(),
+        )
+        self.inputs = tensors  # while this is
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        target = _target_fields(dtype, form.contiguous, addresses[2], addresses[3], low)
+        encoder_fields = ((x.data_ptr(), *form.fields), *addresses[:2])
+        self._fields = (encoder_fields, (target, (G, C, K, M), self.small_batch, form.values))
+        self._read(self.table if self.small_batch else packed)
 
     def _read(self, table: Tensor) -> None:
-        (view, taps, thresholds), rest = self._fields
+        (view, split_dims, thresholds), rest = self._fields
         G, C, _, M = self.table.shape
-        if not self.few and table.numel() != _kernels.packed_bytes(G, C, M):
+        if not self.small_batch and table.numel() != _kernels.packed_bytes(G, C, M):
             table = pack_table(self.table)
         self.packed = table
-        self.run = _kernels.TreeLayer(view, taps, thresholds, table.data_ptr(), *rest)
+        self.run = _kernels.TreeLayer(view, split_dims, thresholds, table.data_ptr(), *rest)
 
     def __call__(
         self, x: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
@@ -164,7 +173,7 @@ class TreeLayer:
 )
 def tree_layer(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     table: Tensor,
     packed: Tensor,
@@ -183,18 +192,34 @@ def tree_layer(
     """
     G, C, K, M = sizes = table.shape
     form = _form(x.shape, x.stride(), x.dtype, geometry, G * M, dtype)
-    if form.rows < FEW or residual is not None or packed.numel():
-        given = (taps, thresholds, table, packed, scale, bias, low, dtype, geometry)
-        return TreeLayer(x, *given)(x, residual, factor)
+    if form.rows < SMALL_BATCH_ROWS or residual is not None or packed.numel():
+        key = (split_dims, thresholds, table, packed, scale, bias, low, dtype, geometry)
+        return TreeLayer(x, *key)(x, residual, factor)
     size = _kernels.packed_bytes(G, C, M)
-    packed = _aligned(size) if size >= HUGE // 2 else torch.empty(size, dtype=torch.uint8)
-    taps, thresholds, table = taps.contiguous(), thresholds.contiguous(), table.contiguous()
+    packed = (
+        _aligned(size) if size >= HUGE_PAGE_BYTES // 2 else torch.empty(size, dtype=torch.uint8)
+    )
+    split_dims, thresholds, table = (
+        split_dims.contiguous(),
+        thresholds.contiguous(),
+        table.contiguous(),
+    )
     scale, bias = scale.contiguous(), bias.contiguous()
     _kernels.pack_table(table.data_ptr(), packed.data_ptr(), G, C, K, M, size)
     least = float("-inf") if low is None else low
-    target = (0, NUMBERS[dtype], form.by_plane, scale.data_ptr(), bias.data_ptr(), least, 0, 0, 1.0)
+    target = (
+        0,
+        NUMBERS[dtype],
+        form.contiguous,
+        scale.data_ptr(),
+        bias.data_ptr(),
+        least,
+        0,
+        0,
+        1.0,
+    )
     run = _kernels.TreeLayer(
-        *((x.data_ptr(), *form.fields), taps.data_ptr(), thresholds.data_ptr()),
+        *((x.data_ptr(), *form.fields), split_dims.data_ptr(), thresholds.data_ptr()),
         *(packed.data_ptr(), target, tuple(sizes), False, form.values),
     )
     out = torch.empty_strided(form.size, form.stride, dtype=dtype, device="cpu")
@@ -208,7 +233,7 @@ def tree_layer(
 
 def _target_fields(
     dtype: torch.dtype,
-    by_plane: bool,
+    contiguous: bool,
     scale: int,
     bias: int,
     low: float | None,
@@ -218,7 +243,7 @@ def _target_fields(
 ) -> tuple[Any, ...]:
     """The fields of Target in kernels/cpu/view.h; a TreeLayer gets address and residual later."""
     least = float("-inf") if low is None else low
-    return (address, NUMBERS[dtype], by_plane, scale, bias, least, *added, factor)
+    return (address, NUMBERS[dtype], contiguous, scale, bias, least, *added, factor)
 
 
 def _target(
@@ -230,29 +255,29 @@ def _target(
     residual_scale: float = 1.0,
 ) -> tuple[tuple, tuple[Tensor, ...]]:
     """(the fields of Target in kernels/cpu/view.h, tensors to hold while the kernel runs)."""
-    by_plane = out.ndim == 4 and out.is_contiguous()
+    contiguous = out.ndim == 4 and out.is_contiguous()
     scale, bias = scale.contiguous(), bias.contiguous()
-    added, held = _added(residual, out)
+    added, keep_alive = _added(residual, out)
     first, second = scale.data_ptr(), bias.data_ptr()
     fields = _target_fields(
-        out.dtype, by_plane, first, second, low, out.data_ptr(), added, residual_scale
+        out.dtype, contiguous, first, second, low, out.data_ptr(), added, residual_scale
     )
-    return fields, (scale, bias, *held)
+    return fields, (scale, bias, *keep_alive)
 
 
 def _added(residual: Tensor | None, out: Tensor) -> tuple[tuple[int, int], tuple[Tensor, ...]]:
     """(the residual's address and dtype, tensors to hold while the kernel runs)."""
     if residual is None:
         return (0, 0), ()
-    residual = laid_out_as(out, residual)
+    residual = match_layout(out, residual)
     return (residual.data_ptr(), NUMBERS[residual.dtype]), (residual,)
 
 
-def _with_packed(answer: Callable[[Tensor], int], table: Tensor, packed: Tensor) -> None:
+def _with_packed(run: Callable[[Tensor], int], table: Tensor, packed: Tensor) -> None:
     """Run with the packed table, made here if it was not given or was made for another level."""
     G, C, _, M = table.shape
-    status = answer(packed) if packed.numel() == _kernels.packed_bytes(G, C, M) else 1
-    _check(answer(pack_table(table)) if status == 1 else status)
+    status = run(packed) if packed.numel() == _kernels.packed_bytes(G, C, M) else 1
+    _check(run(pack_table(table)) if status == 1 else status)
 
 
 def _check(status: int) -> None:
@@ -273,17 +298,17 @@ def sums_of_codes(
 ) -> Tensor:
     """Fill `out`: rows [N, G * M], int32 for the sums as they are, or a map [B, G * M, OH, OW]."""
     G, C, K, M = table.shape
-    by_plane = out.ndim == 4 and out.is_contiguous()
-    plane = out.shape[2] * out.shape[3] if by_plane else 1
+    contiguous = out.ndim == 4 and out.is_contiguous()
+    plane = out.shape[2] * out.shape[3] if contiguous else 1
     codes = codes.contiguous()
-    target, held = _target(out, scale, bias, low, residual, residual_scale)
+    target, keep_alive = _target(out, scale, bias, low, residual, residual_scale)
     sizes = (target, codes.shape[0], plane, G, C, K, M, torch.get_num_threads())
 
     def answer(packed: Tensor) -> int:
         return _kernels.code_layer(codes.data_ptr(), packed.data_ptr(), *sizes)
 
     _with_packed(answer, table, packed)
-    del held  # until here
+    del keep_alive  # until here
     return out
 
 
@@ -315,5 +340,5 @@ def code_map(
     geometry: ConvGeometry,
 ) -> Tensor:
     """`code_layer` straight into a map laid out like x."""
-    out = answer_like(x, scale.shape[0], dtype, geometry)
+    out = empty_output(x, scale.shape[0], dtype, geometry)
     return sums_of_codes(codes, table, packed, scale, bias, low, out)

@@ -15,7 +15,7 @@ from halut.ops.core.finite import marked
 from halut.ops.cpu.finite import finite
 from halut.ops.cpu.layer import shuffled, sums_of_codes
 from halut.ops.cpu.view import DTYPES, view
-from halut.ops.epilogue import answer_like
+from halut.ops.epilogue import empty_output
 from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, row_count, zero_gradient
 from halut.ops.nearest.distance import METRICS
@@ -73,7 +73,7 @@ def nearest_gradient(
     lut: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Products of a block of rows and codebooks by torch, everything after them in one pass."""
@@ -101,22 +101,22 @@ def nearest_gradient(
             _multiply(entries, columns, products)
             span = first, last, n0, n1, threads
             _kernels.nearest_gradient(
-                *views, products.data_ptr(), n1 - n0, *arrays[0], relax, *arrays[1], *sizes, *span
+                *views, products.data_ptr(), n1 - n0, *arrays[0], ste_mix, *arrays[1], *sizes, *span
             )
     dtau = -dinverse * inverse.square()
     dtau = dtau.view(tau.shape) if tau.numel() == GC else dtau.sum().view(tau.shape)
     return dx.to(x.dtype), dp.to(prototypes.dtype), dtau.to(tau.dtype)
 
 
-def _blocks(G: int, C: int, together: int) -> Iterator[tuple[slice, slice]]:
-    """Groups and codebooks of at most `together` codebooks: several groups, or a part of one."""
-    if together >= C:
-        for g in range(0, G, together // C):
-            yield slice(g, min(g + together // C, G)), slice(0, C)
+def _blocks(G: int, C: int, codebooks_at_once: int) -> Iterator[tuple[slice, slice]]:
+    """Groups and codebooks, `codebooks_at_once` at most: several groups, or a part of one."""
+    if codebooks_at_once >= C:
+        for g in range(0, G, codebooks_at_once // C):
+            yield slice(g, min(g + codebooks_at_once // C, G)), slice(0, C)
         return
     for g in range(G):
-        for c in range(0, C, together):
-            yield slice(g, g + 1), slice(c, min(c + together, C))
+        for c in range(0, C, codebooks_at_once):
+            yield slice(g, g + 1), slice(c, min(c + codebooks_at_once, C))
 
 
 def _multiply(entries: Tensor, columns: Tensor, out: Tensor) -> None:
@@ -153,7 +153,7 @@ def nearest_layer(
 ) -> Tensor:
     """Codes, the only intermediate, then the shuffles, sums and scaling of `tree_layer`."""
     codes = nearest_encode(x, prototypes, metric, groups, geometry)
-    out = answer_like(x, scale.shape[0], dtype, geometry)
+    out = empty_output(x, scale.shape[0], dtype, geometry)
     added = (residual, residual_scale)
     y = sums_of_codes(codes, table, packed, scale, bias, low, out, *added)
     return y if finite(x) else marked(y, x, geometry, groups)

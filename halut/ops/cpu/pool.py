@@ -8,19 +8,19 @@ from torch import Tensor
 from halut import _kernels  # type: ignore[attr-defined]
 from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
-from halut.ops.geometry import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_channels_last
 from halut.ops.integer.max_pool import pooled_like
 
 
 @dispatch.implementation("max_pool", "cpu", devices=("cpu",))
-def max_pool(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
+def max_pool(x: Tensor, geometry: ConvGeometry, contiguous: bool) -> Tensor:
     """A row at a time; a map by pixel can leave by plane at no cost."""
-    by_pixel = is_by_pixel(x)
-    if not by_pixel:
+    channels_last = is_channels_last(x)
+    if not channels_last:
         x = x.contiguous()
-    out = pooled_like(x, geometry, by_plane)
+    out = pooled_like(x, geometry, contiguous)
     planes, threads = out.is_contiguous(), torch.get_num_threads()
-    if _kernels.max_pool(view(x, geometry), by_pixel, out.data_ptr(), planes, threads):
+    if _kernels.max_pool(view(x, geometry), channels_last, out.data_ptr(), planes, threads):
         raise MemoryError("the kernel could not allocate its scratch")
     return out
 
@@ -28,11 +28,11 @@ def max_pool(x: Tensor, geometry: ConvGeometry, by_plane: bool) -> Tensor:
 @dispatch.implementation("mean_pool", "cpu", devices=("cpu",))
 def mean_pool(x: Tensor, scale: float, shift: float) -> Tensor:
     """A channel, or 64 of a map by pixel, at a time."""
-    by_pixel = is_by_pixel(x)
-    if not by_pixel:
+    channels_last = is_channels_last(x)
+    if not channels_last:
         x = x.contiguous()
     B, C, H, W = x.shape
     out = torch.empty(B, C, 1, 1, dtype=torch.uint8, device="cpu")
     sizes = (B, C, H * W, scale, shift, torch.get_num_threads())
-    _kernels.mean_pool(x.data_ptr(), by_pixel, out.data_ptr(), *sizes)
+    _kernels.mean_pool(x.data_ptr(), channels_last, out.data_ptr(), *sizes)
     return out

@@ -17,7 +17,9 @@ CHUNK_PRODUCTS = 1 << 18
 """Rows, and products of grad with table entries, taken at once: 1 MiB, which stays in cache."""
 
 
-def _encodes(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None) -> bool:
+def _encodes(
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
+) -> bool:
     # Narrow thresholds are compared as float32 or, with the inputs of their dtype, as they are:
     # the same answer.
     return x.dtype in DTYPES and thresholds.dtype != torch.float64
@@ -25,26 +27,26 @@ def _encodes(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry
 
 @dispatch.implementation("tree_encode", "cpu", devices=("cpu",), supports=_encodes)
 def tree_encode(
-    x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
 ) -> Tensor:
     """Tiles of rows in parallel, each walking one tree after the other."""
     GC, depth = tree_shape(thresholds)
-    taps, thresholds = taps.contiguous(), thresholds.to(torch.float32).contiguous()
+    split_dims, thresholds = split_dims.contiguous(), thresholds.to(torch.float32).contiguous()
     codes = torch.empty(row_count(x, geometry), GC, dtype=torch.uint8, device="cpu")
-    pointers = taps.data_ptr(), thresholds.data_ptr(), codes.data_ptr()
+    pointers = split_dims.data_ptr(), thresholds.data_ptr(), codes.data_ptr()
     if not _kernels.tree_encode(view(x, geometry), *pointers, GC, depth, torch.get_num_threads()):
-        refuse(taps, column_count(x, geometry))
+        refuse(split_dims, column_count(x, geometry))
     return codes
 
 
 def _differentiates(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None,
 ) -> bool:
     wide = any(value.dtype == torch.float64 for value in (x, thresholds, lut, tau))
@@ -55,11 +57,11 @@ def _differentiates(
 def tree_gradient(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Matrix products of a chunk of rows and codebooks, then one pass over them, and again.
@@ -74,10 +76,10 @@ def tree_gradient(
     dtau = torch.zeros(G * C, device="cpu")
     entries = lut.to(torch.float32).reshape(G, C * K, M)
     rows = grad.to(torch.float32).reshape(N, G, M)
-    taps, t = taps.contiguous(), thresholds.to(torch.float32).contiguous()
+    split_dims, t = split_dims.contiguous(), thresholds.to(torch.float32).contiguous()
     taus = tau.to(torch.float32).expand(G * C).contiguous()
     views = view(x, geometry), view(dx, geometry)
-    inputs = taps.data_ptr(), t.data_ptr(), taus.data_ptr(), float(relax)
+    inputs = split_dims.data_ptr(), t.data_ptr(), taus.data_ptr(), float(ste_mix)
     results = depth, dthresholds.data_ptr(), dtau.data_ptr(), torch.get_num_threads()
     n_most, C_most = min(CHUNK_ROWS, N), max(1, min(C, CHUNK_PRODUCTS // (CHUNK_ROWS * K)))
     block = torch.empty(C_most * K * n_most, device="cpu")
@@ -91,7 +93,7 @@ def tree_gradient(
                 torch.mm(entries[g, c0 * K : c1 * K], columns, out=products)
                 where = products.data_ptr(), n, n0, n, g * C + c0, g * C + c1
                 if not _kernels.tree_gradient(*views, *inputs, *where, *results):
-                    refuse(taps, column_count(x, geometry))
+                    refuse(split_dims, column_count(x, geometry))
     dtau = dtau.view(tau.shape) if tau.numel() == G * C else dtau.sum().view(tau.shape)
     dx = dx.to(x.dtype) if narrow else dx
     return dx, dthresholds.to(thresholds.dtype), dtau.to(tau.dtype)

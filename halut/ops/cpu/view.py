@@ -1,4 +1,4 @@
-"""What the kernels are told about an encoder's inputs: the struct View of kernels/cpu/view.h."""
+"""Encoder input descriptor of the kernels: the struct View of kernels/cpu/view.h."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kernel's arguments in memory, laid out where the driver reads them."""
+"""Kernel arguments in the memory layout that the CUDA driver reads."""
 
 from __future__ import annotations
 

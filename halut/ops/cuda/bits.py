@@ -30,10 +30,10 @@ def bit_planes(x: Tensor, thresholds: Tensor, table: Tensor, planes: int, groups
     x, thresholds, table = x.float(), thresholds.contiguous(), table.contiguous()
     shape = planes_shape(x, planes, groups)
     out = torch.empty(shape, dtype=torch.uint8, device=x.device)
-    by_pixel = x.stride(1) == 1
+    channels_last = x.stride(1) == 1
     where = view(x, PIXEL) if x.ndim == 4 else view(x)
     blocks = -(-out.numel() // planes // THREADS)
-    steps = (len(thresholds), planes, groups, by_pixel)
+    steps = (len(thresholds), planes, groups, channels_last)
     grid = (blocks, THREADS)
     launch.launch(
         *("bit_planes", "bit_planes", x.device, grid), where, thresholds, table, out, *steps

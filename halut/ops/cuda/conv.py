@@ -11,7 +11,7 @@ from halut.ops.core import dispatch
 from halut.ops.cpu.view import view
 from halut.ops.cuda import launch
 from halut.ops.cuda.lookup import NAMES
-from halut.ops.geometry import ConvGeometry, is_by_pixel
+from halut.ops.geometry import ConvGeometry, is_channels_last
 
 THREADS = 256
 NAMED = {**NAMES, torch.float64: "f64"}
@@ -41,7 +41,7 @@ def conv_taps(x: Tensor, taps: Tensor, geometry: ConvGeometry) -> Tensor:
     """One thread per element, in the order of the result's memory."""
     OH, OW = geometry.output_size(x.shape[2], x.shape[3])
     rows, T = x.shape[0] * OH * OW, taps.shape[0]
-    by_row = not is_by_pixel(x)
+    by_row = not is_channels_last(x)
     out = torch.empty((T, rows) if by_row else (rows, T), dtype=x.dtype, device=x.device)
     kernel, grid = f"conv_taps_{x.element_size()}", (-(-rows * T // THREADS), THREADS)
     launch.launch(
@@ -61,16 +61,16 @@ def add_columns(
     grad: Tensor, who: tuple[Tensor, Tensor], dx: Tensor, geometry: ConvGeometry | None
 ) -> None:
     """Fill dx, rows or maps, with the sums of the columns grad [N, T] that `who` read there."""
-    by_pixel = geometry is None or is_by_pixel(dx)
+    channels_last = geometry is None or is_channels_last(dx)
     kernel = f"conv_taps_gradient_{NAMED[grad.dtype]}_{NAMED[dx.dtype]}"
     launch.launch(
         *("conv_taps", kernel, dx.device, (-(-dx.numel() // THREADS), THREADS)),
-        *(view(dx, geometry), grad, *who, *grad.stride(), by_pixel),
+        *(view(dx, geometry), grad, *who, *grad.stride(), channels_last),
     )
 
 
 def _supports_gradient(
-    grad: Tensor, taps: Tensor, size: Sequence[int], by_pixel: bool, geometry: ConvGeometry
+    grad: Tensor, taps: Tensor, size: Sequence[int], channels_last: bool, geometry: ConvGeometry
 ) -> bool:
     fit = max(size[2] * size[3], grad.shape[0]) < 2**31
     return grad.dtype in NAMED and fit and launch.available()
@@ -80,10 +80,10 @@ def _supports_gradient(
     "conv_taps_gradient", "cuda", devices=("cuda",), supports=_supports_gradient
 )
 def conv_taps_gradient(
-    grad: Tensor, taps: Tensor, size: Sequence[int], by_pixel: bool, geometry: ConvGeometry
+    grad: Tensor, taps: Tensor, size: Sequence[int], channels_last: bool, geometry: ConvGeometry
 ) -> Tensor:
     """Every element of the map adds up the columns that read it: in a fixed order, no atomics."""
-    layout = torch.channels_last if by_pixel else torch.contiguous_format
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     dx = torch.empty(tuple(size), dtype=grad.dtype, device=grad.device, memory_format=layout)
     columns = size[1] * geometry.kernel_size[0] * geometry.kernel_size[1]
     add_columns(grad, readers(taps, columns), dx, geometry)

@@ -58,14 +58,14 @@ def architecture(capability: tuple[int, int]) -> str:
     GPU that is younger than NVRTC the newest it knows as PTX, `compute_90`, which the driver
     translates. Raises HalutError for one older than all."""
     major, minor = capability
-    wanted = 10 * major + minor
-    known = sorted(nvrtc().getSupportedArchs())
-    if wanted in known:
-        return f"sm_{wanted}"
-    older = [each for each in known if each < wanted]
+    compute_capability = 10 * major + minor
+    supported = sorted(nvrtc().getSupportedArchs())
+    if compute_capability in supported:
+        return f"sm_{compute_capability}"
+    older = [each for each in supported if each < compute_capability]
     if not older:
         raise HalutError(
-            f"NVRTC {version()} compiles for compute capability {known[0] / 10} and above, "
+            f"NVRTC {version()} compiles for compute capability {supported[0] / 10} and above, "
             f"the GPU has {major}.{minor}: halut.ops.forced('torch') runs without kernels"
         )
     return f"compute_{older[-1]}"

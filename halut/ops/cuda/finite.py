@@ -49,11 +49,11 @@ def marking(
     most = 8 * launch.processors(x.device)
     grid = min(-(-N * groups // (THREADS // 32)), most)
     shape = (plane_of(y), N, groups, M, grid * (THREADS // 32))
-    taken = (view(x, geometry), flags, blocks, y, np.int32(NUMBERS[y.dtype]), *shape)
+    arguments = (view(x, geometry), flags, blocks, y, np.int32(NUMBERS[y.dtype]), *shape)
     name = NAMES[x.dtype]
     return (
         (f"not_finite_look_{name}", (blocks, THREADS), look),
-        (f"not_finite_mark_{name}", (grid, THREADS), taken),
+        (f"not_finite_mark_{name}", (grid, THREADS), arguments),
     )
 
 
@@ -62,13 +62,13 @@ def bound(
 ) -> Callable[[Tensor, Tensor], None]:
     """`mark` for tensors like these, its arguments packed once."""
     flags = _flags(x)
-    (look, grid, taken), (fill, blocks, rest) = marking(y, x, geometry, groups, flags)
-    first = launch.bind("not_finite", look, x.device, grid, taken, (0, 2))
+    (look, grid, arguments), (fill, blocks, rest) = marking(y, x, geometry, groups, flags)
+    first = launch.bind("not_finite", look, x.device, grid, arguments, (0, 2))
     second = launch.bind("not_finite", fill, x.device, blocks, rest, (0, 1, 3))
 
     def run(y: Tensor, x: Tensor) -> None:
-        found = torch.empty_like(flags)
-        where, set_ = x.data_ptr(), found.data_ptr()
+        marks = torch.empty_like(flags)
+        where, set_ = x.data_ptr(), marks.data_ptr()
         first(where, set_)
         second(where, set_, y.data_ptr())
 

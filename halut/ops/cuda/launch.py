@@ -21,7 +21,7 @@ from halut.ops.cuda.arguments import Arguments
 
 logger = logging.getLogger(__name__)
 
-MOST_BLOCKS = 2**31 - 1
+MAX_BLOCKS = 2**31 - 1
 INSTALL = "pip install 'halut[cuda]' (cupy-cuda13x)"
 
 
@@ -58,10 +58,10 @@ def launch(name: str, kernel: str, device: torch.device, grid: tuple[int, int], 
         return
     check_blocks(blocks)
     key = kernel, _index(device)
-    found = _launches.get(key)
-    if found is None:
-        found = _launches[key] = Launch(name, kernel, key[1], args)
-    found.run(blocks, threads, args)
+    bound_launch = _launches.get(key)
+    if bound_launch is None:
+        bound_launch = _launches[key] = Launch(name, kernel, key[1], args)
+    bound_launch.run(blocks, threads, args)
 
 
 def bind(
@@ -163,7 +163,7 @@ def _index(device: torch.device) -> int:
 
 def check_blocks(blocks: int) -> None:
     """Raise HalutError if a grid cannot hold them."""
-    if blocks > MOST_BLOCKS:
+    if blocks > MAX_BLOCKS:
         raise HalutError(f"{blocks} blocks are more than a CUDA grid holds: split the rows")
 
 
@@ -196,5 +196,5 @@ def processors(device: torch.device) -> int:
 
 def parts(tiles: int, rows: int, least: int, device: torch.device, most: int = 1 << 16) -> int:
     """Into how many runs of at least `least` rows to cut rows, so that tiles * runs fill it."""
-    wanted = -(-8 * processors(device) // max(1, tiles))
-    return max(1, min(wanted, -(-rows // least), most))
+    target = -(-8 * processors(device) // max(1, tiles))
+    return max(1, min(target, -(-rows // least), most))

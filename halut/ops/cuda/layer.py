@@ -13,7 +13,7 @@ from halut.ops.cpu.view import DTYPES, NUMBERS
 from halut.ops.cuda import finite, launch, nearest, tree
 from halut.ops.cuda.conv import fits
 from halut.ops.cuda.lookup import CHANGING, add_rows, adding, plane_of
-from halut.ops.epilogue import answer_like, laid_out_as
+from halut.ops.epilogue import empty_output, match_layout
 from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import row_count
 
@@ -38,19 +38,19 @@ class Layer:
         x: Tensor,
         codes: tuple[int, int],
         table: Tensor,
-        answer: tuple[Any, ...],
+        epilogue: tuple[Any, ...],
     ) -> None:
-        scale, bias, low, dtype, geometry = answer
+        scale, bias, low, dtype, geometry = epilogue
         kernel, grid, args = encoding
         self.device, self.codes = x.device, codes
         self.encode = launch.bind(name, kernel, x.device, grid, args, changing)
-        out = answer_like(x, scale.shape[0], dtype, geometry)
+        out = empty_output(x, scale.shape[0], dtype, geometry)
         self.size, self.stride, self.dtype = out.shape, out.stride(), dtype
         target = (out, scale.contiguous(), bias.contiguous(), low, plane_of(out), None, 1.0)
         kernel, grid, adds = adding(None, codes[0], table, *target)
         self.add = launch.bind("accumulate", kernel, x.device, grid, adds, CHANGING)
         constant = [value for value in (*args, *adds) if isinstance(value, Tensor)]
-        self.held = [value for value in constant if value is not out]  # kernels read them
+        self.tensors = [value for value in constant if value is not out]  # kernels read them
         self.geometry, self.groups = geometry, table.shape[0]
         self.mark = None
         if finite.marks(out, x):
@@ -63,11 +63,11 @@ class Layer:
         out = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
         address, number = 0, 0
         if residual is not None:
-            residual = laid_out_as(out, residual)
+            residual = match_layout(out, residual)
             address, number = residual.data_ptr(), NUMBERS[residual.dtype]
-        chosen = codes.data_ptr()
-        self.encode(x.data_ptr(), chosen)
-        self.add(chosen, out.data_ptr(), address, residual_scale, number)
+        codes_address = codes.data_ptr()
+        self.encode(x.data_ptr(), codes_address)
+        self.add(codes_address, out.data_ptr(), address, residual_scale, number)
         if self.mark is None:
             return marked(out, x, self.geometry, self.groups)
         self.mark(out, x)
@@ -75,12 +75,12 @@ class Layer:
 
 
 def _tree_layer(
-    x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor, packed: Tensor, *answer: Any
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, table: Tensor, packed: Tensor, *epilogue: Any
 ) -> Layer:
-    geometry = answer[-1]
+    geometry = epilogue[-1]
     codes = row_count(x, geometry), thresholds.shape[0]
-    encoding = tree.encoding(x, taps, thresholds, geometry, None)
-    return Layer("tree_encode", encoding, (0, 3), x, codes, table, answer)
+    encoding = tree.encoding(x, split_dims, thresholds, geometry, None)
+    return Layer("tree_encode", encoding, (0, 3), x, codes, table, epilogue)
 
 
 def _nearest_layer(
@@ -90,12 +90,12 @@ def _nearest_layer(
     groups: int,
     table: Tensor,
     packed: Tensor,
-    *answer: Any,
+    *epilogue: Any,
 ) -> Layer:
-    geometry = answer[-1]
+    geometry = epilogue[-1]
     codes = row_count(x, geometry), prototypes.shape[0]
     encoding = nearest.encoding(x, prototypes, metric, groups, geometry, None)
-    return Layer("nearest_encode", encoding, (0, 2), x, codes, table, answer)
+    return Layer("nearest_encode", encoding, (0, 2), x, codes, table, epilogue)
 
 
 @dispatch.implementation(
@@ -103,7 +103,7 @@ def _nearest_layer(
 )
 def tree_layer(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     table: Tensor,
     packed: Tensor,
@@ -116,9 +116,9 @@ def tree_layer(
     residual_scale: float = 1.0,
 ) -> Tensor:
     """Codes straight from the input; sums leave as answers, in the input's memory format."""
-    codes = tree.tree_encode(x, taps, thresholds, geometry)
-    answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
-    return finite.mark(_answers(codes, x, table, *answer), x, geometry, table.shape[0])
+    codes = tree.tree_encode(x, split_dims, thresholds, geometry)
+    epilogue = (scale, bias, low, dtype, geometry, residual, residual_scale)
+    return finite.mark(_answers(codes, x, table, *epilogue), x, geometry, table.shape[0])
 
 
 @dispatch.implementation(
@@ -141,8 +141,8 @@ def nearest_layer(
 ) -> Tensor:
     """The same with nearest prototypes; no im2col is built."""
     codes = nearest.nearest_encode(x, prototypes, metric, groups, geometry)
-    answer = (scale, bias, low, dtype, geometry, residual, residual_scale)
-    return finite.mark(_answers(codes, x, table, *answer), x, geometry, groups)
+    epilogue = (scale, bias, low, dtype, geometry, residual, residual_scale)
+    return finite.mark(_answers(codes, x, table, *epilogue), x, geometry, groups)
 
 
 def _supports_codes(codes: Tensor, *inputs: Any) -> bool:
@@ -191,9 +191,9 @@ def _answers(
     residual: Tensor | None,
     factor: float,
 ) -> Tensor:
-    out = answer_like(x, table.shape[0] * table.shape[3], dtype, geometry)
+    out = empty_output(x, table.shape[0] * table.shape[3], dtype, geometry)
     if residual is not None:
-        residual = laid_out_as(out, residual)
+        residual = match_layout(out, residual)
     scale, bias = scale.contiguous(), bias.contiguous()
     add_rows(codes, table, out, scale, bias, low, plane_of(out), residual, factor)
     return out

@@ -57,8 +57,8 @@ def add_rows(
     its shape and strides.
     """
     codes = codes.contiguous()
-    answer = (out, scale, bias, low, plane, residual, residual_scale)
-    kernel, grid, args = adding(codes, codes.shape[0], table, *answer)
+    epilogue = (out, scale, bias, low, plane, residual, residual_scale)
+    kernel, grid, args = adding(codes, codes.shape[0], table, *epilogue)
     launch.launch("accumulate", kernel, codes.device, grid, *args)
 
 
@@ -80,8 +80,8 @@ def adding(
     blocks = -(-N // rows) * G * -(-M * table.element_size() // width)
     least, dtype = float("-inf") if low is None else float(low), np.int32(NUMBERS[out.dtype])
     added = np.int32(0 if residual is None else NUMBERS[residual.dtype])
-    answer = (out, scale, bias, least, dtype, plane, residual, float(residual_scale), added)
-    return kernel, (blocks, THREADS), (codes, table, *answer, N, G, C, K, M)
+    epilogue = (out, scale, bias, least, dtype, plane, residual, float(residual_scale), added)
+    return kernel, (blocks, THREADS), (codes, table, *epilogue, N, G, C, K, M)
 
 
 CHANGING = (0, 2, 8, 9, 10)

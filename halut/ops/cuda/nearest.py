@@ -19,7 +19,7 @@ from halut.ops.lookup.columns import column_count, empty_gradient, row_count
 ROWS = 128
 BOOKS = 8
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-MOST_INPUTS = 128
+MAX_INPUTS = 128
 """V up to which the gradient's kernels keep a block of rows in shared memory."""
 
 
@@ -61,9 +61,9 @@ def encoding(
     """(kernel, grid, arguments) that fill codes [N, GC]; arguments 0 and 2 hold x and codes."""
     (GC, K, V), N = prototypes.shape, row_count(x, geometry)
     grid = -(-N // ROWS) * -(-GC // BOOKS), ROWS
-    taken = view(x, geometry), prototypes.float().contiguous(), codes
+    arguments = view(x, geometry), prototypes.float().contiguous(), codes
     shape = N, column_count(x, geometry) // groups, GC // groups, groups, K, V
-    return f"nearest_encode_{metric}", grid, (*taken, *shape, rows_adjacent(x, geometry))
+    return f"nearest_encode_{metric}", grid, (*arguments, *shape, rows_adjacent(x, geometry))
 
 
 def _supports_gradient(
@@ -73,11 +73,11 @@ def _supports_gradient(
     lut: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None = None,
 ) -> bool:
     kinds = all(value.dtype in FLOATS for value in (grad, x, prototypes, lut))
-    small = prototypes.shape[2] <= MOST_INPUTS and fits(x, geometry)
+    small = prototypes.shape[2] <= MAX_INPUTS and fits(x, geometry)
     return kinds and small and launch.available()
 
 
@@ -89,7 +89,7 @@ def nearest_gradient(
     lut: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dE by matrix products in chunks of rows; the kernels recompute the softmax over each chunk.
@@ -97,7 +97,7 @@ def nearest_gradient(
     For maps the gradients of the im2col rows are kept for as many whole images as fit the
     workspace, and added up to x's. Every sum has a fixed order.
     """
-    soft = _Softmax(x, prototypes, lut, tau, metric, relax, geometry)
+    soft = _Softmax(x, prototypes, lut, tau, metric, ste_mix, geometry)
     dx = empty_gradient(x)
     images, N = x.shape[0], row_count(x, geometry)
     if geometry is None:
@@ -130,13 +130,13 @@ class _Softmax:
         lut: Tensor,
         tau: Tensor,
         metric: str,
-        relax: float,
+        ste_mix: float,
         geometry: ConvGeometry | None,
     ) -> None:
         G, C, K, M = lut.shape
         GC, _, V = prototypes.shape
         device, N = x.device, row_count(x, geometry)
-        self.x, self.metric, self.relax, self.geometry = x, metric, float(relax), geometry
+        self.x, self.metric, self.ste_mix, self.geometry = x, metric, float(ste_mix), geometry
         self.prototypes, self.tau = prototypes, tau
         self.shape = column_count(x, geometry) // G, C, GC, K, V
         self.entries = lut.float().reshape(G, C * K, M)
@@ -160,7 +160,7 @@ class _Softmax:
         slopes = torch.bmm(self.entries, columns)  # [G, C * K, n], dE
         arguments = (
             *(view(self.x, self.geometry), self.p, self.scale, slopes, self.farthest, dx),
-            *(self.dtau, first, n, *self.shape, *dx.stride(), self.relax),
+            *(self.dtau, first, n, *self.shape, *dx.stride(), self.ste_mix),
             *(np.int32(DTYPES[dx.dtype]), self.scale.numel() > 1),
             rows_adjacent(self.x, self.geometry),
         )

@@ -22,27 +22,29 @@ ROWS = 128
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _supports(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None) -> bool:
+def _supports(
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
+) -> bool:
     kinds = x.dtype in DTYPES and thresholds.dtype in FLOATS
     return kinds and fits(x, geometry) and launch.available()
 
 
 @dispatch.implementation("tree_encode", "cuda", devices=("cuda",), supports=_supports)
 def tree_encode(
-    x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
 ) -> Tensor:
     """Straight from rows or maps of any strides; comparisons in float32, which is exact."""
     codes = torch.empty(
         *(row_count(x, geometry), thresholds.shape[0]), dtype=torch.uint8, device=x.device
     )
-    kernel, grid, args = encoding(x, taps, thresholds, geometry, codes)
+    kernel, grid, args = encoding(x, split_dims, thresholds, geometry, codes)
     launch.launch("tree_encode", kernel, x.device, grid, *args)
     return codes
 
 
 def encoding(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     geometry: ConvGeometry | None,
     codes: Tensor | None,
@@ -52,19 +54,19 @@ def encoding(
     books = 32 if nodes < 64 else 2048 // (nodes + 1)
     order = "rows" if rows_adjacent(x, geometry) else "books"
     grid = -(-N // ROWS) * -(-GC // books), THREADS
-    taken = view(x, geometry), taps.contiguous(), thresholds.float().contiguous()
+    arguments = view(x, geometry), split_dims.contiguous(), thresholds.float().contiguous()
     depth = np.int32((nodes + 1).bit_length() - 1)
-    return f"tree_encode_{NAMES[x.dtype]}_{order}", grid, (*taken, codes, N, GC, depth)
+    return f"tree_encode_{NAMES[x.dtype]}_{order}", grid, (*arguments, codes, N, GC, depth)
 
 
 def _supports_gradient(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None,
 ) -> bool:
     kinds = all(value.dtype in FLOATS for value in (grad, x, thresholds, lut))
@@ -75,11 +77,11 @@ def _supports_gradient(
 def tree_gradient(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dE by matrix products in chunks of rows; a kernel takes each chunk through the trees.
@@ -88,12 +90,12 @@ def tree_gradient(
     to x's. Every sum has a fixed order.
     """
     images, N = x.shape[0], row_count(x, geometry)
-    walk = _Walk(x, taps, thresholds, lut, tau, relax, geometry)
+    walk = _Walk(x, split_dims, thresholds, lut, tau, ste_mix, geometry)
     dx = empty_gradient(x)
     if N == 0:
         return dx, *walk.sums()
-    who = readers(taps, column_count(x, geometry))
-    pixels, T = N // images, taps.shape[0]
+    who = readers(split_dims, column_count(x, geometry))
+    pixels, T = N // images, split_dims.shape[0]
     step = min(images, chunk_rows(4 * T * pixels, x.device))
     adjacent = rows_adjacent(x, geometry)
     for first in range(0, images, step):
@@ -115,16 +117,16 @@ class _Walk:
     def __init__(
         self,
         x: Tensor,
-        taps: Tensor,
+        split_dims: Tensor,
         thresholds: Tensor,
         lut: Tensor,
         tau: Tensor,
-        relax: float,
+        ste_mix: float,
         geometry: ConvGeometry | None,
     ) -> None:
         G, C, K, M = lut.shape
-        self.x, self.geometry, self.relax = x, geometry, float(relax)
-        self.taps, self.thresholds, self.tau = taps.contiguous(), thresholds, tau
+        self.x, self.geometry, self.ste_mix = x, geometry, float(ste_mix)
+        self.split_dims, self.thresholds, self.tau = split_dims.contiguous(), thresholds, tau
         self.t = thresholds.float().contiguous()
         self.entries = lut.float().reshape(G, C * K, M).transpose(1, 2)
         self.scale = tau.float().reshape(-1).contiguous()
@@ -146,8 +148,20 @@ class _Walk:
         launch.launch(
             *("tree_gradient", kernel, self.x.device, grid),
             *(products, view(self.x, self.geometry)),
-            *(self.taps, self.t, self.scale, dcolumns, self.dt, self.dtau, first, n, G, C, rows),
-            *(*dcolumns.stride(), self.relax, self.scale.numel() > 1),
+            *(
+                self.split_dims,
+                self.t,
+                self.scale,
+                dcolumns,
+                self.dt,
+                self.dtau,
+                first,
+                n,
+                G,
+                C,
+                rows,
+            ),
+            *(*dcolumns.stride(), self.ste_mix, self.scale.numel() > 1),
             rows_adjacent(self.x, self.geometry),
         )
 

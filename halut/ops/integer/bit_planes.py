@@ -1,4 +1,4 @@
-"""Codes of activations as packed bit planes: what a product of bits reads.
+"""Packed bit planes of activation codes, the input of bit products.
 
     code[n, c] = table[number of t with x[n, c] >= thresholds[t]]
 
@@ -15,7 +15,7 @@ from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_same_device
 
-MOST_PLANES = 8
+MAX_PLANES = 8
 
 
 def bit_planes(x: Tensor, thresholds: Tensor, table: Tensor, planes: int, groups: int) -> Tensor:
@@ -36,8 +36,8 @@ def bit_planes(x: Tensor, thresholds: Tensor, table: Tensor, planes: int, groups
         raise HalutError(
             f"table must be uint8 [{len(thresholds) + 1}], got {table.dtype} {list(table.shape)}"
         )
-    if not 1 <= planes <= MOST_PLANES:
-        raise HalutError(f"planes must be in 1..{MOST_PLANES}, got {planes}")
+    if not 1 <= planes <= MAX_PLANES:
+        raise HalutError(f"planes must be in 1..{MAX_PLANES}, got {planes}")
     if groups < 1 or x.shape[1] == 0 or x.shape[1] % groups:
         raise HalutError(f"{groups} groups do not divide the inputs of x {list(x.shape)}")
     check_same_device(x=x, thresholds=thresholds, table=table)

@@ -17,9 +17,9 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_same_device, chunk_rows
-from halut.ops.integer.bit_planes import MOST_PLANES
+from halut.ops.integer.bit_planes import MAX_PLANES
 
-MOST_INPUTS = 1 << 24
+MAX_INPUTS = 1 << 24
 """Dots of more inputs are no exact float32."""
 
 
@@ -55,10 +55,10 @@ def check_words(x: Tensor, w: Tensor, D: int) -> None:
             )
     if (x.shape[1], x.shape[3]) != tuple(w.shape[:2]):
         raise HalutError(f"x {list(x.shape)} and w {list(w.shape)} differ in their groups or words")
-    if max(x.shape[2], w.shape[2]) > MOST_PLANES:
-        raise HalutError(f"planes must be in 1..{MOST_PLANES}, got {x.shape[2]} and {w.shape[2]}")
-    if not 1 <= D <= min(64 * x.shape[3], MOST_INPUTS):
-        raise HalutError(f"D must be in 1..{min(64 * x.shape[3], MOST_INPUTS)}, got {D}")
+    if max(x.shape[2], w.shape[2]) > MAX_PLANES:
+        raise HalutError(f"planes must be in 1..{MAX_PLANES}, got {x.shape[2]} and {w.shape[2]}")
+    if not 1 <= D <= min(64 * x.shape[3], MAX_INPUTS):
+        raise HalutError(f"D must be in 1..{min(64 * x.shape[3], MAX_INPUTS)}, got {D}")
 
 
 @torch.library.custom_op("halut::bit_product", mutates_args=())

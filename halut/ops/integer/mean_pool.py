@@ -1,4 +1,4 @@
-"""The mean of every channel of uint8 maps, as bytes again: how a network of 8-bit activations ends.
+"""Global mean pooling of uint8 maps to bytes.
 
     y[b, c, 0, 0] = clamp(rint(sum over h, w of x[b, c, h, w] * scale + shift), 0, 255)
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 
-MOST = 1 << 24
+MAX_PIXELS = 1 << 24
 """Pixels of a map: their sum fits int32."""
 
 
@@ -26,8 +26,8 @@ def mean_pool(x: Tensor, scale: float, shift: float) -> Tensor:
     """
     if x.dtype != torch.uint8 or x.ndim != 4:
         raise HalutError(f"x must be a uint8 map [B, C, H, W], got {x.dtype} {list(x.shape)}")
-    if not 1 <= x.shape[2] * x.shape[3] < MOST:
-        raise HalutError(f"maps must have 1 to {MOST - 1} pixels, got {list(x.shape[2:])}")
+    if not 1 <= x.shape[2] * x.shape[3] < MAX_PIXELS:
+        raise HalutError(f"maps must have 1 to {MAX_PIXELS - 1} pixels, got {list(x.shape[2:])}")
     return torch.ops.halut.mean_pool(x, scale, shift)
 
 

@@ -31,8 +31,8 @@ def mxint8_dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.
         )
     if dtype not in DTYPES:
         raise HalutError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
-    wanted = (*codes.shape[:-1], -(-codes.shape[-1] // BLOCK)) if codes.ndim else None
-    if tuple(scales.shape) != wanted:
+    scale_shape = (*codes.shape[:-1], -(-codes.shape[-1] // BLOCK)) if codes.ndim else None
+    if tuple(scales.shape) != scale_shape:
         raise HalutError(
             f"codes [.., C] and scales [.., ceil(C / {BLOCK})] do not fit: "
             f"{list(codes.shape)}, {list(scales.shape)}"

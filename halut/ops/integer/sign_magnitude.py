@@ -1,4 +1,4 @@
-"""The product of signed bytes as signs and magnitudes: multipliers see unsigned numbers only.
+"""Product of signed bytes as signs and magnitudes: multipliers see unsigned numbers only.
 
     y[n, g, m] = sum_d sgn(x[n, g, d]) sgn(w[g, m, d]) |x[n, g, d]| |w[g, m, d]|
 
@@ -15,9 +15,9 @@ from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_same_device, chunk_rows
 
-LARGEST = 128 * 128
+MAX_PRODUCT = 128 * 128
 """The largest product of two magnitudes."""
-INPUTS = (2**31 - 1) // LARGEST
+INPUTS = (2**31 - 1) // MAX_PRODUCT
 """Inputs whose worst sum, all of them -128 times -128, still fits into int32: 131,071."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.ops.core.checks import check_prototypes, check_same_device, check_table
-from halut.ops.epilogue import answer_size
+from halut.ops.epilogue import output_size_of
 from halut.ops.geometry import ConvGeometry, check_window
 from halut.ops.nearest.distance import METRICS
 
@@ -66,9 +66,9 @@ def check_answer(
 
 def _check_input(x: Tensor, geometry: ConvGeometry | None) -> None:
     _one_of("x", x.dtype, INPUTS)
-    wanted = "rows [N, columns]" if geometry is None else "a map [B, Cin, H, W]"
+    expected = "rows [N, columns]" if geometry is None else "a map [B, Cin, H, W]"
     if x.ndim != (2 if geometry is None else 4) or 0 in x.shape[1:]:
-        raise HalutError(f"x must be {wanted} with something in it, got {list(x.shape)}")
+        raise HalutError(f"x must be {expected} with something in it, got {list(x.shape)}")
     if geometry is not None:
         g = geometry
         check_window(x, g.kernel_size, g.stride, g.padding, g.dilation)
@@ -81,44 +81,45 @@ def check_residual(
     if residual is None:
         return
     _one_of("the residual", residual.dtype, INPUTS)
-    wanted, _ = answer_size(x, outputs, geometry)
-    if residual.shape != wanted:
+    expected, _ = output_size_of(x, outputs, geometry)
+    if residual.shape != expected:
         raise HalutError(
-            f"the residual must have the answer's shape {list(wanted)}, got {list(residual.shape)}"
+            f"the residual must have the answer's shape {list(expected)}, "
+            f"got {list(residual.shape)}"
         )
     check_same_device(x=x, residual=residual)
 
 
-def check_call(operation: str, x: Tensor, *given: Any) -> None:
+def check_call(operation: str, x: Tensor, *arguments: Any) -> None:
     """Raise HalutError unless the operator's arguments fit: tree_layer or nearest_layer.
 
-    `given`: what makes the codes, the table and its answer, the geometry, and the residual.
+    `arguments`: what makes the codes, the table and its answer, the geometry, and the residual.
     """
-    codes: tuple[Any, ...] = given[:-8]
-    table, packed, scale, bias, low, dtype, geometry, residual = given[-8:]
+    codes: tuple[Any, ...] = arguments[:-8]
+    table, packed, scale, bias, low, dtype, geometry, residual = arguments[-8:]
     check_layer(x, table, packed, scale, bias, low, dtype, geometry)
     if operation == "tree_layer":
-        taps, thresholds = codes
-        check_tree_layer(x, taps, thresholds, table)
+        split_dims, thresholds = codes
+        check_tree_layer(x, split_dims, thresholds, table)
     else:
         prototypes, metric, groups = codes
         check_nearest_layer(x, prototypes, metric, groups, table, geometry)
     check_residual(residual, x, scale.shape[0], geometry)
 
 
-def check_tree_layer(x: Tensor, taps: Tensor, thresholds: Tensor, table: Tensor) -> None:
-    """Raise HalutError unless taps and thresholds are trees for the table."""
+def check_tree_layer(x: Tensor, split_dims: Tensor, thresholds: Tensor, table: Tensor) -> None:
+    """Raise HalutError unless split_dims and thresholds are trees for the table."""
     GC, K = table.shape[0] * table.shape[1], table.shape[2]
     if K & (K - 1):
         raise HalutError(f"trees need K to be a power of two, got a table of K = {K}")
     _float_of("thresholds", thresholds, (GC, K - 1))
     depth = K.bit_length() - 1
-    if taps.dtype != torch.int64 or taps.shape != (GC * depth,):
+    if split_dims.dtype != torch.int64 or split_dims.shape != (GC * depth,):
         raise HalutError(
-            f"taps must be int64 [{GC * depth}], {GC} trees of depth {depth}, "
-            f"got {taps.dtype} {list(taps.shape)}"
+            f"split_dims must be int64 [{GC * depth}], {GC} trees of depth {depth}, "
+            f"got {split_dims.dtype} {list(split_dims.shape)}"
         )
-    check_same_device(x=x, taps=taps, thresholds=thresholds)
+    check_same_device(x=x, split_dims=split_dims, thresholds=thresholds)
 
 
 def check_nearest_layer(
@@ -155,5 +156,5 @@ def _float_of(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
 
 def _one_of(name: str, dtype: torch.dtype, choices: tuple[torch.dtype, ...]) -> None:
     if dtype not in choices:
-        known = ", ".join(str(choice).removeprefix("torch.") for choice in choices)
-        raise HalutError(f"{name} must be one of {known}, got {dtype}")
+        names = ", ".join(str(choice).removeprefix("torch.") for choice in choices)
+        raise HalutError(f"{name} must be one of {names}, got {dtype}")

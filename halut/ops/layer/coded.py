@@ -1,4 +1,4 @@
-"""A table layer whose codes are known: look up, add, scale, clamp, in one operator, for inference.
+"""Inference operator of a table layer with given codes: look up, add, scale, clamp.
 
     y[n, g, m] = max(scale[g, m] * sum_c table[g, c, codes[n, g, c], m] + bias[g, m], low)
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_codes, check_same_device
-from halut.ops.epilogue import scaled, shaped
+from halut.ops.epilogue import requantize, reshape_output
 from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_answer
 
@@ -87,7 +87,9 @@ def code_layer_torch(
     dtype: torch.dtype,
 ) -> Tensor:
     """`accumulate`, the best that is registered, then the scaling."""
-    return scaled(dispatch.run("accumulate", codes.device, codes, table), scale, bias, low, dtype)
+    return requantize(
+        dispatch.run("accumulate", codes.device, codes, table), scale, bias, low, dtype
+    )
 
 
 @dispatch.implementation("code_map", "torch")
@@ -103,5 +105,5 @@ def code_map_torch(
     geometry: ConvGeometry,
 ) -> Tensor:
     """`code_layer` as the answer to the map x, in its layout, that `tree_layer` would give."""
-    given = (codes, table, packed, scale, bias, low, dtype)
-    return shaped(dispatch.run("code_layer", codes.device, *given), x, geometry)
+    arguments = (codes, table, packed, scale, bias, low, dtype)
+    return reshape_output(dispatch.run("code_layer", codes.device, *arguments), x, geometry)

@@ -1,4 +1,4 @@
-"""A whole table layer in one operator, for inference: encode, look up, add, scale, clamp.
+"""Inference operator of a whole table layer: encode, look up, add, scale, clamp.
 
     y[n, g, m] = max(scale[g, m] * sum_c table[g, c, code_c(x_n), m] + bias[g, m] + r[n, g, m], low)
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.finite import marked
-from halut.ops.epilogue import answer_like, rows_of, scaled, shaped
+from halut.ops.epilogue import empty_output, requantize, reshape_output, rows_of
 from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_call, check_residual
 
@@ -33,7 +33,7 @@ ANSWER = "Tensor scale, Tensor bias, float? low, ScalarType dtype"
 WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation"
 RESIDUAL = "Tensor? residual=None, float residual_scale=1.0"
 SCHEMAS = {
-    "tree_layer": f"(Tensor x, Tensor taps, Tensor thresholds, Tensor table, Tensor packed, "
+    "tree_layer": f"(Tensor x, Tensor split_dims, Tensor thresholds, Tensor table, Tensor packed, "
     f"{ANSWER}, {WINDOW}, {RESIDUAL}) -> Tensor",
     "nearest_layer": f"(Tensor x, Tensor prototypes, str metric, int groups, Tensor table, "
     f"Tensor packed, {ANSWER}, {WINDOW}, {RESIDUAL}) -> Tensor",
@@ -42,7 +42,7 @@ SCHEMAS = {
 
 def tree_layer(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     table: Tensor,
     packed: Tensor,
@@ -57,21 +57,21 @@ def tree_layer(
     """The layer above with the codes of hash trees (halut.ops.tree.encode).
 
     x: rows [N, columns] (geometry None) or a map [B, Cin, H, W], whose rows are its patches
-    (halut.ops.lookup.conv), of float32, float16, bfloat16, int8 or uint8. taps int64 [GC * depth]
-    columns of the rows, thresholds float32 [GC, K - 1] heap ordered, K = 2**depth; table [G, C, K,
-    M] int8 or float32 with G * C = GC; packed = pack_table(table), or an empty uint8 tensor; scale
-    and bias float32 [G * M]; low: the least answer (0.0: ReLU), or None; dtype: one of those x may
-    have; residual: of the answer's shape and one of these dtypes, or None.
+    (halut.ops.lookup.conv), of float32, float16, bfloat16, int8 or uint8. split_dims int64
+    [GC * depth] are columns of the rows, thresholds float32 [GC, K - 1] heap ordered, K = 2**depth;
+    table [G, C, K, M] int8 or float32 with G * C = GC; packed = pack_table(table), or an empty
+    uint8 tensor; scale and bias float32 [G * M]; low: the least answer (0.0: ReLU), or None; dtype:
+    one of those x may have; residual: of the answer's shape and one of these dtypes, or None.
 
     Returns rows [N, G * M], or the map [B, G * M, OH, OW], contiguous if x is (one channel is), or
     if x is neither, else channels_last. N may be 0. Raises HalutError on dtypes, shapes or devices
     that do not fit, a tap that is no column (on a GPU indexing asserts), and where a gradient is
     asked for.
     """
-    given = (table, packed, scale, bias, low, dtype, geometry, residual)
-    check_call("tree_layer", x, taps, thresholds, *given)
-    answer = (scale, bias, low, dtype, *window(geometry), residual, residual_scale)
-    return torch.ops.halut.tree_layer(x, taps, thresholds, table, packed, *answer)
+    arguments = (table, packed, scale, bias, low, dtype, geometry, residual)
+    check_call("tree_layer", x, split_dims, thresholds, *arguments)
+    epilogue = (scale, bias, low, dtype, *window(geometry), residual, residual_scale)
+    return torch.ops.halut.tree_layer(x, split_dims, thresholds, table, packed, *epilogue)
 
 
 def nearest_layer(
@@ -96,10 +96,10 @@ def nearest_layer(
     Distances are rounded as the implementation takes them: where two prototypes are equally far up
     to that, implementations may differ.
     """
-    given = (table, packed, scale, bias, low, dtype, geometry, residual)
-    check_call("nearest_layer", x, prototypes, metric, groups, *given)
-    answer = (scale, bias, low, dtype, *window(geometry), residual, residual_scale)
-    return torch.ops.halut.nearest_layer(x, prototypes, metric, groups, table, packed, *answer)
+    arguments = (table, packed, scale, bias, low, dtype, geometry, residual)
+    check_call("nearest_layer", x, prototypes, metric, groups, *arguments)
+    epilogue = (scale, bias, low, dtype, *window(geometry), residual, residual_scale)
+    return torch.ops.halut.nearest_layer(x, prototypes, metric, groups, table, packed, *epilogue)
 
 
 def pack_table(table: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ for _name, _schema in SCHEMAS.items():
 @torch.library.impl(_library, "tree_layer", "CompositeExplicitAutograd")
 def _(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     table: Tensor,
     packed: Tensor,
@@ -140,8 +140,8 @@ def _(
     geometry, residual, factor = _where(x, *window_and_residual)
     check_residual(residual, x, scale.shape[0], geometry)
     if x.shape[0] == 0:
-        return answer_like(x, scale.shape[0], dtype, geometry)
-    inputs = (x, taps, thresholds, table, packed, scale, bias, low, dtype)
+        return empty_output(x, scale.shape[0], dtype, geometry)
+    inputs = (x, split_dims, thresholds, table, packed, scale, bias, low, dtype)
     return dispatch.run("tree_layer", x.device, *inputs, geometry, residual, factor)
 
 
@@ -162,7 +162,7 @@ def _(
     geometry, residual, factor = _where(x, *window_and_residual)
     check_residual(residual, x, scale.shape[0], geometry)
     if x.shape[0] == 0:
-        return answer_like(x, scale.shape[0], dtype, geometry)
+        return empty_output(x, scale.shape[0], dtype, geometry)
     inputs = (x, prototypes, metric, groups, table, packed, scale, bias, low, dtype)
     return dispatch.run("nearest_layer", x.device, *inputs, geometry, residual, factor)
 
@@ -170,7 +170,7 @@ def _(
 @torch.library.register_fake("halut::tree_layer", lib=_library)
 def _(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     table: Tensor,
     packed: Tensor,
@@ -180,7 +180,7 @@ def _(
     dtype: torch.dtype,
     *window_and_residual: Any,
 ) -> Tensor:
-    return answer_like(x, scale.shape[0], dtype, _where(x, *window_and_residual)[0])
+    return empty_output(x, scale.shape[0], dtype, _where(x, *window_and_residual)[0])
 
 
 @torch.library.register_fake("halut::nearest_layer", lib=_library)
@@ -197,7 +197,7 @@ def _(
     dtype: torch.dtype,
     *window_and_residual: Any,
 ) -> Tensor:
-    return answer_like(x, scale.shape[0], dtype, _where(x, *window_and_residual)[0])
+    return empty_output(x, scale.shape[0], dtype, _where(x, *window_and_residual)[0])
 
 
 def _where(
@@ -230,7 +230,7 @@ def pack_table_torch(table: Tensor) -> Tensor:
 @dispatch.implementation("tree_layer", "torch")
 def tree_layer_torch(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     table: Tensor,
     packed: Tensor,
@@ -243,10 +243,10 @@ def tree_layer_torch(
     factor: float = 1.0,
 ) -> Tensor:
     """`tree_layer` by the operations it is made of, each the best that is registered."""
-    codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, geometry)
+    codes = dispatch.run("tree_encode", x.device, x, split_dims, thresholds, geometry)
     sums = dispatch.run("accumulate", x.device, codes, table)
-    y = scaled(sums, scale, bias, low, dtype, rows_of(residual), factor)
-    return marked(shaped(y, x, geometry), x, geometry, table.shape[0])
+    y = requantize(sums, scale, bias, low, dtype, rows_of(residual), factor)
+    return marked(reshape_output(y, x, geometry), x, geometry, table.shape[0])
 
 
 @dispatch.implementation("nearest_layer", "torch")
@@ -268,5 +268,5 @@ def nearest_layer_torch(
     """`nearest_layer` by the operations it is made of, each the best that is registered."""
     codes = dispatch.run("nearest_encode", x.device, x, prototypes, metric, groups, geometry)
     sums = dispatch.run("accumulate", x.device, codes, table)
-    y = scaled(sums, scale, bias, low, dtype, rows_of(residual), factor)
-    return marked(shaped(y, x, geometry), x, geometry, groups)
+    y = requantize(sums, scale, bias, low, dtype, rows_of(residual), factor)
+    return marked(reshape_output(y, x, geometry), x, geometry, groups)

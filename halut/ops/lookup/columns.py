@@ -1,4 +1,4 @@
-"""What encoders read: columns `taps` of rows [N, D], or of the im2col rows of an activation map.
+"""Columns of rows [N, D], or of the im2col rows of an activation map, that encoders read.
 
 Operators take x itself, the taps and the geometry (None: x holds the rows), so that no gathered
 column outlives the call that reads it.
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from halut.errors import HalutError
 from halut.ops.core.checks import check_same_device, compute_dtype
-from halut.ops.geometry import ConvGeometry, check_taps, check_window, is_by_pixel
+from halut.ops.geometry import ConvGeometry, check_taps, check_window, is_channels_last
 from halut.ops.lookup.conv import conv_taps, conv_taps_gradient_torch, conv_taps_torch, im2col
 
 
@@ -38,7 +38,7 @@ def columns_gradient_torch(
     """The gradient of x, laid out as `empty_gradient`, from that of its columns [N, T]."""
     if geometry is None:
         return grad.new_zeros(x.shape).index_add_(1, taps, grad)
-    return conv_taps_gradient_torch(grad, taps, x.shape, is_by_pixel(x), geometry)
+    return conv_taps_gradient_torch(grad, taps, x.shape, is_channels_last(x), geometry)
 
 
 def rows_torch(x: Tensor, geometry: ConvGeometry | None) -> Tensor:
@@ -65,7 +65,7 @@ def rows_gradient_torch(grad: Tensor, x: Tensor, geometry: ConvGeometry | None) 
 
 def empty_gradient(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Undefined values like x, or of another dtype: channels_last where x is, else contiguous."""
-    layout = torch.channels_last if x.ndim == 4 and is_by_pixel(x) else torch.contiguous_format
+    layout = torch.channels_last if x.ndim == 4 and is_channels_last(x) else torch.contiguous_format
     return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=layout)
 
 

@@ -1,4 +1,4 @@
-"""Taps of a convolution's patches, gathered from the activation map: its im2col is never built.
+"""Filter taps gathered from an activation map: its im2col is never built.
 
 Column (channel * kh + i) * kw + j of a patch is input channel `channel` at kernel position (i, j),
 over all channels (those of group g are contiguous, so columns are group-major). Rows are ordered
@@ -17,7 +17,7 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_floating, check_same_device
-from halut.ops.geometry import ConvGeometry, check_taps, check_window, is_by_pixel
+from halut.ops.geometry import ConvGeometry, check_taps, check_window, is_channels_last
 
 
 def conv_taps(
@@ -92,7 +92,7 @@ def _(
     geometry = ConvGeometry.of_window(kernel_size, stride, padding, dilation)
     OH, OW = geometry.output_size(x.shape[2], x.shape[3])
     rows = x.shape[0] * OH * OW
-    if is_by_pixel(x):
+    if is_channels_last(x):
         return x.new_empty(rows, taps.shape[0])
     return x.new_empty(taps.shape[0], rows).t()
 
@@ -102,14 +102,16 @@ def _conv_taps_backward(
     grad: Tensor,
     taps: Tensor,
     size: Sequence[int],
-    by_pixel: bool,
+    channels_last: bool,
     kernel_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
     geometry = ConvGeometry.of_window(kernel_size, stride, padding, dilation)
-    return dispatch.run("conv_taps_gradient", grad.device, grad, taps, size, by_pixel, geometry)
+    return dispatch.run(
+        "conv_taps_gradient", grad.device, grad, taps, size, channels_last, geometry
+    )
 
 
 @_conv_taps_backward.register_fake
@@ -117,25 +119,25 @@ def _(
     grad: Tensor,
     taps: Tensor,
     size: Sequence[int],
-    by_pixel: bool,
+    channels_last: bool,
     kernel_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    layout = torch.channels_last if by_pixel else torch.contiguous_format
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(size, dtype=grad.dtype, device=grad.device, memory_format=layout)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, taps, *ctx.geometry = inputs
     ctx.save_for_backward(taps)
-    ctx.size, ctx.by_pixel = x.shape, is_by_pixel(x)
+    ctx.size, ctx.channels_last = x.shape, is_channels_last(x)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (taps,) = ctx.saved_tensors
-    dx = torch.ops.halut.conv_taps_backward(grad, taps, ctx.size, ctx.by_pixel, *ctx.geometry)
+    dx = torch.ops.halut.conv_taps_backward(grad, taps, ctx.size, ctx.channels_last, *ctx.geometry)
     return dx, None, None, None, None, None
 
 
@@ -154,7 +156,7 @@ def conv_taps_torch(x: Tensor, taps: Tensor, geometry: ConvGeometry) -> Tensor:
     strides = (b, c, h * geometry.dilation[0], w * geometry.dilation[1], h * sh, w * sw)
     patches = padded.as_strided((B, Cin, kh, kw, OH, OW), strides, padded.storage_offset())
     where = (taps // (kh * kw), taps // kw % kh, taps % kw)
-    if is_by_pixel(x):
+    if is_channels_last(x):
         columns = patches.permute(0, 4, 5, 1, 2, 3)[:, :, :, where[0], where[1], where[2]]
         return columns.reshape(B * OH * OW, taps.shape[0]).contiguous()
     return patches.permute(1, 2, 3, 0, 4, 5)[where].reshape(taps.shape[0], -1).contiguous().t()
@@ -162,22 +164,22 @@ def conv_taps_torch(x: Tensor, taps: Tensor, geometry: ConvGeometry) -> Tensor:
 
 @dispatch.implementation("conv_taps_gradient", "torch")
 def conv_taps_gradient_torch(
-    grad: Tensor, taps: Tensor, size: Sequence[int], by_pixel: bool, geometry: ConvGeometry
+    grad: Tensor, taps: Tensor, size: Sequence[int], channels_last: bool, geometry: ConvGeometry
 ) -> Tensor:
     """The map's gradient: columns of one kernel position are added to its channels at once."""
     (kh, kw), (sh, sw), (dh, dw) = geometry.kernel_size, geometry.stride, geometry.dilation
     left, right, top, bottom = geometry.padding
     B, Cin, H, W = size
     OH, OW = geometry.output_size(H, W)
-    layout = torch.channels_last if by_pixel else torch.contiguous_format
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     padded = grad.new_zeros(B, Cin, H + top + bottom, W + left + right)
     padded = padded.to(memory_format=layout)
     columns = grad.reshape(B, OH, OW, taps.shape[0]).permute(0, 3, 1, 2)  # [B, T, OH, OW]
     order = torch.argsort(taps % (kh * kw), stable=True)
     counts = torch.bincount(taps % (kh * kw), minlength=kh * kw).tolist()
-    for position, chosen in enumerate(order.split(counts)):
+    for position, members in enumerate(order.split(counts)):
         y, x = position // kw * dh, position % kw * dw
         pixels = padded[:, :, y : y + sh * (OH - 1) + 1 : sh, x : x + sw * (OW - 1) + 1 : sw]
-        if chosen.numel():
-            pixels.index_add_(1, taps[chosen] // (kh * kw), columns[:, chosen])
+        if members.numel():
+            pixels.index_add_(1, taps[members] // (kh * kw), columns[:, members])
     return padded[:, :, top : top + H, left : left + W].contiguous(memory_format=layout)

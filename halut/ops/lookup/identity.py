@@ -1,4 +1,4 @@
-"""The `identity` estimator: the inputs' gradient of the exact layer beside a table product."""
+"""The `identity` estimator: the exact layer's input gradient beside a table product."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def identity_gradient(
     J is the Jacobian of the exact layer: x [..., D], weight [M, D], y [..., M] without geometry;
     x [B, Cin, H, W], weight [M, Cin / groups, kh, kw], y [B, M, OH, OW] with it. The weight gets
     no gradient here. For the `blend` estimator with share b of identity, give this scale = b and
-    the relaxed product relax = 1 - b: the lut then keeps its whole gradient.
+    the relaxed product ste_mix = 1 - b: the lut then keeps its whole gradient.
     Raises HalutError if shapes do not fit.
     """
     if geometry is None:

@@ -1,4 +1,4 @@
-"""A training step's table as inference reads it: int8 entries with one scale per output."""
+"""Fake quantization of a training table: int8 entries with one scale per output."""
 
 from __future__ import annotations
 

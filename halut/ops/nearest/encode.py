@@ -69,7 +69,7 @@ def nearest_matmul(
     tau: Tensor,
     metric: str = "l2",
     groups: int = 1,
-    relax: float = 1.0,
+    ste_mix: float = 1.0,
     geometry: ConvGeometry | None = None,
 ) -> Tensor:
     """accumulate(nearest_encode(x, ...), table), [N, G * M], with a relaxed gradient.
@@ -80,7 +80,7 @@ def nearest_matmul(
     dE[n, c, k] = sum_m grad[n, m] lut[c, k, m] the backward gives
 
     - lut: scatter_add(codes, grad), straight through the quantization;
-    - x, prototypes, tau: relax * dE through softmax_k(-dist / tau), recomputed chunk by chunk.
+    - x, prototypes, tau: ste_mix * dE through softmax_k(-dist / tau), recomputed chunk by chunk.
 
     Prototypes in the padding of narrow blocks get no gradient. Gradients come in each input's
     dtype; x, codes, prototypes, lut and tau are saved. Raises HalutError on dtypes or shapes that
@@ -97,7 +97,7 @@ def nearest_matmul(
             f"{list(prototypes.shape)}"
         )
     numbers = geometry.numbers if geometry else []
-    arguments = (x, prototypes, lut, table, tau, metric, relax, numbers)
+    arguments = (x, prototypes, lut, table, tau, metric, ste_mix, numbers)
     return torch.ops.halut.nearest_matmul(*arguments)[0]
 
 
@@ -108,13 +108,13 @@ def nearest_encoder_gradient(
     lut: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float = 1.0,
+    ste_mix: float = 1.0,
     geometry: ConvGeometry | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What nearest_matmul's backward gives to x, tau and prototypes, for grad [N, G * M]."""
     numbers = geometry.numbers if geometry else []
     unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
-    inputs = (grad, x, prototypes, lut, unread, tau, metric, relax, False, numbers)
+    inputs = (grad, x, prototypes, lut, unread, tau, metric, ste_mix, False, numbers)
     dx, dprototypes, dtau, _ = torch.ops.halut.nearest_matmul_backward(*inputs)
     return dx, dtau, dprototypes
 
@@ -162,7 +162,7 @@ def _nearest_matmul(
     table: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     shape = ConvGeometry.of_numbers(tuple(geometry))
@@ -178,7 +178,7 @@ def _(
     table: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
     geometry: Sequence[int],
 ) -> tuple[Tensor, ...]:
     N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
@@ -195,11 +195,11 @@ def _nearest_matmul_backward(
     codes: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if relax:
+    if ste_mix:
         arguments = (
             grad,
             x,
@@ -207,7 +207,7 @@ def _nearest_matmul_backward(
             lut,
             tau,
             metric,
-            relax,
+            ste_mix,
             ConvGeometry.of_numbers(tuple(geometry)),
         )
         encoder = dispatch.run("nearest_gradient", x.device, *arguments)
@@ -232,7 +232,7 @@ def _(
     codes: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
 ) -> tuple[Tensor, ...]:
@@ -241,16 +241,16 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, prototypes, lut, _, tau, ctx.metric, ctx.relax, ctx.geometry = inputs
+    x, prototypes, lut, _, tau, ctx.metric, ctx.ste_mix, ctx.geometry = inputs
     ctx.save_for_backward(x, prototypes, lut, output[1], tau)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, prototypes, lut, codes, tau = ctx.saved_tensors
     need_x, need_prototypes, need_lut, _, need_tau, *_ = ctx.needs_input_grad
-    relax = ctx.relax if need_x or need_prototypes or need_tau else 0.0
+    ste_mix = ctx.ste_mix if need_x or need_prototypes or need_tau else 0.0
     dx, dprototypes, dtau, dlut = torch.ops.halut.nearest_matmul_backward(
-        grad, x, prototypes, lut, codes, tau, ctx.metric, relax, need_lut, ctx.geometry
+        grad, x, prototypes, lut, codes, tau, ctx.metric, ste_mix, need_lut, ctx.geometry
     )
     return (
         dx if need_x else None,

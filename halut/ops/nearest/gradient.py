@@ -23,16 +23,16 @@ def nearest_gradient_torch(
     lut: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients (x, prototypes, tau) of relax * sum(dE * softmax_k(-dist / tau)).
+    """Gradients (x, prototypes, tau) of ste_mix * sum(dE * softmax_k(-dist / tau)).
 
     grad [N, G * M], x rows [N, G * D] or a map, prototypes [G * C, K, V], lut [G, C, K, M], tau a
     scalar or [G * C].
     """
     rows = rows_torch(x, geometry)
-    drows, dp, dtau = _row_gradients(grad, rows, prototypes, lut, tau, metric, relax)
+    drows, dp, dtau = _row_gradients(grad, rows, prototypes, lut, tau, metric, ste_mix)
     return rows_gradient_torch(drows, x, geometry), dp, dtau
 
 
@@ -43,7 +43,7 @@ def _row_gradients(
     lut: Tensor,
     tau: Tensor,
     metric: str,
-    relax: float,
+    ste_mix: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for rows, in chunks; the workspace is bounded by `checks.workspace`."""
     G, C, K, M = lut.shape
@@ -52,7 +52,7 @@ def _row_gradients(
     blocks = Blocks(x.shape[1] // G, C, G)
     inside = (blocks.columns() >= 0).to(x.device)  # [GC, V]
     p = prototypes.to(dtype)
-    entries = (lut.to(dtype) * relax).reshape(G, C * K, M)
+    entries = (lut.to(dtype) * ste_mix).reshape(G, C * K, M)
     inverse = (1 / tau.to(dtype)).expand(GC).view(GC, 1, 1)
     dx, dp = x.new_empty(x.shape), torch.zeros_like(p, memory_format=torch.contiguous_format)
     dtau = torch.zeros(GC, dtype=dtype, device=x.device)

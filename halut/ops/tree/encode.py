@@ -37,38 +37,38 @@ ENTRIES = 1 << 17
 
 
 def tree_encode(
-    x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None = None
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: ConvGeometry | None = None
 ) -> Tensor:
     """Codes [N, GC] uint8 of x under heap-ordered thresholds [GC, K - 1].
 
     x holds rows [N, D], or with a geometry the map [B, Cin, H, W] whose im2col rows are meant;
-    floating or int8, any strides. Column taps[c * depth + l] of the rows (int64 [GC * depth]) is
-    what level l of codebook c tests. N may be 0; NaN goes left. Not differentiable.
+    floating or int8, any strides. Column split_dims[c * depth + l] of the rows (int64 [GC * depth])
+    is what level l of codebook c tests. N may be 0; NaN goes left. Not differentiable.
     Raises HalutError unless K is a power of two in 2..256 and shapes agree.
     """
-    _check_tree(x, taps, thresholds, geometry)
+    _check_tree(x, split_dims, thresholds, geometry)
     numbers = geometry.numbers if geometry else []
-    return torch.ops.halut.tree_encode(x.detach(), taps, thresholds.detach(), numbers)
+    return torch.ops.halut.tree_encode(x.detach(), split_dims, thresholds.detach(), numbers)
 
 
 def tree_matmul(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     table: Tensor,
     tau: Tensor,
-    relax: float = 1.0,
+    ste_mix: float = 1.0,
     geometry: ConvGeometry | None = None,
 ) -> Tensor:
-    """accumulate(tree_encode(x, taps, thresholds, geometry), table), with a relaxed gradient.
+    """accumulate(tree_encode(x, split_dims, thresholds, geometry), table), with a relaxed gradient.
 
     thresholds [G * C, K - 1], lut and table [G, C, K, M] (table: lut as the forward reads it, for
     example quantized; it gets no gradient), tau > 0 a scalar or [G * C] -> [N, G * M]. With
     dE[n, c, k] = sum_m grad[n, m] lut[c, k, m] the backward gives
 
     - lut: scatter_add(codes, grad), straight through the quantization;
-    - x, thresholds, tau: relax * dE through softmax_k of the leaves' scores, a leaf's score being
+    - x, thresholds, tau: ste_mix * dE through softmax_k of the leaves' scores, a leaf's score being
       the sum over its ancestors of +s (leaf to the right) or -s, with s = sign(x - t), whose
       gradient is that of tanh((x - t) / tau).
 
@@ -76,30 +76,32 @@ def tree_matmul(
     Raises HalutError on dtypes or shapes that do not fit.
     """
     check_floating("x", x, 2 if geometry is None else 4)
-    _check_tree(x, taps, thresholds, geometry)
+    _check_tree(x, split_dims, thresholds, geometry)
     check_tables(lut, table, thresholds.shape[0])
     check_tau(tau, thresholds.shape[0])
     check_same_device(x=x, thresholds=thresholds, lut=lut, table=table, tau=tau)
     if lut.shape[2] != thresholds.shape[1] + 1:
         raise HalutError(f"lut has K = {lut.shape[2]}, thresholds K = {thresholds.shape[1] + 1}")
     numbers = geometry.numbers if geometry else []
-    return torch.ops.halut.tree_matmul(x, taps, thresholds, lut, table, tau, relax, numbers)[0]
+    return torch.ops.halut.tree_matmul(
+        x, split_dims, thresholds, lut, table, tau, ste_mix, numbers
+    )[0]
 
 
 def tree_encoder_gradient(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     tau: Tensor,
-    relax: float = 1.0,
+    ste_mix: float = 1.0,
     geometry: ConvGeometry | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What tree_matmul's backward gives to x, tau and thresholds, for grad [N, G * M]."""
     numbers = geometry.numbers if geometry else []
     unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
-    inputs = (grad, x, taps, thresholds, lut, unread, tau, relax, False, numbers)
+    inputs = (grad, x, split_dims, thresholds, lut, unread, tau, ste_mix, False, numbers)
     dx, dthresholds, dtau, _ = torch.ops.halut.tree_matmul_backward(*inputs)
     return dx, dtau, dthresholds
 
@@ -109,10 +111,12 @@ def tree_shape(thresholds: Tensor) -> tuple[int, int]:
     return thresholds.shape[0], (thresholds.shape[1] + 1).bit_length() - 1
 
 
-def _check_tree(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None) -> None:
+def _check_tree(
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
+) -> None:
     if not x.is_floating_point() and x.dtype != torch.int8:
         raise HalutError(f"x must be floating or int8, got {x.dtype}")
-    check_columns(x, taps, geometry)
+    check_columns(x, split_dims, geometry)
     check_floating("thresholds", thresholds, 2)
     check_same_device(x=x, thresholds=thresholds)
     GC, K = thresholds.shape[0], thresholds.shape[1] + 1
@@ -120,20 +124,23 @@ def _check_tree(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeome
         raise HalutError(f"trees need K to be a power of two, got {K} - 1 thresholds per codebook")
     check_prototypes(K)
     depth = K.bit_length() - 1
-    if GC == 0 or taps.shape[0] != GC * depth:
+    if GC == 0 or split_dims.shape[0] != GC * depth:
         raise HalutError(
-            f"{GC} trees of depth {depth} need taps [{GC * depth}], got {list(taps.shape)}"
+            f"{GC} trees of depth {depth} need split_dims [{GC * depth}], "
+            f"got {list(split_dims.shape)}"
         )
 
 
 @torch.library.custom_op("halut::tree_encode", mutates_args=())
-def _tree_encode(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: Sequence[int]) -> Tensor:
+def _tree_encode(
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: Sequence[int]
+) -> Tensor:
     shape = ConvGeometry.of_numbers(tuple(geometry))
-    return dispatch.run("tree_encode", x.device, x, taps, thresholds, shape)
+    return dispatch.run("tree_encode", x.device, x, split_dims, thresholds, shape)
 
 
 @_tree_encode.register_fake
-def _(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: Sequence[int]) -> Tensor:
+def _(x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: Sequence[int]) -> Tensor:
     N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     return x.new_empty(N, thresholds.shape[0], dtype=torch.uint8)
 
@@ -141,28 +148,28 @@ def _(x: Tensor, taps: Tensor, thresholds: Tensor, geometry: Sequence[int]) -> T
 @torch.library.custom_op("halut::tree_matmul", mutates_args=())
 def _tree_matmul(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     table: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     shape = ConvGeometry.of_numbers(tuple(geometry))
-    codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, shape)
+    codes = dispatch.run("tree_encode", x.device, x, split_dims, thresholds, shape)
     return dispatch.run("accumulate", x.device, codes, table), codes
 
 
 @_tree_matmul.register_fake
 def _(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     table: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: Sequence[int],
 ) -> tuple[Tensor, ...]:
     N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
@@ -174,20 +181,20 @@ def _(
 def _tree_matmul_backward(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     codes: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     G, _, K, _ = lut.shape
     shape = ConvGeometry.of_numbers(tuple(geometry))
-    if relax:
+    if ste_mix:
         encoder = dispatch.run(
-            "tree_gradient", x.device, grad, x, taps, thresholds, lut, tau, relax, shape
+            "tree_gradient", x.device, grad, x, split_dims, thresholds, lut, tau, ste_mix, shape
         )
     else:
         encoder = zero_gradient(x), _zeros(thresholds), _zeros(tau)
@@ -205,12 +212,12 @@ def _zeros(value: Tensor) -> Tensor:
 def _(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     codes: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
 ) -> tuple[Tensor, ...]:
@@ -219,16 +226,16 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, taps, thresholds, lut, _, tau, ctx.relax, ctx.geometry = inputs
-    ctx.save_for_backward(x, taps, thresholds, lut, output[1], tau)
+    x, split_dims, thresholds, lut, _, tau, ctx.ste_mix, ctx.geometry = inputs
+    ctx.save_for_backward(x, split_dims, thresholds, lut, output[1], tau)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    x, taps, thresholds, lut, codes, tau = ctx.saved_tensors
+    x, split_dims, thresholds, lut, codes, tau = ctx.saved_tensors
     need_x, _, need_thresholds, need_lut, _, need_tau, _, _ = ctx.needs_input_grad
-    relax = ctx.relax if need_x or need_thresholds or need_tau else 0.0
+    ste_mix = ctx.ste_mix if need_x or need_thresholds or need_tau else 0.0
     dx, dthresholds, dtau, dlut = torch.ops.halut.tree_matmul_backward(
-        grad, x, taps, thresholds, lut, codes, tau, relax, need_lut, ctx.geometry
+        grad, x, split_dims, thresholds, lut, codes, tau, ste_mix, need_lut, ctx.geometry
     )
     return (
         dx if need_x else None,
@@ -247,10 +254,10 @@ _tree_matmul.register_autograd(_backward, setup_context=_save)
 
 @dispatch.implementation("tree_encode", "torch")
 def tree_encode_torch(
-    x: Tensor, taps: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
+    x: Tensor, split_dims: Tensor, thresholds: Tensor, geometry: ConvGeometry | None
 ) -> Tensor:
     """`tree_encode` level by level, in chunks of rows of the gathered columns."""
-    columns = columns_torch(x, taps, geometry)
+    columns = columns_torch(x, split_dims, geometry)
     dtype = torch.promote_types(x.dtype, thresholds.dtype)
     GC, depth = tree_shape(thresholds)
     flat = thresholds.to(dtype).reshape(-1)

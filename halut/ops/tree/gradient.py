@@ -36,32 +36,32 @@ BUFFERS = 7
 def tree_gradient_torch(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: ConvGeometry | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients (x, thresholds, tau) of relax * sum(dE * assign).
+    """Gradients (x, thresholds, tau) of ste_mix * sum(dE * assign).
 
-    grad [N, G * M], x rows or a map, taps [G * C * depth], thresholds [G * C, K - 1],
+    grad [N, G * M], x rows or a map, split_dims [G * C * depth], thresholds [G * C, K - 1],
     lut [G, C, K, M], tau a scalar or [G * C].
     """
-    columns = columns_torch(x, taps, geometry)
-    dcolumns, dt, dtau = _column_gradients(grad, columns, thresholds, lut, tau, relax)
-    return columns_gradient_torch(dcolumns, taps, x, geometry), dt, dtau
+    columns = columns_torch(x, split_dims, geometry)
+    dcolumns, dt, dtau = _column_gradients(grad, columns, thresholds, lut, tau, ste_mix)
+    return columns_gradient_torch(dcolumns, split_dims, x, geometry), dt, dtau
 
 
 def _column_gradients(
-    grad: Tensor, taps: Tensor, thresholds: Tensor, lut: Tensor, tau: Tensor, relax: float
+    grad: Tensor, inputs: Tensor, thresholds: Tensor, lut: Tensor, tau: Tensor, ste_mix: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for the gathered columns `taps` [N, G * C * depth], in chunks of rows.
+    """The same for the gathered columns `inputs` [N, G * C * depth], in chunks of rows.
 
     The workspace is bounded by `checks.workspace`.
     """
     G, C, K, _ = lut.shape
-    depth, N = K.bit_length() - 1, taps.shape[0]
+    depth, N = K.bit_length() - 1, inputs.shape[0]
     dtype = compute_dtype(lut.dtype)
     order = _node_order(depth, lut.device)
     scale = (2.0 / tau.to(dtype)).expand(G * C).view(G, 1, C, 1)
@@ -70,8 +70,8 @@ def _column_gradients(
     origin = torch.cat([_nodes(t, level).mean(1, keepdim=True) for level in range(depth)], 1)
     levels = [node.bit_length() - 1 for node in range(1, K)]
     t = ((t - origin[:, levels]) * scale).contiguous()  # [G, K - 1, C, 1]
-    x = taps.reshape(N, G, C, depth).permute(1, 3, 2, 0)
-    pairs = _pairs(lut.to(dtype), relax)
+    x = inputs.reshape(N, G, C, depth).permute(1, 3, 2, 0)
+    pairs = _pairs(lut.to(dtype), ste_mix)
     dx = torch.empty(G, depth, C, N, dtype=dtype, device=lut.device)
     dt = torch.zeros_like(t)
     dtau = torch.zeros(G, C, dtype=dtype, device=lut.device)
@@ -90,7 +90,7 @@ def _column_gradients(
         dt -= slopes.sum(-1, keepdim=True)
         dtau += scaled.mul_(dx[..., rows]).sum((1, 3))
     dtau = -2 * (dtau + (t * dt).sum((1, 3))).view(-1) / tau.to(dtype)
-    dtaps = torch.empty_like(taps)  # strided like the taps, which may lie column by column
+    dtaps = torch.empty_like(inputs)  # strided like the split_dims, which may lie column by column
     dtaps.view(N, G, C, depth).copy_(dx.mul_(2 * scale).permute(3, 0, 2, 1))
     dt = (dt * (2 * scale)).squeeze(-1).transpose(1, 2)[:, :, torch.argsort(order)]
     dtau = dtau.view(tau.shape) if tau.numel() == G * C else dtau.sum().view(tau.shape)
@@ -116,7 +116,7 @@ def _nodes(array: Tensor, level: int) -> Tensor:
     return array[:, 2**level - 1 : 2 ** (level + 1) - 1]
 
 
-def _pairs(lut: Tensor, relax: float) -> Tensor:
+def _pairs(lut: Tensor, ste_mix: float) -> Tensor:
     """Sums, then differences, of the leaves under each lowest node: [G, K * C, M].
 
     The factor 2**-depth makes up for the halves left out on the way up and down the tree.
@@ -124,7 +124,7 @@ def _pairs(lut: Tensor, relax: float) -> Tensor:
     G, C, K, M = lut.shape
     leaves = lut[:, :, _bit_reversed(K.bit_length() - 1)].transpose(1, 2)
     left, right = leaves.chunk(2, 1)
-    return torch.cat([right + left, right - left], 1).mul_(relax / K).view(G, K * C, M)
+    return torch.cat([right + left, right - left], 1).mul_(ste_mix / K).view(G, K * C, M)
 
 
 def _products(pairs: Tensor, grad: Tensor, scratch: Scratch) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from halut.errors import HalutError
 from halut.ops.core import dispatch
 from halut.ops.core.checks import check_same_device, check_table, check_tau
-from halut.ops.epilogue import answer_like
+from halut.ops.epilogue import empty_output
 from halut.ops.geometry import ConvGeometry
 from halut.ops.layer.checks import check_layer, check_tree_layer
 from halut.ops.lookup.columns import empty_gradient, zero_gradient
@@ -29,14 +29,14 @@ INPUTS = (torch.float32, torch.float16, torch.bfloat16)
 
 def tree_train(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     table: Tensor,
     scale: Tensor,
     bias: Tensor,
     tau: Tensor,
-    relax: float = 1.0,
+    ste_mix: float = 1.0,
     geometry: ConvGeometry | None = None,
 ) -> Tensor:
     """The layer above: rows [N, G * M] of rows x [N, D], or a map, laid out in memory like x's.
@@ -47,7 +47,7 @@ def tree_train(
     """
     empty = table.new_empty(0, dtype=torch.uint8)
     check_layer(x, table, empty, scale, bias, None, torch.float32, geometry)
-    check_tree_layer(x, taps, thresholds, table)
+    check_tree_layer(x, split_dims, thresholds, table)
     check_table("lut", lut)
     check_tau(tau, thresholds.shape[0])
     check_same_device(x=x, lut=lut, tau=tau)
@@ -59,56 +59,56 @@ def tree_train(
             f"{list(lut.shape)} and {table.dtype} {list(table.shape)}"
         )
     numbers = geometry.numbers if geometry else []
-    inputs = (x, taps, thresholds, lut, table, scale, bias, tau, relax, numbers)
+    inputs = (x, split_dims, thresholds, lut, table, scale, bias, tau, ste_mix, numbers)
     return torch.ops.halut.tree_train(*inputs)
 
 
 @torch.library.custom_op("halut::tree_train", mutates_args=())
 def _tree_train(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     table: Tensor,
     scale: Tensor,
     bias: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: Sequence[int],
 ) -> Tensor:
     shape = ConvGeometry.of_numbers(tuple(geometry))
     if x.shape[0] == 0:
-        return answer_like(x, scale.shape[0], torch.float32, shape)
+        return empty_output(x, scale.shape[0], torch.float32, shape)
     empty = table.new_empty(0, dtype=torch.uint8)
-    answer = (scale, bias, None, torch.float32, shape)
-    return dispatch.run("tree_layer", x.device, x, taps, thresholds, table, empty, *answer)
+    epilogue = (scale, bias, None, torch.float32, shape)
+    return dispatch.run("tree_layer", x.device, x, split_dims, thresholds, table, empty, *epilogue)
 
 
 @_tree_train.register_fake
 def _(
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     table: Tensor,
     scale: Tensor,
     bias: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     geometry: Sequence[int],
 ) -> Tensor:
-    return answer_like(x, scale.shape[0], torch.float32, ConvGeometry.of_numbers(tuple(geometry)))
+    return empty_output(x, scale.shape[0], torch.float32, ConvGeometry.of_numbers(tuple(geometry)))
 
 
 @torch.library.custom_op("halut::tree_train_backward", mutates_args=())
 def _tree_train_backward(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -116,15 +116,15 @@ def _tree_train_backward(
     shape = ConvGeometry.of_numbers(tuple(geometry))
     rows = grad if shape is None else grad.permute(0, 2, 3, 1)
     rows = rows.to(torch.float32).reshape(-1, G * M)
-    if relax:
+    if ste_mix:
         encoder = dispatch.run(
-            "tree_gradient", x.device, rows, x, taps, thresholds, lut, tau, relax, shape
+            "tree_gradient", x.device, rows, x, split_dims, thresholds, lut, tau, ste_mix, shape
         )
     else:
         encoder = zero_gradient(x), torch.zeros_like(thresholds), torch.zeros_like(tau)
     if not tables:
         return *encoder, lut.new_empty(0), rows.sum(0)
-    codes = dispatch.run("tree_encode", x.device, x, taps, thresholds, shape)
+    codes = dispatch.run("tree_encode", x.device, x, split_dims, thresholds, shape)
     dlut = dispatch.run("scatter_add", x.device, codes, rows, G, K)
     return *encoder, dlut, rows.sum(0)
 
@@ -133,11 +133,11 @@ def _tree_train_backward(
 def _(
     grad: Tensor,
     x: Tensor,
-    taps: Tensor,
+    split_dims: Tensor,
     thresholds: Tensor,
     lut: Tensor,
     tau: Tensor,
-    relax: float,
+    ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
 ) -> tuple[Tensor, ...]:
@@ -147,15 +147,15 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, taps, thresholds, lut, _, _, _, tau, ctx.relax, ctx.geometry = inputs
-    ctx.save_for_backward(x, taps, thresholds, lut, tau)
+    x, split_dims, thresholds, lut, _, _, _, tau, ctx.ste_mix, ctx.geometry = inputs
+    ctx.save_for_backward(x, split_dims, thresholds, lut, tau)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     need_x, _, need_thresholds, need_lut, _, _, need_bias, need_tau, _, _ = ctx.needs_input_grad
-    relax = ctx.relax if need_x or need_thresholds or need_tau else 0.0
+    ste_mix = ctx.ste_mix if need_x or need_thresholds or need_tau else 0.0
     dx, dthresholds, dtau, dlut, dbias = torch.ops.halut.tree_train_backward(
-        grad, *ctx.saved_tensors, relax, need_lut, ctx.geometry
+        grad, *ctx.saved_tensors, ste_mix, need_lut, ctx.geometry
     )
     return (
         dx if need_x else None,

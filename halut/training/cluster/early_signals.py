@@ -1,4 +1,4 @@
-"""Signals that come while the program is still being imported: noted, and answered by the run.
+"""Signal handlers installed before the imports; the run answers what they record.
 
 Ctrl-C ends it there, and wherever nobody else answers it, in one line.
 """
@@ -14,14 +14,16 @@ SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 received: list[int] = []
 
 
-def listen() -> None:
+def install_signal_handlers() -> None:
     """Note SIGUSR1 and SIGUSR2 from now on; nobody's handler would be there yet to save a job."""
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: received.append(number))
-    sys.excepthook = told
+    sys.excepthook = report_uncaught
 
 
-def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def report_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """What Python does with an error that nobody caught; of Ctrl-C one line and exit code 130."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)

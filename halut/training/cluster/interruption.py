@@ -1,4 +1,4 @@
-"""Signals that end a run early: a checkpoint first, then the way back into the queue.
+"""Signal handling of a run: checkpoint, exit and requeue.
 
 SIGUSR1 and SIGUSR2 announce a time limit or a preemption (`sbatch --signal`, submitit, `scancel
 --signal`): the run saves its place, requeues its job, and ends. SIGTERM comes from those who see to
@@ -23,8 +23,8 @@ from halut.training.cluster import early_signals, slurm
 from halut.training.parallel import distributed
 
 SIGNALS = (*early_signals.SIGNALS, signal.SIGTERM)
-CONTINUES = "the same command with the same run_dir continues"
-LAST_WORDS = 60.0
+RESUME_HINT = "the same command with the same run_dir continues"
+REQUEUE_GRACE_SECONDS = 60.0
 """Seconds that the other ranks wait for the main one to requeue the job, which ends them."""
 
 
@@ -36,7 +36,7 @@ class Interrupted(BaseException):
         self.number = number
 
 
-class Watch:
+class SignalHandler:
     """The process' signal state. `state` is idle (no run), running, fitting or leaving."""
 
     def __init__(self) -> None:
@@ -97,23 +97,25 @@ class Watch:
             self.raise_if_received()
 
 
-watch = Watch()
+signal_handler = SignalHandler()
 
 
-def leave(stop: Interrupted, requeue: bool, limit: int) -> int:
+def requeue_or_exit(stop: Interrupted, requeue: bool, limit: int) -> int:
     """Requeue the job if the signal asks for it, say what happens next; returns the exit code."""
-    watch.state = "leaving"
+    signal_handler.state = "leaving"
     code = 128 + stop.number
     if stop.number not in early_signals.SIGNALS or not requeue:
-        distributed.complain(f"ended by {stop}; {CONTINUES}")
+        distributed.print_error(f"ended by {stop}; {RESUME_HINT}")
         return code
-    refused = slurm.why_not_requeue(limit)
-    if refused is None and not distributed.is_main():
-        time.sleep(LAST_WORDS)  # requeueing ends this process; to end before would end the others
+    refusal = slurm.why_not_requeue(limit)
+    if refusal is None and not distributed.is_main():
+        time.sleep(
+            REQUEUE_GRACE_SECONDS
+        )  # requeueing ends this process; to end before would end the others
         return code
-    refused = refused or slurm.requeue()
-    if refused is None:
+    refusal = refusal or slurm.requeue()
+    if refusal is None:
         print(f"ended by {stop}; job {slurm.job()} is in the queue again", flush=True)
     else:
-        distributed.complain(f"ended by {stop}, not requeued: {refused}; {CONTINUES}")
+        distributed.print_error(f"ended by {stop}, not requeued: {refusal}; {RESUME_HINT}")
     return code

@@ -18,12 +18,12 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from halut.errors import HalutError, tell
+from halut.errors import HalutError, report_error
 from halut.training.config.launcher_config import LAUNCHER
 from halut.training.config.overrides import swept_values
-from halut.training.parallel.distributed import complain, started_from_outside
+from halut.training.parallel.distributed import print_error, started_from_outside
 
-PLACES = ("trainer", "trainer.devices", "trainer.num_nodes", "trainer.accelerator")
+TRAINER_KEYS = ("trainer", "trainer.devices", "trainer.num_nodes", "trainer.accelerator")
 
 
 class Launching(Callback):
@@ -31,41 +31,41 @@ class Launching(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            swept = swept_values(config)
+            axes = swept_values(config)
             by_slurm = config.hydra.launcher.get("_target_") == LAUNCHER
-            (_prepare if by_slurm else _refuse_ranks)(config, swept)
+            (_prepare if by_slurm else _refuse_ranks)(config, axes)
         except Exception as error:  # Hydra would turn it into a warning
-            tell(error, complain)
+            report_error(error, print_error)
             sys.exit(1)
 
 
-def _refuse_ranks(config: DictConfig, swept: dict[str, int]) -> None:
+def _refuse_ranks(config: DictConfig, axes: dict[str, int]) -> None:
     """A launcher that runs values in this process can give them no processes of their own."""
     ranks = config.trainer.devices * config.trainer.num_nodes
     if ranks > 1 and not started_from_outside():
-        given = shlex.join(sys.argv[1:])
+        arguments = shlex.join(sys.argv[1:])
         raise HalutError(
             f"a multirun runs its values in this one process, not in {ranks}. As jobs of {ranks} "
-            f"tasks each: python train.py hydra/launcher=slurm {given}; one after the other "
-            f"here: torchrun --nproc-per-node={config.trainer.devices} train.py {given}"
+            f"tasks each: python train.py hydra/launcher=slurm {arguments}; one after the other "
+            f"here: torchrun --nproc-per-node={config.trainer.devices} train.py {arguments}"
         )
 
 
-def _prepare(config: DictConfig, swept: dict[str, int]) -> None:
+def _prepare(config: DictConfig, axes: dict[str, int]) -> None:
     settings = config.hydra.launcher
     if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
         raise HalutError("hydra/launcher=slurm needs submitit: pip install 'halut[slurm]'")
     from halut.training.cluster.submitit_launcher import Launcher
 
     Plugins.instance().class_name_to_class[LAUNCHER] = Launcher  # Hydra knows plugins by this name
-    for key in swept:
-        if key in PLACES:
+    for key in axes:
+        if key in TRAINER_KEYS:
             raise HalutError(
                 f"all jobs of a multirun have the same tasks: give each {key} a command of its own"
             )
-    asked = wanted(config.trainer, settings)
+    requests = resources(config.trainer, settings)
     with open_dict(settings):
-        settings.update(asked)
+        settings.update(requests)
         dry = settings.pop("dry_run")
         # A rank that dies must end its job, not leave the others waiting.
         settings.setup = [*(settings.setup or []), "export SLURM_KILL_BAD_EXIT=1"]
@@ -73,12 +73,12 @@ def _prepare(config: DictConfig, swept: dict[str, int]) -> None:
         for key in [key for key in settings if settings[key] is None]:
             del settings[key]
     if dry:
-        print(job_script(settings, math.prod(swept.values())))
+        print(job_script(settings, math.prod(axes.values())))
         sys.exit(0)
 
 
-def wanted(trainer: Any, given: Mapping[str, Any]) -> dict[str, int | None]:
-    """nodes, tasks_per_node and gpus_per_node of a trainer; HalutError where `given` differs."""
+def resources(trainer: Any, options: Mapping[str, Any]) -> dict[str, int | None]:
+    """nodes, tasks_per_node and gpus_per_node of a trainer; HalutError where `options` differs."""
     cpu = trainer.accelerator == "cpu"
     derived = {
         "nodes": ("trainer.num_nodes", trainer.num_nodes),
@@ -86,9 +86,9 @@ def wanted(trainer: Any, given: Mapping[str, Any]) -> dict[str, int | None]:
         "gpus_per_node": ("trainer.devices", None if cpu else trainer.devices),
     }
     for name, (source, value) in derived.items():
-        if given[name] not in (None, value):
+        if options[name] not in (None, value):
             raise HalutError(
-                f"hydra.launcher.{name}={given[name]}, but {source}="
+                f"hydra.launcher.{name}={options[name]}, but {source}="
                 f"{getattr(trainer, source.split('.')[1])} and trainer.accelerator="
                 f"{trainer.accelerator} need {name}={value}: leave it out"
             )

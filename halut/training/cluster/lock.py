@@ -1,4 +1,4 @@
-"""One run in a folder at a time: the file run.lock, which a living process keeps fresh.
+"""Run folder lock: the file run.lock, which a living process keeps fresh.
 
 Locks of the operating system are no use on the network drives of clusters. The file is created by
 its owner alone (O_EXCL), names that process, and its time is renewed while the process lives. On
@@ -21,14 +21,14 @@ from typing import Any
 from halut.errors import HalutError
 from halut.io import TEMPORARY
 from halut.training.cluster import slurm
-from halut.training.parallel.distributed import is_main, on_main
+from halut.training.parallel.distributed import broadcast_from_rank0, is_main
 
 LOCK = "run.lock"
 TAKING = "run.lock.taking"
 """Held for the moment in which a lock left behind changes hands, so that two cannot take it."""
-BEAT = 20.0
+HEARTBEAT_SECONDS = 20.0
 """Seconds between two renewals."""
-STALE = 300.0
+STALE_SECONDS = 300.0
 """Seconds without one after which the owner, on another machine, counts as dead."""
 
 
@@ -40,7 +40,7 @@ class InUse(HalutError):
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` for the length of a run, for all of its ranks. InUse if another run does."""
     lock = Lock(folder)
-    on_main(lock.acquire)
+    broadcast_from_rank0(lock.acquire)
     try:
         yield
     finally:
@@ -96,13 +96,13 @@ class Lock:
         starting = InUse(f"{self.folder}: another run is just starting in it")
         taking = self.path.with_name(TAKING)
         if not _create(taking, self.content):
-            if _age(taking) < STALE:
+            if _age(taking) < STALE_SECONDS:
                 raise starting
             taking.unlink(missing_ok=True)  # its maker died within that moment
             if not _create(taking, self.content):
                 raise starting
         try:
-            if (refusal := refused(self.path)) is not None:
+            if (refusal := why_not_acquired(self.path)) is not None:
                 raise InUse(f"{self.folder} is in use: {refusal}")
             if self.path.exists():
                 os.replace(taking, self.path)
@@ -118,7 +118,7 @@ class Lock:
         return self.path.read_bytes() == self.content
 
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT):
+        while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 if not self._is_mine():
                     print(
@@ -160,7 +160,7 @@ def me() -> dict[str, Any]:
     }
 
 
-def refused(path: Path) -> str | None:
+def why_not_acquired(path: Path) -> str | None:
     """Why the lock `path` must be respected; None if its owner is dead or gone, or this process.
 
     A job that was put back into the queue owns what it locked before. A lock that cannot be read
@@ -175,7 +175,7 @@ def refused(path: Path) -> str | None:
     mine, age = me(), _age(path)
     remove = f"if no such process lives, delete {path}"
     if not isinstance(owner, dict) or not isinstance(owner.get("pid"), int):
-        return None if age > STALE else f"its {path.name} cannot be read; {remove}"
+        return None if age > STALE_SECONDS else f"its {path.name} cannot be read; {remove}"
     pid, host, job = owner["pid"], owner.get("host"), owner.get("job")
     if owner.get("machine") == mine["machine"]:
         alive = started(pid)
@@ -184,10 +184,10 @@ def refused(path: Path) -> str | None:
         return f"process {pid} runs in it; wait for its end, or give another run_dir"
     before = owner.get("restarts")
     requeued = isinstance(before, int) and before < mine["restarts"]
-    if (job is not None and job == mine["job"] and requeued) or age > STALE:
+    if (job is not None and job == mine["job"] and requeued) or age > STALE_SECONDS:
         return None
-    named = f" (job {job})" if job is not None else ""
-    return f"process {pid} on {host}{named} was alive {max(age, 0):.0f} seconds ago; {remove}"
+    job_text = f" (job {job})" if job is not None else ""
+    return f"process {pid} on {host}{job_text} was alive {max(age, 0):.0f} seconds ago; {remove}"
 
 
 def started(pid: int) -> str | None:
@@ -216,11 +216,11 @@ _PROC = Path("/proc/self")
 
 def _machine() -> list[str]:
     """The host's name alone may be shared by containers; boot and process space tell them apart."""
-    found = [platform.node()]
+    parts = [platform.node()]
     with contextlib.suppress(OSError):
-        found.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        found.append(os.readlink("/proc/self/ns/pid"))
-    return found
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return parts
 
 
 def _create(path: Path, content: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What SLURM says about this process: its rank, its job, and how the job is requeued."""
+"""SLURM environment of this process: rank, job, and requeueing."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def restarts() -> int:
     return int(count) if count.isdecimal() else 0
 
 
-def adopt() -> None:
+def export_torchrun_env() -> None:
     """Give a process that srun started beside others the variables torchrun would have set."""
-    found = step()
-    if found is None or found.tasks == 1 or "RANK" in os.environ:
+    job_step = step()
+    if job_step is None or job_step.tasks == 1 or "RANK" in os.environ:
         return
     nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
     first = SLURMEnvironment.resolve_root_node_address(nodes)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1" if found.nodes == 1 else first)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1" if job_step.nodes == 1 else first)
     number = int(os.environ["SLURM_JOB_ID"]) + 100 * int(os.environ["SLURM_STEP_ID"])
     os.environ.setdefault("MASTER_PORT", str(FIRST_PORT + number % 10_000))
-    os.environ["RANK"] = str(found.rank)
-    os.environ["LOCAL_RANK"] = str(found.local_rank)
-    os.environ["WORLD_SIZE"] = str(found.tasks)
+    os.environ["RANK"] = str(job_step.rank)
+    os.environ["LOCAL_RANK"] = str(job_step.local_rank)
+    os.environ["WORLD_SIZE"] = str(job_step.tasks)
 
 
 def check_step(settings: TrainerConfig, command: str) -> None:
@@ -76,28 +76,35 @@ def check_step(settings: TrainerConfig, command: str) -> None:
 
     `command` is what the user ran, to be told back.
     """
-    found = step()
+    job_step = step()
     devices, nodes = settings.devices, settings.num_nodes
-    asked = f"srun --nodes={nodes} --ntasks-per-node={devices} --kill-on-bad-exit=1 {command}"
-    if found is None:
+    srun_command = (
+        f"srun --nodes={nodes} --ntasks-per-node={devices} --kill-on-bad-exit=1 {command}"
+    )
+    if job_step is None:
         if settings.ranks == "srun":
-            raise HalutError(f"trainer.ranks=srun, but srun did not start this process: {asked}")
+            raise HalutError(
+                f"trainer.ranks=srun, but srun did not start this process: {srun_command}"
+            )
         return
-    if found.tasks == 1 and settings.ranks == "auto" and nodes == 1:
+    if job_step.tasks == 1 and settings.ranks == "auto" and nodes == 1:
         return  # a shell inside an allocation: what it starts are processes of its own
-    if (found.tasks_per_node, found.nodes) != (devices, nodes) or found.tasks % found.nodes:
+    if (job_step.tasks_per_node, job_step.nodes) != (
+        devices,
+        nodes,
+    ) or job_step.tasks % job_step.nodes:
         raise HalutError(
-            f"srun started {found.tasks} tasks on {found.nodes} nodes, but "
+            f"srun started {job_step.tasks} tasks on {job_step.nodes} nodes, but "
             f"trainer.devices={devices} and trainer.num_nodes={nodes} need {devices} on each "
-            f"of {nodes}: {asked}"
+            f"of {nodes}: {srun_command}"
         )
-    if found.tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise HalutError(f"srun was not told how many tasks run on each node: {asked}")
-    seen = torch.cuda.device_count()
-    if settings.accelerator != "cpu" and 0 < seen < devices:
+    if job_step.tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise HalutError(f"srun was not told how many tasks run on each node: {srun_command}")
+    visible = torch.cuda.device_count()
+    if settings.accelerator != "cpu" and 0 < visible < devices:
         raise HalutError(
-            f"trainer.devices={devices}, but a task sees {seen} GPUs: every task must see all of "
-            f"its node, as --gpus-per-node={devices} gives them (not --gpus-per-task)"
+            f"trainer.devices={devices}, but a task sees {visible} GPUs: every task must see "
+            f"all of its node, as --gpus-per-node={devices} gives them (not --gpus-per-task)"
         )
 
 

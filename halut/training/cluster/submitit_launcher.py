@@ -11,11 +11,11 @@ from pathlib import Path
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
-from halut.errors import FAULTS, tell
+from halut.errors import FAULTS, report_error
 from halut.training.cluster.lock import release
-from halut.training.parallel.distributed import complain
+from halut.training.parallel.distributed import print_error
 
-SHORT = 300
+MAX_OUTPUT_LENGTH = 300
 """Characters of what sbatch or a job said."""
 
 
@@ -34,15 +34,21 @@ class Launcher(SlurmLauncher):
             print(printed.getvalue(), end="", file=sys.stderr)
             return jobs
         except KeyboardInterrupt:
-            complain(f"interrupted; jobs that were submitted go on (scancel ends them); {later}")
+            print_error(f"interrupted; jobs that were submitted go on (scancel ends them); {later}")
             sys.exit(130)
         except FAULTS as error:
-            tell(error, complain)
+            report_error(error, print_error)
         except FileNotFoundError as error:
-            complain(f"hydra/launcher=slurm: {error.filename}: not found; is this a SLURM cluster?")
+            print_error(
+                f"hydra/launcher=slurm: {error.filename}: not found; is this a SLURM cluster?"
+            )
         except Exception as error:  # what sbatch says comes as FailedJobError and its like
-            said = " ".join(str(error).split())
-            said = said if len(said) <= SHORT else f"{said[:SHORT]} ..."
-            complain(f"hydra/launcher=slurm: {said or type(error).__name__}; {later}")
+            message = " ".join(str(error).split())
+            message = (
+                message
+                if len(message) <= MAX_OUTPUT_LENGTH
+                else f"{message[:MAX_OUTPUT_LENGTH]} ..."
+            )
+            print_error(f"hydra/launcher=slurm: {message or type(error).__name__}; {later}")
         release(Path(folder))
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""The two commands' edge: help of our own, and refusals in one line where Hydra has several."""
+"""Command-line front end of train.py and evaluate.py: help, and Hydra's errors in one line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from halut.errors import HalutError, quiet_pipes, tell
+from halut.errors import HalutError, quiet_pipes, report_error
 from halut.training.config.help import page
 from halut.training.config.hydra_errors import known_options, nearest, one_line
 from halut.training.config.hydra_schemas import conf_dir
 from halut.training.config.plugin_options import import_plugins
 from halut.training.config.renamed import register, with_new_keys
-from halut.training.parallel.distributed import complain, warn
+from halut.training.parallel.distributed import print_error, warn
 
 FLAGS = (
     "--hydra-help",
@@ -80,10 +80,10 @@ def command(
                         sys.argv = [sys.argv[0], *arguments]
                         return composed()
                 except HalutError as error:
-                    tell(error, complain, "debug=traceback" in arguments)
+                    report_error(error, print_error, "debug=traceback" in arguments)
                     sys.exit(1)
                 except (HydraException, OmegaConfBaseException) as error:
-                    complain(one_line(error, schema, program))
+                    print_error(one_line(error, schema, program))
                     sys.exit(1)
 
         return main
@@ -107,13 +107,13 @@ def _check_flags(arguments: list[str], schema: type) -> None:
     """Refuse what looks like an option of other tools: --epochs 5."""
     for argument in arguments:
         flag = argument.partition("=")[0]
-        if not flag.startswith("-") or any(known.startswith(flag) for known in FLAGS):
+        if not flag.startswith("-") or any(options.startswith(flag) for options in FLAGS):
             continue
         key = flag.lstrip("-").replace("-", "_")
-        known = sorted(set(known_options(schema)))
-        near = [key] if key in known else nearest(key, known)
+        options = sorted(set(known_options(schema)))
+        near = [key] if key in options else nearest(key, options)
         hint = f"; did you mean {' or '.join(f'{each}=...' for each in near)}?" if near else ""
-        complain(f"unknown option {flag}: options are written KEY=VALUE{hint}")
+        print_error(f"unknown option {flag}: options are written KEY=VALUE{hint}")
         sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""The configuration of an evaluation as dataclasses, and its place in Hydra's store."""
+"""Configuration dataclasses of evaluate.py."""
 
 from __future__ import annotations
 

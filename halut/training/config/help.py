@@ -1,4 +1,4 @@
-"""`--help` and `--help GROUP`: what there is to choose and to set.
+"""Help pages: `--help` and `--help GROUP`.
 
 Texts are those of the options' dataclasses, and the comments at the head of the files in conf/.
 """
@@ -18,7 +18,7 @@ from halut.models.config import ModelConfig
 from halut.option import default_of, unknown, why_without_effect
 from halut.replace.operator_registry import about, config_type, operator_names
 from halut.training.config.hydra_schemas import conf_dir, model_config, without_file
-from halut.training.parallel.distributed import complain
+from halut.training.parallel.distributed import print_error
 
 WIDTH = 79
 NAMES = 30
@@ -34,27 +34,29 @@ def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
     plain = [each.lstrip("+") for each in arguments if not each.startswith("-")]
     places = [i for i, each in enumerate(arguments) if each in ("--help", "-h")]
     after = arguments[places[0] + 1 : places[0] + 2]
-    chosen = dict(each.split("=", 1) for each in plain if "=" in each)
+    selection = dict(each.split("=", 1) for each in plain if "=" in each)
     top = {field.name: field for field in dataclasses.fields(schema)}
     groups = [each for each in top if _is_group(top[each])]
     if not after or after[0].startswith("-"):
-        asked = [each for each in chosen if each in groups]
+        asked = [each for each in selection if each in groups]
         if asked:
-            return "\n".join(_group(name, schema, top, each, program, chosen) for each in asked)
+            return "\n".join(_group(name, schema, top, each, program, selection) for each in asked)
         return _overview(name, top, groups, program)
     if names := _names(top, after[0].partition("=")[0]):
         return names
-    wanted = after[0].partition("=")[0].split(".")[0]
-    if wanted == "all":
-        return "\n".join(_group(name, schema, top, each, program, chosen) for each in groups)
+    group_name = after[0].partition("=")[0].split(".")[0]
+    if group_name == "all":
+        return "\n".join(_group(name, schema, top, each, program, selection) for each in groups)
     presets = [group for group in _defaults(name) if group in _presets and group not in top]
-    if wanted in presets:
-        return "\n".join([f"{wanted}: {_presets[wanted]}", "", *_described(wanted)]) + "\n"
-    if wanted == "hydra" or wanted not in top:
-        _refuse("group", wanted, [*groups, *presets, "all"])
-    if wanted not in groups:
-        return _options([(wanted, top[wanted], default_of(top[wanted]))])
-    return _group(name, schema, top, wanted, program, chosen)
+    if group_name in presets:
+        return (
+            "\n".join([f"{group_name}: {_presets[group_name]}", "", *_described(group_name)]) + "\n"
+        )
+    if group_name == "hydra" or group_name not in top:
+        _refuse("group", group_name, [*groups, *presets, "all"])
+    if group_name not in groups:
+        return _options([(group_name, top[group_name], default_of(top[group_name]))])
+    return _group(name, schema, top, group_name, program, selection)
 
 
 def _is_group(field: dataclasses.Field[Any]) -> bool:
@@ -111,7 +113,7 @@ def _choices(group: str) -> list[str]:
 
 
 def _refuse(kind: str, word: str, choices: list[str]) -> NoReturn:
-    complain(unknown(kind, word, choices))
+    print_error(unknown(kind, word, choices))
     raise SystemExit(2)
 
 
@@ -126,25 +128,27 @@ def _described(group: str) -> list[str]:
 
 
 def _group(
-    name: str, whole: Any, top: dict[str, Any], group: str, program: str, chosen: dict[str, str]
+    name: str, whole: Any, top: dict[str, Any], group: str, program: str, selection: dict[str, str]
 ) -> str:
     """The choices of a group, a line each, and the options of the one that is chosen."""
     choices = _choices(group)
-    wanted = chosen.get(group) or _defaults(name).get(group) or (choices[0] if choices else "")
-    if choices and wanted not in choices:
-        _refuse(group, wanted, choices)
+    option_name = (
+        selection.get(group) or _defaults(name).get(group) or (choices[0] if choices else "")
+    )
+    if choices and option_name not in choices:
+        _refuse(group, option_name, choices)
     lines = [f"{group}: {top[group].metadata['help']}", ""]
-    if group in chosen:
+    if group in selection:
         lines += _wrapped("", ", ".join(choices), 2)
     else:
         lines += _described(group)
-    schema = _schema(top, group, wanted)
-    of = f" of {group}={wanted}" if choices else ""
+    schema = _schema(top, group, option_name)
+    of = f" of {group}={option_name}" if choices else ""
     others = f" (of another: {program} --help {group}=CHOICE)" if len(choices) > 1 else ""
     lines += [""] if choices else []
     lines += [
         f"options{of}{others}:",
-        _options(_fields(whole, group, schema, wanted, choices)).rstrip(),
+        _options(_fields(whole, group, schema, option_name, choices)).rstrip(),
     ]
     return "\n".join(lines) + "\n"
 
@@ -168,7 +172,7 @@ def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str
     own: dict[str, Any] = {}
     if choices:
         own = {k: v for k, v in _settings(group, choice).items() if k not in ("defaults", group)}
-    found: list[Any] = []
+    rows: list[Any] = []
     run = None if whole.trains else whole()
     for field in dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ():
         if run is not None and why_without_effect(run, f"{group}.{field.name}") == run.untrained():
@@ -177,13 +181,13 @@ def _fields(whole: Any, group: str, schema: type, choice: str, choices: list[str
         key = f"{group}.{field.name}"
         if field.name == "name" and choices:
             if group == "model":
-                found.append((key, field, own.get("name", "???")))
+                rows.append((key, field, own.get("name", "???")))
         elif dataclasses.is_dataclass(default) and group != "halut":
             for inner in dataclasses.fields(default):
-                found.append((f"{key}.{inner.name}", inner, getattr(default, inner.name)))
+                rows.append((f"{key}.{inner.name}", inner, getattr(default, inner.name)))
         else:
-            found.append((key, field, _Nested() if dataclasses.is_dataclass(default) else default))
-    return found
+            rows.append((key, field, _Nested() if dataclasses.is_dataclass(default) else default))
+    return rows
 
 
 def _settings(group: str, choice: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hydra's refusals in one line, with the option that was probably meant."""
+"""One-line messages of Hydra's errors, with the nearest option name."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SYNONYMS = {
 ASIDE = ("full_key", "object_type", "reference_type", "See ", "Set the", "Either", "Or add")
 """What the lines of a refusal begin with that say nothing to a user."""
 
-SHORTEST = 0.65
+MIN_SIMILARITY = 0.65
 """How like a name must be to be suggested."""
 
 
@@ -88,46 +88,46 @@ def known_options(schema: type, path: str = "") -> Iterator[str]:
             yield from known_options(type(default), f"{key}.")
 
 
-def nearest(key: str, known: Iterable[str]) -> list[str]:
+def nearest(key: str, candidates: Iterable[str]) -> list[str]:
     """The options that a wrong key may stand for, the likeliest first; three at most."""
-    options = list(dict.fromkeys(known))
+    options = list(dict.fromkeys(candidates))
     group, _, name = key.rpartition(".")
-    meant = [
+    names_alike = [
         option
         for ours, theirs in SYNONYMS.items()
         if name.lower() in theirs.split()
         for option in ours.split()
         if option in options and option != key
     ]
-    if meant:
-        return meant[:3]
+    if names_alike:
+        return names_alike[:3]
     lower = {option.lower(): option for option in reversed(options)}
     if key.lower() in lower:
         return [lower[key.lower()]]
     ends = [o for o in options if o.rpartition(".")[2].lower() == name.lower()]
     same = [o for o in options if o.rpartition(".")[0] == group and not ends]
     names = {o.rpartition(".")[2].lower(): o for o in same}
-    close = difflib.get_close_matches(name.lower(), names, n=2, cutoff=SHORTEST)
-    found = [names[each] for each in close] + ends
-    if not found:
-        close = difflib.get_close_matches(key.lower(), lower, n=2, cutoff=SHORTEST)
-        found = [lower[each] for each in close]
-    return found[:3]
+    close = difflib.get_close_matches(name.lower(), names, n=2, cutoff=MIN_SIMILARITY)
+    suggestions = [names[each] for each in close] + ends
+    if not suggestions:
+        close = difflib.get_close_matches(key.lower(), lower, n=2, cutoff=MIN_SIMILARITY)
+        suggestions = [lower[each] for each in close]
+    return suggestions[:3]
 
 
 def unknown_option(key: str, schema: type, program: str) -> str:
     """unknown option KEY, and what was probably meant."""
-    known = set(known_options(schema))
-    if key in known:  # of another choice of its group
+    options = set(known_options(schema))
+    if key in options:  # of another choice of its group
         return f"unknown option {key}: {owners(key)}"
     mapping = key.rpartition(".")[0]
-    if mapping in known and mapping.endswith("options"):
+    if mapping in options and mapping.endswith("options"):
         return f"{key}: {mapping} has what you add to it: write +{key}=VALUE"
-    near = nearest(key, sorted(known))
+    near = nearest(key, sorted(options))
     if near:
         return f"unknown option {key}; did you mean {' or '.join(near)}?"
     group = key.split(".")[0]
-    page = f" {group}" if group in known and group != key else ""
+    page = f" {group}" if group in options and group != key else ""
     return f"unknown option {key}; {program} --help{page} shows what there is"
 
 
@@ -162,12 +162,12 @@ def one_line(error: BaseException, schema: type, program: str) -> str:
             return f"{line!r} is no option: write KEY=VALUE ({program} --help)"
         reason = text.splitlines()[0]
         return f"{line} cannot be read ({reason}): put quotes inside: \"KEY='VALUE'\""
-    found = re.search(r"Could not (?:override|append to config|delete[^']*) '([^']+)'", text)
+    match = re.search(r"Could not (?:override|append to config|delete[^']*) '([^']+)'", text)
     cause = str(error.__cause__ or "")
-    if found and "in struct" not in cause and "already at" in text:
+    if match and "in struct" not in cause and "already at" in text:
         return text.splitlines()[0]
-    if found:
-        key = found[1].split("@")[0].split("=")[0]
+    if match:
+        key = match[1].split("@")[0].split("=")[0]
         return unknown_option(key.lstrip("+"), schema, program)
     if missing := re.search(r"missing mandatory value: (\w+)[\s\S]*full_key: (\S+)", text):
         return f"{missing[2]} has no default: give {missing[2]}=VALUE"
@@ -176,8 +176,8 @@ def one_line(error: BaseException, schema: type, program: str) -> str:
     if re.search(r"^Key '[^']+' not in '", cause or text, re.M) and key:
         return unknown_option(key, schema, program)
     lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(ASIDE)]
-    said = ": ".join(dict.fromkeys(kept)).replace("Error merging override ", "")
-    if "is not a ListConfig" in said:
-        return f"{said.split(':')[0]}: {key} is a list: write {key}=[A,B]"
-    return said if not key or key in said else f"{key}: {said}"
+    informative = [line for line in lines if not line.startswith(ASIDE)]
+    message = ": ".join(dict.fromkeys(informative)).replace("Error merging override ", "")
+    if "is not a ListConfig" in message:
+        return f"{message.split(':')[0]}: {key} is a list: write {key}=[A,B]"
+    return message if not key or key in message else f"{key}: {message}"

@@ -1,4 +1,4 @@
-"""The structured schemas behind conf/: every group refuses a wrong key or type."""
+"""Structured schemas behind conf/: every group refuses a wrong key or type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of a training run need to have an effect: see halut.option."""
+"""Conditions under which options of a training run have an effect: see halut.option."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from halut.bundle import plan_of_file
 from halut.errors import HalutError
 from halut.option import Needs, while_training
 from halut.replace.operator_registry import make_operator
-from halut.replace.policy import laid_over
+from halut.replace.policy import merge_options
 from halut.replace.schedule import ROLES
 from halut.sites.find import Site
 from halut.sites.plan import KEEP
@@ -105,33 +105,33 @@ def of_order(*orders: str) -> Needs:
 
 def of_roles(own: Any, run: Any) -> str | None:
     """Rates by optimizer role, of which each must have parameters."""
-    known = roles(run)
-    missing = [role for role in own if role not in known and role in ROLES]
-    return no_role(missing[0], known) if missing else None
+    present = roles(run)
+    missing = [role for role in own if role not in present and role in ROLES]
+    return no_role(missing[0], present) if missing else None
 
 
 def of_role(role: str) -> Needs:
     """The rate of one optimizer role."""
 
     def why(own: Any, run: Any) -> str | None:
-        known = roles(run)
-        return None if role in known else no_role(role, known)
+        present = roles(run)
+        return None if role in present else no_role(role, present)
 
     return why
 
 
-def no_role(role: str, known: set[str]) -> str:
+def no_role(role: str, present: set[str]) -> str:
     """That no layer has parameters of the role."""
-    there = ", ".join(each for each in ROLES if each in known)
+    there = ", ".join(each for each in ROLES if each in present)
     return f"no layer has parameters of the role {role}; there are: {there}"
 
 
 def roles(run: Any) -> set[str]:
     """The optimizer roles that the operators of a configuration have parameters of."""
-    found = {"rest"}
+    names = {"rest"}
     for name, options in operators_of(run):
-        found |= _roles(name, tuple(sorted((k, repr(v)) for k, v in options.items())), options)
-    return found
+        names |= _roles(name, tuple(sorted((k, repr(v)) for k, v in options.items())), options)
+    return names
 
 
 def operators_of(run: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -139,13 +139,13 @@ def operators_of(run: Any) -> list[tuple[str, dict[str, Any]]]:
     if run.plan is not None:
         return [(e.operator, dict(e.options)) for e in plan_of_file(run.plan).replaced]
     default, options = run.halut.name, run.halut.options()
-    found = [(default, options)]
+    pairs = [(default, options)]
     for rule in run.policy.rules:
         name = rule.get("operator", default) or default
         if name != KEEP:
             over = rule.get("options") or {}
-            found.append((name, laid_over(options, over) if name == default else dict(over)))
-    return found
+            pairs.append((name, merge_options(options, over) if name == default else dict(over)))
+    return pairs
 
 
 _known: dict[Any, set[str]] = {}
@@ -221,7 +221,7 @@ def distilled(own: Any, run: Any) -> str | None:
     return None if own.distill else "nothing is distilled: it needs loss.distill above 0"
 
 
-def taught(own: Any, run: Any) -> str | None:
+def distillation_without_effect(own: Any, run: Any) -> str | None:
     """What only a teacher has."""
     if own.distill or own.features:
         return None

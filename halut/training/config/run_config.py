@@ -1,4 +1,4 @@
-"""The configuration of a run as dataclasses: a wrong key or type is refused when it is composed."""
+"""Configuration dataclasses of train.py: a wrong key or type is refused at composition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from halut.analysis.run_figures import check_figure, flat
 from halut.analysis.sweep_plot import check_picture
 from halut.option import between, check_choices, every, option, where, while_training
 from halut.replace.operator_registry import make_operator, operator_of
-from halut.replace.policy import laid_over
+from halut.replace.policy import merge_options
 from halut.replace.ptq import check_choice
 from halut.replace.schedule import CALIBRATE, ROLES, orders
 from halut.sites.plan import KEEP
@@ -187,13 +187,15 @@ class LossConfig:
         0.0, "weight of the tables' distance to the exact product", needs=needs.with_tables
     )
     teacher: str | None = option(
-        None, "another model's name; null: the exact network", needs=needs.taught
+        None,
+        "another model's name; null: the exact network",
+        needs=needs.distillation_without_effect,
     )
     teacher_weights: str | None = option(
         None,
         "file of the teacher's weights; null: the published ones",
         needs=every(
-            needs.taught,
+            needs.distillation_without_effect,
             where(lambda own: own.teacher is not None, "it needs loss.teacher=MODEL"),
         ),
     )
@@ -325,7 +327,7 @@ def check_operators(config: TrainConfig) -> None:
         if name != KEEP:
             over = rule.get("options") or {}
             default = config.halut.options() if name == config.halut.name else {}
-            make_operator(name, **laid_over(default, over))
+            make_operator(name, **merge_options(default, over))
 
 
 def check_optimizers(config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""How the runs of a sweep are shown; it changes nothing in a run."""
+"""Display options of a sweep; they change nothing in a run."""
 
 from __future__ import annotations
 

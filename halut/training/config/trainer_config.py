@@ -1,4 +1,4 @@
-"""Options of the trainer: devices and ranks, precision, when a run saves its place."""
+"""Trainer options: devices and ranks, precision, checkpoint intervals."""
 
 from __future__ import annotations
 
@@ -152,6 +152,8 @@ def check_accelerator(settings: TrainerConfig) -> None:
 
 def check_devices(settings: TrainerConfig) -> None:
     """Raise HalutError if this machine has fewer GPUs than the ranks that are to be started."""
-    found = torch.cuda.device_count() if settings.accelerator != "cpu" else 0
-    if 0 < found < settings.devices:
-        raise HalutError(f"trainer.devices={settings.devices}, but torch finds {found} GPUs here")
+    available = torch.cuda.device_count() if settings.accelerator != "cpu" else 0
+    if 0 < available < settings.devices:
+        raise HalutError(
+            f"trainer.devices={settings.devices}, but torch finds {available} GPUs here"
+        )

@@ -1,4 +1,4 @@
-"""Refuses options that nothing reads: what the user typed, and what a file of theirs says."""
+"""Checks for options without effect, on the command line and in the user's files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from halut.replace.operator_registry import operator_of
 from halut.replace.recalibrate import running_norms
 from halut.sites.plan import Plan
 
-MOST = 100
+MAX_SWEEP_RUNS = 100
 """Values of a sweep that are looked at before it begins."""
 
 
@@ -46,32 +46,32 @@ def check_effect(config: Any) -> None:
     An experiment has to make sense by itself; what the command line lays over it may make some of
     its options moot.
     """
-    given = typed()
+    overrides = typed()
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return
     refuse_launcher()
-    refuse(given, ineffective(config, given))
+    refuse(overrides, ineffective(config, overrides))
     set_by_files = {
         each.path: each.value
         for each in options_of(config)
         if each.value != each.default
-        and each.path not in given
+        and each.path not in overrides
         and not each.path.startswith("sweep.")  # an experiment that is swept can be run once
     }
-    moot = ineffective(config, set_by_files)
-    alone = experiment_alone() if moot else None
+    reasons = ineffective(config, set_by_files)
+    alone = experiment_alone() if reasons else None
     if alone is None:
         return
     values = {each.path: each.value for each in options_of(alone)}
-    for key, reason in ineffective(alone, moot).items():
+    for key, reason in ineffective(alone, reasons).items():
         if values.get(key) == set_by_files[key]:
             raise HalutError(f"{key}={values[key]} of the files in conf/ {no_effect(reason)}")
 
 
-def refuse(given: Mapping[str, str], moot: Mapping[str, str]) -> None:
+def refuse(overrides: Mapping[str, str], reasons: Mapping[str, str]) -> None:
     """Raise HalutError for the first of the options that have no effect."""
-    for key, reason in moot.items():
-        raise HalutError(f"{given.get(key, key)} {no_effect(reason)}")
+    for key, reason in reasons.items():
+        raise HalutError(f"{overrides.get(key, key)} {no_effect(reason)}")
 
 
 def no_effect(reason: str) -> str:
@@ -91,18 +91,18 @@ def refuse_launcher() -> None:
 def ineffective(config: Any, keys: Iterable[str]) -> dict[str, str]:
     """Those of the keys that have no effect in a training configuration, with the reasons."""
     keys = list(keys)
-    found = without_effect(config, keys)
+    reasons = without_effect(config, keys)
     for key in keys:
         group, _, path = key.partition(".")
-        if group == "halut" and path and key not in found:
+        if group == "halut" and path and key not in reasons:
             value = _at(config.halut.options(), path)
             default = _at(type(config.halut)().options(), path)
             if value is None or (value is False and default is False):
                 continue
             reason = operator_of(config.halut).without_effect(path)
             if reason is not None:
-                found[key] = reason
-    return found
+                reasons[key] = reason
+    return reasons
 
 
 def _at(options: Any, path: str) -> Any:
@@ -115,8 +115,8 @@ def experiment_alone() -> Any:
     """The configuration of the files alone, with the experiment that was chosen; None if it does
     not compose."""
     hydra = HydraConfig.get()
-    chosen = [o for o in hydra.overrides.task if o.lstrip("+").startswith("experiment=")]
-    return composed(str(hydra.job.config_name), [*chosen, "hydra.mode=RUN"])
+    experiments = [o for o in hydra.overrides.task if o.lstrip("+").startswith("experiment=")]
+    return composed(str(hydra.job.config_name), [*experiments, "hydra.mode=RUN"])
 
 
 def composed(name: str, overrides: Sequence[str]) -> Any:
@@ -131,34 +131,34 @@ def composed(name: str, overrides: Sequence[str]) -> Any:
         return None
 
 
-def check_sweep(config: DictConfig, given: Mapping[str, Override]) -> None:
+def check_sweep(config: DictConfig, overrides: Mapping[str, Override]) -> None:
     """Raise HalutError for an option of a sweep that has no effect in any of its values.
 
-    Sweeps of more than MOST values are not looked at.
+    Sweeps of more than MAX_SWEEP_RUNS values are not looked at.
     """
     choices = [
         [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
         if o.is_sweep_override()
         else [str(o.input_line)]
-        for o in given.values()
+        for o in overrides.values()
     ]
-    lines = {key: text(override) for key, override in given.items()}
-    moot: dict[str, str] | None = None
-    values = list(itertools.islice(itertools.product(*choices), MOST + 1))
-    if len(values) > MOST:
+    lines = {key: text(override) for key, override in overrides.items()}
+    reasons: dict[str, str] | None = None
+    values = list(itertools.islice(itertools.product(*choices), MAX_SWEEP_RUNS + 1))
+    if len(values) > MAX_SWEEP_RUNS:
         return
     for value in values:
         settings = composed(str(config.hydra.job.config_name), value)
         if settings is None:
             continue
         try:
-            here = ineffective(settings, [k for k in given if not k.startswith("sweep")])
+            here = ineffective(settings, [k for k in overrides if not k.startswith("sweep")])
         except HalutError:  # what is wrong with this value is told when its turn comes
             continue
-        moot = here if moot is None else {k: why for k, why in moot.items() if k in here}
-        if not moot:
+        reasons = here if reasons is None else {k: why for k, why in reasons.items() if k in here}
+        if not reasons:
             return
-    refuse(lines, moot or {})
+    refuse(lines, reasons or {})
 
 
 def check_default_operator(config: Any, plan: Plan) -> None:
@@ -180,12 +180,12 @@ def check_effect_on_network(config: Any, plan: Plan, network: nn.Module) -> None
 
     Of a sweep none is refused: another value may have another network.
     """
-    given = typed()
-    if not given or HydraConfig.get().mode == RunMode.MULTIRUN:
+    overrides = typed()
+    if not overrides or HydraConfig.get().mode == RunMode.MULTIRUN:
         return
-    moot = {}
-    if "recalibrate" in given and config.recalibrate and not running_norms(network):
-        moot["recalibrate"] = "the network has no batch norms with running statistics"
-    if "policy.share" in given and config.policy.share and not any(e.shares for e in plan):
-        moot["policy.share"] = "no layers to be replaced alike read the very same input"
-    refuse(given, moot)
+    reasons = {}
+    if "recalibrate" in overrides and config.recalibrate and not running_norms(network):
+        reasons["recalibrate"] = "the network has no batch norms with running statistics"
+    if "policy.share" in overrides and config.policy.share and not any(e.shares for e in plan):
+        reasons["policy.share"] = "no layers to be replaced alike read the very same input"
+    refuse(overrides, reasons)

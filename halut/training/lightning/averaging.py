@@ -1,4 +1,4 @@
-"""Averaged weights that leave alone what does not move."""
+"""Exponential moving average of weights, except those that do not train."""
 
 from __future__ import annotations
 

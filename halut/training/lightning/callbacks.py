@@ -1,4 +1,4 @@
-"""What happens beside a fit: checkpoints, the best weights, figures of every replaced layer."""
+"""Lightning callbacks: checkpoint I/O, the best weights, figures of every replaced layer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from halut.errors import HalutError
 from halut.io import write_bytes
 from halut.replace.swap import replaced_layers
-from halut.sites.eval_mode import evaluating
-from halut.sites.modules import given
+from halut.sites.eval_mode import eval_mode
+from halut.sites.modules import call_inputs
 from halut.training.logging.metrics import RunLogger
 from halut.training.parallel.distributed import is_main
 from halut.training.run_folder import save_network
@@ -38,8 +38,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:  # torch raises several unrelated types on damaged files
-            size, told = Path(path).stat().st_size, " ".join(str(error).split())[:200]
-            raise HalutError(f"checkpoint {path} ({size} bytes) cannot be read: {told}") from error
+            size, message = Path(path).stat().st_size, " ".join(str(error).split())[:200]
+            raise HalutError(
+                f"checkpoint {path} ({size} bytes) cannot be read: {message}"
+            ) from error
 
 
 class BestWeights(Callback):
@@ -98,17 +100,17 @@ class LayerFigures(Callback):
 
 def layer_figures(network: nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
     """`diagnose` of every replaced layer on what it sees when the network is given x."""
-    seen: dict[str, list[Tensor]] = {}
+    inputs_of: dict[str, list[Tensor]] = {}
 
     def note(name: str) -> Any:
-        def first(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             # Returns nothing: an answer would go in.
-            seen.setdefault(name, [x.detach() for x in given(args, named)])
+            inputs_of.setdefault(name, [x.detach() for x in call_inputs(args, kwargs)])
 
         return first
 
     layers = dict(replaced_layers(network))
     handles = [m.register_forward_pre_hook(note(n), with_kwargs=True) for n, m in layers.items()]
-    with evaluating(network, handles):
+    with eval_mode(network, handles):
         network(x)
-        return {name: layers[name].diagnose(*seen[name]) for name in seen}
+        return {name: layers[name].diagnose(*inputs_of[name]) for name in inputs_of}

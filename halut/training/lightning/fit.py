@@ -1,4 +1,4 @@
-"""One fit and one evaluation with Lightning's Trainer, which is made anew every time."""
+"""Trainer construction, fit and evaluation of one stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import nn
 from halut.errors import HalutError
 from halut.option import unknown
 from halut.training.cluster import slurm
-from halut.training.cluster.interruption import watch
+from halut.training.cluster.interruption import signal_handler
 from halut.training.config.run_config import LossConfig, TrainerConfig
 from halut.training.lightning.averaging import AveragedWeights
 from halut.training.lightning.callbacks import AtomicCheckpointIO, BestWeights, LayerFigures
@@ -47,7 +47,7 @@ def make_trainer(
     """
     if strategy is None:
         strategy = "ddp" if settings.strategy == "ddp" or world_size() > 1 else "auto"
-    quiet()
+    filter_warnings()
     cluster = slurm.environment()
     return L.Trainer(
         accelerator=settings.accelerator,
@@ -71,7 +71,7 @@ def make_trainer(
     )
 
 
-def quiet() -> None:
+def filter_warnings() -> None:
     """Keep Lightning to its warnings, and drop those about what is done on purpose here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
@@ -113,7 +113,7 @@ def fit(
     if settings.ema is not None:
         callbacks.append(AveragedWeights(settings.ema))
     callbacks.append(checkpoint)
-    shown = batches_shown(settings.enable_progress_bar)
+    progress = batches_shown(settings.enable_progress_bar)
     sharded = settings.strategy == "fsdp" and world_size() > 1
     trainer = make_trainer(
         settings,
@@ -136,9 +136,9 @@ def fit(
             step = int(AtomicCheckpointIO().load_checkpoint(last)["global_step"])
             log.info("%s: continuing after step %d", folder.name, step)
         logger.rewind(step)
-        with shown as show, watch.during_fit():
-            told = TrainerProgress(show)
-            trainer.callbacks.append(told)  # type: ignore[attr-defined]
+        with progress as show, signal_handler.during_fit():
+            reporter = TrainerProgress(show)
+            trainer.callbacks.append(reporter)  # type: ignore[attr-defined]
             with interruptible(trainer):
                 trainer.fit(module, datamodule=data, ckpt_path=last if resumes else None)
     if select == "best" and best.path.exists() and is_main():

@@ -1,4 +1,4 @@
-"""The place of a fit, folder/last.ckpt: written every so often, and when a signal ends the run."""
+"""Resume checkpoint of a fit, folder/last.ckpt: written periodically and on signals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from halut.errors import HalutError
-from halut.training.cluster.interruption import Interrupted, watch
+from halut.training.cluster.interruption import Interrupted, signal_handler
 from halut.training.parallel.distributed import maximum
 
 BEFORE_VALIDATION = 30.0
@@ -46,14 +46,14 @@ class LastCheckpoint(Checkpoint):
             memory = "memory" in str(error)
             if self.started or memory or isinstance(error, HalutError | OSError):
                 raise
-            told = " ".join(str(error).split())[:200]
+            message = " ".join(str(error).split())[:200]
             raise HalutError(
                 f"{self.path}: damaged, or the checkpoint of another run "
-                f"({type(error).__name__}: {told}); delete it to train this stage again"
+                f"({type(error).__name__}: {message}); delete it to train this stage again"
             ) from error
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        watch.install()  # Lightning has put its own handlers in front
+        signal_handler.install()  # Lightning has put its own handlers in front
         self.saved_at = time.monotonic()
         self.started = True
 
@@ -73,7 +73,7 @@ class LastCheckpoint(Checkpoint):
         ends_soon = after < batches <= after + size and age > BEFORE_VALIDATION
         self.due = self.due or trainer.global_step % self.every == 0
         timed = age >= self.seconds or ends_soon
-        signal, agreed = maximum(watch.received, int(timed))
+        signal, agreed = maximum(signal_handler.received, int(timed))
         self.due = self.due or bool(signal or agreed)
         if self.due and after != batches:
             self._save(trainer)
@@ -86,15 +86,15 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """While validating a run may end where it stands: what it trained is saved, or little."""
-        watch.install()
+        signal_handler.install()
         if trainer.state.fn == "fit":
-            watch.state = "running"
-            watch.raise_if_received()
+            signal_handler.state = "running"
+            signal_handler.raise_if_received()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        watch.state = "fitting"
+        signal_handler.state = "fitting"
         if self.due and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             self._save(trainer)
         self.due = False

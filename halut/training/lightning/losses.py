@@ -1,4 +1,4 @@
-"""Losses of a stage: labels, the teacher's answers and features, each layer's product."""
+"""Losses of a stage: labels, distillation, feature matching, reconstruction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from halut.errors import HalutError
 from halut.layers.lut import LUTLayer
 from halut.ops.power_of_two import normalized_mse
 from halut.replace.swap import replaced_layers
-from halut.sites.modules import given
+from halut.sites.modules import call_inputs
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -95,10 +95,10 @@ class Reconstruction:
             handle.remove()
         self.terms.clear()
 
-    def _note(self, layer: nn.Module, args: Any, named: dict[str, Any], output: Tensor) -> None:
+    def _note(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         assert isinstance(layer, LUTLayer)
         if layer.training and torch.is_grad_enabled():
-            self.terms.append(layer.reconstruction(given(args, named)[0]))
+            self.terms.append(layer.reconstruction(call_inputs(args, kwargs)[0]))
 
     def take(self) -> Tensor:
         """Mean over the layers since the last call."""
@@ -111,10 +111,10 @@ def block_names(network: nn.Module, sites: Iterable[str]) -> list[str]:
     info = getattr(network, "feature_info", None)
     modules = dict(network.named_modules())
     if info:
-        found = [entry["module"] for entry in info if isinstance(entry, dict)]
-        found = [name for name in found if name in modules]
-        if found:
-            return found
+        names = [entry["module"] for entry in info if isinstance(entry, dict)]
+        names = [name for name in names if name in modules]
+        if names:
+            return names
     sites = list(sites)
     prefixes = {".".join(name.split(".")[:2]) for name in sites if name.count(".") >= 2}
     prefixes |= {name.split(".")[0] for name in sites if name.count(".") == 1}

@@ -1,4 +1,4 @@
-"""The LightningModule of one stage: a network, what it should answer, and how it learns."""
+"""LightningModule of one stage."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ class StageModule(L.LightningModule):
         loss = hard
         if self._teacher and (weights.distill or self._features):
             with torch.no_grad():
-                answer = self._teacher[0](x)
-            soft = distillation(logits, answer, weights.temperature)
+                teacher_logits = self._teacher[0](x)
+            soft = distillation(logits, teacher_logits, weights.temperature)
             self.log("train/distillation", soft.detach())
             loss = (1 - weights.distill) * hard + weights.distill * soft
         if self._features is not None:

@@ -1,4 +1,4 @@
-"""`trainer.strategy=fsdp`: what a fit does differently where the network is in shards."""
+"""Fit with `trainer.strategy=fsdp`."""
 
 from __future__ import annotations
 

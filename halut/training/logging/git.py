@@ -1,4 +1,4 @@
-"""Which state of the project's checkout runs."""
+"""Git revision of the project's checkout."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 
-def commit() -> str | None:
+def git_revision() -> str | None:
     """The checkout's commit, with a + if it has changes; None outside a checkout."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:
-        found = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"],
             capture_output=True,
             text=True,
@@ -20,4 +20,4 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return completed.stdout.strip() or None

@@ -68,7 +68,7 @@ class MetricsCsv:
         kept, dropped = [HEADER], set()
         for line in self.path.read_bytes().splitlines(keepends=True):
             fields = line.split(b",")
-            if line.endswith(b"\n") and _kept(line, step):
+            if line.endswith(b"\n") and _line_before(line, step):
                 kept.append(line)
             elif line.endswith(b"\n") and len(fields) == len(FIELDS) and fields[0].isdigit():
                 dropped.add((int(fields[0]), fields[2].decode(errors="replace")))
@@ -76,7 +76,7 @@ class MetricsCsv:
         return dropped
 
 
-def _kept(line: bytes, step: int) -> bool:
+def _line_before(line: bytes, step: int) -> bool:
     first, _, key, *_ = [*line.split(b","), b"", b"", b""]
     digits = first.isdigit() and len(first) < 19
     return digits and (int(first) < step or key.startswith(b"stage/"))

@@ -1,4 +1,4 @@
-"""Progress bars and messages, on one rank only."""
+"""Progress bars and log messages, on rank 0 only."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def set_up_logging() -> None:
 
 
 @contextmanager
-def bar(title: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int, enabled: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar; yields a function to call with the number of things done since.
 
     Where the output is no terminal: a line a minute.
     """
     done = 0
-    with batches_shown(shown, title, total) as show:
+    with batches_shown(enabled, title, total) as show:
 
         def advance(count: int) -> None:
             nonlocal done
@@ -61,7 +61,7 @@ def bar(title: str, total: int, shown: bool = True) -> Iterator[Callable[[int], 
 
 @contextmanager
 def batches_shown(
-    shown: bool = True, title: str = "", total: int | None = None
+    enabled: bool = True, title: str = "", total: int | None = None
 ) -> Iterator[Callable[[str, int, int], None]]:
     """Yields show(what, done, total): where the whole run is, and how long it still takes.
 
@@ -73,22 +73,24 @@ def batches_shown(
         MofNCompleteColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    shown = shown and is_main()
-    terminal = shown and console.is_terminal
+    enabled = enabled and is_main()
+    terminal = enabled and console.is_terminal
     with Progress(*columns, console=console, disable=not terminal, transient=True) as progress:
-        task = progress.add_task(_place(title), total=total, left=run.remaining())
+        task = progress.add_task(_position(title), total=total, left=run.remaining())
 
         def show(what: str, done: int, total: int) -> None:
-            place, left = _place(what), run.remaining()
+            position, time_left = _position(what), run.remaining()
             if terminal:
-                progress.update(task, description=place, completed=done, total=total, left=left)
-            elif shown and run.due():
-                log.info("%s", ", ".join(filter(None, (place, f"{done} of {total}", left))))
+                progress.update(
+                    task, description=position, completed=done, total=total, left=time_left
+                )
+            elif enabled and run.due():
+                log.info("%s", ", ".join(filter(None, (position, f"{done} of {total}", time_left))))
 
         yield show
 
 
-def _place(what: str) -> str:
+def _position(what: str) -> str:
     """stage 3 of 8, epoch 2 of 5: the run's place, and what is done there."""
-    parts = [*run.place.split(", "), *([] if run.place.endswith(what) else [what])]
+    parts = [*run.position.split(", "), *([] if run.position.endswith(what) else [what])]
     return ", ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""How far a whole run is: base, stages, baseline, quantized networks, test; and the time left."""
+"""Progress and remaining time of a whole run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-EVERY = 60.0
+LOG_INTERVAL_SECONDS = 60.0
 """Seconds between lines where the output is no terminal."""
 
 
@@ -43,14 +43,16 @@ class WholeRun:
         self.parts = {part.name: part for part in parts}
         self.now: Part | None = None
         self.what = ""
-        self.said = self.clock()
-        self.noted: tuple[float, float] | None = None  # clock and share as they were noted first
+        self.logged_at = self.clock()
+        self.first_share: tuple[float, float] | None = (
+            None  # clock and share as they were noted first
+        )
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """The part `name` is worked on; parts that the run has not announced are not counted."""
         outer, self.now = self.now, self.parts.get(name)
-        self.what, self.noted, begun = "", None, self.clock()
+        self.what, self.first_share, begun = "", None, self.clock()
         try:
             yield
             if self.now is not None:
@@ -70,48 +72,48 @@ class WholeRun:
         if self.now is None or share is None:
             return
         self.now.share = share
-        if self.noted is None:  # a fit that is continued begins in its middle
-            self.noted = self.clock(), share
-        begun, first = self.noted
+        if self.first_share is None:  # a fit that is continued begins in its middle
+            self.first_share = self.clock(), share
+        begun, first = self.first_share
         self.now.measured, self.now.seconds = share - first, self.clock() - begun
 
     def due(self) -> bool:
         """True once in EVERY seconds."""
-        if self.clock() - self.said < EVERY:
+        if self.clock() - self.logged_at < LOG_INTERVAL_SECONDS:
             return False
-        self.said = self.clock()
+        self.logged_at = self.clock()
         return True
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """stage 3 of 8, epoch 2 of 5."""
         label = self.now.label or self.now.name if self.now is not None else ""
         return ", ".join(each for each in (label, self.what) if each)
 
-    def left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Seconds the whole run still takes; None as long as nothing is measured."""
-        spent: dict[str, float] = {}
+        elapsed: dict[str, float] = {}
         done: dict[str, float] = {}
         for part in self.parts.values():
             if part.measured:
-                spent[part.kind] = spent.get(part.kind, 0.0) + part.seconds
+                elapsed[part.kind] = elapsed.get(part.kind, 0.0) + part.seconds
                 done[part.kind] = done.get(part.kind, 0.0) + part.work * part.measured
         if not sum(done.values()):
             return None
-        mean = sum(spent.values()) / sum(done.values())
-        rate = {kind: spent[kind] / done[kind] for kind in done if done[kind]}
+        mean = sum(elapsed.values()) / sum(done.values())
+        rate = {kind: elapsed[kind] / done[kind] for kind in done if done[kind]}
         return sum(
             part.work * (1 - part.share) * rate.get(part.kind, mean) for part in self.parts.values()
         )
 
     def remaining(self) -> str:
         """The time left in words, or nothing."""
-        seconds = self.left()
+        seconds = self.seconds_left()
         return "" if seconds is None else f"{duration(seconds)} left"
 
     def line(self) -> str:
         """Where the run is and how long it still takes."""
-        return ", ".join(each for each in (self.place, self.remaining()) if each)
+        return ", ".join(each for each in (self.position, self.remaining()) if each)
 
 
 run = WholeRun()

@@ -1,4 +1,4 @@
-"""Figures, stage results and the bundle to Weights & Biases: one W&B run over all stages.
+"""Weights & Biases logger: one W&B run over all stages, with the bundle as an artifact.
 
 A resumed run is the same W&B run: state.json keeps its id, its stages and, where a process ended in
 order, the last row. W&B wants one increasing number per row: we give it the step plus the number of

@@ -1,4 +1,4 @@
-"""Ranks: who may write, how state travels, and how a command becomes several processes."""
+"""Process groups, collectives and launching of ranks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """One message on the standard error, whole, without a traceback.
 
     The other ranks give the first time to say the same and to end them all.
@@ -83,29 +83,29 @@ def barrier() -> None:
         dist.barrier()
 
 
-def wire() -> str:
+def comm_device() -> str:
     """The kind of device whose tensors the ranks exchange."""
     return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
-def everyones(value: Value) -> list[Value]:
+def all_gather_objects(value: Value) -> list[Value]:
     """Every rank's value, by rank."""
-    found = [value] * world_size()
+    values = [value] * world_size()
     if dist.is_initialized():
-        dist.all_gather_object(found, value)
-    return found
+        dist.all_gather_object(values, value)
+    return values
 
 
 def maximum(*values: int) -> list[int]:
     """The largest of each value over all ranks."""
     if world_size() == 1:
         return list(values)
-    largest = torch.tensor(values, device=wire())
+    largest = torch.tensor(values, device=comm_device())
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return [int(value) for value in largest]
 
 
-def on_main(function: Callable[[], Value]) -> Value:
+def broadcast_from_rank0(function: Callable[[], Value]) -> Value:
     """What `function` returns on rank 0, on every rank; there alone it runs.
 
     What it raises for want of better input is raised there, and elsewhere as a HalutError.
@@ -127,7 +127,7 @@ def on_main(function: Callable[[], Value]) -> Value:
     return box[0]
 
 
-def together(function: Callable[[], Value]) -> Value:
+def run_on_all_ranks(function: Callable[[], Value]) -> Value:
     """What `function` returns here; all ranks run it. An error that has a reason is all ranks'."""
     if world_size() == 1:
         return function()
@@ -138,9 +138,9 @@ def together(function: Callable[[], Value]) -> Value:
         error = reason(refusal)
         if error is None:
             raise
-    said = everyones(error)
-    if any(said):
-        raise HalutError(next(filter(None, said)))
+    errors = all_gather_objects(error)
+    if any(errors):
+        raise HalutError(next(filter(None, errors)))
     return cast(Value, result)
 
 
@@ -172,20 +172,20 @@ def share_buffers(network: nn.Module) -> None:
 @torch.no_grad()
 def _overwrite(tensors: Iterable[Tensor], owner: int) -> None:
     for tensor in tensors:
-        moved = tensor.detach().to(wire()).contiguous()
-        dist.broadcast(moved, src=owner)
-        tensor.copy_(moved)
+        buffer = tensor.detach().to(comm_device()).contiguous()
+        dist.broadcast(buffer, src=owner)
+        tensor.copy_(buffer)
 
 
 def check_equal(network: nn.Module) -> list[str]:
     """Every rank's digest of the network's state; raises HalutError unless they are the same."""
-    digests = everyones(digest(network))
+    digests = all_gather_objects(digest(network))
     if len(set(digests)) > 1:
         raise HalutError(f"the ranks hold different weights: {digests}")
     return digests
 
 
-def lost(error: Exception) -> str | None:
+def peer_disconnected(error: Exception) -> str | None:
     """What the error says of another rank that has gone; None if this one did wrong."""
     if not dist.is_initialized() or not isinstance(error, RuntimeError):
         return None

@@ -1,4 +1,4 @@
-"""What ranks exchange while they learn: reservoirs, and learned codebooks."""
+"""Collectives used during calibration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from torch import Tensor
 
 from halut.prototypes.codebooks import Ranks
 from halut.sites.calibration import Reservoir
-from halut.training.parallel.distributed import everyones, rank, together, wire, world_size
+from halut.training.parallel.distributed import (
+    all_gather_objects,
+    comm_device,
+    rank,
+    run_on_all_ranks,
+    world_size,
+)
 
 
 def merged(reservoir: Reservoir) -> Reservoir:
@@ -34,7 +40,7 @@ def merged(reservoir: Reservoir) -> Reservoir:
 
 def gathered(mine: Tensor) -> list[Tensor]:
     """Every rank's tensor [n, width] of that rank's own n, on the CPU."""
-    device = wire()
+    device = comm_device()
     counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(mine)], device=device))
     most = max(int(count) for count in counts)
@@ -42,9 +48,9 @@ def gathered(mine: Tensor) -> list[Tensor]:
     padded[: len(mine)] = mine.to(device)
     every = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(every, padded)
-    return [found[: int(count)].cpu() for found, count in zip(every, counts, strict=True)]
+    return [part[: int(count)].cpu() for part, count in zip(every, counts, strict=True)]
 
 
 def codebook_ranks() -> Ranks:
     """The ranks, to share out codebooks over; an error of one is raised on all."""
-    return Ranks(rank(), world_size(), lambda learn: everyones(together(learn)))
+    return Ranks(rank(), world_size(), lambda learn: all_gather_objects(run_on_all_ranks(learn)))

@@ -1,4 +1,4 @@
-"""A network in shards over the ranks, by torch's `fully_shard` (FSDP2), and whole again."""
+"""Sharding of a network by torch's `fully_shard` (FSDP2), and the full state dict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-LEAST = 2**18
+MIN_SHARD_NUMEL = 2**18
 """Parameters worth a gathering of their own; fewer are gathered with the rest."""
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -24,18 +24,18 @@ def shard(network: nn.Module, mesh: DeviceMesh, keep_gathered: bool = False) -> 
     for its backward pass, which leaves each rank its part of the mean gradient. `keep_gathered`:
     dropped after the backward pass only, for losses that use them outside the unit's forward.
 
-    Whole on every rank stay buffers, which are each rank's own, and the parameters `kept_whole`
-    names: `average` their gradients before every step. Operators keep their layers' `after_step`
-    simple by that: temperatures, bases and biases are whole.
+    Whole on every rank stay buffers, which are each rank's own, and the parameters that
+    `unsharded_parameters` names: `average` their gradients before every step. Operators keep
+    their layers' `after_step` simple by that: temperatures, bases and biases are whole.
     """
-    by_pixel = any(p.ndim == 4 and not p.is_contiguous() for p in network.parameters())
+    channels_last = any(p.ndim == 4 and not p.is_contiguous() for p in network.parameters())
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()  # fully_shard takes no other
-    if by_pixel:
-        network.register_forward_pre_hook(_by_pixel)
-    found = units(network)
-    whole = kept_whole(network, found, mesh.size())
-    for module in (*found, network):
+    if channels_last:
+        network.register_forward_pre_hook(_to_channels_last)
+    blocks = units(network)
+    whole = unsharded_parameters(network, blocks, mesh.size())
+    for module in (*blocks, network):
         module.register_forward_hook(_no_view)
         fully_shard(
             module,
@@ -54,7 +54,7 @@ def units(network: nn.Module) -> list[nn.Module]:
     no container stays together, as a block may read a layer's weight without calling the layer.
     """
     total = _size(network)
-    least, most = min(total // 32, LEAST), total // 4
+    least, most = min(total // 32, MIN_SHARD_NUMEL), total // 4
 
     def opened(module: nn.Module) -> bool:
         if isinstance(module, CONTAINERS):
@@ -70,12 +70,14 @@ def units(network: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(within(network)))
 
 
-def kept_whole(network: nn.Module, found: list[nn.Module], ranks: int) -> set[nn.Parameter]:
+def unsharded_parameters(
+    network: nn.Module, blocks: list[nn.Module], ranks: int
+) -> set[nn.Parameter]:
     """Parameters that are not sharded: vectors, what no dimension divides, what units share."""
     owners: dict[nn.Parameter, set[int]] = {}
 
     def own(module: nn.Module, unit: int) -> None:
-        unit = next((i for i, one in enumerate(found) if one is module), unit)
+        unit = next((i for i, one in enumerate(blocks) if one is module), unit)
         for parameter in module.parameters(recurse=False):
             owners.setdefault(parameter, set()).add(unit)
         for child in module.children():
@@ -123,17 +125,17 @@ def average(parameters: Iterable[nn.Parameter]) -> None:
     `fully_shard` leaves alone what it is told to ignore, and DDP takes no network in shards.
     A parameter without a gradient on every rank stays without, on some it counts as zero.
     """
-    kept = [p for p in parameters if not isinstance(p, DTensor)]
-    if not kept:
+    whole = [p for p in parameters if not isinstance(p, DTensor)]
+    if not whole:
         return
-    device = kept[0].device
-    given = torch.tensor([float(p.grad is not None) for p in kept], device=device)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in kept]
-    flat = torch.cat([*(g.flatten().float() for g in gradients), given])
+    device = whole[0].device
+    has_gradient = torch.tensor([float(p.grad is not None) for p in whole], device=device)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in whole]
+    flat = torch.cat([*(g.flatten().float() for g in gradients), has_gradient])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    *means, given = flat.split([*(p.numel() for p in kept), len(kept)])
-    for parameter, mean, share in zip(kept, means, given.tolist(), strict=True):
+    *means, has_gradient = flat.split([*(p.numel() for p in whole), len(whole)])
+    for parameter, mean, share in zip(whole, means, has_gradient.tolist(), strict=True):
         if share:
             parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
@@ -168,7 +170,7 @@ def _device(mesh: DeviceMesh) -> torch.device:
     return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
 
 
-def _by_pixel(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _to_channels_last(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Images channels_last, as the weights were: convolutions hand the layout on."""
     layout = torch.channels_last
     return tuple(

@@ -24,7 +24,7 @@ float tap_value(const View& x, const Window& window, bool rows, int64_t row, int
 }  // namespace
 
 // `table` [G, C, K, M] as it is, not packed.
-int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
+int few_rows_layer(const View& x, const int64_t* split_dims, const float* thresholds,
                    const int8_t* table, const Target& target, int64_t G, int64_t C, int64_t K,
                    int64_t M, int threads) {
   const Layout layout(x);
@@ -36,7 +36,7 @@ int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
   int depth = 0;
   while ((int64_t{1} << depth) < K) depth++;
   for (int64_t i = 0; i < GC * depth; i++)
-    if (taps[i] < 0 || taps[i] >= columns) return static_cast<int>(Status::bad_tap);
+    if (split_dims[i] < 0 || split_dims[i] >= columns) return static_cast<int>(Status::bad_tap);
   const bool rows = x.H == 1 && x.W == 1 && x.kh == 1 && x.kw == 1 && x.OH == 1 && x.OW == 1;
   const int64_t parts = (M + widest - 1) / widest;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -46,7 +46,7 @@ int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
       const int64_t n = i / GC, gc = i % GC;
       int64_t node = 0;
       for (int level = 0; level < depth; level++) {
-        const float value = tap_value(x, window, rows, n, taps[gc * depth + level]);
+        const float value = tap_value(x, window, rows, n, split_dims[gc * depth + level]);
         node = 2 * node + 1 + (value > thresholds[gc * (K - 1) + node]);
       }
       codes[i] = static_cast<uint8_t>(node - K + 1);
@@ -61,7 +61,7 @@ int few_rows_layer(const View& x, const int64_t* taps, const float* thresholds,
       for (int64_t j = 0; j < count; j++) {
         const int64_t gm = g * M + m + j;
         const float value = static_cast<float>(sums[j]) * output.scale[gm] + output.bias[gm];
-        const int64_t to = output.by_plane ? (image * output.channels + gm) * output.plane + at
+        const int64_t to = output.contiguous ? (image * output.channels + gm) * output.plane + at
                                            : n * output.channels + gm;
         put(output, to, finished(output, to, value));
       }

@@ -85,25 +85,25 @@ void pool_plane(const View& x, int64_t b, int64_t c, int64_t oy, uint8_t* line, 
 
 }  // namespace
 
-// by_pixel: channels of x are neighbors, else the pixels of a row are. by_plane: out is
+// channels_last: channels of x are neighbors, else the pixels of a row are. contiguous: out is
 // [B, C, OH, OW], else [B, OH, OW, C]; x by plane leaves by plane.
-int max_pool(const View& x, bool by_pixel, uint8_t* out, bool by_plane, int threads) {
+int max_pool(const View& x, bool channels_last, uint8_t* out, bool contiguous, int threads) {
   int worst = 0;
   const int64_t plane = x.OH * x.OW;
 #pragma omp parallel for num_threads(threads) if (threads > 1) reduction(max : worst)
   for (int64_t i = 0; i < x.B * x.OH; i++) {
     const int64_t b = i / x.OH, oy = i % x.OH;
-    const int64_t size = by_pixel ? (x.OW + x.W) * x.C : x.W;
+    const int64_t size = channels_last ? (x.OW + x.W) * x.C : x.W;
     uint8_t* row = static_cast<uint8_t*>(thread_storage(0, static_cast<size_t>(size)));
     if (!row) {
       worst = static_cast<int>(Status::no_memory);
       continue;
     }
     uint8_t* image = out + b * x.C * plane;
-    if (!by_pixel) {
+    if (!channels_last) {
       for (int64_t c = 0; c < x.C; c++)
         pool_plane(x, b, c, oy, row, image + c * plane + oy * x.OW);
-    } else if (by_plane) {
+    } else if (contiguous) {
       pool_pixels(x, b, oy, row, row + x.W * x.C);
       spread(row + x.W * x.C, image + oy * x.OW, x.OW, x.C, plane);
     } else {

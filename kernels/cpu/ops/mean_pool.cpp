@@ -27,8 +27,8 @@ void mean_of_pixels(const uint8_t* __restrict x, int64_t pixels, int64_t stride,
 
 }  // namespace
 
-// x [B, C, pixels], or by_pixel [B, pixels, C]; out [B, C].
-void mean_pool(const uint8_t* x, bool by_pixel, uint8_t* out, int64_t B, int64_t C, int64_t pixels,
+// x [B, C, pixels], or channels_last [B, pixels, C]; out [B, C].
+void mean_pool(const uint8_t* x, bool channels_last, uint8_t* out, int64_t B, int64_t C, int64_t pixels,
                float scale, float shift, int threads) {
   const int64_t parts = (C + part - 1) / part;
 #pragma omp parallel for num_threads(threads) if (threads > 1 && B > 1)
@@ -36,7 +36,7 @@ void mean_pool(const uint8_t* x, bool by_pixel, uint8_t* out, int64_t B, int64_t
     const int64_t b = task / parts, c0 = task % parts * part, count = smaller(part, C - c0);
     const uint8_t* image = x + b * C * pixels;
     uint8_t* to = out + b * C + c0;
-    if (by_pixel) {
+    if (channels_last) {
       mean_of_pixels(image + c0, pixels, C, count, scale, shift, to);
       continue;
     }

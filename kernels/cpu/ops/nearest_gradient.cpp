@@ -1,4 +1,4 @@
-// Gradient of relax * sum_k products[k, n] softmax_k(-dist / tau) in the inputs, the prototypes and 1 / tau,
+// Gradient of ste_mix * sum_k products[k, n] softmax_k(-dist / tau) in the inputs, the prototypes and 1 / tau,
 // for a run of rows and of codebooks; distances are found again. Reference: autograd over
 // nearest_matmul_reference in halut/ops/nearest/encode.py; in plain torch, halut/ops/nearest/gradient.py.
 //
@@ -16,7 +16,7 @@ constexpr int64_t cell_codebooks = 16;
 // Adds to dx, a view of x's shape on float32, and to dprototypes [GC, K, V] and dinverse [GC];
 // inverse [GC] is 1 / tau.
 void nearest_gradient(const View& view, const View& dx, const float* products, int64_t pitch,
-                      const float* prototypes, const float* inverse, float relax,
+                      const float* prototypes, const float* inverse, float ste_mix,
                       float* dprototypes, float* dinverse, int64_t D, int64_t C, int64_t groups, int64_t K,
                       int64_t metric, int64_t first, int64_t last, int64_t n0, int64_t n1,
                       int threads) {
@@ -70,7 +70,7 @@ void nearest_gradient(const View& view, const View& dx, const float* products, i
             find_scores<l1>(tile, width, codebook, K);
           else
             find_scores<chebyshev>(tile, width, codebook, K);
-          find_slopes(tile, given, given_pitch, K, weight * inverse[c], weight * inverse[c] * relax,
+          find_slopes(tile, given, given_pitch, K, weight * inverse[c], weight * inverse[c] * ste_mix,
                       sums);
           if (metric == l2)
             pull_l2(tile, width, V, codebook, K, sums);

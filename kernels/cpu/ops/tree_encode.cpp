@@ -72,11 +72,11 @@ void encode_any(int depth, const float (*x)[tile_rows], const float* t, int64_t 
 
 }  // namespace
 
-// codes[n * GC + c]; taps [GC * depth]; thresholds [GC, 2^depth - 1]; false if a tap is no column.
-bool tree_encode(const View& view, const int64_t* taps, const float* thresholds, uint8_t* codes,
+// codes[n * GC + c]; split_dims [GC * depth]; thresholds [GC, 2^depth - 1]; false if a tap is no column.
+bool tree_encode(const View& view, const int64_t* split_dims, const float* thresholds, uint8_t* codes,
                  int64_t GC, int depth, int threads) {
   const View x = with_long_lines(view);
-  Column* columns = columns_of(x, taps, GC * depth);
+  Column* columns = columns_of(x, split_dims, GC * depth);
   if (!columns) return false;
   const int64_t N = x.rows(), tiles = (N + tile_rows - 1) / tile_rows;
 #pragma omp parallel for num_threads(threads) schedule(static)

@@ -111,14 +111,14 @@ struct Chunk {
   const Column* dcolumns;  // of dx
   const float* products;   // [C * K] rows `stride` apart
   int64_t stride, n0, n;
-  float relax;
+  float ste_mix;
 };
 
 template <int depth>
 void codebook(const Chunk& chunk, int64_t c, int64_t first, const float* t, float tau, Sums sums) {
   constexpr int K = 1 << depth;
   const float rate = 2.8853900817779268f / tau;  // 2 / log(2)
-  const float scale = 4.f * chunk.relax / (K * tau);
+  const float scale = 4.f * chunk.ste_mix / (K * tau);
   floats totals[K] = {}, moment = {};
   alignas(64) float tested[depth][tile_rows], dtested[depth][tile_rows], padded[K * lanes];
   for (int64_t start = 0; start < chunk.n; start += tile_rows) {
@@ -175,20 +175,20 @@ void codebook_any(int depth, const Chunk& chunk, int64_t c, int64_t first, const
 }
 
 // Starts of runs of codebooks such that no two runs read one channel; returns how many.
-int64_t independent_runs(const View& x, const int64_t* taps, int64_t c0, int64_t c1, int depth,
+int64_t independent_runs(const View& x, const int64_t* split_dims, int64_t c0, int64_t c1, int depth,
                          int64_t* starts) {
   // starts[c - c0] first holds the least channel of codebooks c and later.
   int64_t least = x.C;
   for (int64_t c = c1 - 1; c >= c0; c--) {
     for (int level = 0; level < depth; level++)
-      least = smaller(least, channel_of(x, taps[c * depth + level]));
+      least = smaller(least, channel_of(x, split_dims[c * depth + level]));
     starts[c - c0] = least;
   }
   int64_t runs = 0, greatest = -1;
   for (int64_t c = c0; c < c1; c++) {
     if (starts[c - c0] > greatest) starts[runs++] = c;
     for (int level = 0; level < depth; level++)
-      greatest = larger(greatest, channel_of(x, taps[c * depth + level]));
+      greatest = larger(greatest, channel_of(x, split_dims[c * depth + level]));
   }
   return runs;
 }
@@ -198,19 +198,19 @@ int64_t independent_runs(const View& x, const int64_t* taps, int64_t c0, int64_t
 // Adds the gradients of rows n0 .. n0 + n and codebooks c0 .. c1 to dx (float32), dthresholds
 // [GC, K - 1] and dtau [GC]. products [(c1 - c0) * K, n], rows `stride` apart. Codebooks that read
 // one channel have one thread, which takes them in order: no races, and one result.
-bool tree_gradient(const View& view, const View& dview, const int64_t* taps,
-                   const float* thresholds, const float* tau, float relax, const float* products,
+bool tree_gradient(const View& view, const View& dview, const int64_t* split_dims,
+                   const float* thresholds, const float* tau, float ste_mix, const float* products,
                    int64_t stride, int64_t n0, int64_t n, int64_t c0, int64_t c1, int depth,
                    float* dthresholds, float* dtau, int threads) {
   const int64_t K = 1 << depth, T = c1 * depth;
   const View x = with_long_lines(view), d = with_long_lines(dview);
-  Column* columns = columns_of(x, taps, T);
-  Column* dcolumns = columns ? columns_of(d, taps, T) : nullptr;
+  Column* columns = columns_of(x, split_dims, T);
+  Column* dcolumns = columns ? columns_of(d, split_dims, T) : nullptr;
   int64_t* starts = static_cast<int64_t*>(malloc(sizeof(int64_t) * (c1 - c0 + 1)));
   const bool ready = columns && dcolumns && starts;
   if (ready) {
-    const Chunk chunk{x, d, columns, dcolumns, products, stride, n0, n, relax};
-    const int64_t runs = independent_runs(view, taps, c0, c1, depth, starts);
+    const Chunk chunk{x, d, columns, dcolumns, products, stride, n0, n, ste_mix};
+    const int64_t runs = independent_runs(view, split_dims, c0, c1, depth, starts);
     starts[runs] = c1;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t run = 0; run < runs; run++)

@@ -81,8 +81,8 @@ def test_prepared_layers_answer_again_and_again(driver, each):
     prepared = entry.prepare(first, *rest[:constants])
     changed = first.clone() if first.is_contiguous() else first
     for x in (first, changed.mul_(-1)):
-        (wanted,) = run(each, "torch", (x, *rest))
-        assert_alike(each, (prepared(x, *rest[constants:]),), (wanted,))
+        (expected,) = run(each, "torch", (x, *rest))
+        assert_alike(each, (prepared(x, *rest[constants:]),), (expected,))
 
 
 def test_every_kernel_was_found_in_its_binary(driver):

@@ -1,4 +1,4 @@
-"""Operators prepared for the inputs they were called with, kept from call to call.
+"""Cache of operators prepared for the inputs they were called with.
 
 Inputs are checked where a call is prepared, and never again: what is checked is in the key.
 """
@@ -14,11 +14,11 @@ from torch import Tensor
 from halut.ops.core import dispatch
 from halut.ops.layer.checks import check_call
 
-MOST = 16
+CACHE_SIZE = 16
 """Kinds of inputs that are kept: a network meets one or two, and a changing batch size many."""
 
 
-class Calls:
+class PreparedKernelCache:
     """What `dispatch.prepared` gave, by shape, strides and dtype of the input and the residual.
 
     A call with other arguments than those prepared for, compared by identity, prepares anew. Copies
@@ -28,8 +28,8 @@ class Calls:
     def __init__(self) -> None:
         self.known: dict[tuple[Any, ...], tuple[tuple[Any, ...], Callable[..., Any]]] = {}
 
-    def __reduce__(self) -> tuple[type[Calls], tuple[()]]:
-        return Calls, ()
+    def __reduce__(self) -> tuple[type[PreparedKernelCache], tuple[()]]:
+        return PreparedKernelCache, ()
 
     def forget(self) -> None:
         """Prepare everything anew: tensors may have moved."""
@@ -51,11 +51,11 @@ class Calls:
         key = (operation, x.shape, x.stride(), x.dtype, x.device, dispatch.forced_name())
         if residual is not None:
             key += (residual.shape, residual.dtype, residual.device)
-        found = self.known.get(key)
-        if found is None or not all(map(operator.is_, found[0], args)):
-            if len(self.known) >= MOST:
+        entry = self.known.get(key)
+        if entry is None or not all(map(operator.is_, entry[0], args)):
+            if len(self.known) >= CACHE_SIZE:
                 self.known.clear()
             check_call(operation, x, *args, residual)
-            found = (args, dispatch.prepared(operation, x.device, x, *args))
-            self.known[key] = found
-        return found[1](x, residual, residual_scale)
+            entry = (args, dispatch.prepared(operation, x.device, x, *args))
+            self.known[key] = entry
+        return entry[1](x, residual, residual_scale)

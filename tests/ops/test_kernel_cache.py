@@ -9,7 +9,7 @@ import torch
 from halut.ops import forced
 from halut.ops.core import dispatch
 from halut.ops.core.dispatch import available
-from halut.ops.layer.prepared_calls import MOST, Calls
+from halut.ops.layer.kernel_cache import MOST, PreparedKernelCache
 from tests.ops.layer_cases import LAYOUTS, MAPS, ROWS, tree_case
 
 CASES = [(ROWS[0], LAYOUTS[0]), (ROWS[4], LAYOUTS[0]), *[(MAPS[0], f) for f in LAYOUTS]]
@@ -18,34 +18,34 @@ CASES = [(ROWS[0], LAYOUTS[0]), (ROWS[4], LAYOUTS[0]), *[(MAPS[0], f) for f in L
 def arguments(shape, layout, dtype=torch.float32):
     """(x, all that is fixed, the residual and its scale) of a tree layer."""
     case, geometry = tree_case(shape, layout=layout)
-    given = (*case[1:], 0.0, dtype, geometry)
-    y = dispatch.run("tree_layer", case[0].device, case[0], *given)
-    return case[0], given, (torch.randn_like(y), 0.5)
+    fixed = (*case[1:], 0.0, dtype, geometry)
+    y = dispatch.run("tree_layer", case[0].device, case[0], *fixed)
+    return case[0], fixed, (torch.randn_like(y), 0.5)
 
 
 @pytest.mark.parametrize("implementation", available("tree_layer"))
 @pytest.mark.parametrize(("shape", "layout"), CASES)
 def test_a_prepared_call_answers_like_the_operation(shape, layout, implementation):
-    x, given, more = arguments(shape, layout)
+    x, inputs, more = arguments(shape, layout)
     with forced(implementation):
-        call = dispatch.prepared("tree_layer", x.device, x, *given)
+        call = dispatch.prepared("tree_layer", x.device, x, *inputs)
         for other in (x, x.flip(0).contiguous(memory_format=layout)):
             for added in ((), more):
-                expected = dispatch.run("tree_layer", x.device, other, *given, *added)
+                expected = dispatch.run("tree_layer", x.device, other, *inputs, *added)
                 y = call(other, *added)
                 assert torch.equal(y, expected)
                 assert y.stride() == expected.stride()
 
 
 def test_a_residual_of_other_strides_is_laid_out_anew():
-    x, given, (residual, scale) = arguments(MAPS[0], LAYOUTS[0])
-    call = dispatch.prepared("tree_layer", x.device, x, *given)
+    x, inputs, (residual, scale) = arguments(MAPS[0], LAYOUTS[0])
+    call = dispatch.prepared("tree_layer", x.device, x, *inputs)
     other = residual.contiguous(memory_format=torch.channels_last)
     assert torch.equal(call(x, other, scale), call(x, residual, scale))
 
 
 def test_calls_are_prepared_once_for_like_inputs(monkeypatch):
-    x, given, _ = arguments(ROWS[0], LAYOUTS[0])
+    x, inputs, _ = arguments(ROWS[0], LAYOUTS[0])
     made = []
     prepared = dispatch.prepared
 
@@ -54,59 +54,59 @@ def test_calls_are_prepared_once_for_like_inputs(monkeypatch):
         return prepared(operation, device, x, *args)
 
     monkeypatch.setattr(dispatch, "prepared", counted)
-    calls = Calls()
+    calls = PreparedKernelCache()
 
-    def check(x, given):
-        expected = dispatch.run("tree_layer", x.device, x, *given)
-        assert torch.equal(calls.run("tree_layer", x, given), expected)
+    def check(x, inputs):
+        expected = dispatch.run("tree_layer", x.device, x, *inputs)
+        assert torch.equal(calls.run("tree_layer", x, inputs), expected)
 
-    check(x, given)
-    check(x + 1, given)
+    check(x, inputs)
+    check(x + 1, inputs)
     assert len(made) == 1
-    check(x[:20], given)
-    check(x, given)
+    check(x[:20], inputs)
+    check(x, inputs)
     assert made == [(40, 20), (20, 20)]
-    check(x, (given[0], given[1] + 1, *given[2:]))  # other thresholds
+    check(x, (inputs[0], inputs[1] + 1, *inputs[2:]))  # other thresholds
     assert len(made) == 3
     if "cpu" in available("tree_layer"):
         with forced("torch"):
-            check(x, given)
+            check(x, inputs)
         assert len(made) == 4
     calls.forget()
-    check(x, given)
+    check(x, inputs)
     assert made[-1] == (40, 20)
 
 
 def test_changing_batch_sizes_are_not_kept_for_ever():
-    x, given, _ = arguments(ROWS[3], LAYOUTS[0])
-    calls = Calls()
+    x, inputs, _ = arguments(ROWS[3], LAYOUTS[0])
+    calls = PreparedKernelCache()
     for rows in range(1, 3 * MOST):
-        calls.run("tree_layer", x[:rows], given)
-        assert len(calls.known) <= MOST
+        calls.run("tree_layer", x[:rows], inputs)
+        assert len(calls.entries) <= MOST
 
 
 def test_copies_and_pickles_start_empty():
-    x, given, _ = arguments(ROWS[0], LAYOUTS[0])
-    calls = Calls()
-    calls.run("tree_layer", x, given)
-    assert calls.known
-    assert not copy.deepcopy(calls).known
-    assert not pickle.loads(pickle.dumps(calls)).known
+    x, inputs, _ = arguments(ROWS[0], LAYOUTS[0])
+    calls = PreparedKernelCache()
+    calls.run("tree_layer", x, inputs)
+    assert calls.entries
+    assert not copy.deepcopy(calls).entries
+    assert not pickle.loads(pickle.dumps(calls)).entries
 
 
 def test_without_a_prepared_form_autocast_is_off_as_ever():
     x = torch.randn(9, 6)
-    given = (torch.randn(2, 4, 3), "l2", 1, None)
+    arguments = (torch.randn(2, 4, 3), "l2", 1, None)
     with torch.autocast("cpu", torch.bfloat16):
-        call = dispatch.prepared("nearest_encode", x.device, x, *given)
-        assert torch.equal(call(x), dispatch.run("nearest_encode", x.device, x, *given))
-    assert torch.equal(call(x), dispatch.run("nearest_encode", x.device, x, *given))
+        call = dispatch.prepared("nearest_encode", x.device, x, *arguments)
+        assert torch.equal(call(x), dispatch.run("nearest_encode", x.device, x, *arguments))
+    assert torch.equal(call(x), dispatch.run("nearest_encode", x.device, x, *arguments))
 
 
 def test_a_table_packed_for_another_level_is_packed_anew():
     kernels = pytest.importorskip("halut._kernels", reason="no compiled kernels")
-    x, given, _ = arguments(MAPS[0], LAYOUTS[0])
-    call = dispatch.prepared("tree_layer", x.device, x, *given)
+    x, inputs, _ = arguments(MAPS[0], LAYOUTS[0])
+    call = dispatch.prepared("tree_layer", x.device, x, *inputs)
     expected, level = call(x), kernels.level()
     try:
         for other in kernels.levels():
