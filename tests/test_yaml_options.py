@@ -15,7 +15,12 @@ from halut.models.config import ModelConfig
 from halut.replace.operator_registry import config_type
 from halut.training.config.evaluate_config import RuntimeConfig
 from halut.training.config.hydra_schemas import conf_dir
-from halut.training.config.run_config import LoggerConfig, PolicyConfig, ScheduleConfig
+from halut.training.config.run_config import (
+    LoggerConfig,
+    PolicyConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from halut.training.config.trainer_config import TrainerConfig
 
 CONF = Path(conf_dir())
@@ -44,6 +49,34 @@ def test_every_option_has_a_line_with_a_comment(path):
     schema = SCHEMAS[path.parent.name](path.stem)
     text = written(path)
     for field in dataclasses.fields(schema):
-        if field.metadata.get("renamed"):
-            continue  # an old name of another option
+        needs = field.metadata.get("needs")
+        if schema is LoggerConfig and needs and field.name != "every":
+            if needs(LoggerConfig(name=path.stem), None) is not None:
+                continue  # another logger's
         assert re.search(rf"^{field.name}:( .*)? # \S", text, re.M), f"{path}: {field.name}"
+
+
+def test_every_option_of_the_table_of_contents_too():
+    text = (CONF / "train.yaml").read_text()
+    config = TrainConfig()
+    for field in dataclasses.fields(config):
+        group = getattr(config, field.name)
+        if not dataclasses.is_dataclass(group):
+            if field.name not in ("data", "model", "halut"):
+                assert re.search(rf"^{field.name}:( .*)? # \S", text, re.M), field.name
+        elif field.name not in (*SCHEMAS, "debug"):
+            section = re.search(rf"^{field.name}:.*\n((  .*\n)+)", text, re.M)
+            assert section is not None, field.name
+            assert_complete(group, section[1], "  ")
+
+
+def assert_complete(group: Any, text: str, indent: str) -> None:
+    """Every option of a dataclass has a line in the text with its default and a comment."""
+    values = OmegaConf.create(text)
+    for field in dataclasses.fields(group):
+        default = getattr(group, field.name)
+        assert re.search(rf"^{indent}{field.name}:( .*)? # \S", text, re.M), field.name
+        if dataclasses.is_dataclass(default):
+            assert OmegaConf.to_container(values[field.name]) == dataclasses.asdict(default)
+        else:
+            assert values[field.name] == default, field.name
