@@ -23,8 +23,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "cuda")]
 
 import compiled  # noqa: E402
 
-from halut.ops.cuda import launch  # noqa: E402
-
 ARCHITECTURE = "sm_90"
 OUT = ROOT / "benchmarks" / "cuda_sass.json"
 MIX = ("LDG", "LDS", "STG", "STS", "LDGSTS", "MUFU", "BRX", "BAR")
@@ -87,14 +85,14 @@ def _mix(code: list[tuple[int, str, str]]) -> dict[str, int]:
 def kernels_of(source: str) -> dict[str, dict]:
     """Figures of the kernels of kernels/cuda/SOURCE.cu."""
     with tempfile.TemporaryDirectory() as folder:
-        file, cubin = Path(folder) / f"{source}.cu", Path(folder) / "out.cubin"
-        file.write_text(launch.source(source))
+        file, binary = Path(folder) / f"{source}.cu", Path(folder) / "out.cubin"
+        file.write_text(cubin.source(source))
         command = ["nvcc", "-O3", "-std=c++17", f"-arch={ARCHITECTURE}", "-Xptxas", "-v", "-cubin"]
         completed = subprocess.run(
-            [*command, "-o", str(cubin), str(file)], capture_output=True, text=True, check=True
+            [*command, "-o", str(binary), str(file)], capture_output=True, text=True, check=True
         )
         listing = subprocess.run(
-            [nvdisasm(), "-c", str(cubin)], capture_output=True, text=True, check=True
+            [nvdisasm(), "-c", str(binary)], capture_output=True, text=True, check=True
         )
     resources = compiled.figures(completed.stderr)
     return {name: {**resources[name], **each} for name, each in counted(listing.stdout).items()}

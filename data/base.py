@@ -79,16 +79,16 @@ class DataModule(LightningDataModule):
         if self.splits:
             return
         pools = self.load()
-        pool_sizes = {"training": pools.train, "validation": pools.val, "test": pools.test}
-        for name, split in pool_sizes.items():
+        splits = {"training": pools.train, "validation": pools.val, "test": pools.test}
+        for name, split in splits.items():
             if split is not None:
                 self._check_classes(name, split, pools.class_names)
         train, val = pools.train, pools.val
         if val is None:
-            train_part, test_part = stratified_split(
+            train_positions, val_positions = stratified_split(
                 train.labels, self.config.val_fraction, self.config.split_seed
             )
-            train, val = train.take(train_part), train.take(test_part)
+            train, val = train.take(train_positions), train.take(val_positions)
         train = self._subset("train_samples", train)
         val = self._subset("val_samples", val)
         self.class_names, self.num_classes = pools.class_names, len(pools.class_names)

@@ -70,16 +70,16 @@ def listing(root: Path, val_fraction: float, test_fraction: float, seed: int) ->
     small = []
     for label, names in enumerate(by_class.values()):
         order = sorted(names, key=lambda name: _draw(seed, name, train))
-        split_names = [
+        shares = [
             (part, fraction)
             for part, fraction in (("test", test_fraction), ("val", val_fraction))
             if part not in parts
         ]
-        if len(order) <= len(split_names):
+        if len(order) <= len(shares):
             small.append(label)
-            split_names = []
-        for place, (part, fraction) in enumerate(split_names):
-            most = len(order) - (len(split_names) - place)
+            shares = []
+        for place, (part, fraction) in enumerate(shares):
+            most = len(order) - (len(shares) - place)
             count = min(max(round(fraction * len(order)), 1), most)
             pictures.add(part, sorted(order[:count], key=canonical), label)
             order = order[count:]

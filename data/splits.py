@@ -14,17 +14,17 @@ from halut.errors import HalutError
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Hold out `fraction` of every class: labels [n] -> sorted positions (kept, held).
+    """Hold out `fraction` of every class: labels [n] -> sorted positions (train, held out).
 
     Every class with two or more samples gives at least one to each side.
     """
-    test_indices = []
+    held_out_parts = []
     for label, positions in _shuffled_classes(labels, seed):
         count = round(fraction * len(positions))
         if len(positions) < 2:
             raise HalutError(f"class {label} has {len(positions)} sample: it cannot be split")
-        test_indices.append(positions[: min(max(count, 1), len(positions) - 1)])
-    held_out = np.concatenate(test_indices)
+        held_out_parts.append(positions[: min(max(count, 1), len(positions) - 1)])
+    held_out = np.concatenate(held_out_parts)
     train_indices = np.setdiff1d(np.arange(len(labels)), held_out)
     return torch.from_numpy(train_indices), torch.from_numpy(np.sort(held_out))
 

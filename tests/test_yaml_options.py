@@ -50,9 +50,9 @@ def test_every_option_has_a_line_with_a_comment(path):
     text = written(path)
     for field in dataclasses.fields(schema):
         needs = field.metadata.get("needs")
-        if schema is LoggerConfig and needs and field.name != "every":
-            if needs(LoggerConfig(name=path.stem), None) is not None:
-                continue  # another logger's
+        of_loggers = schema is LoggerConfig and needs and field.name != "every"
+        if of_loggers and needs(LoggerConfig(name=path.stem), None) is not None:
+            continue  # another logger's
         assert re.search(rf"^{field.name}:( .*)? # \S", text, re.M), f"{path}: {field.name}"
 
 

@@ -34,9 +34,9 @@ def memory_figures(network: nn.Module) -> dict[str, Any]:
         "untouched": untouched,
     }
     after = dict.fromkeys(("codes", "tables", "scales", "biases", "encoders"), 0)
-    storages: set[int] = set()
+    encoder_ids: set[int] = set()
     for layer in layers:
-        for key, value in _layer_bytes(layer, storages).items():
+        for key, value in _layer_bytes(layer, encoder_ids).items():
             after[key] += value
     after["untouched"] = untouched
     weights = sum(layer.site.weights for layer in layers)
@@ -59,13 +59,13 @@ def site_bytes(figures: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def _layer_bytes(layer: ReplacedLayer, storages: set[int]) -> dict[str, int]:
+def _layer_bytes(layer: ReplacedLayer, encoder_ids: set[int]) -> dict[str, int]:
     """Bytes of one replaced layer by what they are."""
     cost = layer.cost()
     if isinstance(layer, LUTLayer):
         scales = FLOAT // 8 * layer.scales()
-        encoder = 0 if id(layer.encoder) in storages else cost["encoder_bytes"]
-        storages.add(id(layer.encoder))
+        encoder = 0 if id(layer.encoder) in encoder_ids else cost["encoder_bytes"]
+        encoder_ids.add(id(layer.encoder))
         biases = cost["weight_bytes"] - scales
         return {
             **{"tables": cost["table_bytes"], "scales": scales},

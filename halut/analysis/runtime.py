@@ -44,7 +44,12 @@ def ways(mode: str, attention: str | None) -> list[Way]:
 
 
 def compare(
-    network: nn.Module, modes: list[Way], shape: list[int], batch: int, draws: int, rounds: int
+    network: nn.Module,
+    selected_ways: list[Way],
+    shape: list[int],
+    batch: int,
+    draws: int,
+    rounds: int,
 ) -> dict[str, Any]:
     """First-call and median warm milliseconds of every way, and its distance from the first one's.
 
@@ -54,7 +59,7 @@ def compare(
     """
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(batch, *shape, generator=generator) for _ in range(draws)]
-    runs = {str(way): runner(network.cpu(), way, inputs[0]) for way in modes}
+    runs = {str(way): runner(network.cpu(), way, inputs[0]) for way in selected_ways}
     first, answers = {}, {}
     for name, run in runs.items():
         begun = time.perf_counter()
@@ -63,7 +68,7 @@ def compare(
         answers[name] = torch.stack([run(x) for x in inputs]).double()
     calls = {name: functools.partial(run, inputs[0]) for name, run in runs.items()}
     warm = interleaved(calls, rounds)
-    plain = answers[str(modes[0])]
+    plain = answers[str(selected_ways[0])]
     largest = max(float(plain.abs().max()), 1e-30)
     far = {name: float((y - plain).abs().max()) for name, y in answers.items()}
     return {

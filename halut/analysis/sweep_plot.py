@@ -31,8 +31,8 @@ MAX_LABEL_WIDTH = 42
 def check_picture(option: str, name: Path | str) -> None:
     """Raise HalutError unless the file's suffix is that of a format."""
     if Path(name).suffix.lower().lstrip(".") not in FORMATS:
-        choices = ", ".join(f".{suffix}" for suffix in FORMATS)
-        raise HalutError(f"{option}={name}: a picture's name ends in one of: {choices}")
+        formats = ", ".join(f".{suffix}" for suffix in FORMATS)
+        raise HalutError(f"{option}={name}: a picture's name ends in one of: {formats}")
 
 
 def draw(sweep: Sweep, path: Path, y: str | None = None) -> None:
@@ -165,14 +165,14 @@ def _exact(axes: Any, sweep: Sweep) -> None:
 
 def one_per_seed(sweep: Sweep, figure: str) -> Sequence[float]:
     """The figure of every seed; nothing if runs of one seed disagree."""
-    by_axis: dict[Any, set[float]] = {}
+    by_seed: dict[Any, set[float]] = {}
     for run in sweep.runs:
         value = run.figures.get(figure) if run.status == FINISHED else None
         if value is not None:
-            by_axis.setdefault(run.config.get(SEED), set()).add(round(value, 6))
-    if any(len(values) > 1 for values in by_axis.values()):
+            by_seed.setdefault(run.config.get(SEED), set()).add(round(value, 6))
+    if any(len(values) > 1 for values in by_seed.values()):
         return []
-    return [value for values in by_axis.values() for value in values]
+    return [value for values in by_seed.values() for value in values]
 
 
 def _spread(points: Sequence[Point], figure: str) -> list[float] | None:

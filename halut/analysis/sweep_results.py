@@ -26,7 +26,7 @@ from halut.io import write_bytes, write_json
 
 SCHEMA = 1
 SEED = "seed"
-MACHINE_OPTIONS = (
+NOT_AXES = (
     *("run_dir", "logger.", "debug.", "data.root", "data.workers", "data.download", "base.cache"),
     *("trainer.threads", "trainer.enable_progress_bar", "trainer.checkpoint_", "trainer.requeue"),
     *("trainer.max_requeues",),
@@ -123,9 +123,7 @@ def tells(sweep: Sweep, name: str, axis: bool = True) -> bool:
 
 def axes_of(configs: Sequence[dict[str, Any]]) -> list[str]:
     """Keys whose values differ; options that a group's name alone decides are no axes."""
-    keys = sorted(
-        {key for config in configs for key in config if not key.startswith(MACHINE_OPTIONS)}
-    )
+    keys = sorted({key for config in configs for key in config if not key.startswith(NOT_AXES)})
     axes = []
     for key in keys:
         if len({json.dumps(config.get(key), sort_keys=True) for config in configs}) < 2:

@@ -54,7 +54,7 @@ def sweep_table(sweep: Sweep, width: int | None = None) -> Table:
 
 
 def _narrowest(table: Table) -> int:
-    """Columns that figures take beside at least LEAST of every axis."""
+    """Columns that figures take beside at least MIN_AXIS_WIDTH of every axis."""
     fixed = [column for column in table.columns if column.justify == "right"]
     texts = ([str(column.header), *map(str, column.cells)] for column in fixed)
     free = len(table.columns) - len(fixed)

@@ -49,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
         return cuda.main(settings, arguments, options.json)
     results: list[dict[str, Any]] = []
     for i, isa in enumerate(isas):
-        code, report = run_process(replace(settings, isa=isa, int8_only=i > 0))
+        code, rows = run_process(replace(settings, isa=isa, int8_only=i > 0))
         if code:
             return code
-        results += report
+        results += rows
     document = describe(settings, arguments, results)
     show(document)
     path = Path(options.json) if options.json else default_path(settings)

@@ -53,6 +53,6 @@ class Method:
 
 
 def relative_error(output: Tensor, expected: Tensor) -> float:
-    """|given - wanted| / |wanted| in the 2-norm."""
+    """|output - expected| / |expected| in the 2-norm."""
     expected = expected.double()
     return float((output.double() - expected).norm() / expected.norm().clamp_min(1e-30))

@@ -44,7 +44,7 @@ def summarize(results: Sequence[Result], level: str | None, amx: bool) -> dict[s
 
 
 def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, Any]:
-    by_case: dict[str, dict[str, Any]] = defaultdict(dict)
+    by_suite: dict[str, dict[str, Any]] = defaultdict(dict)
     suites = [
         *LAYERS,
         *BITS,
@@ -59,18 +59,20 @@ def _ratios(results: list[Result], level: str | None, amx: bool) -> dict[str, An
             pairs = ((int8, ("int8",), OURS_INT8), ("over_float32", FLOAT32, OURS))
             for key, theirs, ours in pairs:
                 ratio = over(rows, theirs, ours)
-                if ratio is not None and key not in by_case[suite]:
-                    by_case[suite][key], by_case[suite][f"{key}_least"] = ratio
+                if ratio is not None and key not in by_suite[suite]:
+                    by_suite[suite][key], by_suite[suite][f"{key}_least"] = ratio
         steps = [r for r in of_isa if r["op"] == "train_step"]
         for rows in _by_shape(steps).values():
             ratio = over(rows, EXACT, OURS)
             if ratio is not None:
                 key = f"{rows[0]['shape']['C_in']}x{rows[0]['shape']['M']}"
-                by_case["train_step"].setdefault("over_exact", {}).setdefault(key, 1 / ratio[0])
+                by_suite["train_step"].setdefault("over_exact", {}).setdefault(key, 1 / ratio[0])
     port = of_port_limit(results, level)
     if port is not None:
-        by_case["accumulate"]["of_port_limit"], by_case["accumulate"]["of_port_limit_least"] = port
-    return {suite: ratios for suite, ratios in by_case.items() if ratios}
+        by_suite["accumulate"]["of_port_limit"], by_suite["accumulate"]["of_port_limit_least"] = (
+            port
+        )
+    return {suite: ratios for suite, ratios in by_suite.items() if ratios}
 
 
 def over(

@@ -10,8 +10,6 @@ from halut.codecs.base import Codec, Coded, Layout
 from halut.codecs.powers import HIGHEST, LOWEST, times_power
 from halut.configs import CodecConfig
 
-GRANULARITIES = ("auto", "tensor", "channel", "block")
-
 
 class SharedExponentCodec(Codec):
     """x = element * 2^S, S shared by a tensor, an output channel, an input channel or a block.

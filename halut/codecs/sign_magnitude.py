@@ -6,8 +6,6 @@ from halut.codecs.base import codecs
 from halut.codecs.integer import IntegerCodec
 from halut.configs import SignMagnitude
 
-SHARING = ("auto", "tensor", "channel")
-
 
 @codecs.register("sign_magnitude")
 class SignMagnitudeCodec(IntegerCodec):

@@ -195,7 +195,7 @@ _Operands = list[tuple[fx.Node, Any, Grid | None]]
 class _Value:
     """What a node of the old graph is in the new one: uint8 on a grid, float32, or both.
 
-    `planes`: the same as `q`, as tables prefer maps to lie; oneDNN wants them by pixel.
+    `planes`: the same as `q`, as tables prefer maps to lie; oneDNN wants them channels_last.
     """
 
     q: fx.Node | None = None
@@ -273,7 +273,7 @@ class _Conversion:
         return [(node.all_input_nodes[0], source.q, source.grid)]
 
     def pooled(self, node: fx.Node, module: nn.MaxPool2d, source: _Value) -> _Value:
-        """Max pooling, by plane if all that read it do."""
+        """Max pooling, contiguous if all that read it are."""
         readers = [self.modules.get(str(n.target)) for n in node.users if n.op == "call_module"]
         contiguous = bool(readers) and all(isinstance(r, PackedConv2d) for r in readers)
         assert source.q is not None

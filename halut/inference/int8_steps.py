@@ -20,7 +20,7 @@ class Int8Tables(Int8Step):
     """A packed layer that reads uint8 on `grid`, or float32, and answers uint8 on `to`, or float32.
 
     Thresholds move to the grid of the inputs; scale, bias and ReLU to that of the answers, which a
-    residual of its own grid joins before they are rounded. Maps lie by plane, however they came.
+    residual of its own grid joins before they are rounded. Maps are contiguous, however they came.
     """
 
     def __init__(

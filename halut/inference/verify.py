@@ -40,7 +40,7 @@ def probes(example: Call) -> list[Call]:
     samples = example.samples
 
     def other(tensor: Tensor) -> Tensor:
-        """OTHER samples; a tensor that is not one of the batch as it is."""
+        """VERIFICATION_BATCH samples; a tensor that is not one of the batch as it is."""
         if not tensor.ndim or len(tensor) != samples:
             return tensor
         turns = range(-(-VERIFICATION_BATCH // samples))

@@ -117,10 +117,10 @@ def check_window(
 
 
 def check_taps(taps: Tensor, columns: int) -> None:
-    """Raise HalutError unless every tap is one of so many columns."""
+    """Raise HalutError unless taps are columns of rows that have so many."""
     # On a GPU this would wait for the device at every call; indexing there asserts by itself.
     if taps.device.type == "cpu" and bool(((taps < 0) | (taps >= columns)).any()):
-        raise HalutError(f"taps must be in 0..{columns - 1}")
+        raise HalutError(f"columns must be in 0..{columns - 1}")
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -1,9 +1,9 @@
 """Encoder sharing of layers that read the same input, such as q, k and v of an attention.
 
-The plan says who shares (Entry.shares, the group's name); surgery gives all of a group one encoder
-module and one temperature, learned once and trained by all of their gradients. The input is encoded
-once (halut.layers.shared_input), and the encoder's gradient taken once; a prepared network runs the
-group as one layer with their tables side by side.
+The plan says who shares (Entry.shares, the group's name); halut.replace.swap gives all of a group
+one encoder module and one temperature, learned once and trained by all of their gradients. The
+input is encoded once (halut.layers.shared_input), and the encoder's gradient taken once; a prepared
+network runs the group as one layer with their tables side by side.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def replace_site(
 
 
 def replaced_layers(network: nn.Module) -> Iterator[tuple[str, ReplacedLayer]]:
-    """(name, module) of everything surgery put into the network."""
+    """(name, module) of every replaced layer of the network."""
     for name, module in network.named_modules():
         if isinstance(module, ReplacedLayer):
             yield name, module

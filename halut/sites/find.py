@@ -315,7 +315,7 @@ def _rehearsed(network: nn.Module, call: Call, sites: list[Site]) -> dict[str, s
 
 
 def _changed(network: nn.Module, call: Call, expected: Any, sites: list[Site]) -> str | None:
-    """What goes wrong with stand-ins at the sites, or None; wanted None: any answer is right."""
+    """What goes wrong with stand-ins at the sites, or None; expected None: any answer is right."""
     sources = {site.name: network.get_submodule(site.name) for site in sites}
     stand_ins = {site.name: _StandIn(site, sources[site.name]) for site in sites}
     try:

@@ -58,7 +58,7 @@ class Operator:
 
 
 class ReplacedLayer(nn.Module):
-    """What surgery puts in a site's place. Layers with the same `shares` have one encoder.
+    """What takes a site's place. Layers with the same `shares` have one encoder.
 
     `entry` is the plan's (halut.sites.plan.Entry): what it takes to build the layer again.
     """
@@ -128,7 +128,7 @@ class ReplacedLayer(nn.Module):
 
 @operators.register("exact")
 class ExactOperator(Operator):
-    """The exact product through the same surgery: changes nothing, which is its use."""
+    """The exact product as a replaced layer: changes nothing, as a control."""
 
     Config = configs.Exact
 

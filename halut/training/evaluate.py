@@ -202,9 +202,11 @@ def _runtime(network: nn.Module, plan: Plan, config: EvaluateConfig) -> dict[str
     runtime = config.runtime
     if runtime.mode == "none":
         return None
-    modes = ways(runtime.mode, runtime.attention)
+    selected_ways = ways(runtime.mode, runtime.attention)
     shape = list(plan.model["input_shape"])
-    latencies = compare(network, modes, shape, runtime.batch, runtime.inputs, runtime.rounds)
+    latencies = compare(
+        network, selected_ways, shape, runtime.batch, runtime.inputs, runtime.rounds
+    )
     return {**latencies, "tolerance": runtime.tolerance}
 
 

@@ -202,7 +202,7 @@ def attempt(
         return {"run": str(folder.path), "error": None}
     except Exception as error:
         if is_main() and not isinstance(error, InUse):
-            folder.fail(error, _overrides_shown(plain, config))
+            folder.fail(error, _plain_or_none(plain, config))
         report_error(
             error, lambda line: print_error(f"{folder.path.name}: {line}"), config.debug.traceback
         )
@@ -229,7 +229,7 @@ def alone(folder: Path) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _overrides_shown(plain: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+def _plain_or_none(plain: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     try:
         return plain(config)
     except Exception:

@@ -1,7 +1,7 @@
 // y[n, g, m] = sum_c table[g, c, codes[n, g, c], m], for int8 tables exactly and, if asked for,
 // through y = max(sum * scale[m] + bias[m] + residual, low) to float32, float16, bfloat16, int8 or
-// uint8, in rows or in planes. References: accumulate_reference in halut/ops/lookup/accumulate.py, the formula's
-// `scaled` in halut/ops/epilogue.py.
+// uint8, in rows or in planes. References: accumulate_reference in tests/oracles/lookup.py, the
+// formula's `requantize` in halut/ops/epilogue.py.
 //
 // LANES threads span a tile of the outputs with 16 bytes each, so that the threads that read one
 // table row share its code and eight of them read all banks once. The staged kernels double-buffer

@@ -1,5 +1,5 @@
 // Bit j of table[number of t with x >= thresholds[t]] for every input, packed along the inputs.
-// Reference: bit_planes_reference in halut/ops/integer/bit_planes.py.
+// Reference: bit_planes_reference in tests/oracles/integer.py.
 //
 // A thread has eight inputs of one pixel and group: a byte of every plane. Neighboring threads read
 // neighboring addresses, pixels of a plane or inputs of a pixel.

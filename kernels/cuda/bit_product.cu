@@ -1,5 +1,5 @@
 // y = sum_i alpha_i sum_j beta_j (D - 2 popcount(x_j xor w_i)) + bias on words of 64 bits.
-// Reference: bit_product_reference in halut/ops/integer/bit_product.py.
+// Reference: bit_product_reference in tests/oracles/integer.py.
 //
 // A thread has one output and eight rows; the threads of a warp are neighboring outputs, so that
 // words of w are read side by side and words of x are the warp's. No contraction of products and

@@ -1,5 +1,5 @@
 // v[r, i] = codes[r, i] 2^(scales[r, i / 32] - 133), in float32, float16 or bfloat16; scale 255: NaN.
-// Reference: mxint8_dequantize_reference in halut/ops/integer/mxint8.py.
+// Reference: mxint8_dequantize_reference in tests/oracles/integer.py.
 //
 // A float32 holds every such power, the lowest ones as subnormal numbers, and every product with a
 // byte, so that the narrower answers are rounded once.

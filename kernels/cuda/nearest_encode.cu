@@ -1,5 +1,5 @@
 // code[n, c] = argmin_k dist(x[n, c], prototypes[c, k]), from rows or from an activation map.
-// Reference: nearest_encode_reference in halut/ops/nearest/encode.py.
+// Reference: nearest_encode_reference in tests/oracles/nearest.py.
 //
 // A thread has one row and the distances to sixteen prototypes in registers; inputs and prototypes
 // come through shared memory, inputs in whichever order they lie in memory. Differences are squared

@@ -1,5 +1,5 @@
 // Gradient of softmax_k(-dist / tau) to inputs, prototypes and temperature.
-// Reference: nearest_assign_reference in halut/ops/nearest/encode.py.
+// Reference: nearest_assign_reference in tests/oracles/nearest.py.
 //
 // The first kernel has one row per thread: distances to sixteen prototypes at a time in registers,
 // a running softmax over all K, then slopes of the scores -dist, written over dE, and the gradient

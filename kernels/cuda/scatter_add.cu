@@ -1,5 +1,5 @@
 // out[g, c, k, m] = sum of grad[n, g, m] over the rows n with codes[n, g, c] = k.
-// Reference: scatter_add_reference in halut/ops/lookup/accumulate.py.
+// Reference: scatter_add_reference in tests/oracles/lookup.py.
 //
 // A block keeps the partial tables of some codebooks for 32 outputs and a run of rows in shared
 // memory. One thread owns each (codebook, output): its additions need no atomics and keep their

@@ -1,5 +1,5 @@
 // y[n, g, m] = sum_d +-|x[n, g, d]| |w[g, m, d]|, int32, the sign that of x times w.
-// Reference: sign_magnitude_reference in halut/ops/integer/sign_magnitude.py.
+// Reference: sign_magnitude_reference in tests/oracles/integer.py.
 //
 // Unsigned products alone: P of all magnitudes, Q of those whose product is negative; y = P - 2 Q.
 // Four bytes at a time by dp4a; the negative ones are chosen by masks of whole bytes, made once when

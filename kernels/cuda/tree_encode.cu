@@ -1,5 +1,5 @@
 // Codes of hash trees, from rows or straight from an activation map.
-// Reference: tree_encode_reference in halut/ops/tree/reference.py.
+// Reference: tree_encode_reference in tests/oracles/tree.py.
 //
 // A block takes 128 rows and as many codebooks as have their thresholds in 8 KiB of shared memory.
 // Lanes run along rows where neighboring rows are neighbors in memory (NCHW maps), so that reads

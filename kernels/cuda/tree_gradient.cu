@@ -1,5 +1,5 @@
 // Gradient of the relaxed hash tree to the inputs it tests, thresholds and temperature, in closed
-// form. Reference: tree_assign_reference in halut/ops/tree/reference.py; formulas:
+// form. Reference: tree_assign_reference in tests/oracles/tree.py; formulas:
 // halut/ops/tree/gradient.py. conv_taps_gradient then adds the columns up to the gradient of x.
 //
 // With dE of the K leaves, signs s = +-1 of x - t, g = tanh(1), and mL, mR the means under a node's

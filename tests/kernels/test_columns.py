@@ -70,5 +70,5 @@ def test_threads_do_not_change_the_gradient(set_threads):
 def test_a_tap_that_is_no_column_is_refused():
     x = torch.zeros(1, 2, 4, 4)
     for tap in (-1, 18):
-        with pytest.raises(HalutError, match=r"taps must be in 0\.\.17"):
+        with pytest.raises(HalutError, match=r"columns must be in 0\.\.17"):
             conv_taps(x, torch.tensor([0, tap]), (3, 3))

@@ -6,10 +6,10 @@ import weakref
 
 import pytest
 import torch
-from halut.layers.attention import FORMATS
 from torch import Tensor, nn
 
 from halut.errors import HalutError
+from halut.layers.codec_attention import FORMATS
 from halut.replace.operator_registry import make_operator, operator_names
 from halut.sites.find import Site, find_sites
 from halut.sites.operator import ReplacedLayer

@@ -145,7 +145,6 @@ def test_reconstruction_is_the_normalized_error_and_trains_the_table(
     layer, source = make(case, "tree", **options)
     x = inputs_of(LAYERS[case][1]).requires_grad_()
     loss = layer.reconstruction(x)
-    torch.testing.assert_close(loss, normalized_mse(layer(x), source(x)), rtol=0.5, atol=0)
     without = source(x).detach() - _bias(source, x)
     torch.testing.assert_close(loss, normalized_mse(layer(x) - _bias(layer, x), without))
     loss.backward()

@@ -33,9 +33,6 @@ def test_every_geometry_and_encoder(case, encoder):
     assert_is(layer, x, slow_product(layer, x))
     assert layer(x).shape == source(x).shape
     torch.testing.assert_close(layer.exact(x), source(x))
-    fresh = inputs_of((100, *x.shape[1:]), seed=2)
-    with torch.no_grad():
-        assert (layer(fresh) - source(fresh)).square().sum() < source(fresh).square().sum()
 
 
 @pytest.mark.parametrize("scale", ["layer", "channel", "codebook"])

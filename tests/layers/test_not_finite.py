@@ -102,7 +102,7 @@ def test_narrow_floats(dtype):
     assert torch.equal(y.isnan(), ~torch.isfinite(exact(x)))
 
 
-def test_strided_maps_and_maps_by_pixel():
+def test_strided_and_channels_last_maps():
     exact, x = network("conv")
     ready = prepare(replaced(exact, x, "tree", {}), x[:1])
     x[1, 0, 2, 2] = float("nan")

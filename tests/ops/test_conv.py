@@ -101,7 +101,7 @@ def test_compiles_as_one_graph():
 
 def test_wrong_arguments_are_named():
     x = draw_map()
-    with pytest.raises(HalutError, match=r"taps must be in 0\.\.26"):
+    with pytest.raises(HalutError, match=r"columns must be in 0\.\.26"):
         conv_taps(x, torch.tensor([27]), *GEOMETRIES[0])
     with pytest.raises(HalutError, match="taps must be int64"):
         conv_taps(x, torch.tensor([2.0]), *GEOMETRIES[0])

@@ -9,7 +9,7 @@ import torch
 from halut.ops import forced
 from halut.ops.core import dispatch
 from halut.ops.core.dispatch import available
-from halut.ops.layer.kernel_cache import MOST, PreparedKernelCache
+from halut.ops.layer.kernel_cache import CACHE_SIZE, PreparedKernelCache
 from tests.ops.layer_cases import LAYOUTS, MAPS, ROWS, tree_case
 
 CASES = [(ROWS[0], LAYOUTS[0]), (ROWS[4], LAYOUTS[0]), *[(MAPS[0], f) for f in LAYOUTS]]
@@ -80,9 +80,9 @@ def test_calls_are_prepared_once_for_like_inputs(monkeypatch):
 def test_changing_batch_sizes_are_not_kept_for_ever():
     x, inputs, _ = arguments(ROWS[3], LAYOUTS[0])
     calls = PreparedKernelCache()
-    for rows in range(1, 3 * MOST):
+    for rows in range(1, 3 * CACHE_SIZE):
         calls.run("tree_layer", x[:rows], inputs)
-        assert len(calls.entries) <= MOST
+        assert len(calls.entries) <= CACHE_SIZE
 
 
 def test_copies_and_pickles_start_empty():

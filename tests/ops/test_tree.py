@@ -243,7 +243,7 @@ def test_wrong_arguments_are_named():
     taps, thresholds, lut, table, tau, _ = draw(5, 1, 3, 8, 4)
     with pytest.raises(HalutError, match=r"need split_dims \[9\]"):
         tree_encode(taps, every(taps)[:-1], thresholds)
-    with pytest.raises(HalutError, match=r"taps must be in 0\.\.8"):
+    with pytest.raises(HalutError, match=r"columns must be in 0\.\.8"):
         tree_encode(taps, every(taps) + 1, thresholds)
     with pytest.raises(HalutError, match="power of two"):
         tree_encode(taps, every(taps), thresholds[:, :-1])

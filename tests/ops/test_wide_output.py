@@ -56,7 +56,7 @@ def test_planes(answer, added):
 
 
 @pytest.mark.parametrize("added", [None, torch.uint8])
-def test_maps_by_pixel(added):
+def test_channels_last_maps(added):
     for images, H, W in ((1, 7, 7), (3, 9, 5)):
         x, inner, rest = case((images, 4, H, W), 1, 64, torch.uint8, added, WINDOW)
         last = torch.channels_last

@@ -8,6 +8,7 @@ import pytest
 
 from halut.errors import HalutError
 from halut.option import every, option, options_of, where, without_effect
+from halut.replace.operator_registry import config_type
 from halut.training.config.needs import roles
 from halut.training.config.run_config import TrainConfig
 
@@ -135,9 +136,7 @@ def test_rules_that_leave_the_operator_no_layer(train, tmp_path):
     ],
 )
 def test_roles_are_those_that_a_layer_has(operator, expected):
-    from halut.training.config.hydra_schemas import _named
-
-    config = TrainConfig(halut=_named(operator)())
+    config = TrainConfig(halut=config_type(operator)())
     assert roles(config) == expected
 
 

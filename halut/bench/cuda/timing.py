@@ -15,7 +15,7 @@ from halut.errors import HalutError
 
 MEASUREMENT = 5e-3
 """Seconds one measurement lasts at least: the launch of the first call is then no matter."""
-PATIENCE = 3.0
+MAX_METHOD_SECONDS = 3.0
 """Seconds one method may take over all rounds; slower ones get fewer rounds, three at least."""
 MAX_GRAPH_CALL_SECONDS = 1e-3
 """Seconds of a call up to which launching it may count: it is timed in a CUDA graph as well."""
@@ -69,7 +69,9 @@ def interleaved(
         clock(run, 3)  # compiles kernels, fills caches
         once = max(clock(run, 1), 1e-7)
         calls[name] = max(1, min(1000, round(MEASUREMENT / once)))
-        allowed[name] = max(min(3, rounds), min(rounds, int(PATIENCE / (once * calls[name]))))
+        allowed[name] = max(
+            min(3, rounds), min(rounds, int(MAX_METHOD_SECONDS / (once * calls[name])))
+        )
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     names = list(methods)
     for turn in range(rounds):

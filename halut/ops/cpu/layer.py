@@ -72,10 +72,10 @@ def _form(
     dtype: torch.dtype,
     geometry: ConvGeometry | None,
     outputs: int,
-    answer: torch.dtype,
+    out_dtype: torch.dtype,
 ) -> _Form:
     x = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-    out = empty_output(x, outputs, answer, geometry)
+    out = empty_output(x, outputs, out_dtype, geometry)
     contiguous, rows = out.ndim == 4 and out.is_contiguous(), out.numel() // outputs
     values = x.numel() if dtype.is_floating_point and dense(x) else 0
     looks = dtype.is_floating_point and not dense(x)
@@ -193,8 +193,8 @@ def tree_layer(
     G, C, K, M = sizes = table.shape
     form = _form(x.shape, x.stride(), x.dtype, geometry, G * M, dtype)
     if form.rows < SMALL_BATCH_ROWS or residual is not None or packed.numel():
-        key = (split_dims, thresholds, table, packed, scale, bias, low, dtype, geometry)
-        return TreeLayer(x, *key)(x, residual, factor)
+        arguments = (split_dims, thresholds, table, packed, scale, bias, low, dtype, geometry)
+        return TreeLayer(x, *arguments)(x, residual, factor)
     size = _kernels.packed_bytes(G, C, M)
     packed = (
         _aligned(size) if size >= HUGE_PAGE_BYTES // 2 else torch.empty(size, dtype=torch.uint8)

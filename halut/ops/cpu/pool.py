@@ -14,7 +14,7 @@ from halut.ops.integer.max_pool import pooled_like
 
 @dispatch.implementation("max_pool", "cpu", devices=("cpu",))
 def max_pool(x: Tensor, geometry: ConvGeometry, contiguous: bool) -> Tensor:
-    """A row at a time; a map by pixel can leave by plane at no cost."""
+    """A row at a time; a channels_last map can leave contiguous at no cost."""
     channels_last = is_channels_last(x)
     if not channels_last:
         x = x.contiguous()
@@ -27,7 +27,7 @@ def max_pool(x: Tensor, geometry: ConvGeometry, contiguous: bool) -> Tensor:
 
 @dispatch.implementation("mean_pool", "cpu", devices=("cpu",))
 def mean_pool(x: Tensor, scale: float, shift: float) -> Tensor:
-    """A channel, or 64 of a map by pixel, at a time."""
+    """A channel, or 64 of a channels_last map, at a time."""
     channels_last = is_channels_last(x)
     if not channels_last:
         x = x.contiguous()

@@ -2,7 +2,7 @@
 
     y[b, c, oy, ox] = max over i, j of x[b, c, oy sh + i - top, ox sw + j - left], 0 outside
 
-which is the least there is. Torch's own pooling of bytes is slow by plane and fails by pixel.
+which is the least there is. Torch's own pooling of bytes is slow, and fails in channels_last.
 """
 
 from __future__ import annotations

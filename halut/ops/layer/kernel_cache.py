@@ -26,14 +26,14 @@ class PreparedKernelCache:
     """
 
     def __init__(self) -> None:
-        self.known: dict[tuple[Any, ...], tuple[tuple[Any, ...], Callable[..., Any]]] = {}
+        self.entries: dict[tuple[Any, ...], tuple[tuple[Any, ...], Callable[..., Any]]] = {}
 
     def __reduce__(self) -> tuple[type[PreparedKernelCache], tuple[()]]:
         return PreparedKernelCache, ()
 
     def forget(self) -> None:
         """Prepare everything anew: tensors may have moved."""
-        self.known.clear()
+        self.entries.clear()
 
     def run(
         self,
@@ -51,11 +51,11 @@ class PreparedKernelCache:
         key = (operation, x.shape, x.stride(), x.dtype, x.device, dispatch.forced_name())
         if residual is not None:
             key += (residual.shape, residual.dtype, residual.device)
-        entry = self.known.get(key)
+        entry = self.entries.get(key)
         if entry is None or not all(map(operator.is_, entry[0], args)):
-            if len(self.known) >= CACHE_SIZE:
-                self.known.clear()
+            if len(self.entries) >= CACHE_SIZE:
+                self.entries.clear()
             check_call(operation, x, *args, residual)
             entry = (args, dispatch.prepared(operation, x.device, x, *args))
-            self.known[key] = entry
+            self.entries[key] = entry
         return entry[1](x, residual, residual_scale)

@@ -1,7 +1,8 @@
 """Hash trees: the encoder, and the table product with the `tree` estimator's gradient.
 
-Per codebook a tree of depth d = log2 K: all nodes of level l test one input, its tap l, each node
-against a threshold of its own; the node of level l with prefix p is threshold 2**l - 1 + p.
+Per codebook a tree of depth d = log2 K: all nodes of level l test one input, its split dimension l,
+each node against a threshold of its own; the node of level l with prefix p is threshold
+2**l - 1 + p.
 x > t goes right; code = 2 * code + bit (MADDNESS, Blalock and Guttag 2021).
 """
 

@@ -1,6 +1,6 @@
 """Signal handlers installed before the imports; the run answers what they record.
 
-Ctrl-C ends it there, and wherever nobody else answers it, in one line.
+Until a run takes over, and wherever nobody else answers it, Ctrl-C ends the process with one line.
 """
 
 from __future__ import annotations

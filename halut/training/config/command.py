@@ -107,7 +107,7 @@ def _check_flags(arguments: list[str], schema: type) -> None:
     """Refuse what looks like an option of other tools: --epochs 5."""
     for argument in arguments:
         flag = argument.partition("=")[0]
-        if not flag.startswith("-") or any(options.startswith(flag) for options in FLAGS):
+        if not flag.startswith("-") or any(known.startswith(flag) for known in FLAGS):
             continue
         key = flag.lstrip("-").replace("-", "_")
         options = sorted(set(known_options(schema)))

@@ -132,23 +132,21 @@ def _group(
 ) -> str:
     """The choices of a group, a line each, and the options of the one that is chosen."""
     choices = _choices(group)
-    option_name = (
-        selection.get(group) or _defaults(name).get(group) or (choices[0] if choices else "")
-    )
-    if choices and option_name not in choices:
-        _refuse(group, option_name, choices)
+    choice = selection.get(group) or _defaults(name).get(group) or (choices[0] if choices else "")
+    if choices and choice not in choices:
+        _refuse(group, choice, choices)
     lines = [f"{group}: {top[group].metadata['help']}", ""]
     if group in selection:
         lines += _wrapped("", ", ".join(choices), 2)
     else:
         lines += _described(group)
-    schema = _schema(top, group, option_name)
-    of = f" of {group}={option_name}" if choices else ""
+    schema = _schema(top, group, choice)
+    of = f" of {group}={choice}" if choices else ""
     others = f" (of another: {program} --help {group}=CHOICE)" if len(choices) > 1 else ""
     lines += [""] if choices else []
     lines += [
         f"options{of}{others}:",
-        _options(_fields(whole, group, schema, option_name, choices)).rstrip(),
+        _options(_fields(whole, group, schema, choice, choices)).rstrip(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -221,7 +221,7 @@ def distilled(own: Any, run: Any) -> str | None:
     return None if own.distill else "nothing is distilled: it needs loss.distill above 0"
 
 
-def distillation_without_effect(own: Any, run: Any) -> str | None:
+def of_teacher(own: Any, run: Any) -> str | None:
     """What only a teacher has."""
     if own.distill or own.features:
         return None

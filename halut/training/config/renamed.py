@@ -20,7 +20,8 @@ from halut.option import new_name
 from halut.training.parallel.distributed import is_main
 
 OVERRIDE = re.compile(r"(?P<sign>[+~]{0,2})(?P<key>[A-Za-z_][\w.]*)(?P<rest>(@[^=]*)?(=.*)?)", re.S)
-_told: set[str] = set()
+SWEPT = "hydra.sweeper.params."
+_shown: set[str] = set()
 
 
 def with_new_keys(arguments: Sequence[str]) -> list[str]:
@@ -30,17 +31,21 @@ def with_new_keys(arguments: Sequence[str]) -> list[str]:
 
 def _with_new_key(argument: str) -> str:
     match = OVERRIDE.fullmatch(argument)
-    if match is None or new_name(match["key"]) == match["key"]:
+    if match is None:
         return argument
-    _warn(match["key"])
-    return f"{match['sign']}{new_name(match['key'])}{match['rest']}"
+    key = match["key"].removeprefix(SWEPT)
+    if new_name(key) == key:
+        return argument
+    _warn(key)
+    swept = SWEPT if key != match["key"] else ""
+    return f"{match['sign']}{swept}{new_name(key)}{match['rest']}"
 
 
 def _warn(key: str, file: str = "") -> None:
     where = f"{file}: " if file else ""
     line = f"{where}{key} is now {new_name(key)}; the old key goes in the next version"
-    if is_main() and line not in _told:
-        _told.add(line)
+    if is_main() and line not in _shown:
+        _shown.add(line)
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
@@ -55,7 +60,7 @@ def _renamed(values: Any, path: str, file: str) -> Any:
     renamed = {}
     for key, value in values.items():
         full = f"{path}{key}"
-        swept = full.removeprefix("hydra.sweeper.params.")
+        swept = full.removeprefix(SWEPT)
         if new_name(swept) != swept:
             _warn(swept, file)
             key = new_name(swept) if swept != full else new_name(full).removeprefix(path)

@@ -19,7 +19,7 @@ from halut.training.config.hydra_errors import known_options
 from halut.training.config.logger_names import check_loggers
 from halut.training.config.sweep_config import SweepConfig
 from halut.training.config.trainer_config import TrainerConfig, check_trainer
-from halut.training.optim.lr_schedules import check_schedule
+from halut.training.optim.lr_schedules import INTERVALS, check_schedule
 from halut.training.optim.optimizers import check_optimizer
 
 
@@ -156,7 +156,7 @@ class OptimConfig:
     schedule_interval: str | None = option(
         None,
         "what such a schedule counts; null: epochs if it has milestones or a period, else steps",
-        choices=("step", "epoch"),
+        choices=INTERVALS,
         needs=needs.of_named_schedule,
     )
     floor: float = option(
@@ -189,13 +189,13 @@ class LossConfig:
     teacher: str | None = option(
         None,
         "another model's name; null: the exact network",
-        needs=needs.distillation_without_effect,
+        needs=needs.of_teacher,
     )
     teacher_weights: str | None = option(
         None,
         "file of the teacher's weights; null: the published ones",
         needs=every(
-            needs.distillation_without_effect,
+            needs.of_teacher,
             where(lambda own: own.teacher is not None, "it needs loss.teacher=MODEL"),
         ),
     )

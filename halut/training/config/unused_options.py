@@ -22,7 +22,7 @@ from halut.replace.operator_registry import operator_of
 from halut.replace.recalibrate import running_norms
 from halut.sites.plan import Plan
 
-MAX_SWEEP_RUNS = 100
+MAX_CHECKED_RUNS = 100
 """Values of a sweep that are looked at before it begins."""
 
 
@@ -134,7 +134,7 @@ def composed(name: str, overrides: Sequence[str]) -> Any:
 def check_sweep(config: DictConfig, overrides: Mapping[str, Override]) -> None:
     """Raise HalutError for an option of a sweep that has no effect in any of its values.
 
-    Sweeps of more than MAX_SWEEP_RUNS values are not looked at.
+    Sweeps of more than MAX_CHECKED_RUNS values are not looked at.
     """
     choices = [
         [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
@@ -144,8 +144,8 @@ def check_sweep(config: DictConfig, overrides: Mapping[str, Override]) -> None:
     ]
     lines = {key: text(override) for key, override in overrides.items()}
     reasons: dict[str, str] | None = None
-    values = list(itertools.islice(itertools.product(*choices), MAX_SWEEP_RUNS + 1))
-    if len(values) > MAX_SWEEP_RUNS:
+    values = list(itertools.islice(itertools.product(*choices), MAX_CHECKED_RUNS + 1))
+    if len(values) > MAX_CHECKED_RUNS:
         return
     for value in values:
         settings = composed(str(config.hydra.job.config_name), value)

@@ -78,7 +78,7 @@ class WholeRun:
         self.now.measured, self.now.seconds = share - first, self.clock() - begun
 
     def due(self) -> bool:
-        """True once in EVERY seconds."""
+        """True once in LOG_INTERVAL_SECONDS seconds."""
         if self.clock() - self.logged_at < LOG_INTERVAL_SECONDS:
             return False
         self.logged_at = self.clock()

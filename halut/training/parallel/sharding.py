@@ -125,17 +125,17 @@ def average(parameters: Iterable[nn.Parameter]) -> None:
     `fully_shard` leaves alone what it is told to ignore, and DDP takes no network in shards.
     A parameter without a gradient on every rank stays without, on some it counts as zero.
     """
-    whole = [p for p in parameters if not isinstance(p, DTensor)]
-    if not whole:
+    unsharded = [p for p in parameters if not isinstance(p, DTensor)]
+    if not unsharded:
         return
-    device = whole[0].device
-    has_gradient = torch.tensor([float(p.grad is not None) for p in whole], device=device)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in whole]
+    device = unsharded[0].device
+    has_gradient = torch.tensor([float(p.grad is not None) for p in unsharded], device=device)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in unsharded]
     flat = torch.cat([*(g.flatten().float() for g in gradients), has_gradient])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    *means, has_gradient = flat.split([*(p.numel() for p in whole), len(whole)])
-    for parameter, mean, share in zip(whole, means, has_gradient.tolist(), strict=True):
+    *means, has_gradient = flat.split([*(p.numel() for p in unsharded), len(unsharded)])
+    for parameter, mean, share in zip(unsharded, means, has_gradient.tolist(), strict=True):
         if share:
             parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 

@@ -1,5 +1,5 @@
 // y[n, g, m] = sum_c table[g, c, codes[n, g, c], m]: the general kernels, for any K and any C.
-// Reference: accumulate_reference in halut/ops/lookup/accumulate.py.
+// Reference: accumulate_reference in tests/oracles/lookup.py.
 //
 // A slice of outputs stays in registers over all codebooks: floats, added in the codebooks' order,
 // or 16-bit sums of int8. The slice of the table stays in the second-level cache for all rows.

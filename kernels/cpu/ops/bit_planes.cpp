@@ -1,5 +1,5 @@
 // Bit j of table[number of t with x >= thresholds[t]] for every input, packed along the inputs.
-// Reference: bit_planes_reference in halut/ops/integer/bit_planes.py.
+// Reference: bit_planes_reference in tests/oracles/integer.py.
 //
 // Thresholds ascend, so plane j is table[0]'s bit, turned over by every threshold that x passes and
 // where the table's bit changes: one comparison and one xor of masks, no codes.

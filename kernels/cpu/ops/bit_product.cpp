@@ -1,5 +1,5 @@
 // y = sum_i alpha_i sum_j beta_j (D - 2 popcount(x_j xor w_i)) + bias on words of 64 bits.
-// Reference: bit_product_reference in halut/ops/integer/bit_product.py.
+// Reference: bit_product_reference in tests/oracles/integer.py.
 //
 // A row of x and a plane of it is one row of counts, an output and a plane of it one column; lanes
 // of a register are neighboring columns. Counts of a block of rows are exact integers; they become

@@ -1,5 +1,5 @@
 // A layer whose codes are known: look-up, exact integer sums, scale, bias and clamp. K <= 16.
-// Reference: code_layer_reference in halut/ops/layer/reference.py.
+// Reference: code_layer_reference in tests/oracles/layer.py.
 //
 // Codes come as the encoders leave them, [N, G * C] bytes; each block's are laid out anew as the
 // level's shuffle wants them (packed.h).

@@ -1,6 +1,6 @@
 // A tree layer for a handful of rows: table rows are added as they lie, [C, K, M], so that nothing
 // but the rows in use is read and no lane of a permute idles. Any K, int8 tables.
-// Reference: tree_layer_reference in halut/ops/layer/reference.py.
+// Reference: tree_layer_reference in tests/oracles/layer.py.
 #include "../output.h"
 #include "../planes.h"
 #include "../row_sums.h"

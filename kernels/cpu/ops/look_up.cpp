@@ -1,6 +1,6 @@
 // The look-ups of an inference layer alone, on codes packed beforehand: what the layer's inner loop
 // reaches of the shuffle port's limit. For benchmarks; layers call tile_sums from tree_layer.cpp.
-// Reference: accumulate_reference in halut/ops/lookup/accumulate.py.
+// Reference: accumulate_reference in tests/oracles/lookup.py.
 #include "../packed.h"
 
 HALUT_BEGIN

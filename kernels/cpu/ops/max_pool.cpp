@@ -1,5 +1,5 @@
 // Max pooling of uint8 maps; what lies outside of a map counts as zero, the least there is.
-// Reference: max_pool_reference in halut/ops/integer/max_pool.py.
+// Reference: max_pool_torch in halut/ops/integer/max_pool.py.
 //
 // Rows are pooled down the columns first, then along the row: by pixel all channels at once. A row by
 // pixel leaves as it is, or by plane.

@@ -1,5 +1,5 @@
 // The mean of every channel of uint8 maps, scaled and rounded to uint8.
-// Reference: mean_pool_reference in halut/ops/integer/mean_pool.py.
+// Reference: mean_pool_reference in tests/oracles/integer.py.
 #include <cstdint>
 
 #include "../planes.h"

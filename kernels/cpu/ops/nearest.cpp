@@ -1,5 +1,5 @@
 // code[n, c] = argmin_k dist(x[n, c], prototypes[c, k]), the lowest k among equals, straight from
-// the rows or the activation map. Reference: nearest_encode_reference in halut/ops/nearest/encode.py.
+// the rows or the activation map. Reference: nearest_encode_reference in tests/oracles/nearest.py.
 //
 // Channels are copied into padded planes a few at a time, so that a tile of 64 rows is read by
 // whole vectors; 4 prototypes are compared with several vectors of rows at once.

@@ -1,6 +1,6 @@
 // Gradient of ste_mix * sum_k products[k, n] softmax_k(-dist / tau) in the inputs, the prototypes and 1 / tau,
 // for a run of rows and of codebooks; distances are found again. Reference: autograd over
-// nearest_matmul_reference in halut/ops/nearest/encode.py; in plain torch, halut/ops/nearest/gradient.py.
+// nearest_matmul_reference in tests/oracles/nearest.py; in plain torch, halut/ops/nearest/gradient.py.
 //
 // Tiles (nearest_tile.h) are added up in a fixed order; a channel is one thread's: the result does
 // not depend on the number of threads.

@@ -1,5 +1,5 @@
 // out[g, c, k, m] = sum of grad[n, g, m] over the rows n with codes[n, g, c] = k.
-// Reference: scatter_add_reference in halut/ops/lookup/accumulate.py.
+// Reference: scatter_add_reference in tests/oracles/lookup.py.
 //
 // A task is a few codebooks and a slice of outputs, which it alone writes, and goes over the rows in
 // order: no races, and one result whatever the number of threads. Rows are taken in blocks that

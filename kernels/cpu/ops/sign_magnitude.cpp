@@ -1,5 +1,5 @@
 // y[n, g, m] = sum_d +-|x[n, g, d]| |w[g, m, d]|, int32, the sign that of x times w.
-// Reference: sign_magnitude_reference in halut/ops/integer/sign_magnitude.py.
+// Reference: sign_magnitude_reference in tests/oracles/integer.py.
 //
 // The byte multipliers of x86 take one unsigned operand and one signed one. The unsigned one is |w|,
 // to 128; the signed one is x under the sign of w, which is a byte as long as x is not -128. So

@@ -1,6 +1,6 @@
 // A whole layer at inference: hash-tree codes straight from the input, look-up, exact integer sums,
 // scale, bias and clamp. K in {2, 4, 8, 16}, int8 tables.
-// Reference: tree_layer_reference in halut/ops/layer/reference.py.
+// Reference: tree_layer_reference in tests/oracles/layer.py.
 #include "../layer_run.h"
 #include "../thresholds.h"
 #include "../tree_codes.h"
