@@ -23,6 +23,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "cuda")]
 
 import compiled  # noqa: E402
 
+from halut.ops.cuda import cubin  # noqa: E402
+
 ARCHITECTURE = "sm_90"
 OUT = ROOT / "benchmarks" / "cuda_sass.json"
 MIX = ("LDG", "LDS", "STG", "STS", "LDGSTS", "MUFU", "BRX", "BAR")
