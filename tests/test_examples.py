@@ -30,7 +30,7 @@ def test_every_example_has_a_test():
 def test_plain_pytorch(capsys):
     space = run("plain_pytorch")
     assert space["exact"] > 98
-    assert space["swapped"] > 85
+    assert space["replaced_accuracy"] > 85
     assert space["trained"] > 93
     assert space["loaded"] == space["trained"]
     assert set(space["errors"]) == {"0", "2"}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import halut
+from halut.layers.lut import LUTLinear
 from halut.lightning import HalutCallback
 
 X = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
@@ -25,7 +26,7 @@ class Theirs(L.LightningModule):
             halut.replace_(self.net, halut.Tree(K=4, estimator="blend"), [X])
 
     def training_step(self, batch, batch_idx):
-        if isinstance(self.net[2], halut.nn.linear.LUTLinear):
+        if isinstance(self.net[2], LUTLinear):
             self.seen.append(self.net[2].blend.item())
         return self.net(batch).square().mean()
 

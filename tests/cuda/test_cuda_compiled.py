@@ -16,6 +16,7 @@ def resources():
     return compiled.resources()
 
 
+@pytest.mark.slow
 def test_no_kernel_spills(resources, record_property, capsys):
     with capsys.disabled():
         head = f"NVRTC {cubin.version()} {' '.join(cubin.OPTIONS)}"
@@ -48,6 +49,7 @@ def test_errors_of_the_compiler_are_not_overlooked(monkeypatch):
         compiled.compiled("accumulate", "sm_80")
 
 
+@pytest.mark.slow
 def test_subnormal_numbers_stay(tmp_path):
     """No instruction flushes them: each one that can says so by its suffix in the PTX."""
     for source in compiled.SOURCES:

@@ -40,6 +40,7 @@ def sanitized(folder: Path, *operations: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="the launch shim needs g++ or clang++")
 def test_no_kernel_reads_or_writes_beyond_its_memory(tmp_path):
     runtime()

@@ -15,6 +15,7 @@ TASKS = "/proc/self/task"
 
 @pytest.mark.skipif(not os.path.isdir(TASKS), reason="threads are listed in /proc of Linux alone")
 @pytest.mark.skipif("cpu" not in available("tree_layer"), reason="no compiled kernels")
+@pytest.mark.slow
 def test_a_layer_of_one_block_makes_no_threads_anew(set_threads):
     """A parallel region within another one would: at every call, for many times its cost."""
     set_threads(2)

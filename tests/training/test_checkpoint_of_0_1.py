@@ -50,7 +50,7 @@ def fit(folder: Path) -> nn.Module:
     data.setup()
     rates, decays = dict.fromkeys(ROLES, 0.01), dict.fromkeys(ROLES, 0.1)
     recipe = Recipe("adamw", rates, decays, loss=LossConfig(), seed=3)
-    settings = TrainerConfig(accelerator="cpu", progress=False, checkpoint_every=3)
+    settings = TrainerConfig(accelerator="cpu", enable_progress_bar=False, checkpoint_every=3)
     network = two_layers()
     fitting.fit(network, data, folder, 1, recipe, settings, RunLogger([]), select="last")
     return network

@@ -40,6 +40,7 @@ RULES = (
 )
 
 
+@pytest.mark.slow
 def test_a_mixed_plan_trains_and_comes_back(finished, tmp_path):
     options = ("halut=integer", "halut.width=8", RULES, "schedule=all_at_once")
     run = finished("run", *options, only=())

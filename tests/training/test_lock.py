@@ -148,6 +148,7 @@ def test_of_many_that_find_a_lock_left_behind_one_gets_it(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_lock_is_renewed_and_one_taken_over_ends_the_process(tmp_path):
     program = f"""
 import json, sys, time

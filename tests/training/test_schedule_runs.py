@@ -31,6 +31,7 @@ def test_by_block_takes_a_stack_a_stage(finished):
     assert run.stages == [list(SITES[:2]), list(SITES[2:])]
 
 
+@pytest.mark.slow
 def test_back_to_front_ends_where_front_to_back_begins(finished):
     back = finished("back", "schedule=back_to_front", "schedule.epochs=0", only=SITES)
     assert back.stages == [[name] for name in reversed(SITES)]

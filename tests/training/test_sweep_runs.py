@@ -66,6 +66,7 @@ def test_a_failed_value_stops_no_other_and_the_rest_is_resumed(train, folder, mo
     assert set(last_values(folder).values()) == {"finished"}
 
 
+@pytest.mark.slow
 def test_a_failing_sweep_value_is_reported_and_runs_again(train, folder, monkeypatch):
     import halut.training.run as running
 
@@ -90,6 +91,7 @@ def test_a_failing_sweep_value_is_reported_and_runs_again(train, folder, monkeyp
     assert last_values(folder) == {"seed=0": "finished", "seed=1": "finished"}
 
 
+@pytest.mark.slow
 def test_values_share_base_and_baseline_and_the_picture_is_drawn(train, folder, tmp_path):
     pytest.importorskip("matplotlib")
     cache = tmp_path / "cache"
@@ -118,6 +120,7 @@ def test_values_share_base_and_baseline_and_the_picture_is_drawn(train, folder, 
     assert len(list(cache.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_without_run_dir_the_command_decides_the_folder(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train("-m", *QUICK, "halut.C=0,-1").code == 1
