@@ -15,7 +15,7 @@ from halut.option import unknown
 
 Entry = TypeVar("Entry")
 
-FILES = "halut.plugins.files"
+FILES = "halut.plugins.file_modules"
 """The package whose modules are plugin files."""
 
 _origins: dict[tuple[str, str], str] = {}

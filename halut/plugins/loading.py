@@ -17,7 +17,7 @@ from types import ModuleType
 
 from halut.errors import OURS, HalutError
 from halut.option import unknown
-from halut.plugins.files import module_name
+from halut.plugins.file_modules import module_name
 from halut.registry import attributed, entries_of, origin_of
 
 log = logging.getLogger("halut")

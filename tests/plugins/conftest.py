@@ -47,7 +47,7 @@ def forget() -> Iterator[Callable[[], None]]:
                 del each[name]
         sys.path[:] = path
         for name in set(sys.modules) - known:
-            if name.startswith(("halut.plugins.files.", "own_")):
+            if name.startswith(("halut.plugins.file_modules.", "own_")):
                 del sys.modules[name]
 
     yield undo

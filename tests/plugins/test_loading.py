@@ -13,7 +13,7 @@ import halut
 from halut.errors import HalutError
 from halut.models import models
 from halut.plugins import loading, reference
-from halut.plugins.files import module_name, path_of
+from halut.plugins.file_modules import module_name, path_of
 
 MODEL = """
 from torch import nn
@@ -97,7 +97,7 @@ def test_the_name_of_a_files_module_is_an_identifier_that_tells_the_path(path):
     assert all(part.isidentifier() for part in name.split(".")[:-1])
     assert name.isascii()
     assert path_of(name) == Path(path)
-    assert path_of("halut.plugins.files.x_zz") is None
+    assert path_of("halut.plugins.file_modules.x_zz") is None
     assert path_of("other.mine_2f61") is None
 
 

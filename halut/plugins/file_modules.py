@@ -1,6 +1,6 @@
 """Plugin files as modules: the module's name tells the file's path.
 
-`/home/me/mine.py` is the module `halut.plugins.files.mine_2f686f...`, the path in hexadecimal:
+`/home/me/mine.py` is `halut.plugins.file_modules.mine_2f686f...`, the path in hexadecimal:
 files of one name in two folders are two modules, and another process, a worker of a data loader or
 a SLURM job, that is sent an object of such a module finds the file by the name alone.
 """
