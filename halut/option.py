@@ -18,6 +18,7 @@ and what would make it matter; None: it has one."""
 
 RENAMED = {
     "halut.parameterisation": "halut.parameterization",
+    "optim.name": "optim.optimizer",
     "trainer.accumulate": "trainer.accumulate_grad_batches",
     "trainer.clip": "trainer.gradient_clip_val",
     "trainer.progress": "trainer.enable_progress_bar",

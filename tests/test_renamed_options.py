@@ -13,7 +13,7 @@ GONE = "the old key goes in the next version"
 
 @pytest.fixture(autouse=True)
 def _nothing_told(monkeypatch):
-    monkeypatch.setattr(renamed, "_told", set())
+    monkeypatch.setattr(renamed, "_shown", set())
 
 
 @pytest.fixture
@@ -36,6 +36,11 @@ def written(path, text):
 @pytest.mark.parametrize(
     ("typed", "read"),
     [
+        ("optim.name=sgd", "optim.optimizer=sgd"),
+        (
+            "hydra.sweeper.params.trainer.clip=1,2",
+            "hydra.sweeper.params.trainer.gradient_clip_val=1,2",
+        ),
         ("trainer.clip=0.5", "trainer.gradient_clip_val=0.5"),
         ("+trainer.clip=0.5", "+trainer.gradient_clip_val=0.5"),
         ("++trainer.accumulate=2", "++trainer.accumulate_grad_batches=2"),

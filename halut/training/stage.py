@@ -58,7 +58,7 @@ def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[
     optim = config.optim
     rates = {**_rates(optim.lr), **config.schedule.lr, **stage.lr}
     return Recipe(
-        optim.name,
+        optim.optimizer,
         rates,
         _rates(optim.weight_decay),
         loss=config.loss,
@@ -69,7 +69,7 @@ def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[
         freeze=[*config.schedule.freeze, *stage.freeze],
         seed=seed,
         feature_blocks=config.loss.feature_blocks or list(blocks),
-        optimizer_options=dict(optim.options),
+        optimizer_options=dict(optim.optimizer_options),
         schedule_options=dict(optim.schedule_options),
         schedule_interval=optim.schedule_interval,
     )

@@ -122,14 +122,14 @@ def test_optim_momentum_is_that_of_optimizers_with_momentum():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("adamv", {}, "unknown optim.name 'adamv'; did you mean adam"),
+        ("adamv", {}, "unknown optim.optimizer 'adamv'; did you mean adam"),
         ("LBFGS", {}, "several times a step"),
         ("sparseadam", {}, "sparse gradients"),
         ("adahessian", {}, "second derivatives"),
-        ("lion", {"eps": 1.0}, "no argument optim.options.eps; choose from: betas"),
-        ("lamb", {"lr": 1.0}, "no argument optim.options.lr"),
-        ("Adam", {"betas": [2.0, 0.9]}, "optim.name=Adam: Invalid beta"),
-        ("Adam", {"eps": "small"}, "optim.name=Adam"),
+        ("lion", {"eps": 1.0}, "no argument optim.optimizer_options.eps; choose from: betas"),
+        ("lamb", {"lr": 1.0}, "no argument optim.optimizer_options.lr"),
+        ("Adam", {"betas": [2.0, 0.9]}, "optim.optimizer=Adam: Invalid beta"),
+        ("Adam", {"eps": "small"}, "optim.optimizer=Adam"),
     ],
 )
 def test_what_cannot_be_is_refused_by_one_line(name, options, words):

@@ -60,8 +60,8 @@ def figures(run: Path) -> list[tuple[str, ...]]:
     [
         (),
         ("trainer.ema=0.9", "data.workers=1"),
-        ("optim.name=lamb", "optim.schedule=OneCycleLR"),
-        ("optim.name=NAdam", "optim.schedule=step", "+optim.schedule_options={decay_t: 1}"),
+        ("optim.optimizer=lamb", "optim.schedule=OneCycleLR"),
+        ("optim.optimizer=NAdam", "optim.schedule=step", "+optim.schedule_options={decay_t: 1}"),
     ],
     ids=["plain", "ema", "torch schedule", "timm schedule"],
 )

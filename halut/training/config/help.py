@@ -28,7 +28,7 @@ NAMES = 30
 def page(name: str, schema: type, program: str, arguments: list[str]) -> str:
     """What `--help` prints: an overview, or the group named after it (GROUP, GROUP=CHOICE, all).
 
-    Of an option with names from other packages, such as optim.name, all of them.
+    Of an option with names from other packages, such as optim.optimizer, all of them.
     With nothing after it, the groups of the GROUP=CHOICE before it, where there are any.
     """
     plain = [each.lstrip("+") for each in arguments if not each.startswith("-")]

@@ -20,7 +20,7 @@ SYNONYMS = {
     "schedule.epochs base.epochs": "epochs max_epochs num_epochs n_epochs num_train_epochs",
     "optim.lr.rest optim.lr.table base.lr": "lr learning_rate lrate base_lr",
     "optim.weight_decay.rest base.weight_decay": "weight_decay wd",
-    "optim.name base.optimizer": "optimizer opt optimiser",
+    "optim.optimizer base.optimizer": "optimizer opt optimiser",
     "optim.schedule": "scheduler sched lr_scheduler lr_schedule",
     "optim.warmup base.warmup": "warmup warmup_epochs warmup_steps",
     "optim.momentum": "momentum",

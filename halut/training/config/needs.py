@@ -190,16 +190,19 @@ def schedules() -> list[str]:
 
 def of_momentum(own: Any, run: Any) -> str | None:
     """What only optimizers with optim.momentum read."""
-    if by_name.has_momentum(own.name):
+    if by_name.has_momentum(own.optimizer):
         return None
-    return f"{own.name} does not read it; it needs optim.name=sgd, or another of timm with momentum"
+    return (
+        f"{own.optimizer} does not read it; it needs optim.optimizer=sgd, or another of timm with "
+        "momentum"
+    )
 
 
 def of_decaying_optimizer(own: Any, run: Any) -> str | None:
     """What only optimizers with weight decay read."""
-    if by_name.takes(own.name, "weight_decay"):
+    if by_name.takes(own.optimizer, "weight_decay"):
         return None
-    return f"optim.name={own.name} has no weight decay"
+    return f"optim.optimizer={own.optimizer} has no weight decay"
 
 
 def own_warmup(own: Any, run: Any) -> str | None:

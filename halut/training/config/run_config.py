@@ -121,13 +121,13 @@ def _learning_rates() -> Rates:
 class OptimConfig:
     """Optimizer of the stages: a learning rate and a weight decay for every role."""
 
-    name: str = option(
+    optimizer: str = option(
         "adamw",
-        "optimizer, by its name in timm or torch.optim (--help optim.name lists all)",
+        "optimizer, by its name in timm or torch.optim (--help optim.optimizer lists all)",
         names=needs.optimizers,
     )
-    options: dict[str, Any] = option(
-        {}, "further arguments of the optimizer: +optim.options.betas=[0.9,0.95]"
+    optimizer_options: dict[str, Any] = option(
+        {}, "further arguments of the optimizer: +optim.optimizer_options.betas=[0.9,0.95]"
     )
     lr: Rates = field(default_factory=_learning_rates, metadata={"help": "learning rate"})
     weight_decay: Rates = field(
@@ -207,7 +207,10 @@ class BaseConfig:
 
     epochs: int = option(10, "epochs; 0: random weights", needs=needs.start_to_find)
     optimizer: str = option(
-        "adamw", "optimizer, as optim.name", needs=needs.while_base_trains, names=needs.optimizers
+        "adamw",
+        "optimizer, as optim.optimizer",
+        needs=needs.while_base_trains,
+        names=needs.optimizers,
     )
     optimizer_options: dict[str, Any] = option(
         {}, "further arguments of the optimizer", needs=needs.while_base_trains
@@ -335,7 +338,7 @@ def check_optimizers(config: TrainConfig) -> None:
     base, optim = config.base, config.optim
     keys = ("base.optimizer", "base.optimizer_options")
     check_optimizer(base.optimizer, base.optimizer_options, keys=keys)
-    optimizer = check_optimizer(optim.name, optim.options, optim.momentum)
+    optimizer = check_optimizer(optim.optimizer, optim.optimizer_options, optim.momentum)
     check_schedule(optimizer, optim.schedule, optim.schedule_options, optim.schedule_interval)
 
 

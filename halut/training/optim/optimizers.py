@@ -42,11 +42,11 @@ def timm_optimizers() -> list[str]:
     return [str(name) for name in list_optimizers() if name not in REFUSED]
 
 
-def optimizer_class(name: str, key: str = "optim.name") -> Any:
+def optimizer_class(name: str, key: str = "optim.optimizer") -> Any:
     """The class behind a name; raises HalutError, with the names near it, if there is none."""
     for refused, reason in REFUSED.items():
         if name.lower() == refused.lower():
-            raise HalutError(f"{key}={name}: {reason}; --help optim.name lists the others")
+            raise HalutError(f"{key}={name}: {reason}; --help optim.optimizer lists the others")
     if name in OWN:
         return {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
     if name in torch_optimizers():
@@ -125,7 +125,7 @@ def _made(
     groups: list[dict[str, Any]],
     momentum: float,
     options: Mapping[str, Any],
-    keys: tuple[str, str] = ("optim.name", "optim.options"),
+    keys: tuple[str, str] = ("optim.optimizer", "optim.optimizer_options"),
 ) -> torch.optim.Optimizer:
     kind = optimizer_class(name, keys[0])
     check_arguments(keys[1], options, arguments_of(kind, BY_ROLE), f"{keys[0]}={name}")
@@ -149,7 +149,7 @@ def check_optimizer(
     name: str,
     options: Mapping[str, Any],
     momentum: float = 0.9,
-    keys: tuple[str, str] = ("optim.name", "optim.options"),
+    keys: tuple[str, str] = ("optim.optimizer", "optim.optimizer_options"),
 ) -> torch.optim.Optimizer:
     """Raise HalutError, naming the option, if a fit cannot train with this optimizer.
 
