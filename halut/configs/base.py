@@ -29,7 +29,7 @@ def documented(kind: Kind) -> Kind:
         if not text:
             continue
         if choices := field.metadata["choices"]:
-            text += f": {', '.join(choices)}"
+            text += f" ({', '.join(choices)})"
         for yaml, python in (("null", "None"), ("true", "True"), ("false", "False")):
             text = re.sub(rf"\b{yaml}\b", python, text)
         lines.append(f"    {field.name}: {text}.")

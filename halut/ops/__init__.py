@@ -1,4 +1,4 @@
-"""The operators: look-up products, encoders and taps, as torch.library operators in `halut`."""
+"""Look-up products, encoders and gathers as torch.library operators of the namespace `halut`."""
 
 from halut.ops import cpu, cuda
 from halut.ops.core.dispatch import forced, implementation, implementations

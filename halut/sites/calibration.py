@@ -193,6 +193,10 @@ def calibrating(
     >>> rows["2"].shape
     torch.Size([8, 4])
     """
+    if not all(isinstance(site, Site) for site in sites):
+        raise HalutError(
+            "calibrating takes Sites: sites, unsupported = halut.find_sites(network, x)"
+        )
     share = memory // max(len(sites), 1)
     reservoirs = {
         s.name: Reservoir(max(1, min(rows, share // (4 * s.D * s.groups))), s.D * s.groups, seed)

@@ -1,4 +1,4 @@
-"""Sweeps (`python train.py -m halut.C=16,32,64`): a run folder per value, one table.
+"""Sweeps (`python train.py -m policy=conv3x3 halut.C=16,32,64`): a run folder per value, one table.
 
 Hydra composes the values and launches them; what fails is noted in its folder and does not stop
 the others. Everything a value's process has to know travels in its Hydra configuration, so that

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import halut
 from tests.install.environments import Environment, checkout, missing_tools, run
 
 pytestmark = [
@@ -35,7 +36,7 @@ def test_torch_takes_over(kind, tmp_path):
     source = checkout(tmp_path / "checkout")
     environment = Environment.create(tmp_path / "venv")
     message = environment.install(source, CC="/bin/false" if kind == "none" else "cc", CXX=compiler)
-    assert "halut-0.1.0-py3-none-any.whl" in message
+    assert f"halut-{halut.__version__}-py3-none-any.whl" in message
     report = json.loads(environment.halut("env", "--json", cwd=tmp_path).stdout)
     assert set(report["kernels"].values()) == {"torch"}
     assert report["cpu_kernels"].startswith("none, torch runs instead: No module named")

@@ -11,7 +11,7 @@ from halut.errors import HalutError
 from halut.replace import swap
 from halut.sites.operator import ExactOperator
 from halut.sites.plan import Plan
-from tests.surgery.zoo import Zoo, plan_of
+from tests.replace.zoo import Zoo, plan_of
 
 
 def unchanged(network, before):

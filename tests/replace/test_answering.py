@@ -19,7 +19,7 @@ from halut.replace.liveness import prove
 from halut.sites.calibration import capture
 from halut.sites.find import find_sites
 from halut.sites.plan import Entry, Plan
-from tests.surgery.zoo import plan_of
+from tests.replace.zoo import plan_of
 
 
 class Two(nn.Module):

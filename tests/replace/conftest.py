@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.surgery.zoo import Zoo
+from tests.replace.zoo import Zoo
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from halut.replace.policy import Rule, resolve
 from halut.sites.find import find_sites
 from halut.sites.operator import ExactLayer, ReplacedLayer
 from halut.sites.plan import Plan
-from tests.surgery.zoo import Shared, plan_of
+from tests.replace.zoo import Shared, plan_of
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
