@@ -79,6 +79,8 @@ class DataModule(LightningDataModule):
         if self.splits:
             return
         pools = self.load()
+        if not isinstance(pools, Pools):
+            raise HalutError(f"{self.config.name}: load() must return Pools, got {pools!r:.80}")
         splits = {"training": pools.train, "validation": pools.val, "test": pools.test}
         for name, split in splits.items():
             if split is not None:

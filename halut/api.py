@@ -91,6 +91,15 @@ def replace_(
     """
     if calibration is None:
         raise HalutError("calibration is missing: batches, or a function that runs the network")
+    if isinstance(calibration, Tensor):
+        raise HalutError("calibration is one tensor; batches are a list of them: [x]")
+    if config is not None and not isinstance(config, Config):
+        raise HalutError(f"config is a configuration such as halut.Tree(C=16), got {config!r}")
+    if isinstance(rules, Rule | Mapping | str) or not all(_is_rule(rule) for rule in rules):
+        raise HalutError(
+            f"rules are a list of halut.Rule or (name pattern, configuration), got {rules!r}"
+        )
+    keep, only = ([each] if isinstance(each, str) else each for each in (keep, only))
     if calibrate not in CALIBRATE:
         raise HalutError(unknown("calibrate", calibrate, CALIBRATE))
     if not is_loop(calibration) and iter(calibration) is calibration:  # type: ignore[arg-type]
@@ -125,6 +134,11 @@ def replace_(
     plan = plan.with_stages({entry.site.name: 0 for entry in plan.replaced})
     _replace_all(network, plan.replaced, calibration, calibrate, rows, seed, example)
     return plan
+
+
+def _is_rule(rule: Any) -> bool:
+    pair = isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
+    return pair or isinstance(rule, Rule)
 
 
 def _rule(rule: RuleLike, default: Config | None) -> Rule:

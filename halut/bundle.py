@@ -23,6 +23,7 @@ from halut.plugins import loading, reference
 from halut.registry import origin_of
 from halut.replace import swap
 from halut.replace.ptq import describe
+from halut.sites.modules import set_module
 from halut.sites.operator import operators
 from halut.sites.plan import Plan
 
@@ -181,10 +182,20 @@ def _reached(path: Path) -> str:
 
 
 def fill(network: nn.Module, plan: Plan, path: Path) -> None:
-    """Give the exact network the plan's operators, and the weights of a bundle or a run folder."""
+    """Give the exact network the plan's operators, and the weights of a bundle or a run folder.
+
+    If they do not fit, the network is as it was.
+    """
+    modules = dict(network.named_modules())
     with reading(_folder(path) / "plan.json"):
         swap.apply(network, plan)
-    load_weights(network, _folder(path) / "model.safetensors")
+    try:
+        load_weights(network, _folder(path) / "model.safetensors")
+    except BaseException:
+        for entry in plan.replaced:
+            name = entry.site.name
+            set_module(network, network.get_submodule(name), modules[name])
+        raise
 
 
 def _folder(path: Path) -> Path:

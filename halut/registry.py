@@ -5,6 +5,7 @@ Each registration is on record with its origin, the plugin or the module outside
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator that files its argument under `name`; a name is given once."""
         module = str(sys._getframe(1).f_globals.get("__name__", ""))
+
+        if not (isinstance(name, str) and re.fullmatch(r"[\w.+-]+", name)):
+            raise HalutError(
+                f"{self.noun} {name!r}: a name is letters, digits and . _ + -, without spaces"
+            )
 
         def add(entry: Entry) -> Entry:
             if name in self._entries:

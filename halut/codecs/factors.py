@@ -22,6 +22,13 @@ def option_types(*classes: type) -> dict[str, Any]:
     """
     hints: dict[str, Any] = {}
     for name, codec in codecs.items():
+        if not (isinstance(codec, type) and issubclass(codec, Codec)):
+            raise HalutError(f"codec {name!r} is no subclass of halut.codecs.Codec: {codec!r}")
+        if not (isinstance(codec.Config, type) and issubclass(codec.Config, CodecConfig)):
+            raise HalutError(
+                f"codec {name!r}: Config must be a dataclass, a subclass of halut.CodecConfig, "
+                f"got {codec.Config!r}"
+            )
         types = typing.get_type_hints(codec.Config)
         for key in codec_options(codec.Config):
             optional: Any = types[key] | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import types
@@ -48,6 +49,10 @@ class Config:
 
     name: str = ""
 
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        checked_values(kind, {key: getattr(self, key) for key in _types(kind)}, "halut.")
+
     def options(self) -> dict[str, Any]:
         """Every option as a plan and a YAML file have it; without the operator's name."""
         return {
@@ -77,7 +82,7 @@ def from_options(
     which become attributes beside the fields. Raises HalutError on an unknown key, a wrong type
     and what `kind` itself refuses.
     """
-    values = checked_values(kind, options, extra, path)
+    values = checked_values(kind, options, path, extra)
     fields = {field.name for field in dataclasses.fields(kind)}
     config = kind(**{key: value for key, value in values.items() if key in fields})
     for key in values.keys() - fields:
@@ -86,11 +91,11 @@ def from_options(
 
 
 def checked_values(
-    kind: type, options: Mapping[str, Any], extra: Mapping[str, Any] | None = None, path: str = ""
+    kind: type, options: Mapping[str, Any], path: str, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The options under their new names; HalutError if the dataclass has no such key or type."""
-    hints: dict[str, Any] = {**typing.get_type_hints(kind), **(extra or {})}
-    names = [field.name for field in dataclasses.fields(kind)] + list(extra or {})
+    hints = {**_types(kind), **(extra or {})}
+    names = list(hints)
     values = {}
     for key, value in options.items():
         key = new_name(f"{path}{key}").removeprefix(path)
@@ -102,6 +107,13 @@ def checked_values(
             raise HalutError(f"{path}{key} must be {expected}, got {value!r}")
         values[key] = value
     return values
+
+
+@functools.cache
+def _types(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _fits(value: Any, hint: Any) -> bool:

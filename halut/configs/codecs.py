@@ -86,6 +86,7 @@ class CodecConfig(Config):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choice("halut.gradient", self.gradient, GRADIENTS)
 
     def options(self) -> dict[str, Any]:
@@ -96,6 +97,12 @@ class CodecConfig(Config):
 def factor_options(factor: Any) -> dict[str, Any]:
     """The codec of one factor as plain values: its name, and the options that are given."""
     if isinstance(factor, CodecConfig):
+        default = type(factor)()
+        for key in (*FACTORS, "contraction"):
+            if getattr(factor, key) != getattr(default, key):
+                raise HalutError(
+                    f"{type(factor).__name__}(...) is the codec of one factor: it has no {key}"
+                )
         options = {key: getattr(factor, key) for key in codec_options(type(factor))}
         return {"name": factor.name, **options}
     if isinstance(factor, FactorConfig):
@@ -109,7 +116,7 @@ def factor_options(factor: Any) -> dict[str, Any]:
 
 def check_factor(role: str, options: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     """Raise HalutError for an option of a factor that no codec has, or of a wrong type."""
-    checked_values(FactorConfig, options, extra, f"halut.{role}.")
+    checked_values(FactorConfig, options, f"halut.{role}.", extra)
 
 
 def codec_options(kind: type) -> dict[str, dataclasses.Field[Any]]:
@@ -437,3 +444,8 @@ class Chain(_AnyCodec, CodecConfig):
 
     name: str = "chain"
     codecs: list[str] = option(["prune", "integer"], "prune, then a number format")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(isinstance(name, str) for name in self.codecs):
+            raise HalutError(f"halut.codecs are names such as prune, got {self.codecs}")

@@ -61,6 +61,7 @@ class TableConfig(Config):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bits is not None:
             if not 2 <= self.bits <= 8:
                 raise HalutError(

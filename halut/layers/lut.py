@@ -78,6 +78,7 @@ class LUTLayer(ReplacedLayer):
         super().__init__()
         self.site, self.options = site, config
         self.blocks = Blocks(site.D, codebooks(config, site), site.groups)
+        self.channels = site.groups * site.D // site.taps
         kind = encoders[config.name]
         self.encoder = kind(self.blocks, config.K, config)
         self.estimator = kind.estimators[0] if config.estimator == "auto" else config.estimator
@@ -429,6 +430,10 @@ class LUTLinear(LUTLayer):
     """x [..., D] -> [..., M]; see LUTLayer."""
 
     def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
+        if x.shape[-1] != self.site.D:
+            raise HalutError(
+                f"{self.site.name} takes {self.site.D} inputs, got x of shape {list(x.shape)}"
+            )
         return self.encoder.in_units(x.reshape(-1, self.site.D)), None
 
     def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:
@@ -449,6 +454,10 @@ class LUTConv2d(LUTLayer):
     def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry]:
         geometry = self.site.geometry
         assert geometry is not None
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise HalutError(
+                f"{self.site.name} takes maps [B, {self.channels}, H, W], got {list(x.shape)}"
+            )
         return self.encoder.in_units(x), geometry.on(x) if geometry.same else geometry
 
     def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:

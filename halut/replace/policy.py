@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from halut.configs import Config
 from halut.errors import HalutError
 from halut.replace.operator_registry import make_operator
 from halut.sites.attention import KIND
@@ -25,8 +26,11 @@ class Rule:
     `name` is a glob over module names (`layer1.*.conv?`) or, between slashes, a regular expression
     (`/layer[12]\\..*conv1/`). `kind` is one of linear, conv2d, pointwise (1x1), spatial (larger
     than 1x1), depthwise, grouped, attention (its two products; without a kind no rule means them).
-    `operator` None is the configuration's default operator;
-    `options` are laid over that operator's options.
+    `operator` is a name, a configuration such as `halut.PQ(V=4)`, "keep" (the default: so a rule
+    without one leaves its sites exact), or None: the default operator. `options` are laid over that
+    operator's options.
+
+    Raises HalutError if a field has a wrong type.
     """
 
     name: str = "*"
@@ -37,6 +41,29 @@ class Rule:
     operator: str | None = KEEP
     options: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        operator: Any = self.operator
+        if isinstance(operator, Config):
+            self.operator, self.options = operator.name, operator.options()
+        for key in ("name", "kind", "operator", "reason"):
+            value = getattr(self, key)
+            if not isinstance(value, str) and (value is not None or key in ("name", "reason")):
+                raise HalutError(f"policy: a rule's {key} must be text, got {value!r}")
+        for key in ("min_inputs", "max_inputs"):
+            if not isinstance(getattr(self, key), int | None):
+                raise HalutError(
+                    f"policy: a rule's {key} must be a number, got {getattr(self, key)!r}"
+                )
+        size = self.kernel
+        if size is not None and not (
+            isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) for s in size)
+        ):
+            raise HalutError(f"policy: a rule's kernel must be two numbers, got {size!r}")
+        if not isinstance(self.options, Mapping):
+            raise HalutError(f"policy: a rule's options must be a mapping, got {self.options!r}")
+        if "name" in self.options:
+            raise HalutError("policy: a rule names its operator by operator, not in its options")
 
     def matches(self, site: Site) -> bool:
         """True if the site meets every condition."""

@@ -22,6 +22,7 @@ from halut.training.config.command import command, command_line
 from halut.training.config.hydra_errors import one_line
 from halut.training.config.hydra_schemas import register
 from halut.training.config.plugin_options import with_absolute_references
+from halut.training.config.renamed import with_new_rules
 from halut.training.config.run_config import TrainConfig, check, plain_values
 from halut.training.config.trainer_config import check_devices
 from halut.training.config.unused_options import check_effect
@@ -37,9 +38,11 @@ def typed(config: DictConfig) -> TrainConfig:
     refuse_added_keys(config)
     with_absolute_references(config)
     try:
-        return cast(TrainConfig, OmegaConf.to_object(config))
+        settings = cast(TrainConfig, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise HalutError(one_line(error, TrainConfig, "python train.py")) from error
+    settings.policy.rules = with_new_rules(settings.policy.rules)
+    return settings
 
 
 def refuse_added_keys(node: DictConfig, path: str = "") -> None:

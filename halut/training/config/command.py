@@ -85,6 +85,12 @@ def command(
                 except (HydraException, OmegaConfBaseException) as error:
                     print_error(one_line(error, schema, program))
                     sys.exit(1)
+                except ValueError as error:  # Hydra's own, of GROUP=null
+                    if "Config group override" not in str(error):
+                        raise
+                    nulls = [each for each in arguments if each.endswith("=null")]
+                    print_error(f"{' '.join(nulls)}: a group has no null; see --help GROUP")
+                    sys.exit(1)
 
         return main
 

@@ -36,7 +36,7 @@ def names_of(name: str | Sequence[str]) -> list[str]:
 
     Raises HalutError for one that does not exist.
     """
-    names = [name] if isinstance(name, str) else list(name)
+    names = [name] if isinstance(name, str) or not isinstance(name, Sequence) else list(name)
     known = (*OWN, *logger_classes())
     short = []
     for each in names:
