@@ -154,7 +154,7 @@ def test_padding_by_the_maps_size_eager_and_compiled():
     inputs = (x, x[..., :13], x, x.flip(0))
     answers = [layer(value) for value in inputs]
     assert [list(y.shape[2:]) for y in answers] == [[8, 7]] * 4
-    assert len(layer.calls.known) == 2
+    assert len(layer.calls.entries) == 2
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     for value, expected in zip(inputs, answers, strict=True):
         assert torch.equal(compiled(value), expected)
