@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 
 from halut.data import schemas as data_schemas
 from halut.models.config import ModelConfig
+from halut.option import default_of
 from halut.replace.operator_registry import config_type
 from halut.training.config.evaluate_config import RuntimeConfig
 from halut.training.config.hydra_schemas import conf_dir
+from halut.training.config.launcher_config import SlurmLauncherConfig
 from halut.training.config.run_config import (
     LoggerConfig,
     PolicyConfig,
@@ -80,3 +82,12 @@ def assert_complete(group: Any, text: str, indent: str) -> None:
             assert OmegaConf.to_container(values[field.name]) == dataclasses.asdict(default)
         else:
             assert values[field.name] == default, field.name
+
+
+def test_every_option_of_the_slurm_launcher_too():
+    text = (CONF / "hydra/launcher/slurm.yaml").read_text()
+    values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    for field in dataclasses.fields(SlurmLauncherConfig):
+        if field.name != "_target_":
+            assert re.search(rf"^{field.name}: .* # \S", text, re.M), field.name
+            assert values[field.name] == default_of(field), field.name
