@@ -150,7 +150,9 @@ def resolve(
     check_names(rules, sites, unsupported)
     entries = tuple(_entry(site, rules, operator, options) for site in sites)
     if not any(entry.replaced for entry in entries):
-        why = "; ".join(f"{e.site.name}: {e.reason}" for e in entries[:8])
+        reasons = [(e.site.name, e.reason) for e in entries]
+        reasons += [(each.name, each.reason) for each in unsupported]
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons[:8])
         raise HalutError(f"the policy replaces nothing: no site matches a replacing rule ({why})")
     skipped = {u.name: u.reason for u in unsupported}
     return Plan(entries, dict(model or {}), skipped)

@@ -269,3 +269,18 @@ def test_a_schedule_that_cannot_be_is_refused_by_one_line(name, options, interva
         check_schedule(check_optimizer("adamw", {}), name, options, interval)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("StepLR", {}, r"needs \+optim\.schedule_options\.step_size=VALUE"),
+        ("CosineAnnealingWarmRestarts", {}, r"needs \+optim\.schedule_options\.T_0=VALUE"),
+        ("MultiStepLR", {"milestones": ["a"]}, "milestones must be a list of positive integers"),
+        ("MultiStepLR", {"milestones": 3}, "milestones must be a list of positive integers"),
+    ],
+)
+def test_arguments_that_a_schedule_needs_are_named(name, options, message):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(HalutError, match=message):
+        check_schedule(optimizer, name, options)

@@ -172,6 +172,7 @@ class NamedSchedule:
             values.setdefault("mode", "max")
         if "t_in_epochs" in takes:
             values["t_in_epochs"] = not self.by_step
+        check_values(name, kind, values)
         self.inner = kind(optimizer, **values)
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self._warm()
@@ -223,6 +224,26 @@ class NamedSchedule:
         if self.torch:
             self.inner.load_state_dict(state["inner"])
         self._warm()
+
+
+def check_values(name: str, kind: type, values: Mapping[str, Any]) -> None:
+    """Raise HalutError for an argument that is missing, or milestones that are never reached."""
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]  # self, optimizer
+    required = [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    missing = [each for each in required if each not in values]
+    if missing:
+        options = " ".join(f"+optim.schedule_options.{each}=VALUE" for each in missing)
+        raise HalutError(f"optim.schedule={name} needs {options}")
+    milestones = values.get("milestones", [1])
+    if not isinstance(milestones, list | tuple) or not all(
+        isinstance(each, int) and each > 0 for each in milestones
+    ):
+        raise HalutError(
+            "optim.schedule_options.milestones must be a list of positive integers, got "
+            f"{milestones}"
+        )
 
 
 def check_schedule(
