@@ -228,10 +228,9 @@ class NamedSchedule:
 
 def check_values(name: str, kind: type, values: Mapping[str, Any]) -> None:
     """Raise HalutError for an argument that is missing, or milestones that are never reached."""
-    parameters = list(inspect.signature(kind.__init__).parameters.values())[2:]  # self, optimizer
-    required = [
-        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
+    parameters = list(inspect.signature(kind).parameters.values())[1:]  # the optimizer is first
+    named = [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    required = [each.name for each in named if each.default is each.empty]
     missing = [each for each in required if each not in values]
     if missing:
         options = " ".join(f"+optim.schedule_options.{each}=VALUE" for each in missing)
