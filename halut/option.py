@@ -94,13 +94,26 @@ def new_name(key: str) -> str:
 
 
 def with_new_names(config: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested options as plain values, under the names they have now; none leaves its group."""
-    return {
-        new_name(path + key).removeprefix(path): with_new_names(value, f"{path}{key}.")
-        if isinstance(value, dict)
-        else value
-        for key, value in config.items()
-    }
+    """Nested options as plain values, under the names they have now; none leaves its group.
+
+    The options of policy.rules are those of the group halut.
+    """
+    renamed = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            value = with_new_names(value, f"{path}{key}.")
+        elif f"{path}{key}" == "policy.rules" and isinstance(value, list):
+            value = [rule_with_new_names(rule) for rule in value]
+        renamed[new_name(path + key).removeprefix(path)] = value
+    return renamed
+
+
+def rule_with_new_names(rule: Any) -> Any:
+    """An entry of policy.rules whose options have the names of now."""
+    options = rule.get("options") if isinstance(rule, dict) else None
+    if not isinstance(options, dict):
+        return rule
+    return {**rule, "options": with_new_names(options, "halut.")}
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

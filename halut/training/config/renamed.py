@@ -16,7 +16,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-from halut.option import new_name, with_new_names
+from halut.option import new_name, rule_with_new_names
 from halut.training.parallel.distributed import is_main
 
 OVERRIDE = re.compile(r"(?P<sign>[+~]{0,2})(?P<key>[A-Za-z_][\w.]*)(?P<rest>(@[^=]*)?(=.*)?)", re.S)
@@ -43,16 +43,12 @@ def _with_new_key(argument: str) -> str:
 
 def with_new_rules(rules: Sequence[Any]) -> list[Any]:
     """policy.rules whose options have the names of today; each old one is warned about."""
-    renamed = []
     for rule in rules:
         options = rule.get("options") if isinstance(rule, dict) else None
-        if isinstance(options, dict):
-            for key in options:
-                if new_name(f"halut.{key}") != f"halut.{key}":
-                    _warn(f"halut.{key}", "policy.rules")
-            rule = {**rule, "options": with_new_names(options, "halut.")}
-        renamed.append(rule)
-    return renamed
+        for key in options if isinstance(options, dict) else ():
+            if new_name(f"halut.{key}") != f"halut.{key}":
+                _warn(f"halut.{key}", "policy.rules")
+    return [rule_with_new_names(rule) for rule in rules]
 
 
 def _warn(key: str, file: str = "") -> None:
