@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from halut.encoders import encoders
+from halut.errors import HalutError
 from tests.layers.shared_group import Count, apart, assert_same_gradients, group, step
 
 
@@ -76,7 +77,7 @@ def test_an_equal_input_is_another_one(many, monkeypatch):
 def test_learning_and_an_exception_in_between_leave_nothing_behind(many):
     layers, x = many
     layers[1](x)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(HalutError, match=r"got torch\.complex64"):
         layers[0](x.to(torch.complex64))
     assert_right(layers, x)
     layers[1](x)
