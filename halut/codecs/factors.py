@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import typing
 from typing import Any
 
 from halut.codecs.base import Codec, Layout, codecs
-from halut.configs import Chain, CodecConfig, FactorConfig, codec_options, from_options
+from halut.configs import Chain, CodecConfig, FactorConfig, codec_options, field_types, from_options
 from halut.configs.codecs import SAME, check_factor, factor_options
 from halut.errors import HalutError
 
@@ -29,12 +28,13 @@ def option_types(*classes: type) -> dict[str, Any]:
                 f"codec {name!r}: Config must be a dataclass, a subclass of halut.CodecConfig, "
                 f"got {codec.Config!r}"
             )
-        types = typing.get_type_hints(codec.Config)
-        for key in codec_options(codec.Config):
+        config: Any = codec.Config
+        types = field_types(config)
+        for key in codec_options(config):
             optional: Any = types[key] | None
             if hints.setdefault(key, optional) != optional:
                 raise HalutError(f"codec {name!r}: option {key} has another type elsewhere")
-    there = {key for kind in classes for key in typing.get_type_hints(kind)}
+    there = {key for kind in classes for key in field_types(kind)}
     return {key: hint for key, hint in hints.items() if key not in there}
 
 
@@ -45,7 +45,7 @@ def resolve_factor(role: str, config: CodecConfig) -> QuantSpec | None:
     codec's default. Raises HalutError on an unknown name, or options that cannot work.
     """
     options = factor_options(getattr(config, role))
-    check_factor(role, options, option_types(FactorConfig))
+    check_factor(role, options, extra_types(FactorConfig))
     name = options.pop("name")
     if name in (None, "none"):
         return None
@@ -81,13 +81,15 @@ def make_codec(spec: QuantSpec | None, layout: Layout) -> Codec | None:
 def config_of(spec: QuantSpec) -> CodecConfig:
     """The configuration that a spec describes."""
     kind = codecs[spec["name"]].Config
-    return from_options(kind, spec, _extra_types(kind))
+    return from_options(kind, spec, extra_types(kind))
 
 
 def option_names(kind: type[CodecConfig]) -> list[str]:
     """Options of a codec of that configuration; of a chain, those of every codec."""
-    return [*codec_options(kind), *_extra_types(kind)]
+    return [*codec_options(kind), *extra_types(kind)]
 
 
-def _extra_types(kind: type[CodecConfig]) -> dict[str, Any]:
-    return option_types(kind) if issubclass(kind, Chain) else {}
+def extra_types(kind: Any) -> dict[str, Any]:
+    """Options of plugins' codecs, beside the fields of a class in which any codec can be named."""
+    named = isinstance(kind, type) and issubclass(kind, Chain | FactorConfig)
+    return option_types(kind) if named else {}

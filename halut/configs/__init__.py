@@ -4,7 +4,7 @@
 of a layer. Nothing here imports torch.
 """
 
-from halut.configs.base import Config, Exact, from_options
+from halut.configs.base import Config, Exact, field_types, from_options
 from halut.configs.codecs import (
     FACTORS,
     MXINT8,
@@ -57,6 +57,7 @@ __all__ = [
     "TableConfig",
     "Tree",
     "codec_options",
+    "field_types",
     "from_options",
 ]
 

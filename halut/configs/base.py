@@ -51,7 +51,7 @@ class Config:
 
     def __post_init__(self) -> None:
         kind: Any = type(self)
-        checked_values(kind, {key: getattr(self, key) for key in _types(kind)}, "halut.")
+        checked_values(kind, {key: getattr(self, key) for key in field_types(kind)}, "halut.")
 
     def options(self) -> dict[str, Any]:
         """Every option as a plan and a YAML file have it; without the operator's name."""
@@ -94,7 +94,7 @@ def checked_values(
     kind: type, options: Mapping[str, Any], path: str, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The options under their new names; HalutError if the dataclass has no such key or type."""
-    hints = {**_types(kind), **(extra or {})}
+    hints = {**field_types(kind), **(extra or {})}
     names = list(hints)
     values = {}
     for key, value in options.items():
@@ -110,7 +110,7 @@ def checked_values(
 
 
 @functools.cache
-def _types(kind: Any) -> dict[str, Any]:
+def field_types(kind: Any) -> dict[str, Any]:
     """The types of a dataclass's fields, by name."""
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from halut.codecs import codecs
-from halut.codecs.factors import option_types
-from halut.configs import Chain, CodecConfig, Config, TableConfig, from_options
+from halut.codecs.factors import extra_types
+from halut.configs import CodecConfig, Config, TableConfig, from_options
 from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.codec_operator import CodecOperator
@@ -35,8 +35,7 @@ def config_of(name: str, options: Mapping[str, Any]) -> Config:
     Raises HalutError on an unknown name or option, a wrong type, or a value out of range.
     """
     kind = config_type(name)
-    extra = option_types(kind) if issubclass(kind, Chain) else {}
-    return from_options(kind, {**options, "name": name}, extra)
+    return from_options(kind, {**options, "name": name}, extra_types(kind))
 
 
 def operator_of(config: Config) -> Operator:

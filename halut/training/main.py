@@ -12,8 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from halut.codecs.factors import option_types
-from halut.configs import Chain, FactorConfig
+from halut.codecs.factors import extra_types
 from halut.errors import SIGPIPE_CODE, HalutError, flush, report_error, silence
 from halut.plugins import loading
 from halut.training import sweep
@@ -48,9 +47,9 @@ def typed(config: DictConfig) -> TrainConfig:
 def refuse_added_keys(node: DictConfig, path: str = "") -> None:
     """Raise HalutError for a key that `+` has added to a group which has no such option."""
     kind = OmegaConf.get_type(node)
-    names = [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
-    if kind in (FactorConfig, Chain):
-        names = [*(names or ()), *option_types(kind)]
+    names = None
+    if dataclasses.is_dataclass(kind):
+        names = [*(field.name for field in dataclasses.fields(kind)), *extra_types(kind)]
     for key in map(str, node):
         if names is not None and key not in names:
             raise HalutError(f"unknown option {path}{key}; choose from: {', '.join(names)}")

@@ -11,8 +11,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, open_dict
 
-from halut.codecs.factors import option_types
-from halut.configs import FACTORS, Chain, FactorConfig
+from halut.codecs.factors import extra_types
+from halut.configs import FACTORS
 from halut.data import datasets
 from halut.errors import HalutError
 from halut.models.builders import models
@@ -105,12 +105,7 @@ def _operator_schema(name: str) -> Any:
     """
     node = OmegaConf.structured(config_type(name))
     node.name = name
-    groups: list[tuple[Any, type]] = [
-        (node[role], FactorConfig) for role in FACTORS if role in node
-    ]
-    if issubclass(config_type(name), Chain):
-        groups.append((node, Chain))
-    for group, kind in groups:
+    for group in (node, *(node[role] for role in FACTORS if role in node)):
         with open_dict(group):
-            group.update(dict.fromkeys(option_types(kind)))
+            group.update(dict.fromkeys(extra_types(OmegaConf.get_type(group))))
     return node
