@@ -35,7 +35,7 @@ from halut.sites.attention import KIND, expose_attention, unexposed
 from halut.sites.calibration import capture
 from halut.sites.calls import Batches, Call, example_call, first_call, is_loop
 from halut.sites.find import Site, Unsupported, find_sites
-from halut.sites.modules import set_module
+from halut.sites.modules import restored_on_error
 from halut.sites.plan import KEEP, Entry, Plan
 
 RuleLike = Rule | tuple[str, Config | str | None]
@@ -180,23 +180,18 @@ def _replace_all(
     example: Call,
 ) -> None:
     """Learn and swap every entry, and prove that all answer; or leave the network as it was."""
-    sources = {entry.site.name: network.get_submodule(entry.site.name) for entry in entries}
+    names = [entry.site.name for entry in entries]
     calibration_rows: dict[str, Tensor] = {}
     if calibrate == "original":
         calibration_rows = capture(
             network, [entry.site for entry in entries], calibration, rows, seed=seed
         )
-    try:
-        for entry in entries:
-            name = entry.site.name
+    with restored_on_error(network, names):
+        for name, entry in zip(names, entries, strict=True):
             if calibrate == "replaced":
                 calibration_rows = capture(network, [entry.site], calibration, rows, seed=seed)
             swap.replace_site(network, entry, calibration_rows.pop(name), seed)
-        prove(network, example.head(2), list(sources))
-    except BaseException:
-        for name, source in sources.items():
-            set_module(network, network.get_submodule(name), source)
-        raise
+        prove(network, example.head(2), names)
 
 
 def attach(

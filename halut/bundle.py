@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from halut.models.build import build_model
 from halut.models.builders import models
 from halut.models.weights import load_weights, save_weights
 from halut.plugins import loading, reference
-from halut.registry import origin_of
+from halut.registry import Registry, origin_of
 from halut.replace import swap
 from halut.replace.ptq import describe
-from halut.sites.modules import set_module
+from halut.sites.modules import restored_on_error
 from halut.sites.operator import operators
 from halut.sites.plan import Plan
 
@@ -32,8 +32,10 @@ log = logging.getLogger("halut")
 Plugins = bool | str | Path | Sequence[str | Path]
 """Plugins that whoever loads a bundle lets it use: their names; True: those that it names itself,
 imported; False or none: none but those that are imported already."""
-REGISTRIES: tuple[Mapping[str, Any], ...] = (encoders, codecs, operators, models)
-NOUNS = ("encoder", "codec", "operator", "model")
+REGISTRIES: dict[str, Registry[Any]] = {
+    each.noun: each for each in (encoders, codecs, operators, models)
+}
+"""The registries whose entries a bundle names, by what an entry is called."""
 
 
 def save_bundle(path: Path, network: nn.Module, plan: Plan, report: dict[str, Any]) -> None:
@@ -155,13 +157,12 @@ def missing_plugin(plugin: str, noun: str, name: str, where: str | Path) -> str:
 
 def _missing(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """(plugin, noun, name) of what the plan says it needs and nothing has registered."""
-    known = dict(zip(NOUNS, REGISTRIES, strict=True))
     used = set(_names(plan))
     for plugin, entries in plan.plugins.items():
         for noun, names in entries.items():
             for name in names:
-                unknown = (noun, name) in used and noun in known and name not in known[noun]
-                if unknown and reference.split(name) is None:
+                unknown = noun in REGISTRIES and name not in REGISTRIES[noun]
+                if unknown and (noun, name) in used and reference.split(name) is None:
                     yield plugin, noun, name
     name = str(plan.model.get("name", ""))
     parts = reference.split(name)
@@ -186,16 +187,10 @@ def fill(network: nn.Module, plan: Plan, path: Path) -> None:
 
     If they do not fit, the network is as it was.
     """
-    modules = dict(network.named_modules())
-    with reading(_folder(path) / "plan.json"):
-        swap.apply(network, plan)
-    try:
+    with restored_on_error(network, [entry.site.name for entry in plan.replaced]):
+        with reading(_folder(path) / "plan.json"):
+            swap.apply(network, plan)
         load_weights(network, _folder(path) / "model.safetensors")
-    except BaseException:
-        for entry in plan.replaced:
-            name = entry.site.name
-            set_module(network, network.get_submodule(name), modules[name])
-        raise
 
 
 def _folder(path: Path) -> Path:

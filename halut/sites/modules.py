@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -40,6 +42,19 @@ def set_module(network: nn.Module, source: nn.Module, module: nn.Module) -> None
     ]
     for parent, child_name in places:
         setattr(parent, child_name, module)
+
+
+@contextmanager
+def restored_on_error(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """If the block raises, the modules of these names are in the network again."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    sources = {name: modules[name] for name in names if name in modules}
+    try:
+        yield
+    except BaseException:
+        for name, source in sources.items():
+            set_module(network, network.get_submodule(name), source)
+        raise
 
 
 def take_over(module: nn.Module, source: nn.Module) -> None:
