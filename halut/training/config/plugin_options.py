@@ -38,7 +38,8 @@ def import_plugins(arguments: Sequence[str], trains: bool) -> tuple[list[str], l
     unreferenced = [name for name in names if f"{Path(name).name}:" not in referenced]
     if trains:  # an evaluation may name a plugin for a class in it alone
         told += loading.without_entries(unreferenced)
-    hydra_schemas.register()
+    if loading.described():
+        hydra_schemas.register()
     if names:
         # Where the first was: argparse takes no options after others that a flag interrupts.
         place = next(i for i, each in enumerate(arguments) if _key(each) in (KEY, "experiment"))
