@@ -138,6 +138,11 @@ def operators_of(run: Any) -> list[tuple[str, dict[str, Any]]]:
     """Every operator that the policy, or the plan of a file, can put into the network."""
     if run.plan is not None:
         return [(e.operator, dict(e.options)) for e in plan_of_file(run.plan).replaced]
+    return operators_of_policy(run)
+
+
+def operators_of_policy(run: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Name and options of the group halut's operator, and of those of policy.rules."""
     default, options = run.halut.name, run.halut.options()
     pairs = [(default, options)]
     for rule in run.policy.rules:

@@ -10,10 +10,8 @@ from halut.analysis.run_figures import check_figure, flat
 from halut.analysis.sweep_plot import check_picture
 from halut.option import between, check_choices, every, option, where, while_training
 from halut.replace.operator_registry import make_operator, operator_of
-from halut.replace.policy import merge_options
 from halut.replace.ptq import check_choice
 from halut.replace.schedule import CALIBRATE, ROLES, orders
-from halut.sites.plan import KEEP
 from halut.training.config import needs
 from halut.training.config.hydra_errors import known_options
 from halut.training.config.logger_names import check_loggers
@@ -325,12 +323,8 @@ def plain_values(config: Any) -> Any:
 def check_operators(config: TrainConfig) -> None:
     """Raise HalutError for options that no site could have: the operator's, and the rules'."""
     operator_of(config.halut)
-    for rule in config.policy.rules:
-        name = rule.get("operator") or config.halut.name
-        if name != KEEP:
-            over = rule.get("options") or {}
-            default = config.halut.options() if name == config.halut.name else {}
-            make_operator(name, **merge_options(default, over))
+    for name, options in needs.operators_of_policy(config)[1:]:
+        make_operator(name, **options)
 
 
 def check_optimizers(config: TrainConfig) -> None:
