@@ -59,6 +59,11 @@ def _reason(error: BaseException) -> str | None:
     return f"{type(error).__name__}: {text} (debug=traceback shows where)"
 
 
+def message_of(error: BaseException) -> str:
+    """What an error says, in one line; its kind, if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def report_error(
     error: Exception, print_line: Callable[[str], None], with_traceback: bool = False
 ) -> None:

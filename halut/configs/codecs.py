@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from halut.configs.base import Config, checked_values, documented
 from halut.errors import HalutError
-from halut.option import between, choice, option, redefined, where
+from halut.option import between, choice, option, where
 
 FACTORS = ("weight", "activation", "bias")
 SAME = "same"
@@ -268,7 +268,6 @@ class MinifloatDenorm(MinifloatIEEE):
 
     name: str = "minifloat_denorm"
     least_mantissa: ClassVar[int] = 1
-    width: int = redefined(MinifloatIEEE, "width", 8)
 
 
 @documented

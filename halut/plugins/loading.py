@@ -148,11 +148,6 @@ def is_file(text: str) -> bool:
     return text.endswith(".py") or os.sep in text
 
 
-def is_loaded(name: str) -> bool:
-    """True if the plugin of that canonical name was imported as one."""
-    return name in _modules
-
-
 def loaded_like(name: str) -> str | None:
     """The imported plugin of that name; else the one whose file or module is called alike."""
     if name in _modules:

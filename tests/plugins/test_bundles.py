@@ -71,7 +71,7 @@ def test_it_imports_nothing_without_a_word(bundle):
         halut.load_into(nn.Linear(1, 1), bundle)
     with pytest.raises(HalutError, match=r"needs the plugin \S+/nets\.py, for the model "):
         halut.load(bundle, plugins="./mine.py")
-    assert not loading.is_loaded(f"{Path.cwd()}/nets.py")
+    assert f"{Path.cwd()}/nets.py" not in loading.described()
 
 
 def test_plugins_are_named_also_where_they_lie_elsewhere(bundle):

@@ -7,7 +7,6 @@ command line override each other stays, and no schema has an option twice.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from halut.option import new_name, rule_with_new_names
-from halut.training.parallel.distributed import is_main
+from halut.training.parallel.distributed import warn
 
 OVERRIDE = re.compile(r"(?P<sign>[+~]{0,2})(?P<key>[A-Za-z_][\w.]*)(?P<rest>(@[^=]*)?(=.*)?)", re.S)
 SWEPT = "hydra.sweeper.params."
@@ -54,9 +53,9 @@ def with_new_rules(rules: Sequence[Any]) -> list[Any]:
 def _warn(key: str, file: str = "") -> None:
     where = f"{file}: " if file else ""
     line = f"{where}{key} is now {new_name(key)}; the old key goes in the next version"
-    if is_main() and line not in _shown:
+    if line not in _shown:
         _shown.add(line)
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        warn(line)
 
 
 def _renamed(values: Any, path: str, file: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halut.errors import HalutError
+from halut.errors import HalutError, message_of
 from halut.training.config.logger_names import logger_class
 from halut.training.logging.metrics import numbers_of
 from halut.training.run_folder import RunFolder
@@ -66,7 +66,7 @@ class LightningLogger:
                 self.logger.save()
             identity = str(self.logger.version)
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = message_of(error)
             raise HalutError(f"logger={name}: {reason}") from error
         if known is None:
             state = folder.read("state.json") or {}

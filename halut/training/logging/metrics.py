@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
+from halut.errors import message_of
 from halut.io import naming, write_bytes
 from halut.training.logging.progress import log
 from halut.training.parallel.distributed import is_main
@@ -149,7 +150,7 @@ class RunLogger(Logger):
                 if isinstance(logger, MetricsCsv):
                     raise
                 self.loggers.remove(logger)
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = message_of(error)
                 name = getattr(logger, "name", type(logger).__name__)
                 log.warning("logger %s failed and is left out from here on: %s", name, reason)
 

@@ -12,7 +12,7 @@ import torch
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from halut.errors import HalutError
+from halut.errors import HalutError, message_of
 from halut.training.optim.optimizers import arguments_of, check_arguments, unknown_name
 
 OWN = ("cosine", "constant")
@@ -266,7 +266,7 @@ def check_schedule(
     except HalutError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise HalutError(f"optim.schedule={name}: {reason}") from error
     rates = [group["lr"] for group in optimizer.param_groups]
     if not all(isinstance(rate, float | int) or torch.is_tensor(rate) for rate in rates):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from halut.errors import HalutError
+from halut.errors import HalutError, message_of
 from halut.replace.param_groups import role_groups
 
 OWN = ("adamw", "sgd")
@@ -57,7 +57,7 @@ def optimizer_class(name: str, key: str = "optim.optimizer") -> Any:
         try:
             return get_optimizer_class(name, bind_defaults=False)
         except (AssertionError, ImportError) as error:  # those of apex and bitsandbytes
-            raise HalutError(f"{key}={name}: {_line(error)}") from error
+            raise HalutError(f"{key}={name}: {message_of(error)}") from error
     raise HalutError(unknown_name(key, name, [*timm_optimizers(), *torch_optimizers()]))
 
 
@@ -166,8 +166,4 @@ def check_optimizer(
     except HalutError:
         raise
     except Exception as error:
-        raise HalutError(f"{keys[0]}={name}: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise HalutError(f"{keys[0]}={name}: {message_of(error)}") from error
