@@ -43,7 +43,7 @@ def main() -> None:
 
         window = ConvGeometry((3, 3), padding=(1, 1, 1, 1))
         kernel, grid, args = adding(codes, 3, table, out, None, None, None, 0, None, 1.0)
-        bound = launch.bind("accumulate", kernel, device, grid, args, CHANGING)
+        bound = launch.bind(device, launch.Call("accumulate", kernel, grid, args, CHANGING))
         addresses = codes.data_ptr(), out.data_ptr(), 0, 1.0, 0
         layer = (taps, thresholds, table, packed, scale, bias, None, torch.float32, window)
         (entry,) = dispatch._candidates("tree_layer", "cuda", "cuda")
@@ -55,7 +55,7 @@ def main() -> None:
 
         cases = {
             "launch": lambda: launch.launch("accumulate", kernel, device, grid, *args),
-            "launch, bound": lambda: bound(*addresses),
+            "launch, bound": lambda: bound(addresses),
             "tree_layer": lambda: entry.run(x, *layer),
             "tree_layer, prepared": lambda: prepared(x),
             "of which its two tensors": allocate,

@@ -27,10 +27,8 @@ def launches(case: Case) -> frozenset[Launch]:
         if grid[0]:
             recorded.add((name, kernel))
 
-    def bind(
-        name: str, kernel: str, device: torch.device, grid: tuple[int, int], *args: Any
-    ) -> Callable[..., None]:
-        return lambda *values: record(name, kernel, device, grid)
+    def bind(device: torch.device, *calls: launch.Call) -> Callable[..., None]:
+        return lambda *changes: [record(c.name, c.kernel, device, c.grid) for c in calls]
 
     with mock.patch.multiple(launch, launch=record, bind=bind):
         run(case, "cuda", case.make())

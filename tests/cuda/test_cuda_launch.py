@@ -80,9 +80,11 @@ def test_arguments_have_the_kernels_widths():
     assert [at - packed.addresses[0] for at in packed.addresses] == [0, 8, 16, 24, 32, 56, 60]
     assert bytes(packed.buffer)[:8] == tensor.data_ptr().to_bytes(8, "little")
     assert bytes(packed.buffer)[32:56] == np.array([1, 2, 3], np.int64).tobytes()
-    ((write, offset),) = packed.writers([4])
-    write(packed.buffer, offset, 9)
+    for (memory, at), value in zip(packed.places([4, 5, 6]), (9, -5, 0.25), strict=True):
+        memory[at] = value
     assert bytes(packed.buffer)[32:56] == np.array([9, 2, 3], np.int64).tobytes()
+    assert bytes(packed.buffer)[56:60] == np.int32(-5).tobytes()
+    assert bytes(packed.buffer)[60:64] == np.float32(0.25).tobytes()
     with pytest.raises(TypeError, match="list"):
         Arguments(([1],))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ def mark(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> Te
     """`marked(y, x, geometry, groups)` for a y that nobody else holds: filled in place."""
     if not marks(y, x):
         return marked(y, x, geometry, groups)
-    flags = _flags(x)
-    for kernel, grid, args in marking(y, x, geometry, groups, flags):
+    for kernel, grid, args in marking(y, x, geometry, groups, flags(x)):
         launch.launch("not_finite", kernel, x.device, grid, *args)
     return y
 
@@ -57,24 +55,16 @@ def marking(
     )
 
 
-def bound(
-    y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int
-) -> Callable[[Tensor, Tensor], None]:
-    """`mark` for tensors like these, its arguments packed once."""
-    flags = _flags(x)
-    (look, grid, arguments), (fill, blocks, rest) = marking(y, x, geometry, groups, flags)
-    first = launch.bind("not_finite", look, x.device, grid, arguments, (0, 2))
-    second = launch.bind("not_finite", fill, x.device, blocks, rest, (0, 1, 3))
-
-    def run(y: Tensor, x: Tensor) -> None:
-        marks = torch.empty_like(flags)
-        where, set_ = x.data_ptr(), marks.data_ptr()
-        first(where, set_)
-        second(where, set_, y.data_ptr())
-
-    return run
+def calls(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> list[launch.Call]:
+    """`mark` as calls to bind; they change (x, flags) and (x, flags, y)."""
+    look, fill = marking(y, x, geometry, groups, flags(x))
+    return [
+        launch.Call("not_finite", *look, changing=(0, 2)),
+        launch.Call("not_finite", *fill, changing=(0, 1, 3)),
+    ]
 
 
-def _flags(x: Tensor) -> Tensor:
+def flags(x: Tensor) -> Tensor:
+    """What `marking` notes: one number for every block that looks at x."""
     blocks = min(-(-x.numel() // (16 * THREADS)), 2 * launch.processors(x.device))
     return torch.empty(blocks, dtype=torch.int32, device=x.device)

@@ -11,7 +11,8 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 
@@ -64,21 +65,48 @@ def launch(name: str, kernel: str, device: torch.device, grid: tuple[int, int], 
     bound_launch.run(blocks, threads, args)
 
 
-def bind(
-    name: str,
-    kernel: str,
-    device: torch.device,
-    grid: tuple[int, int],
-    args: tuple[Any, ...],
-    changing: tuple[int, ...],
-) -> Callable[..., None]:
-    """`launch` with arguments packed once: a call takes those at the positions `changing` alone.
+class Call(NamedTuple):
+    """A launch to bind: of `args` those at the positions `changing` are given at every call."""
 
-    These are given as numbers, tensors as addresses; of a tuple the first field changes. Tensors
-    among the other arguments have to outlive the calls. `grid` has one block or more.
+    name: str
+    kernel: str
+    grid: tuple[int, int]
+    args: tuple[Any, ...]
+    changing: tuple[int, ...]
+
+
+def bind(device: torch.device, *calls: Call) -> Callable[..., None]:
+    """Launches one after the other, with arguments packed once.
+
+    The answer is called with the changing arguments of each launch, a tuple for each: numbers as
+    they are, tensors as addresses; of a tuple the first field changes. Tensors among the other
+    arguments have to outlive the calls. Every grid has one block or more. Stream and device are
+    looked at once for all of them.
     """
-    check_blocks(grid[0])
-    return Launch(name, kernel, _index(device), args).bound(grid, changing)
+    index, launches = _index(device), []
+    for call in calls:
+        check_blocks(call.grid[0])
+        launch = Launch(call.name, call.kernel, index, call.args)
+        blocks, threads = (call.grid[0],), (call.grid[1],)
+        launches.append((launch, launch.arguments.places(call.changing), blocks, threads))
+    queued = [
+        (each.function, blocks, threads, each.pointers) for each, _, blocks, threads in launches
+    ]
+    places = [place for _, each, _, _ in launches for place in each]
+    lock, stream = threading.Lock(), _Stream()
+
+    def queue() -> None:
+        for function, blocks, threads, pointers in queued:
+            function(blocks, threads, pointers, 0, stream)
+
+    def run(*changes: tuple[Any, ...]) -> None:
+        with lock:
+            for (memory, at), value in zip(places, chain.from_iterable(changes), strict=True):
+                memory[at] = value
+            stream.ptr = current_stream(index)
+            _on_device(index, queue)
+
+    return run
 
 
 class Launch:
@@ -101,28 +129,22 @@ class Launch:
             self.arguments.pack(args)
             self._queue((blocks,), (threads,))
 
-    def bound(self, grid: tuple[int, int], changing: tuple[int, ...]) -> Callable[..., None]:
-        """A launch that changes the arguments at these positions before it runs."""
-        blocks, threads = (grid[0],), (grid[1],)
-        writers, buffer = self.arguments.writers(changing), self.arguments.buffer
-
-        def run(*values: Any) -> None:
-            with self.lock:
-                for (write, offset), value in zip(writers, values, strict=True):
-                    write(buffer, offset, value)
-                self._queue(blocks, threads)
-
-        return run
-
     def _queue(self, blocks: tuple[int], threads: tuple[int]) -> None:
-        index, stream = self.index, self.stream
-        stream.ptr = current_stream(index)
-        if index in _entered() and current_device() == index:
-            self.function(blocks, threads, self.pointers, 0, stream)
-            return
-        with importlib.import_module("cupy").cuda.Device(index):
-            self.function(blocks, threads, self.pointers, 0, stream)
-        _entered().add(index)
+        self.stream.ptr = current_stream(self.index)
+        _on_device(
+            self.index, lambda: self.function(blocks, threads, self.pointers, 0, self.stream)
+        )
+
+
+def _on_device(index: int, queue: Callable[[], None]) -> None:
+    """Call `queue` with the device current, and its context made where this thread never had it."""
+    entered = _entered()
+    if index in entered and current_device() == index:
+        queue()
+        return
+    with importlib.import_module("cupy").cuda.Device(index):
+        queue()
+    entered.add(index)
 
 
 _launches: dict[tuple[str, int], Launch] = {}

@@ -24,37 +24,34 @@ def _supports(x: Tensor, *inputs: Any) -> bool:
 
 
 class Layer:
-    """A table layer on inputs of x's shape, strides and dtype: two launches, packed once.
+    """A table layer on inputs of x's shape, strides and dtype: its launches, packed once.
 
-    `encoding`: kernel, grid and arguments that fill codes [N, GC], `changing` the positions of x
-    and of the codes in them.
+    `encoding` fills codes [N, GC]; it changes x and codes.
     """
 
     def __init__(
         self,
-        name: str,
-        encoding: tuple[Any, Any, tuple[Any, ...]],
-        changing: tuple[int, ...],
+        encoding: launch.Call,
         x: Tensor,
         codes: tuple[int, int],
         table: Tensor,
         epilogue: tuple[Any, ...],
     ) -> None:
         scale, bias, low, dtype, geometry = epilogue
-        kernel, grid, args = encoding
         self.device, self.codes = x.device, codes
-        self.encode = launch.bind(name, kernel, x.device, grid, args, changing)
         out = empty_output(x, scale.shape[0], dtype, geometry)
         self.size, self.stride, self.dtype = out.shape, out.stride(), dtype
         target = (out, scale.contiguous(), bias.contiguous(), low, plane_of(out), None, 1.0)
-        kernel, grid, adds = adding(None, codes[0], table, *target)
-        self.add = launch.bind("accumulate", kernel, x.device, grid, adds, CHANGING)
-        constant = [value for value in (*args, *adds) if isinstance(value, Tensor)]
-        self.tensors = [value for value in constant if value is not out]  # kernels read them
+        add = launch.Call("accumulate", *adding(None, codes[0], table, *target), changing=CHANGING)
         self.geometry, self.groups = geometry, table.shape[0]
-        self.mark = None
+        self.flags: int | None = None
+        calls = [encoding, add]
         if finite.marks(out, x):
-            self.mark = finite.bound(out, x, geometry, self.groups)
+            self.flags = len(finite.flags(x))
+            calls += finite.calls(out, x, geometry, self.groups)
+        self.run = launch.bind(x.device, *calls)
+        constant = [value for call in calls for value in call.args if isinstance(value, Tensor)]
+        self.tensors = [value for value in constant if value is not out]  # kernels read them
 
     def __call__(
         self, x: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
@@ -65,12 +62,14 @@ class Layer:
         if residual is not None:
             residual = match_layout(out, residual)
             address, number = residual.data_ptr(), NUMBERS[residual.dtype]
-        codes_address = codes.data_ptr()
-        self.encode(x.data_ptr(), codes_address)
-        self.add(codes_address, out.data_ptr(), address, residual_scale, number)
-        if self.mark is None:
+        source, code, answer = x.data_ptr(), codes.data_ptr(), out.data_ptr()
+        encode, add = (source, code), (code, answer, address, residual_scale, number)
+        if self.flags is None:
+            self.run(encode, add)
             return marked(out, x, self.geometry, self.groups)
-        self.mark(out, x)
+        flags = torch.empty(self.flags, dtype=torch.int32, device=self.device)
+        flag = flags.data_ptr()
+        self.run(encode, add, (source, flag), (source, flag, answer))
         return out
 
 
@@ -80,7 +79,8 @@ def _tree_layer(
     geometry = epilogue[-1]
     codes = row_count(x, geometry), thresholds.shape[0]
     encoding = tree.encoding(x, split_dims, thresholds, geometry, None)
-    return Layer("tree_encode", encoding, (0, 3), x, codes, table, epilogue)
+    call = launch.Call("tree_encode", *encoding, changing=(0, 3))
+    return Layer(call, x, codes, table, epilogue)
 
 
 def _nearest_layer(
@@ -95,7 +95,8 @@ def _nearest_layer(
     geometry = epilogue[-1]
     codes = row_count(x, geometry), prototypes.shape[0]
     encoding = nearest.encoding(x, prototypes, metric, groups, geometry, None)
-    return Layer("nearest_encode", encoding, (0, 2), x, codes, table, epilogue)
+    call = launch.Call("nearest_encode", *encoding, changing=(0, 2))
+    return Layer(call, x, codes, table, epilogue)
 
 
 @dispatch.implementation(

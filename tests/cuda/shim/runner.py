@@ -118,24 +118,17 @@ class Shim:
         if failed:
             raise KernelError(f"{kernel}: {error.value.decode()}")
 
-    def bind(
-        self,
-        name: str,
-        kernel: str,
-        device: torch.device,
-        grid: tuple[int, int],
-        args: tuple[Any, ...],
-        changing: tuple[int, ...],
-    ) -> Callable[..., None]:
+    def bind(self, device: torch.device, *calls: Any) -> Callable[..., None]:
         """In place of halut.ops.cuda.launch.bind."""
 
-        def run(*values: Any) -> None:
-            changed = list(args)
-            for i, value in zip(changing, values, strict=True):
-                old = args[i]
-                changed[i] = (value, *old[1:]) if isinstance(old, tuple) else value
-                if isinstance(old, np.int32):
-                    changed[i] = np.int32(value)
-            self.launch(name, kernel, device, grid, *changed)
+        def run(*changes: tuple[Any, ...]) -> None:
+            for call, values in zip(calls, changes, strict=True):
+                changed = list(call.args)
+                for i, value in zip(call.changing, values, strict=True):
+                    old = call.args[i]
+                    changed[i] = (value, *old[1:]) if isinstance(old, tuple) else value
+                    if isinstance(old, np.int32):
+                        changed[i] = np.int32(value)
+                self.launch(call.name, call.kernel, device, call.grid, *changed)
 
         return run
