@@ -74,7 +74,7 @@ def replace_(
         share: layers that read the very same input get one encoder.
         calibrate: "replaced": layer after layer, on the inputs it gets from those replaced before
             it, one pass over the batches for each; "original": on those of the exact network, one
-            pass in all.
+            pass in all; "asymmetric": as "replaced", and tables answer what the exact network does.
         rows: calibration rows of a layer, a uniform sample of all it sees.
         seed: of that sample, and of learning.
 
@@ -181,16 +181,18 @@ def _replace_all(
 ) -> None:
     """Learn and swap every entry, and prove that all answer; or leave the network as it was."""
     names = [entry.site.name for entry in entries]
-    calibration_rows: dict[str, Tensor] = {}
-    if calibrate == "original":
-        calibration_rows = capture(
-            network, [entry.site for entry in entries], calibration, rows, seed=seed
-        )
+    of_exact: dict[str, Tensor] = {}
+    if calibrate != "replaced":
+        of_exact = capture(network, [entry.site for entry in entries], calibration, rows, seed=seed)
     with restored_on_error(network, names):
         for name, entry in zip(names, entries, strict=True):
-            if calibrate == "replaced":
-                calibration_rows = capture(network, [entry.site], calibration, rows, seed=seed)
-            swap.replace_site(network, entry, calibration_rows.pop(name), seed)
+            if calibrate == "original":
+                swap.replace_site(network, entry, of_exact.pop(name), seed)
+                continue
+            target = of_exact.pop(name, None)
+            count = rows if target is None else len(target)  # the same places are sampled
+            sample = capture(network, [entry.site], calibration, count, seed=seed)[name]
+            swap.replace_site(network, entry, sample, seed, target_rows=target)
         prove(network, example.head(2), names)
 
 

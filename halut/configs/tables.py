@@ -10,7 +10,7 @@ from halut.errors import HalutError
 from halut.option import between, choice, option, redefined, where
 
 SCALES = ("layer", "channel", "codebook")
-CLIPS = ("none", "mse")
+CLIPS = ("none", "mse", "output")
 ESTIMATORS = ("auto", "tree", "soft", "identity", "blend")
 PARAMETERIZATIONS = ("free", "derived")
 TAU_PER = ("layer", "codebook")
@@ -41,7 +41,10 @@ class TableConfig(Config):
     bits: int | None = option(8, "signed bits of a table entry, 2..8; null: float")
     scale: str = option("channel", "what shares a scale", choices=SCALES, needs=with_bits)
     clip: str = option(
-        "none", "range of a table: whole, or of least error", choices=CLIPS, needs=with_bits
+        "none",
+        "range of a table: whole, or of least error of its entries or of the sums",
+        choices=CLIPS,
+        needs=with_bits,
     )
     average: int | None = option(
         None, "codebooks per run of MADDNESS' averaging accumulator; null: exact sums"
@@ -52,7 +55,10 @@ class TableConfig(Config):
     parameterization: str = option(
         "free", "what trains: the table, or prototypes and weight", choices=PARAMETERIZATIONS
     )
-    ridge: float | None = option(None, "lambda of the ridge refinement; null: none")
+    ridge: float | str | None = option(
+        None,
+        "lambda of the ridge refinement; cv: the best of a grid by cross-validation; null: none",
+    )
     tau: float | None = option(
         None, "starting temperature; null: estimated from the data", needs=with_temperature
     )
@@ -81,8 +87,8 @@ class TableConfig(Config):
         if self.C is not None and self.V is not None:
             raise HalutError("give halut.C or halut.V, not both")
         between("halut.K", self.K, 2, 256)
-        if self.ridge is not None and not self.ridge > 0:
-            raise HalutError(f"halut.ridge must be above 0, or null, got {self.ridge}")
+        if self.ridge not in (None, "cv") and (isinstance(self.ridge, str) or not self.ridge > 0):
+            raise HalutError(f"halut.ridge must be above 0, cv or null, got {self.ridge}")
         if self.tau is not None and self.tau <= 0:
             raise HalutError(f"halut.tau must be positive, got {self.tau}")
 
@@ -106,14 +112,21 @@ class Tree(TableConfig):
     """
 
     name: str = "tree"
-    ridge: float | None = redefined(TableConfig, "ridge", 1.0)
+    ridge: float | str | None = redefined(TableConfig, "ridge", 1.0)
     candidates: int = option(
         8, "inputs of a codebook tried per level: those of the largest squared error"
+    )
+    output_metric: bool = option(
+        False, "cut by the error of x_c W_c', what a codebook adds to the output, not of x_c"
+    )
+    boosting: int = option(
+        0, "passes in which each tree is learned again on what the others leave of the output"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         between("halut.candidates", self.candidates, 1)
+        between("halut.boosting", self.boosting, 0)
 
 
 @documented

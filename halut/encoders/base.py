@@ -116,6 +116,17 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
+    def calibrate_jointly(
+        self, rows: Tensor, prototypes: Tensor, weight: Tensor, target_rows: Tensor | None = None
+    ) -> Tensor | None:
+        """Learn codebooks again, after `calibrate`, by what all of them together leave.
+
+        `prototypes` are those of `calibrate`; the exact product to answer is that of `target_rows`
+        [N, groups * D] where they are given, else of rows, with `weight` [groups * M_g, D]. Returns
+        new prototypes, or None where nothing was learned, as here.
+        """
+        return None
+
     def initial_tau(self, rows: Tensor) -> float:
         """A temperature > 0 on the scale of this encoder's distances over rows [N, groups * D]."""
         raise NotImplementedError
@@ -208,6 +219,15 @@ class Encoder(nn.Module):
         And state_bytes: what it must hold.
         """
         raise NotImplementedError
+
+
+def needed_weight(name: str, weight: Tensor | None) -> Tensor:
+    """The weight that an encoder learns by; HalutError if none is given."""
+    if weight is None:
+        raise HalutError(
+            f"{name} encoder: output_metric needs the weight [groups * M, D], got None"
+        )
+    return weight
 
 
 def as_answer(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> Tensor:

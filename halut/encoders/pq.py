@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from halut import ops
 from halut.configs import PQ
-from halut.encoders.base import Encoder, encoders
-from halut.errors import HalutError
+from halut.encoders.base import Encoder, encoders, needed_weight
 from halut.ops.blocks import Blocks, check_rows
 from halut.ops.geometry import ConvGeometry
 from halut.ops.nearest.encode import nearest_encoder_gradient
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.kmeans import assign_nearest, kmeans, lloyd, sampled
+from halut.prototypes.output_metric import weight_roots
 
 METRICS = {"l2": 2.0, "l1": 1.0, "chebyshev": float("inf")}
 
@@ -55,7 +55,7 @@ class PQEncoder(Encoder):
         check_rows(rows, self.blocks.inputs)
         rows = rows.detach().float()
         if self.options.output_metric:
-            self.roots.copy_(self._weight_roots(weight))
+            self.roots.copy_(weight_roots(needed_weight("pq", weight), self.blocks))
         sample = sampled(rows, self.options.learn_rows, seed)
         spans = list(zip(self.blocks.starts, self.blocks.widths, strict=True))
 
@@ -88,22 +88,6 @@ class PQEncoder(Encoder):
         preimage = torch.linalg.lstsq(root.T.cpu(), torch.from_numpy(learned).T, driver="gelsd")
         empty = preimage.solution.T[None].to(x)
         return bucket_means(x, codes[:, None].to(x.device), block, empty)[0]
-
-    def _weight_roots(self, weight: Tensor | None) -> Tensor:
-        """Symmetric roots [GC, V, V] of W_c W_c', scaled to a mean eigenvalue of one."""
-        groups, D = self.blocks.groups, self.blocks.D
-        if weight is None or weight.ndim != 2 or weight.shape[1] != D or len(weight) % groups:
-            got = None if weight is None else list(weight.shape)
-            raise HalutError(
-                f"pq encoder: output_metric needs the weight [{groups} * M, {D}], got {got}"
-            )
-        stacked = weight.detach().double().reshape(groups, -1, D).transpose(0, 1)
-        blocks = self.blocks.split(stacked.reshape(-1, groups * D))  # [M, GC, V]
-        values, vectors = torch.linalg.eigh(torch.einsum("mcv,mcw->cvw", blocks, blocks))
-        values = values.clamp(min=0)
-        values = values / values.mean().clamp(min=torch.finfo(values.dtype).tiny)
-        roots = (vectors * values.sqrt()[:, None, :]) @ vectors.transpose(1, 2)
-        return roots.to(self.roots)
 
     def _measured(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [N, groups * D] and prototypes as the distance sees them."""

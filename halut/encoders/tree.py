@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from halut import ops
 from halut.configs import Tree
-from halut.encoders.base import Encoder, encoders
+from halut.encoders.base import Encoder, encoders, needed_weight, shared_prototypes
 from halut.encoders.lookup_table import LookupTable
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks, check_rows
 from halut.ops.geometry import ConvGeometry
 from halut.ops.tree.encode import tree_encoder_gradient
 from halut.ops.tree.train import INPUTS as TRAINED
+from halut.prototypes.boosting import boosted_trees
+from halut.prototypes.output_metric import weight_roots
 from halut.prototypes.tree_learning import learn_trees
 
 
@@ -59,12 +61,35 @@ class TreeEncoder(Encoder):
     ) -> Tensor:
         """Greedy cuts of least squared error (halut.prototypes.tree_learning); draws nothing."""
         check_rows(rows, self.blocks.inputs)
+        roots = None
+        if self.options.output_metric:
+            roots = weight_roots(needed_weight("tree", weight), self.blocks)
         split_dims, thresholds, prototypes = learn_trees(
-            rows, self.blocks, self.depth, self.options.candidates, progress
+            rows, self.blocks, self.depth, self.options.candidates, progress, roots
         )
         self.split_dims.copy_(split_dims)
         self.thresholds.data.copy_(thresholds)
         return prototypes.to(rows.device)
+
+    def calibrate_jointly(
+        self, rows: Tensor, prototypes: Tensor, weight: Tensor, target_rows: Tensor | None = None
+    ) -> Tensor | None:
+        """`boosting` passes of halut.prototypes.boosting."""
+        if not self.options.boosting:
+            return None
+        split_dims, thresholds = boosted_trees(
+            (self.split_dims, self.thresholds.detach()),
+            rows,
+            self.codes(rows),
+            prototypes,
+            weight,
+            self.options.candidates,
+            self.options.boosting,
+            target_rows,
+        )
+        self.split_dims.copy_(split_dims)
+        self.thresholds.data.copy_(thresholds)
+        return shared_prototypes(self, rows)
 
     def encode(self, inputs: Tensor) -> Tensor:
         """inputs = the taps [N, GC * depth] -> codes [N, GC] uint8."""

@@ -59,7 +59,13 @@ class CodecLayer(ReplacedLayer):
 
     # -- learning ---------------------------------------------------------------------------
 
-    def _calibrate(self, rows: Tensor, seed: int, progress: Callable[[int], None] | None) -> None:
+    def _calibrate(
+        self,
+        rows: Tensor,
+        seed: int,
+        progress: Callable[[int], None] | None,
+        target_rows: Tensor | None,
+    ) -> None:
         """Calibrate the codecs on the rows, the weight and the bias.
 
         What is drawn at random depends on `seed` and the site's name.

@@ -46,7 +46,13 @@ class CodecAttention(ReplacedLayer):
         assert codec is not None
         return codec
 
-    def _calibrate(self, rows: Tensor, seed: int, progress: Callable[[int], None] | None) -> None:
+    def _calibrate(
+        self,
+        rows: Tensor,
+        seed: int,
+        progress: Callable[[int], None] | None,
+        target_rows: Tensor | None,
+    ) -> None:
         """Calibrate q, k and v on rows [R, 3 d], the three of a token and head side by side; the
         softmax on its range."""
         q, k, v = rows.split(self.site.D, 1)

@@ -31,6 +31,7 @@ from halut.ops.table_quantization import (
     clipping_rate,
     quantize_table,
 )
+from halut.prototypes.buckets import bucket_means
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites.find import Site, exact_product
 from halut.sites.operator import ReplacedLayer, copied_parameters
@@ -121,7 +122,13 @@ class LUTLayer(ReplacedLayer):
         """True if derived tables use the prototypes the encoder compares with (no ridge)."""
         return hasattr(self.encoder, "prototypes") and self.options.ridge is None
 
-    def _calibrate(self, rows: Tensor, seed: int, progress: Callable[[int], None] | None) -> None:
+    def _calibrate(
+        self,
+        rows: Tensor,
+        seed: int,
+        progress: Callable[[int], None] | None,
+        target_rows: Tensor | None,
+    ) -> None:
         """Learn the table, and encoder and temperature unless they are another layer's."""
         device, weight = self.weight.device, self.weight.detach().cpu().float()
         self._require_finite(weight, "the weight holds")
@@ -130,33 +137,43 @@ class LUTLayer(ReplacedLayer):
         if not self.encoder_shared:
             self.encoder.unit.fill_(unit_of(float(rows.abs().max())))
         rows = self.encoder.in_units(rows)
+        targets = None if target_rows is None else self.encoder.in_units(target_rows.cpu())
         if self.encoder_shared:
             prototypes = shared_prototypes(self.encoder, rows)
         else:
             prototypes = self.encoder.calibrate(rows, seed=seed, weight=weight, progress=progress)
-        self._calibrate_table(rows, prototypes, weight)
+        if not self.encoder_shared:
+            again = self.encoder.calibrate_jointly(rows, prototypes, weight, targets)
+            prototypes = prototypes if again is None else again
+        codes = self._calibrate_table(rows, prototypes, weight, targets)
         if not self.encoder_shared:
             tau = self.options.tau
             self.tau.fill_(tau if tau is not None else self.encoder.initial_tau(rows))
-        if self.options.bits is not None and self.options.clip == "mse":
-            self.clip.fill_(best_clip(self.full_lut(), self.options.bits, self.options.scale))
+        if self.options.bits is not None and self.options.clip != "none":
+            used = codes if self.options.clip == "output" else None
+            clip = best_clip(self.full_lut(), self.options.bits, self.options.scale, used)
+            self.clip.fill_(clip)
         for name, parameter in self.encoder.named_parameters():
             self.get_buffer(start_of(name)).copy_(parameter)
         self.to(device)
         if self.readers is not None:
             self.readers.forget()
 
-    def _calibrate_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
-        codes = self.encoder.codes(rows)
+    def _calibrate_table(
+        self, rows: Tensor, prototypes: Tensor, weight: Tensor, targets: Tensor | None
+    ) -> Tensor:
+        """Fit the table, or its prototypes, to the rows or their targets; returns the codes."""
+        codes, ridge = self.encoder.codes(rows), self.options.ridge
+        if targets is not None:
+            rows, prototypes = targets, bucket_means(targets, codes, self.blocks, prototypes)
         if self.options.parameterization == "free":
-            lut = refine(codes, prototypes, rows, weight, self.options.ridge)
+            lut = refine(codes, prototypes, rows, weight, ridge)
             self.lut.copy_(self.encoder.times_unit(lut))
         elif not self.shares_prototypes:
-            if self.options.ridge is not None:
-                prototypes = refine_prototypes(
-                    codes, prototypes, rows, self.site.groups, self.options.ridge
-                )
+            if ridge is not None:
+                prototypes = refine_prototypes(codes, prototypes, rows, self.site.groups, ridge)
             self.prototypes.copy_(prototypes)
+        return codes
 
     # -- the product ------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Hash trees as MADDNESS learns them: greedily, one level at a time, one input per level.
 
 Source: Blalock and Guttag, Multiplying Matrices Without Multiplying, ICML 2021, algorithms 2 to 4,
-with cuts scored over the inputs of the block and thresholds at midpoints.
+with cuts scored over the inputs of the block, or over any targets, and thresholds at midpoints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from halut.prototypes.cuts import Buckets, Cuts, Floats, Ints, bucket_means
 
 @dataclass(frozen=True)
 class Tree:
-    """split_dims [depth] columns of the block, thresholds [K-1] in heap order, prototypes [K, V].
+    """split_dims [depth] columns of the block, thresholds [K-1] in heap order, prototypes [K, V],
+    and the codes [N] of the rows that it was learned from.
 
     In heap order the node of level l reached by the bits p has the index 2^l - 1 + p.
     """
@@ -29,23 +30,30 @@ class Tree:
     split_dims: Ints
     thresholds: NDArray[np.float32]
     prototypes: Floats
+    codes: NDArray[np.uint8]
 
 
-def learn_tree(x: NDArray[np.float32], depth: int, candidates: int) -> Tree:
+def learn_tree(
+    x: NDArray[np.float32],
+    depth: int,
+    candidates: int,
+    targets: NDArray[np.float32] | None = None,
+) -> Tree:
     """The tree of one codebook from its inputs x [V, N].
 
     Per level every bucket is cut by the same input: of the `candidates` inputs with the largest
-    squared error summed over the buckets, the one whose cuts leave the least error over all V
-    inputs. Equal inputs: the first. An empty bucket is cut at the mean it inherits.
+    squared error summed over the buckets, the one whose cuts leave the least error of the targets
+    [R, N], by default all V inputs. Equal inputs: the first. An empty bucket is cut at the mean it
+    inherits.
     """
     N = x.shape[1]
     codes = np.zeros(N, dtype=np.uint8)
-    scratch = np.empty(x.shape)
+    scratch = np.empty(x.shape if targets is None else targets.shape)
     inherited = x.mean(axis=1, dtype=np.float64)[None]
     orders: dict[int, Ints] = {}
     split_dims, thresholds = [], []
     for _ in range(depth):
-        buckets = Buckets(x, codes, inherited)
+        buckets = Buckets(x, codes, inherited, targets)
         dim, cuts = _best_dim(buckets, orders, candidates, scratch)
         split_dims.append(dim)
         thresholds.append(cuts.thresholds)
@@ -53,15 +61,18 @@ def learn_tree(x: NDArray[np.float32], depth: int, candidates: int) -> Tree:
         inherited = np.repeat(buckets.means, 2, axis=0)
     sizes = np.bincount(codes, minlength=2**depth)
     prototypes = bucket_means(x, codes, sizes, inherited)
-    return Tree(np.array(split_dims), np.concatenate(thresholds), prototypes)
+    return Tree(np.array(split_dims), np.concatenate(thresholds), prototypes, codes)
 
 
 def _best_dim(
     buckets: Buckets, orders: dict[int, Ints], candidates: int, scratch: Floats
 ) -> tuple[int, Cuts]:
     centered, harmonic = buckets.center(), buckets.harmonic()
-    error = np.einsum("vn,vn->v", centered, centered)
-    dims = np.sort(np.argsort(-error, kind="stable")[:candidates])
+    dims = np.arange(len(buckets.x))
+    if candidates < len(dims):
+        inputs = centered if buckets.targets is None else buckets.center_inputs()
+        error = np.einsum("vn,vn->v", inputs, inputs)
+        dims = np.sort(np.argsort(-error, kind="stable")[:candidates])
     best: tuple[float, int, Cuts] | None = None
     for v in dims.tolist():
         if v not in orders:  # sorted once per input; the levels only regroup it
@@ -80,8 +91,12 @@ def learn_trees(
     depth: int,
     candidates: int = 8,
     progress: Callable[[int], None] | None = None,
+    roots: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Trees of all codebooks over rows [N, groups * D].
+
+    With roots L [GC, V, V] of W_c W_c' = L_c L_c' (halut.prototypes.output_metric) cuts are scored
+    by the error of x_c L_c, whose squares are those of the products x_c W_c.
 
     Returns split_dims [GC, depth] int64 (columns of the rows), thresholds [GC, K-1] float32 and
     the bucket means [GC, K, V] float32, zero in the padding of narrow blocks. One codebook at a
@@ -96,7 +111,11 @@ def learn_trees(
 
     def learn(c: int) -> Tree:
         columns = slice(blocks.starts[c], blocks.starts[c] + blocks.widths[c])
-        return learn_tree(np.ascontiguousarray(host[:, columns].T), depth, candidates)
+        x, targets = np.ascontiguousarray(host[:, columns].T), None
+        if roots is not None:
+            width = blocks.widths[c]
+            targets = roots[c, :width, :width].to(torch.float32).T.numpy() @ x
+        return learn_tree(x, depth, candidates, targets)
 
     for c, tree in enumerate(each_codebook(learn, blocks.total, threads=1)):
         start, width = blocks.starts[c], blocks.widths[c]

@@ -14,7 +14,7 @@ Order = Callable[[Sequence[Entry], dict[str, Any]], list[list[str]]]
 orders: Registry[Order] = Registry("schedule order")
 
 ROLES = ("table", "prototypes", "thresholds", "temperature", "basis", "rest")
-CALIBRATE = ("replaced", "original")
+CALIBRATE = ("replaced", "original", "asymmetric")
 
 
 @dataclass
@@ -22,8 +22,10 @@ class Stage:
     """One stage: sites replaced together, then trained.
 
     `calibrate`: "replaced" learns each site on the network as it stands, earlier sites of the
-    stage swapped already; "original" learns all of them on the exact network. `lr` overrides the
-    optimizer's learning rate per role, `freeze` names roles that do not train.
+    stage swapped already; "original" learns all of them on the exact network; "asymmetric" codes
+    what "replaced" does, and fits tables to what the exact network answers at the same places (as
+    GPTAQ does for weights: Li et al. 2025). `lr` overrides the optimizer's learning rate per role,
+    `freeze` names roles that do not train.
     """
 
     sites: list[str]

@@ -91,14 +91,15 @@ def replace_site(
     rows: Tensor,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    target_rows: Tensor | None = None,
 ) -> ReplacedLayer:
     """Build the entry's operator, calibrate it on rows [N, groups * D], swap it in.
 
-    Returns the new layer. `progress` is told how many codebooks are learned. The network is as it
-    was if learning fails.
+    Returns the new layer. `progress` is told how many codebooks are learned, `target_rows` are the
+    exact network's (ReplacedLayer.calibrate). The network is as it was if learning fails.
     """
     module = build(network, entry)
-    module.calibrate(rows, seed=seed, progress=progress)
+    module.calibrate(rows, seed=seed, progress=progress, target_rows=target_rows)
     swap(network, entry, module)
     return module
 

@@ -69,19 +69,34 @@ class ReplacedLayer(nn.Module):
 
     @torch.no_grad()
     def calibrate(
-        self, rows: Tensor, *, seed: int = 0, progress: Callable[[int], None] | None = None
+        self,
+        rows: Tensor,
+        *,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+        target_rows: Tensor | None = None,
     ) -> None:
         """Learn from rows [N, groups * D] of the site's input what the layer takes from samples.
 
         The rows are read as float32 and neither kept nor changed. `seed` decides what is drawn at
-        random; `progress` is called with the number of codebooks just learned. Raises HalutError
-        naming the site if the rows have another shape, are none, or hold NaN or infinite values,
-        or if the weight does.
+        random; `progress` is called with the number of codebooks just learned. `target_rows`, of
+        the same shape, are what the exact network has at the same places: tables then answer the
+        exact product of those (asymmetric calibration); other layers have no use for them. Raises
+        HalutError naming the site if the rows have another shape, are none, or hold NaN or infinite
+        values, or if the weight does.
 
         >>> layer = ExactLayer(Site("head", "linear", D=4, M=2))
         >>> layer.calibrate(torch.ones(8, 4))
         """
-        self._calibrate(self._checked(rows), seed, progress)
+        rows = self._checked(rows)
+        if target_rows is not None:
+            target_rows = self._checked(target_rows)
+            if target_rows.shape != rows.shape:
+                raise HalutError(
+                    f"{self.site.name}: target_rows must be {list(rows.shape)} as rows are, got "
+                    f"{list(target_rows.shape)}"
+                )
+        self._calibrate(rows, seed, progress, target_rows)
 
     def _checked(self, rows: Tensor) -> Tensor:
         width = self.site.groups * self.site.D
@@ -93,7 +108,13 @@ class ReplacedLayer(nn.Module):
         self._require_finite(rows, "calibration rows hold")
         return rows
 
-    def _calibrate(self, rows: Tensor, seed: int, progress: Callable[[int], None] | None) -> None:
+    def _calibrate(
+        self,
+        rows: Tensor,
+        seed: int,
+        progress: Callable[[int], None] | None,
+        target_rows: Tensor | None,
+    ) -> None:
         """What a kind of layer learns, from rows that were checked. To be overridden."""
 
     def _require_finite(self, values: Tensor, what: str) -> None:

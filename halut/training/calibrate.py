@@ -49,7 +49,8 @@ def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibr
     """Swap the entries' sites for operators learned from captured rows; all ranks call it.
 
     "replaced": site after site on the network as it then stands, its codebooks dealt to the ranks;
-    "original": all of them from the exact network's activations, the sites dealt to the ranks.
+    "original": all of them from the exact network's activations, the sites dealt to the ranks;
+    "asymmetric": as "replaced", with the exact network's rows of the same places as targets.
     """
     device = device_of(context.config.trainer.accelerator)
     network.to(device)
@@ -59,10 +60,16 @@ def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibr
             rows = captured(context, context.exact, group)
             calibrate_in_parallel(context, network, group, rows)
         return
-    for entry in entries:
-        rows = captured(context, network, [entry])
-        with shared_out(codebook_ranks()):
-            _learn_site(context, network, entry, rows[entry.site.name])
+    for group in _within_memory(entries, context.config):
+        targets: dict[str, torch.Tensor] = {}
+        if calibrate == "asymmetric":
+            context.exact.to(device)
+            targets = captured(context, context.exact, group)
+        for entry in group:
+            name = entry.site.name
+            rows = captured(context, network, [entry])  # of the same places: the seed is the same
+            with shared_out(codebook_ranks()):
+                _learn_site(context, network, entry, rows[name], targets.pop(name, None))
 
 
 def assign_sites_to_ranks(entries: Sequence[Entry], ranks: int) -> dict[str, int]:
@@ -156,9 +163,15 @@ def captured(
         return sampled_rows({name: merged(reservoir) for name, reservoir in reservoirs.items()})
 
 
-def _learn_site(context: Context, network: nn.Module, entry: Entry, rows: torch.Tensor) -> None:
+def _learn_site(
+    context: Context,
+    network: nn.Module,
+    entry: Entry,
+    rows: torch.Tensor,
+    target_rows: torch.Tensor | None = None,
+) -> None:
     codebooks = (entry.options.get("C") or 1) * entry.site.groups
     with progress_bar(
         f"learn {entry.site.name}", codebooks, context.config.trainer.enable_progress_bar
     ) as progress:
-        swap.replace_site(network, entry, rows, context.config.seed, progress)
+        swap.replace_site(network, entry, rows, context.config.seed, progress, target_rows)

@@ -64,7 +64,8 @@ class ScheduleConfig:
     )
     calibrate: str = option(
         "replaced",
-        "what a stage learns from: the network as it stands, or the exact one",
+        "what a stage learns from: the network as it stands, the exact one, or the first with the "
+        "exact one's answers as targets",
         choices=CALIBRATE,
         needs=needs.some_stage_lacks("calibrate"),
     )
