@@ -91,6 +91,12 @@ class Encoder(nn.Module):
             self._last_unit = last
         return last[2]
 
+    @classmethod
+    def can_share(cls, options: Mapping[str, Any]) -> bool:
+        """True if layers that read the same input may have one encoder of these options: not where
+        codes depend on the layer's weight."""
+        return not options.get("output_metric", False)
+
     @property
     def input_dims(self) -> Tensor | None:
         """Columns of the rows that are read, [T] int64, or None for all of them.
@@ -219,15 +225,6 @@ class Encoder(nn.Module):
         And state_bytes: what it must hold.
         """
         raise NotImplementedError
-
-
-def needed_weight(name: str, weight: Tensor | None) -> Tensor:
-    """The weight that an encoder learns by; HalutError if none is given."""
-    if weight is None:
-        raise HalutError(
-            f"{name} encoder: output_metric needs the weight [groups * M, D], got None"
-        )
-    return weight
 
 
 def as_answer(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> Tensor:

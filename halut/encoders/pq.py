@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from halut import ops
 from halut.configs import PQ
-from halut.encoders.base import Encoder, encoders, needed_weight
+from halut.encoders.base import Encoder, encoders
 from halut.ops.blocks import Blocks, check_rows
 from halut.ops.geometry import ConvGeometry
 from halut.ops.nearest.encode import nearest_encoder_gradient
@@ -55,7 +55,7 @@ class PQEncoder(Encoder):
         check_rows(rows, self.blocks.inputs)
         rows = rows.detach().float()
         if self.options.output_metric:
-            self.roots.copy_(weight_roots(needed_weight("pq", weight), self.blocks))
+            self.roots.copy_(weight_roots(weight, self.blocks))
         sample = sampled(rows, self.options.learn_rows, seed)
         spans = list(zip(self.blocks.starts, self.blocks.widths, strict=True))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from halut import ops
 from halut.configs import Tree
-from halut.encoders.base import Encoder, encoders, needed_weight, shared_prototypes
+from halut.encoders.base import Encoder, encoders, shared_prototypes
 from halut.encoders.lookup_table import LookupTable
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks, check_rows
@@ -39,6 +40,11 @@ class TreeEncoder(Encoder):
     options: Tree
     split_dims: Tensor
 
+    @classmethod
+    def can_share(cls, options: Mapping[str, Any]) -> bool:
+        """True: codes depend on inputs alone; the first layer's weight scores the cuts."""
+        return True
+
     def __init__(self, blocks: Blocks, K: int, options: Tree | None = None) -> None:
         self.depth = tree_depth("tree", K)
         super().__init__(blocks, K, options)
@@ -63,7 +69,7 @@ class TreeEncoder(Encoder):
         check_rows(rows, self.blocks.inputs)
         roots = None
         if self.options.output_metric:
-            roots = weight_roots(needed_weight("tree", weight), self.blocks)
+            roots = weight_roots(weight, self.blocks)
         split_dims, thresholds, prototypes = learn_trees(
             rows, self.blocks, self.depth, self.options.candidates, progress, roots
         )

@@ -60,8 +60,8 @@ def with_sharing(plan: Plan, groups: Sequence[Sequence[str]]) -> Plan:
     """The plan with `shares` set where sites of one of `groups` can have one encoder.
 
     They can if they have the same operator, of the table family, with the same options, and cut
-    their rows alike; an encoder that measures its error through its layer's weight
-    (output_metric) is its layer's own. A group is named after its first site.
+    their rows alike; an encoder that measures distances through its layer's weight (pq
+    by the output_metric) is its layer's own. A group is named after its first site.
     """
     leader_of: dict[str, str] = {}
     for names in groups:
@@ -98,7 +98,7 @@ def share_encoder(layer: ReplacedLayer, other: ReplacedLayer) -> None:
 
 
 def _sharing(entry: Entry) -> bool:
-    return entry.operator in encoders and not entry.options.get("output_metric", False)
+    return entry.operator in encoders and encoders[entry.operator].can_share(entry.options)
 
 
 def _alike(a: Entry, b: Entry) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.codec_attention import FORMATS
+from halut.ops import accumulate
 from halut.replace.operator_registry import make_operator, operator_names
 from halut.sites.find import Site, find_sites
 from halut.sites.operator import ReplacedLayer
@@ -25,18 +28,18 @@ KINDS += [(operator, "attention") for operator in FORMATS]
 LARGEST = [(operator, kind) for operator, kind in KINDS if kind in ("grouped", "attention")]
 
 
-def layer_of(operator: str, kind: str) -> ReplacedLayer:
+def layer_of(operator: str, kind: str, **options: Any) -> ReplacedLayer:
     """A new layer of the site "here"."""
     torch.manual_seed(0)
     if kind == "attention":
         site = Site("here", "attention", D=4, M=8, groups=3)
-        layer = make_operator(operator).build(site, None)
+        layer = make_operator(operator, **options).build(site, None)
     else:
         make, shape = SOURCES[kind]
         network = nn.Sequential()
         network.add_module("here", make())
         site = find_sites(network, torch.zeros(shape))[0][0]
-        layer = make_operator(operator).build(site, network.here)
+        layer = make_operator(operator, **options).build(site, network.here)
     assert isinstance(layer, ReplacedLayer)
     return layer
 
@@ -108,3 +111,60 @@ def test_gradients_stay_as_they_were_asked_for(operator, kind):
     layer.calibrate(rows_for(kind).requires_grad_())
     assert {name: p.requires_grad for name, p in layer.named_parameters()} == expected
     assert all(p.is_leaf and p.grad is None for p in layer.parameters())
+
+
+TABLES = [(operator, kind) for operator, kind in KINDS if operator in encoders]
+
+
+@pytest.mark.parametrize(("operator", "kind"), [case for case in KINDS if case not in TABLES])
+def test_layers_without_tables_have_no_use_for_targets(operator, kind):
+    layer, other = layer_of(operator, kind), layer_of(operator, kind)
+    layer.calibrate(rows_for(kind), seed=1)
+    other.calibrate(rows_for(kind), seed=1, target_rows=rows_for(kind, seed=2))
+    assert same_state(layer, other)
+
+
+@pytest.mark.parametrize(("operator", "kind"), TABLES)
+@pytest.mark.parametrize("ridge", [None, 0.1, "cv"])
+def test_tables_answer_the_product_of_the_targets(operator, kind, ridge):
+    rows = rows_for(kind, count=600)
+    targets = 2 * rows + 1
+    error = {}
+    for name, target_rows in (("own", None), ("targets", targets)):
+        layer = layer_of(operator, kind, ridge=ridge, bits=None)
+        layer.calibrate(rows, target_rows=target_rows)
+        lut, groups = layer.full_lut(), layer.site.groups
+        sums = accumulate(layer.encoder.codes(layer.encoder.in_units(rows)), lut)
+        weight = layer.weight.view(groups, -1, layer.site.D)
+        exact = torch.einsum("ngd,gmd->ngm", targets.view(len(targets), groups, -1), weight)
+        error[name] = float((sums.view_as(exact) - exact).square().sum() / exact.square().sum())
+    assert error["targets"] < 0.8 * error["own"]
+
+
+@pytest.mark.parametrize(("operator", "kind"), TABLES)
+def test_targets_that_are_the_rows_change_nothing(operator, kind):
+    for parameterization in ("free", "derived"):
+        layers = [layer_of(operator, kind, parameterization=parameterization) for _ in range(2)]
+        layers[0].calibrate(rows_for(kind))
+        layers[1].calibrate(rows_for(kind), target_rows=rows_for(kind))
+        for name, value in layers[0].state_dict().items():
+            torch.testing.assert_close(layers[1].state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_have_the_shape_of_the_rows():
+    layer = layer_of("tree", "linear")
+    with pytest.raises(HalutError, match=r"^here: target_rows must be \[64, 12\] as rows are, got"):
+        layer.calibrate(rows_for("linear"), target_rows=rows_for("linear", count=63))
+
+
+def test_the_range_of_least_error_of_the_sums():
+    rows = rows_for("conv", count=400)
+    errors = {}
+    for clip in ("none", "mse", "output"):
+        layer = layer_of("tree", "conv", bits=3, scale="layer", clip=clip)
+        layer.calibrate(rows)
+        codes = layer.encoder.codes(layer.encoder.in_units(rows))
+        error = layer.table(layer.full_lut()).dequantize() - layer.full_lut()
+        errors[clip] = float(accumulate(codes, error).square().sum())
+    assert errors["output"] < errors["none"]
+    assert errors["output"] <= errors["mse"]
