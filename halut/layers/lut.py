@@ -9,7 +9,7 @@ functions are not counted, nor is what makes codes of a codec's inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from halut.layers.shared_product import SharedCodes
 from halut.ops import ConvGeometry, accumulate, identity_gradient
 from halut.ops.blocks import Blocks
 from halut.ops.epilogue import as_map
-from halut.ops.power_of_two import normalized_mse, unit_of
+from halut.ops.power_of_two import commitment_mse, normalized_mse, unit_of
 from halut.ops.table_quantization import (
     QuantizedTable,
     average_groups,
@@ -66,7 +66,7 @@ class LUTLayer(ReplacedLayer):
     table [G, C, K, M_g] itself; `derived` trains prototypes and the weight, lut = P W'.
 
     `weight` [M, D] is the exact layer's: a parameter if tables derive from it, else a buffer kept
-    for error figures, the identity estimator and the reconstruction loss.
+    for error figures, the identity estimator and `table_losses`.
     """
 
     weight: Tensor
@@ -248,16 +248,30 @@ class LUTLayer(ReplacedLayer):
         if self.readers is not None:  # changes of `data` are not counted
             self.readers.forget()
 
-    def reconstruction(self, x: Tensor) -> Tensor:
-        """||x_hat W' - x W'||^2 over the exact answer's power: a loss for tables and prototypes."""
-        with torch.no_grad():
-            x = x.detach()
-            expected = exact_product(x, self.weight, None, self.site)
-            codes = self.codes(x)
-        derived = self.options.parameterization == "derived"
-        lut = self._derived_lut(self._table_prototypes()) if derived else self.full_lut()
-        y = self.reshape_output(accumulate(codes, lut), x)
-        return normalized_mse(y, expected)
+    def table_losses(self, x: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Those of the losses reconstruction and commitment that are named, of the input x.
+
+        With the float table's answer y_hat = x_hat W', the exact one y = x W' and sg(.) a constant,
+
+            reconstruction = ||y_hat - sg(y)||^2 / ||sg(y)||^2
+            commitment     = ||sg(y_hat) - y||^2 / ||sg(y)||^2
+
+        The first trains tables and prototypes (and the weight they derive from), the second what
+        is in front of the layer, and the weight where it is a parameter. Source: Li et al., PIM-DL
+        (eLUT-NN), ASPLOS 2024.
+        """
+        with torch.set_grad_enabled("commitment" in names and torch.is_grad_enabled()):
+            exact = exact_product(x, self.weight, None, self.site)
+        with torch.set_grad_enabled("reconstruction" in names and torch.is_grad_enabled()):
+            derived = self.options.parameterization == "derived"
+            lut = self._derived_lut(self._table_prototypes()) if derived else self.full_lut()
+            y = self.reshape_output(accumulate(self.codes(x), lut), x)
+        losses = {}
+        if "reconstruction" in names:
+            losses["reconstruction"] = normalized_mse(y, exact.detach())
+        if "commitment" in names:
+            losses["commitment"] = commitment_mse(y, exact)
+        return losses
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = {

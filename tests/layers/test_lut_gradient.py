@@ -144,7 +144,7 @@ def test_reconstruction_is_the_normalized_error_and_trains_the_table(
     options = {"estimator": estimator, "parameterization": parameterization, "bits": None}
     layer, source = make(case, "tree", **options)
     x = inputs_of(LAYERS[case][1]).requires_grad_()
-    loss = layer.reconstruction(x)
+    loss = layer.table_losses(x, ["reconstruction"])["reconstruction"]
     without = source(x).detach() - _bias(source, x)
     torch.testing.assert_close(loss, normalized_mse(layer(x) - _bias(layer, x), without))
     loss.backward()
@@ -154,7 +154,56 @@ def test_reconstruction_is_the_normalized_error_and_trains_the_table(
     before = float(loss.detach())
     with torch.no_grad():
         table -= 1e-3 * table.grad / table.grad.norm()
-    assert float(layer.reconstruction(x).detach()) < before
+    assert float(layer.table_losses(x, ["reconstruction"])["reconstruction"].detach()) < before
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("case", ["linear", "grouped", "same"])
+@pytest.mark.parametrize("parameterization", ["free", "derived"])
+@pytest.mark.parametrize("names", [["commitment"], ["reconstruction", "commitment"]])
+def test_commitment_pulls_the_exact_answer_to_the_tables(case, parameterization, names):
+    """The gradient of ||sg(y_hat) - y||^2 over a constant power, by autograd."""
+    layer, source = make(case, "pq", bits=None, parameterization=parameterization)
+    x = inputs_of(LAYERS[case][1])
+    layer.zero_grad()
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    losses = layer.table_losses(a, names)
+    with torch.no_grad():
+        table = layer(b) - _bias(layer, b)
+    exact = source(b) - _bias(source, b)
+    expected = (table - exact).square().sum() / exact.detach().square().sum()
+    expected.backward()
+    losses["commitment"].backward()
+    torch.testing.assert_close(losses["commitment"], expected)
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
+    assert bool(a.grad.any())
+    trained = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+    assert set(trained) == ({"weight"} if parameterization == "derived" else set())
+    for grad in trained.values():
+        dense = source.weight.grad.reshape(grad.shape)
+        torch.testing.assert_close(grad, dense, rtol=1e-4, atol=1e-7)
+
+
+def test_both_losses_together_give_the_sum_of_their_gradients():
+    layer, _ = make("3x3", "pq", bits=None, parameterization="derived")
+    shape = LAYERS["3x3"][1]
+
+    def of(*names):
+        def total(x):
+            return sum(layer.table_losses(x, names).values())
+
+        return gradients(layer, inputs_of(shape), total)
+
+    together, table, exact = (
+        of("reconstruction", "commitment"),
+        of("reconstruction"),
+        of("commitment"),
+    )
+    assert table["x"] is None
+    torch.testing.assert_close(together["x"], exact["x"])
+    torch.testing.assert_close(together["weight"], table["weight"] + exact["weight"])
+    prototypes = "encoder.prototypes"
+    torch.testing.assert_close(together[prototypes], table[prototypes])
 
 
 def _bias(layer, x):

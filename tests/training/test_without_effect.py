@@ -32,6 +32,7 @@ from halut.training.config.run_config import TrainConfig
         ("loss.teacher_weights=a", "loss.teacher_weights=a", "loss.teacher=MODEL"),
         ("loss.feature_blocks=[stack1]", "loss.feature_blocks", "loss.features above 0"),
         ("halut=integer loss.reconstruction=1", "loss.reconstruction=1", "halut=tree"),
+        ("halut=integer loss.commitment=1", "loss.commitment=1", "halut=tree"),
         ("optim.momentum=0.5", "optim.momentum=0.5", "optim.optimizer=sgd"),
         ("optim.schedule=constant optim.floor=0.1", "optim.floor=0.1", "optim.schedule=cosine"),
         ("optim.optimizer=Rprop optim.weight_decay.rest=1", "weight_decay", "no weight decay"),
