@@ -120,6 +120,53 @@ def test_identity_with_derived_tables_gives_the_weight_the_dense_gradient():
     torch.testing.assert_close(actual["weight"], upstream.T @ x_hat, rtol=1e-4, atol=1e-4)
 
 
+def carried(layer, x):
+    """The layer by autograd over its prototypes, their path to the inputs, and one-hot codes."""
+    G, C, K, D = layer.site.groups, layer.blocks.C, layer.options.K, layer.site.D
+    rows = layer.encoder.in_units(im2col_reference(x, layer.site.geometry))
+    codes = layer.encoder.encode(rows.detach()).long()
+    blocks, P = layer.blocks.split(rows), layer.encoder.prototypes
+    q = P[torch.arange(G * C), codes]
+    if layer.estimator == "diveq":
+        size = (q - blocks).norm(dim=-1, keepdim=True)
+        path = blocks + size * ((q - blocks) / size).detach()
+    else:
+        a, b = (F.normalize(one, dim=-1).detach() for one in (blocks, q))
+        r = F.normalize(a + b, dim=-1)
+        turned = blocks - 2 * r * (r * blocks).sum(-1, keepdim=True)
+        turned = turned + 2 * b * (a * blocks).sum(-1, keepdim=True)
+        ratio = q.norm(dim=-1, keepdim=True) / blocks.norm(dim=-1, keepdim=True)
+        path = turned * ratio.detach()
+        # A window of padding alone has no direction.
+        path = torch.where(blocks.eq(0).all(-1, keepdim=True), blocks, path)
+    path = layer.encoder.times_unit(layer.blocks.join(path).view(-1, G, D))
+    W = layer.weight.detach().view(G, -1, D)
+    y = torch.einsum("ngd,gmd->ngm", path - path.detach(), W)
+    hard = F.one_hot(codes, K).to(rows.dtype).view(-1, G, C, K)
+    y = (y + torch.einsum("ngck,gckm->ngm", hard, layer.full_lut())).flatten(1)
+    return layer.reshape_output(y if layer.bias is None else y + layer.bias, x)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"parameterization": "derived"}, {"parameterization": "derived", "ridge": 1.0}],
+    ids=str,
+)
+@pytest.mark.parametrize("estimator", ["rotation", "diveq"])
+@pytest.mark.parametrize("case", ["linear", "grouped", "same"])
+def test_the_gradient_at_the_prototypes_is_carried_to_the_inputs(case, estimator, options):
+    layer, _ = make(case, "pq", estimator=estimator, **{"bits": None, **options})
+    layer.encoder.unit.fill_(0.5)
+    x = inputs_of(LAYERS[case][1])
+    actual, expected = gradients(layer, x, layer), gradients(layer, x, lambda x: carried(layer, x))
+    assert_alike(actual, expected)
+    prototypes = "encoder.prototypes"
+    derived_shared = options.get("parameterization") == "derived" and "ridge" not in options
+    assert (prototypes in actual) == (estimator == "diveq" or derived_shared)
+    assert all(bool(grad.any()) for grad in actual.values())
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_blend_moves_from_the_relaxed_to_the_exact_gradient(encoder, share):
@@ -212,7 +259,8 @@ def _bias(layer, x):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "estimator"), [*RELAXED, ("pq", "identity"), ("tree", "blend")]
+    ("encoder", "estimator"),
+    [*RELAXED, ("pq", "identity"), ("pq", "rotation"), ("pq", "diveq"), ("tree", "blend")],
 )
 def test_gradient_descent_mends_a_disturbed_table(encoder, estimator):
     layer, source = make("linear", encoder, estimator=estimator)

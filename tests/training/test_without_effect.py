@@ -47,6 +47,7 @@ from halut.training.config.run_config import TrainConfig
         ("base.epochs=0 baseline=false base.cache=x", "base.cache=x", "no baseline"),
         ("halut.bits=null halut.scale=layer", "halut.scale=layer", "halut.bits"),
         ("halut.estimator=identity halut.tau=1", "halut.tau=1", "another estimator"),
+        ("halut=pq halut.estimator=diveq halut.tau=1", "halut.tau=1", "another estimator"),
         ("halut=integer halut.block=8", "halut.block=8", "per=block"),
         ("halut=integer halut.fraction=4 halut.calibrate=mse", "calibrate=mse", "fraction=null"),
         ("halut=integer halut.activation.name=none halut.activation.width=4", "width=4", "float"),
