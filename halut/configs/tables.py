@@ -11,15 +11,17 @@ from halut.option import between, choice, option, redefined, where
 
 SCALES = ("layer", "channel", "codebook")
 CLIPS = ("none", "mse", "output")
-ESTIMATORS = ("auto", "tree", "soft", "identity", "blend")
+ESTIMATORS = ("auto", "tree", "soft", "identity", "blend", "rotation", "diveq")
+HARD_ESTIMATORS = ("identity", "rotation", "diveq")
+"""Estimators without relaxed codes: inputs get their gradient by the exact layer's weight."""
 PARAMETERIZATIONS = ("free", "derived")
 TAU_PER = ("layer", "codebook")
 METRICS = ("l2", "l1", "chebyshev")
 
 with_bits = where(lambda own: own.bits is not None, "tables are floats: it needs halut.bits")
 with_temperature = where(
-    lambda own: own.estimator != "identity",
-    "halut.estimator=identity has no temperature; it needs another estimator",
+    lambda own: own.estimator not in HARD_ESTIMATORS,
+    "halut.estimator=identity, rotation and diveq have no temperature; it needs another estimator",
 )
 
 

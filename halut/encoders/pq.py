@@ -33,7 +33,7 @@ class PQEncoder(Encoder):
     """
 
     Config = PQ
-    estimators = ("soft", "identity", "blend")
+    estimators = ("soft", "identity", "blend", "rotation", "diveq")
     options: PQ
     roots: Tensor
 
@@ -94,10 +94,7 @@ class PQEncoder(Encoder):
         if not self.options.output_metric:
             return inputs, self.prototypes
         whitened = torch.einsum("ncv,cvw->ncw", self.blocks.split(inputs), self.roots.to(inputs))
-        V, widths = self.blocks.V, self.blocks.widths
-        places = [c * V + i for c, width in enumerate(widths) for i in range(width)]
-        valid = torch.tensor(places, device=inputs.device)  # no mask: its size could be any
-        return whitened.reshape(inputs.shape[0], -1)[:, valid], self.prototypes @ self.roots
+        return self.blocks.join(whitened), self.prototypes @ self.roots
 
     def encode(self, inputs: Tensor) -> Tensor:
         """inputs [N, groups * D] -> codes [N, GC] uint8."""

@@ -9,21 +9,22 @@ functions are not counted, nor is what makes codes of a codec's inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from halut.configs import TableConfig
+from halut.configs.tables import HARD_ESTIMATORS
 from halut.encoders import Encoder, LookupTable, as_answer, encoders, shared_prototypes
 from halut.errors import HalutError
 from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
-from halut.ops import ConvGeometry, accumulate, identity_gradient
+from halut.ops import ConvGeometry, accumulate, carry_gradient, identity_gradient
 from halut.ops.blocks import Blocks
 from halut.ops.epilogue import as_map
-from halut.ops.power_of_two import normalized_mse, unit_of
+from halut.ops.power_of_two import commitment_mse, normalized_mse, unit_of
 from halut.ops.table_quantization import (
     QuantizedTable,
     average_groups,
@@ -63,11 +64,12 @@ class LUTLayer(ReplacedLayer):
     The forward value is always the hard one: integer codes, quantized table. `estimator` decides
     the gradient only (maths: Blalock and Guttag 2021; Tang et al. 2023; Schoenleber et al. 2023):
     `tree` and `soft` relax the codes, `identity` hands on the exact product's input gradient, and
-    `blend` moves from the first to the second over a stage. Parameterization `free` trains the
-    table [G, C, K, M_g] itself; `derived` trains prototypes and the weight, lut = P W'.
+    `blend` moves from the first to the second over a stage; `rotation` and `diveq` carry the
+    gradient at the prototypes to the inputs (halut.ops.nearest.carry). Parameterization `free`
+    trains the table [G, C, K, M_g] itself; `derived` trains prototypes and the weight, lut = P W'.
 
     `weight` [M, D] is the exact layer's: a parameter if tables derive from it, else a buffer kept
-    for error figures, the identity estimator and the reconstruction loss.
+    for error figures, estimators without relaxed codes and `table_losses`.
     """
 
     weight: Tensor
@@ -181,9 +183,16 @@ class LUTLayer(ReplacedLayer):
         """The unquantized table [G, C, K, M_g]; lut = P W' if it is derived."""
         if self.options.parameterization == "free":
             return self.lut
-        # With `identity`, prototypes learn from the reconstruction term alone.
+        # With `identity`, prototypes learn from the reconstruction term alone; with `diveq` those
+        # that encode by their distance to the inputs.
         P = self._table_prototypes()
-        return self._derived_lut(P.detach() if self.estimator == "identity" else P)
+        alone = self.estimator == "identity" or (self.estimator == "diveq" and P is self._nearest)
+        return self._derived_lut(P.detach() if alone else P)
+
+    @property
+    def _nearest(self) -> Tensor | None:
+        """The prototypes the encoder compares with, if it does."""
+        return getattr(self.encoder, "prototypes", None)
 
     def _table_prototypes(self) -> Tensor:
         P = self.encoder.prototypes if self.shares_prototypes else self.prototypes
@@ -231,14 +240,19 @@ class LUTLayer(ReplacedLayer):
     ) -> Tensor:
         """Encoder.lookup where codes have no gradient of their own, or averages replace sums."""
         codes, (lut, entries) = encoder.codes(x.detach(), geometry), table.in_units_of_scale()
-        if self.estimator == "identity":
+        if self.estimator in HARD_ESTIMATORS:
             sums = accumulate(codes, lut + (entries - lut).detach())
         else:
             sums = encoder.sums(x, geometry, lut, entries, self.tau, ste_mix)
         if self.options.average is not None:
             averaged = average_groups(codes, entries, self.options.average)
             sums = sums + (averaged - sums).detach()
-        return as_answer(table.apply_scale(sums), x, geometry, self.site.groups)
+        y = table.apply_scale(sums)
+        if self.estimator in ("rotation", "diveq") and torch.is_grad_enabled():
+            P, W = self.encoder.prototypes, self.encoder.times_unit(self.weight.detach())
+            assert isinstance(P, Tensor)
+            y = carry_gradient(y, x, codes, P, W, self.estimator, geometry)
+        return as_answer(y, x, geometry, self.site.groups)
 
     @property
     def ste_mix(self) -> float:
@@ -265,16 +279,30 @@ class LUTLayer(ReplacedLayer):
         if self.readers is not None:  # changes of `data` are not counted
             self.readers.forget()
 
-    def reconstruction(self, x: Tensor) -> Tensor:
-        """||x_hat W' - x W'||^2 over the exact answer's power: a loss for tables and prototypes."""
-        with torch.no_grad():
-            x = x.detach()
-            expected = exact_product(x, self.weight, None, self.site)
-            codes = self.codes(x)
-        derived = self.options.parameterization == "derived"
-        lut = self._derived_lut(self._table_prototypes()) if derived else self.full_lut()
-        y = self.reshape_output(accumulate(codes, lut), x)
-        return normalized_mse(y, expected)
+    def table_losses(self, x: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Those of the losses reconstruction and commitment that are named, of the input x.
+
+        With the float table's answer y_hat = x_hat W', the exact one y = x W' and sg(.) a constant,
+
+            reconstruction = ||y_hat - sg(y)||^2 / ||sg(y)||^2
+            commitment     = ||sg(y_hat) - y||^2 / ||sg(y)||^2
+
+        The first trains tables and prototypes (and the weight they derive from), the second what
+        is in front of the layer, and the weight where it is a parameter. Source: Li et al., PIM-DL
+        (eLUT-NN), ASPLOS 2024.
+        """
+        with torch.set_grad_enabled("commitment" in names and torch.is_grad_enabled()):
+            exact = exact_product(x, self.weight, None, self.site)
+        with torch.set_grad_enabled("reconstruction" in names and torch.is_grad_enabled()):
+            derived = self.options.parameterization == "derived"
+            lut = self._derived_lut(self._table_prototypes()) if derived else self.full_lut()
+            y = self.reshape_output(accumulate(self.codes(x), lut), x)
+        losses = {}
+        if "reconstruction" in names:
+            losses["reconstruction"] = normalized_mse(y, exact.detach())
+        if "commitment" in names:
+            losses["commitment"] = commitment_mse(y, exact)
+        return losses
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = {
@@ -318,10 +346,10 @@ class LUTLayer(ReplacedLayer):
         if self.estimator == "blend":
             ste_mix = self.ste_mix
         if self.readers is not None:
-            shared_mix = None if self.estimator == "identity" else ste_mix
+            shared_mix = None if self.estimator in HARD_ESTIMATORS else ste_mix
             reading = Reading(self.encoder, self.tau, x, geometry, shared_mix)
             encoder = self.readers.encoded(self, input, reading) or encoder
-        if self.estimator == "identity" or self.options.average is not None:
+        if self.estimator in HARD_ESTIMATORS or self.options.average is not None:
             y = self._by_parts(encoder, x, geometry, table, ste_mix)
         else:
             y = encoder.lookup(x, geometry, table, self.tau, ste_mix)
@@ -395,7 +423,7 @@ class LUTLayer(ReplacedLayer):
             "clipping_rate": clipping_rate(lut, table) if table is not None else 0.0,
             "tau": float(self.tau.mean()),
         }
-        if self.estimator != "identity":
+        if self.estimator not in HARD_ESTIMATORS:
             figures["soft_hard_gap"] = self._soft_hard_gap(inputs[:1024], codes[:1024], lut)
         return figures
 

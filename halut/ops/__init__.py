@@ -16,6 +16,7 @@ from halut.ops.lookup.columns import columns_of
 from halut.ops.lookup.conv import conv_taps, im2col
 from halut.ops.lookup.identity import identity_gradient
 from halut.ops.lookup.quantize import quantize
+from halut.ops.nearest.carry import carry_gradient
 from halut.ops.nearest.encode import nearest_encode, nearest_matmul
 from halut.ops.tree.encode import tree_encode, tree_matmul
 from halut.ops.tree.train import tree_train
@@ -25,6 +26,7 @@ __all__ = [
     "accumulate",
     "bit_planes",
     "bit_product",
+    "carry_gradient",
     "code_layer",
     "columns_of",
     "conv_taps",

@@ -80,6 +80,14 @@ class Blocks:
         padded = torch.cat([rows, rows.new_zeros(rows.shape[0], 1)], dim=1)
         return padded[:, columns]  # column -1 is the appended zero
 
+    def join(self, parts: Tensor) -> Tensor:
+        """The inverse of `split`: [N, groups * C, V] -> rows [N, groups * D]."""
+        flat = parts.reshape(parts.shape[0], -1)
+        if self.even:
+            return flat
+        places = [c * self.V + i for c, width in enumerate(self.widths) for i in range(width)]
+        return flat[:, torch.tensor(places, device=parts.device)]  # no mask: its size could be any
+
 
 def check_rows(rows: Tensor, inputs: int) -> None:
     """Raise HalutError unless rows are [N >= 1, inputs], floating and finite."""

@@ -28,8 +28,25 @@ def normalized_mse(y: Tensor, exact: Tensor) -> Tensor:
     Differentiable; of values of any size, as both are taken in units of the largest exact one.
     """
     exact = exact.to(y.dtype)
-    if exact.numel():
-        _, exponent = torch.frexp(exact.detach().abs().amax().float())
-        unit = torch.ldexp(torch.ones_like(exponent, dtype=y.dtype), exponent.clamp(-125, 127))
-        y, exact = y / unit, exact / unit
+    y, exact = in_units_of(exact, y, exact)
     return (y - exact).square().sum() / exact.square().sum().clamp_min(1e-30)
+
+
+def commitment_mse(y: Tensor, exact: Tensor) -> Tensor:
+    """normalized_mse(y, exact) whose gradient is that of `exact` in the difference alone.
+
+    sum((sg(y) - exact)^2) / sum(sg(exact)^2): the power is a constant, or growing would lessen it.
+    """
+    exact = exact.to(y.dtype)
+    y, exact = in_units_of(exact, y.detach(), exact)
+    return (y - exact).square().sum() / exact.detach().square().sum().clamp_min(1e-30)
+
+
+def in_units_of(reference: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """The values over the power of two next above the largest magnitude of the reference."""
+    if not reference.numel():
+        return values
+    _, exponent = torch.frexp(reference.detach().abs().amax().float())
+    one = torch.ones_like(exponent, dtype=reference.dtype)
+    unit = torch.ldexp(one, exponent.clamp(-125, 127))
+    return tuple(value / unit for value in values)

@@ -79,13 +79,15 @@ def key(context: Context, epochs: int, recipe: Recipe) -> str:
     config = context.config
     unused = ("root", "workers", "download")
     data = {name: value for name, value in asdict(config.data).items() if name not in unused}
+    decides = {k: v for k, v in asdict(recipe).items() if k != "epochs" and v not in UNSET}
+    del decides["loss"]["commitment"]  # a loss of tables, and 0.1 did not have it
     relevant = {
         "model": context.plan.model,
         "start": digest(context.exact),
         "teacher": digest(context.teacher) if context.teacher is not None else None,
         "data": data,
         "samples": context.data.digests(),
-        "recipe": {k: v for k, v in asdict(recipe).items() if k != "epochs" and v not in UNSET},
+        "recipe": decides,
         "epochs": epochs,
         "train_batches": config.schedule.train_batches,
         "select": config.schedule.select,

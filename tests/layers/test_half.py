@@ -28,6 +28,8 @@ VARIANTS = [
         )
     ),
     ("pq", {"estimator": "identity"}),
+    ("pq", {"estimator": "rotation"}),
+    ("pq", {"estimator": "diveq", "parameterization": "derived"}),
     ("pq", {"bits": None, "parameterization": "derived"}),
     ("lqnet", {"contraction": "popcount"}),
     ("integer", {"contraction": "sign_magnitude"}),

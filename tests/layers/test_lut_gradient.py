@@ -120,6 +120,53 @@ def test_identity_with_derived_tables_gives_the_weight_the_dense_gradient():
     torch.testing.assert_close(actual["weight"], upstream.T @ x_hat, rtol=1e-4, atol=1e-4)
 
 
+def carried(layer, x):
+    """The layer by autograd over its prototypes, their path to the inputs, and one-hot codes."""
+    G, C, K, D = layer.site.groups, layer.blocks.C, layer.options.K, layer.site.D
+    rows = layer.encoder.in_units(im2col_reference(x, layer.site.geometry))
+    codes = layer.encoder.encode(rows.detach()).long()
+    blocks, P = layer.blocks.split(rows), layer.encoder.prototypes
+    q = P[torch.arange(G * C), codes]
+    if layer.estimator == "diveq":
+        size = (q - blocks).norm(dim=-1, keepdim=True)
+        path = blocks + size * ((q - blocks) / size).detach()
+    else:
+        a, b = (F.normalize(one, dim=-1).detach() for one in (blocks, q))
+        r = F.normalize(a + b, dim=-1)
+        turned = blocks - 2 * r * (r * blocks).sum(-1, keepdim=True)
+        turned = turned + 2 * b * (a * blocks).sum(-1, keepdim=True)
+        ratio = q.norm(dim=-1, keepdim=True) / blocks.norm(dim=-1, keepdim=True)
+        path = turned * ratio.detach()
+        # A window of padding alone has no direction.
+        path = torch.where(blocks.eq(0).all(-1, keepdim=True), blocks, path)
+    path = layer.encoder.times_unit(layer.blocks.join(path).view(-1, G, D))
+    W = layer.weight.detach().view(G, -1, D)
+    y = torch.einsum("ngd,gmd->ngm", path - path.detach(), W)
+    hard = F.one_hot(codes, K).to(rows.dtype).view(-1, G, C, K)
+    y = (y + torch.einsum("ngck,gckm->ngm", hard, layer.full_lut())).flatten(1)
+    return layer.reshape_output(y if layer.bias is None else y + layer.bias, x)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"parameterization": "derived"}, {"parameterization": "derived", "ridge": 1.0}],
+    ids=str,
+)
+@pytest.mark.parametrize("estimator", ["rotation", "diveq"])
+@pytest.mark.parametrize("case", ["linear", "grouped", "same"])
+def test_the_gradient_at_the_prototypes_is_carried_to_the_inputs(case, estimator, options):
+    layer, _ = make(case, "pq", estimator=estimator, **{"bits": None, **options})
+    layer.encoder.unit.fill_(0.5)
+    x = inputs_of(LAYERS[case][1])
+    actual, expected = gradients(layer, x, layer), gradients(layer, x, lambda x: carried(layer, x))
+    assert_alike(actual, expected)
+    prototypes = "encoder.prototypes"
+    derived_shared = options.get("parameterization") == "derived" and "ridge" not in options
+    assert (prototypes in actual) == (estimator == "diveq" or derived_shared)
+    assert all(bool(grad.any()) for grad in actual.values())
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_blend_moves_from_the_relaxed_to_the_exact_gradient(encoder, share):
@@ -144,7 +191,7 @@ def test_reconstruction_is_the_normalized_error_and_trains_the_table(
     options = {"estimator": estimator, "parameterization": parameterization, "bits": None}
     layer, source = make(case, "tree", **options)
     x = inputs_of(LAYERS[case][1]).requires_grad_()
-    loss = layer.reconstruction(x)
+    loss = layer.table_losses(x, ["reconstruction"])["reconstruction"]
     without = source(x).detach() - _bias(source, x)
     torch.testing.assert_close(loss, normalized_mse(layer(x) - _bias(layer, x), without))
     loss.backward()
@@ -154,7 +201,56 @@ def test_reconstruction_is_the_normalized_error_and_trains_the_table(
     before = float(loss.detach())
     with torch.no_grad():
         table -= 1e-3 * table.grad / table.grad.norm()
-    assert float(layer.reconstruction(x).detach()) < before
+    assert float(layer.table_losses(x, ["reconstruction"])["reconstruction"].detach()) < before
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("case", ["linear", "grouped", "same"])
+@pytest.mark.parametrize("parameterization", ["free", "derived"])
+@pytest.mark.parametrize("names", [["commitment"], ["reconstruction", "commitment"]])
+def test_commitment_pulls_the_exact_answer_to_the_tables(case, parameterization, names):
+    """The gradient of ||sg(y_hat) - y||^2 over a constant power, by autograd."""
+    layer, source = make(case, "pq", bits=None, parameterization=parameterization)
+    x = inputs_of(LAYERS[case][1])
+    layer.zero_grad()
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    losses = layer.table_losses(a, names)
+    with torch.no_grad():
+        table = layer(b) - _bias(layer, b)
+    exact = source(b) - _bias(source, b)
+    expected = (table - exact).square().sum() / exact.detach().square().sum()
+    expected.backward()
+    losses["commitment"].backward()
+    torch.testing.assert_close(losses["commitment"], expected)
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
+    assert bool(a.grad.any())
+    trained = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+    assert set(trained) == ({"weight"} if parameterization == "derived" else set())
+    for grad in trained.values():
+        dense = source.weight.grad.reshape(grad.shape)
+        torch.testing.assert_close(grad, dense, rtol=1e-4, atol=1e-7)
+
+
+def test_both_losses_together_give_the_sum_of_their_gradients():
+    layer, _ = make("3x3", "pq", bits=None, parameterization="derived")
+    shape = LAYERS["3x3"][1]
+
+    def of(*names):
+        def total(x):
+            return sum(layer.table_losses(x, names).values())
+
+        return gradients(layer, inputs_of(shape), total)
+
+    together, table, exact = (
+        of("reconstruction", "commitment"),
+        of("reconstruction"),
+        of("commitment"),
+    )
+    assert table["x"] is None
+    torch.testing.assert_close(together["x"], exact["x"])
+    torch.testing.assert_close(together["weight"], table["weight"] + exact["weight"])
+    prototypes = "encoder.prototypes"
+    torch.testing.assert_close(together[prototypes], table[prototypes])
 
 
 def _bias(layer, x):
@@ -163,7 +259,8 @@ def _bias(layer, x):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "estimator"), [*RELAXED, ("pq", "identity"), ("tree", "blend")]
+    ("encoder", "estimator"),
+    [*RELAXED, ("pq", "identity"), ("pq", "rotation"), ("pq", "diveq"), ("tree", "blend")],
 )
 def test_gradient_descent_mends_a_disturbed_table(encoder, estimator):
     layer, source = make("linear", encoder, estimator=estimator)

@@ -33,6 +33,7 @@ MORE = [
     ("pq", {"metric": "l1"}),
     ("pq", {"metric": "chebyshev"}),
     ("pq", {"output_metric": True}),
+    ("pq", {"estimator": "rotation"}),
     ("binary", {"contraction": "popcount"}),
     ("lqnet", {"contraction": "popcount"}),
     ("abcnet", {"contraction": "popcount"}),

@@ -1,4 +1,4 @@
-"""Losses against loops; features and reconstruction gathered when, and only when, they train."""
+"""Losses against loops; features and those of tables gathered when, and only when, they train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from halut.sites.find import find_sites
 from halut.training.config.run_config import LossConfig
 from halut.training.lightning.losses import (
     Features,
-    Reconstruction,
+    TableLosses,
     block_names,
     check_blocks,
     distillation,
@@ -125,25 +125,33 @@ def test_an_unknown_block_is_named_with_those_near_it():
         check_blocks(network, [""])
 
 
-# -- reconstruction -------------------------------------------------------------------------------
+# -- reconstruction and commitment ----------------------------------------------------------------
+
+BOTH = ("reconstruction", "commitment")
 
 
-def test_reconstruction_is_the_mean_over_layers_of_their_own_loss():
+@pytest.mark.parametrize("names", [BOTH, BOTH[:1], BOTH[1:]])
+def test_losses_of_tables_are_the_mean_over_layers_of_their_own(names):
     network, x = replaced(parameterization="derived", estimator="identity")
-    gather = Reconstruction(network)
+    gather = TableLosses(network, names)
     seen = {}
     for name, layer in replaced_layers(network):
         layer.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
     network.train()(x)
-    expected = [layer.reconstruction(seen[name]) for name, layer in replaced_layers(network)]
+    layers = replaced_layers(network)
+    expected = [layer.table_losses(seen[name], names) for name, layer in layers]
     assert len(expected) == 6
-    assert torch.allclose(gather.take(), torch.stack(expected).mean())
-    assert float(gather.take()) == 0.0  # taken
+    losses = gather.take()
+    assert tuple(losses) == names
+    for name, loss in losses.items():
+        assert float(loss.detach()) > 0
+        assert torch.allclose(loss, torch.stack([one[name] for one in expected]).mean())
+    assert not any(map(float, gather.take().values()))  # taken
 
 
-def test_reconstruction_is_gathered_in_training_only():
+def test_losses_of_tables_are_gathered_in_training_only():
     network, x = replaced("stack1.conv1")
-    gather = Reconstruction(network)
+    gather = TableLosses(network, BOTH)
     network.eval()(x)
     with torch.no_grad():
         network.train()(x)
@@ -152,9 +160,9 @@ def test_reconstruction_is_gathered_in_training_only():
     assert len(gather.terms) == 1
 
 
-def test_removed_reconstruction_gathers_no_longer():
+def test_removed_losses_of_tables_gather_no_longer():
     network, x = replaced("stack1.conv1")
-    old = Reconstruction(network)
+    old = TableLosses(network, BOTH)
     network.train()(x)
     old.remove()
     network(x)
@@ -162,8 +170,9 @@ def test_removed_reconstruction_gathers_no_longer():
     assert not any(layer._forward_hooks for _, layer in replaced_layers(network))
 
 
-def test_reconstruction_of_no_tables_is_zero():
-    assert float(Reconstruction(build_model("resnet8", 10, 1, width=8)).take()) == 0.0
+def test_losses_of_no_tables_are_zero():
+    losses = TableLosses(build_model("resnet8", 10, 1, width=8), BOTH).take()
+    assert {name: float(loss) for name, loss in losses.items()} == dict.fromkeys(BOTH, 0.0)
 
 
 # -- blocks ---------------------------------------------------------------------------------------

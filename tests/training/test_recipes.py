@@ -46,6 +46,16 @@ def test_prototypes_of_derived_tables_learn_from_the_reconstruction_alone(finish
     assert baseline_run.logged("train/reconstruction") == []
 
 
+def test_commitment_reaches_the_layers_in_front_of_a_table(finished):
+    options = ("halut.parameterization=derived", "halut.estimator=identity", "schedule.select=last")
+    without = finished("without", *options)
+    committed = finished("committed", *options, "loss.commitment=1")
+    assert without.logged("train/commitment") == []
+    assert min(committed.logged("train/commitment")) > 0
+    changed = moved(*(run.tensors("stage_00/weights") for run in (without, committed)))
+    assert {"conv1.weight", "stack3.conv1.weight"} <= set(changed)
+
+
 def test_another_teacher_answers_from_its_own_weights(finished, tmp_path):
     torch.manual_seed(7)
     weights = tmp_path / "teacher.safetensors"

@@ -167,7 +167,8 @@ class OptimConfig:
 
 @dataclass
 class LossConfig:
-    """loss = (1 - distill) CE + distill T^2 KL + features MSE + reconstruction MSE."""
+    """loss = (1 - distill) CE + distill T^2 KL + features MSE + reconstruction MSE +
+    commitment MSE."""
 
     label_smoothing: float = option(
         0.0,
@@ -184,6 +185,9 @@ class LossConfig:
     )
     reconstruction: float = option(
         0.0, "weight of the tables' distance to the exact product", needs=needs.with_tables
+    )
+    commitment: float = option(
+        0.0, "weight of the exact product's distance to the tables'", needs=needs.with_tables
     )
     teacher: str | None = option(
         None,
@@ -355,6 +359,7 @@ def check(config: TrainConfig) -> None:
     between("loss.label_smoothing", config.loss.label_smoothing, 0, 1)
     between("loss.features", config.loss.features, 0)
     between("loss.reconstruction", config.loss.reconstruction, 0)
+    between("loss.commitment", config.loss.commitment, 0)
     rates = {"optim.lr": asdict(config.optim.lr), "schedule.lr": config.schedule.lr}
     for group, by_role in {
         **rates,

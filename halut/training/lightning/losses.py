@@ -1,4 +1,4 @@
-"""Losses of a stage: labels, distillation, feature matching, reconstruction."""
+"""Losses of a stage: labels, distillation, feature matching, and those of tables."""
 
 from __future__ import annotations
 
@@ -75,15 +75,16 @@ def feature_loss(student: Features, teacher: Features) -> Tensor:
     return torch.stack(losses).mean()
 
 
-class Reconstruction:
-    """The reconstruction loss of every table layer, gathered by hooks during a forward pass.
+class TableLosses:
+    """LUTLayer.table_losses of every table layer, gathered by hooks during a forward pass.
 
-    `remove` takes the hooks off again. Left on, those of a finished stage would gather terms, and
-    the graphs behind them, that nobody takes.
+    `names` of reconstruction and commitment. `remove` takes the hooks off again. Left on, those of
+    a finished stage would gather terms, and the graphs behind them, that nobody takes.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.terms: list[Tensor] = []
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        self.names = names
+        self.terms: list[dict[str, Tensor]] = []
         layers = [layer for _, layer in replaced_layers(network) if isinstance(layer, LUTLayer)]
         self._handles = [
             layer.register_forward_hook(self._note, with_kwargs=True) for layer in layers
@@ -98,12 +99,14 @@ class Reconstruction:
     def _note(self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         assert isinstance(layer, LUTLayer)
         if layer.training and torch.is_grad_enabled():
-            self.terms.append(layer.reconstruction(call_inputs(args, kwargs)[0]))
+            self.terms.append(layer.table_losses(call_inputs(args, kwargs)[0], self.names))
 
-    def take(self) -> Tensor:
-        """Mean over the layers since the last call."""
+    def take(self) -> dict[str, Tensor]:
+        """The mean of each loss over the layers since the last call, by name."""
         terms, self.terms = self.terms, []
-        return torch.stack(terms).mean() if terms else torch.zeros(())
+        if not terms:
+            return {name: torch.zeros(()) for name in self.names}
+        return {name: torch.stack([term[name] for term in terms]).mean() for name in self.names}
 
 
 def block_names(network: nn.Module, sites: Iterable[str]) -> list[str]:

@@ -15,11 +15,14 @@ from torchmetrics.classification import MulticlassAccuracy
 from halut.errors import HalutError
 from halut.replace.swap import replaced_layers
 from halut.training.config.run_config import LossConfig
-from halut.training.lightning.losses import Features, Reconstruction, distillation, feature_loss
+from halut.training.lightning.losses import Features, TableLosses, distillation, feature_loss
 from halut.training.optim.lr_schedules import NamedSchedule, make_schedule
 from halut.training.optim.optimizers import make_optimizer
 from halut.training.parallel.distributed import share_buffers
 from halut.training.parallel.full_state import load_optimizer_state, optimizer_state
+
+TABLE_LOSSES = ("reconstruction", "commitment")
+"""Options of LossConfig that weigh losses of LUTLayer.table_losses."""
 
 
 @dataclass
@@ -64,7 +67,8 @@ class StageModule(L.LightningModule):
         self.recipe = recipe
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
         self._teacher = (teacher,) if teacher is not None else ()  # a tuple: not a submodule
-        self._reconstruction = Reconstruction(network) if recipe.loss.reconstruction else None
+        losses = [name for name in TABLE_LOSSES if getattr(recipe.loss, name)]
+        self._table_losses = TableLosses(network, losses) if losses else None
         self._saved_optimizers: list[Any] | None = None
         self._features: tuple[Features, Features] | None = None
         if teacher is not None and recipe.loss.features and recipe.feature_blocks:
@@ -117,10 +121,10 @@ class StageModule(L.LightningModule):
             features = feature_loss(*self._features)
             self.log("train/features", features.detach())
             loss = loss + weights.features * features
-        if self._reconstruction is not None:
-            reconstruction = self._reconstruction.take().to(loss)
-            self.log("train/reconstruction", reconstruction.detach())
-            loss = loss + weights.reconstruction * reconstruction
+        if self._table_losses is not None:
+            for name, value in self._table_losses.take().items():
+                self.log(f"train/{name}", value.detach().to(loss))
+                loss = loss + getattr(weights, name) * value.to(loss)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -170,7 +174,7 @@ class StageModule(L.LightningModule):
 
     def teardown(self, stage: str) -> None:
         """Take the hooks off: the network goes on into the next stage without them."""
-        for hooks in (self._reconstruction, *(self._features or ())):
+        for hooks in (self._table_losses, *(self._features or ())):
             if hooks is not None:
                 hooks.remove()
 

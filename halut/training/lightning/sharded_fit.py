@@ -37,8 +37,8 @@ class ShardedModule(StageModule):
 
     def shard(self, network: nn.Module, mesh: DeviceMesh) -> None:
         """Shard the network trained, or a copy of it."""
-        # The reconstruction loss is not part of any block's forward pass.
-        sharding.shard(network, mesh, keep_gathered=self._reconstruction is not None)
+        # The losses of tables are not part of any block's forward pass.
+        sharding.shard(network, mesh, keep_gathered=self._table_losses is not None)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         try:
