@@ -52,11 +52,12 @@ class Hadamard(Transform):
     its own inverse. Where few inputs have most of the energy, it gives all codebooks a part of it;
     only tables refined by halut.ridge gain by that, as they add up what several codebooks tell of
     one input. Trees also lose less to rare large values; prototypes code those better as they are.
-    log2 n additions per input of a block of n; the one factor 1 / sqrt(n) per
-    input is not counted, as thresholds, prototypes and tables could take it.
 
-    >>> Hadamard(Blocks(2, 1))(torch.tensor([[3.0, 1.0]])) * 2**0.5
-    tensor([[4., 2.]])
+    log2 n additions per input of a block of n; the one factor 1 / sqrt(n) per input is not
+    counted, as thresholds, prototypes and tables could take it.
+
+    >>> Hadamard(Blocks(4, 1))(torch.tensor([[2.0, 0.0, 0.0, 0.0]]))
+    tensor([[1., 1., 1., 1.]])
     """
 
     def __init__(self, blocks: Blocks) -> None:
