@@ -17,6 +17,7 @@ HARD_ESTIMATORS = ("identity", "rotation", "diveq")
 PARAMETERIZATIONS = ("free", "derived")
 TAU_PER = ("layer", "codebook")
 METRICS = ("l2", "l1", "chebyshev")
+TRANSFORMS = ("none", "hadamard", "permute")
 
 with_bits = where(lambda own: own.bits is not None, "tables are floats: it needs halut.bits")
 with_temperature = where(
@@ -67,6 +68,12 @@ class TableConfig(Config):
     tau_per: str = option(
         "layer", "what shares a temperature", choices=TAU_PER, needs=with_temperature
     )
+    transform: str = option(
+        "none",
+        "of the inputs of a Linear or 1x1 convolution before they are coded: Hadamard rotation, or "
+        "correlated ones together",
+        choices=TRANSFORMS,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,6 +89,7 @@ class TableConfig(Config):
         choice("halut.parameterization", self.parameterization, PARAMETERIZATIONS)
         choice("halut.clip", self.clip, CLIPS)
         choice("halut.tau_per", self.tau_per, TAU_PER)
+        choice("halut.transform", self.transform, TRANSFORMS)
         for name in ("C", "V"):
             value = getattr(self, name)
             if value is not None:
@@ -96,8 +104,8 @@ class TableConfig(Config):
 
 
 def encoder_options(config: TableConfig) -> dict[str, Any]:
-    """The options that only the encoder has: two layers of the same can share one."""
-    common = {field.name for field in fields(TableConfig)}
+    """The options that the encoder alone reads: two layers of the same can share one."""
+    common = {field.name for field in fields(TableConfig)} - {"transform"}
     return {key: value for key, value in config.options().items() if key not in common}
 
 

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from halut.configs import TableConfig
 from halut.encoders.lookup_table import LookupTable
+from halut.encoders.transform import Transform, transform_of
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.ops.core.checks import check_tables, chunk_rows, compute_dtype
@@ -48,6 +49,9 @@ class Encoder(nn.Module):
     """What the layer divides rows by before the encoder learns or reads them: a power of two that
     makes them of order one, 1 where they are (halut.ops.power_of_two).
     Encoders need not know of it."""
+    transform: Transform | None
+    """What the layer maps rows by, and the weight, before the encoder learns or reads them: the
+    option `transform`. Encoders need not know of it."""
     keeps_layout: ClassVar[bool] = False
     """True if `lookup` of a quantized table lays a map out in memory like x."""
 
@@ -58,6 +62,7 @@ class Encoder(nn.Module):
         self.blocks = blocks
         self.K = K
         self.options = options if options is not None else self.Config(K=K)
+        self.transform = transform_of(self.options.transform, blocks)
         self.register_buffer("unit", torch.ones(()))
         self._last_unit: tuple[Tensor, int, float] | None = None
 
@@ -75,6 +80,15 @@ class Encoder(nn.Module):
             return x if last[2] == 1.0 else x / last[2]
         unit = self._known_unit()
         return x if isinstance(unit, float) and unit == 1.0 else x / unit
+
+    def transformed(self, x: Tensor) -> Tensor:
+        """x [N, groups * D], or the map of a 1x1 convolution, over `unit` and by `transform`."""
+        x = self.in_units(x)
+        return x if self.transform is None else self.transform(x)
+
+    def transformed_weight(self, weight: Tensor) -> Tensor:
+        """weight [groups * M_g, D] as it multiplies transformed inputs in their unit."""
+        return weight if self.transform is None else self.transform.weight(weight)
 
     def times_unit(self, x: Tensor) -> Tensor:
         """x times `unit`; x itself where that is one."""

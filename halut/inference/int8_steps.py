@@ -72,8 +72,9 @@ class Int8Tables(Int8Step):
 
 
 def reads_bytes(layer: PackedLayer, grid: Grid) -> bool:
-    """Whether the layer's codes can be made of uint8: zeros around a map must be the number 0."""
-    if layer.form != "tree":
+    """Whether the layer's codes can be made of uint8: zeros around a map must be the number 0,
+    and nothing be computed of the inputs before they are compared."""
+    if layer.form != "tree" or layer.transform is not None:
         return False
     if not isinstance(layer, PackedConv2d) or grid.zero_point == 0:
         return True

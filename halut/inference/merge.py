@@ -27,10 +27,19 @@ def same_encoding(a: nn.Module, b: nn.Module) -> bool:
         return False
     if a.table.dtype != b.table.dtype or a.table.shape[:3] != b.table.shape[:3]:
         return False
+    if not _same_transform(a.transform, b.transform):
+        return False
     if a.form == "nearest":
         alike = (a.metric, a.divisor) == (b.metric, b.divisor)
         return alike and torch.equal(a.prototypes, b.prototypes)
     return torch.equal(a.taps, b.taps) and torch.equal(a.thresholds, b.thresholds)
+
+
+def _same_transform(a: nn.Module | None, b: nn.Module | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    states = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return type(a) is type(b) and all(torch.equal(one, other) for one, other in states)
 
 
 def replace_uses(node: fx.Node, part: fx.Node) -> None:

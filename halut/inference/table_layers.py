@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.encoders.pq import PQEncoder
+from halut.encoders.transform import Permutation
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer, absent
@@ -34,7 +35,9 @@ class PackedLayer(InferenceLayer):
     y = max(scale * sum_c table[c, code_c(x)] + bias, low), with `table` [G, C, K, M] int8 (float32
     for float tables and for a scale per codebook), `scale` and `bias` float32 [G * M]; the bias
     holds the zero points. `taps` and `thresholds`, or `prototypes`, make the codes; an encoder
-    without an operator of its own stays a module, `encoder`. `low` is None, or 0.0 for a ReLU.
+    without an operator of its own stays a module, `encoder`. `transform` maps the inputs before, if
+    there is one; a tree's taps take a permutation into themselves. `low` is None, or 0.0 for a
+    ReLU.
 
     Buffers keep their dtypes when the network is cast (`.half()`), as the inputs may have any of
     float32, float16 and bfloat16; answers have the inputs' dtype. Raises HalutError for a layer
@@ -62,6 +65,7 @@ class PackedLayer(InferenceLayer):
             self.register_buffer(name, value.contiguous())
         self.low: float | None = None
         self.encoder: nn.Module | None = None
+        self.transform: nn.Module | None = None
         self.form = self._take(layer.encoder)
         self.calls = PreparedKernelCache()
         self.divisor = self._divisor()
@@ -70,14 +74,19 @@ class PackedLayer(InferenceLayer):
     def _take(self, encoder: nn.Module) -> str:
         """Keep what makes the codes; the name of the way they are made."""
         if type(encoder) is TreeEncoder:
-            self.register_buffer("taps", encoder.input_dims.detach().clone())
+            taps = encoder.input_dims.detach().clone()
+            if isinstance(encoder.transform, Permutation):
+                taps = encoder.transform.order[taps]
+            else:
+                self.transform = encoder.transform
+            self.register_buffer("taps", taps)
             thresholds = encoder.times_unit(encoder.thresholds.detach().float())
             self.register_buffer("thresholds", thresholds.clone())
             return "tree"
         if type(encoder) is PQEncoder and not encoder.options.output_metric:
             self.register_buffer("prototypes", encoder.prototypes.detach().float().clone())
             self.register_buffer("unit", encoder.unit.detach().clone())
-            self.metric = encoder.options.metric
+            self.metric, self.transform = encoder.options.metric, encoder.transform
             return "nearest"
         self.encoder = encoder.requires_grad_(False)
         return "encoder"
@@ -117,13 +126,16 @@ class PackedLayer(InferenceLayer):
             inputs = (*inputs, *epilogue)
         if self.divisor != 1.0:
             x = x / self.divisor
+        if self.transform is not None:
+            x = self.transform(x)
         geometry = self.geometry_of(x)
         if self.form != "encoder" and not (x.shape[0] and can_bypass_dispatcher(x)):
             return OPERATORS[self.form](x, *inputs, *window(geometry), *added)
         if self.form != "encoder":
             return self.calls.run(f"{self.form}_layer", x, (*inputs, geometry), *added)
         encoder: Any = self.encoder
-        codes = encoder.codes(x.float(), geometry)
+        rows = x.float() if encoder.transform is None else encoder.transform(x.float())
+        codes = encoder.codes(rows, geometry)
         check_residual(residual, x, epilogue[0].shape[0], geometry)
         if residual is None:
             y = torch.ops.halut.code_layer(codes, table, buffers["packed"], *epilogue)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from halut.configs import TableConfig
 from halut.configs.tables import HARD_ESTIMATORS
 from halut.encoders import Encoder, LookupTable, as_answer, encoders, shared_prototypes
+from halut.encoders.transform import Permutation
+from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
 from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
@@ -138,8 +140,10 @@ class LUTLayer(ReplacedLayer):
         rows = rows.cpu()
         if not self.encoder_shared:
             self.encoder.unit.fill_(unit_of(float(rows.abs().max())))
-        rows = self.encoder.in_units(rows)
-        targets = None if target_rows is None else self.encoder.in_units(target_rows.cpu())
+            if self.encoder.transform is not None:
+                self.encoder.transform.learn(self.encoder.in_units(rows))
+        rows, weight = self.encoder.transformed(rows), self.encoder.transformed_weight(weight)
+        targets = None if target_rows is None else self.encoder.transformed(target_rows.cpu())
         if self.encoder_shared:
             prototypes = shared_prototypes(self.encoder, rows)
         else:
@@ -202,13 +206,14 @@ class LUTLayer(ReplacedLayer):
     def _derived_lut(self, P: Tensor) -> Tensor:
         """P W' for prototypes of their block's inputs, or of all D (refined by ridge).
 
-        Prototypes are in the encoder's unit, tables are not.
+        Prototypes are of transformed inputs in the encoder's unit, tables are not.
         """
         G, C, K = self.site.groups, self.blocks.C, self.options.K
+        weight = self.encoder.transformed_weight(self.weight)
         if P.shape[-1] == self.site.D and C > 1:
-            W = self.weight.view(G, -1, self.site.D)  # [G, M_g, D]
+            W = weight.view(G, -1, self.site.D)  # [G, M_g, D]
             return self.encoder.times_unit(torch.einsum("gckd,gmd->gckm", P.view(G, C, K, -1), W))
-        return self.encoder.times_unit(blockwise_lut(P, self.weight, self.blocks))
+        return self.encoder.times_unit(blockwise_lut(P, weight, self.blocks))
 
     def table(self, lut: Tensor) -> QuantizedTable | None:
         """The quantized form of `lut`, or None for float tables."""
@@ -249,7 +254,8 @@ class LUTLayer(ReplacedLayer):
             sums = sums + (averaged - sums).detach()
         y = table.apply_scale(sums)
         if self.estimator in ("rotation", "diveq") and torch.is_grad_enabled():
-            P, W = self.encoder.prototypes, self.encoder.times_unit(self.weight.detach())
+            weight = self.encoder.transformed_weight(self.weight.detach())
+            P, W = self.encoder.prototypes, self.encoder.times_unit(weight)
             assert isinstance(P, Tensor)
             y = carry_gradient(y, x, codes, P, W, self.estimator, geometry)
         return as_answer(y, x, geometry, self.site.groups)
@@ -323,7 +329,10 @@ class LUTLayer(ReplacedLayer):
     # -- geometry (subclasses) --------------------------------------------------------------
 
     def encoder_input(self, x: Tensor) -> tuple[Tensor, ConvGeometry | None]:
-        """Where the encoder's rows are, in its unit: rows [N, D], or a map and its geometry."""
+        """Where the encoder's rows are, as `Encoder.transformed` gives them.
+
+        Rows [N, D], or a map and its geometry.
+        """
         raise NotImplementedError
 
     def codes(self, x: Tensor) -> Tensor:
@@ -363,20 +372,23 @@ class LUTLayer(ReplacedLayer):
         """Operations for one sample and bytes of what inference must hold.
 
         Encode: N C log2 K compares for a tree, N D K multiply-adds and N C (K - 1) compares for
-        nearest prototypes; N C M look-ups and as many adds; tables C K M bits / 8 bytes; codes N C
-        log2 K bits. N counts tokens or output positions. The exact product's N D M multiply-adds
-        are gone; the one per output that rescales integer sums, like the bias, is not counted.
+        nearest prototypes; N D log2 D adds for a Hadamard transform; N C M look-ups and as many
+        adds; tables C K M bits / 8 bytes; codes N C log2 K bits. N counts tokens or output
+        positions. The exact product's N D M multiply-adds are gone; the one per output that
+        rescales integer sums, like the bias, is not counted.
         bops: bit operations, of which the encoder has encode_bops. weight_bytes holds the bias,
         with the folded zero points of quantized tables, and the tables' scales; weight_bits the
         tables and those scales.
         """
         site, options, blocks = self.site, self.options, self.blocks
         encode = self.encoder.cost(site.rows)
+        transform_adds, transform_bytes = self._transform_cost()
         lookups = site.rows * blocks.C * site.M  # every group adds C entries to each of its outputs
         quantized = options.bits is not None
         bits = FLOAT if options.bits is None else options.bits
         entries = blocks.C * options.K * site.M
-        compares, macs, adds = encode["compares"], encode["macs"], encode.get("adds", 0)
+        compares, macs = encode["compares"], encode["macs"]
+        adds = encode.get("adds", 0) + transform_adds
         encode_bops = FLOAT * (compares + adds) + FLOAT * FLOAT * macs
         return {
             "macs": 0,
@@ -390,9 +402,20 @@ class LUTLayer(ReplacedLayer):
             "weight_bytes": 4 * ((site.M if site.bias or quantized else 0) + self.scales()),
             "table_bytes": math.ceil(entries * bits / 8),
             "weight_bits": entries * bits + FLOAT * self.scales(),
-            "encoder_bytes": encode["state_bytes"],
+            "encoder_bytes": encode["state_bytes"] + transform_bytes,
             "index_bits": site.rows * blocks.total * math.ceil(math.log2(options.K)),
         }
+
+    def _transform_cost(self) -> tuple[int, int]:
+        """Adds of one sample, at the positions that are read, and bytes of the input's transform.
+
+        The columns that a hash tree tests take a permutation into themselves.
+        """
+        transform = self.encoder.transform
+        if transform is None:
+            return 0, 0
+        folds = isinstance(transform, Permutation) and type(self.encoder) is TreeEncoder
+        return self.site.rows * transform.adds, 0 if folds else transform.state_bytes
 
     def scales(self) -> int:
         """Scales the quantized table has; 0 for a float table."""
@@ -479,7 +502,7 @@ class LUTLinear(LUTLayer):
             raise HalutError(
                 f"{self.site.name} takes {self.site.D} inputs, got x of shape {list(x.shape)}"
             )
-        return self.encoder.in_units(x.reshape(-1, self.site.D)), None
+        return self.encoder.transformed(x.reshape(-1, self.site.D)), None
 
     def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:
         return y.view(*x.shape[:-1], self.site.M)
@@ -503,7 +526,7 @@ class LUTConv2d(LUTLayer):
             raise HalutError(
                 f"{self.site.name} takes maps [B, {self.channels}, H, W], got {list(x.shape)}"
             )
-        return self.encoder.in_units(x), geometry.on(x) if geometry.same else geometry
+        return self.encoder.transformed(x), geometry.on(x) if geometry.same else geometry
 
     def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:
         assert self.site.geometry is not None

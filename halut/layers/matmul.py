@@ -69,7 +69,9 @@ class HalutMatmul:
         blocks = Blocks(rows.shape[1], self.C)
         encoder = encoders[self.encoder_name](blocks, self.K, self.options).to(rows.device)
         encoder.unit.fill_(unit_of(float(rows.abs().max())))
-        rows = encoder.in_units(rows)
+        if encoder.transform is not None:
+            encoder.transform.learn(encoder.in_units(rows))
+        rows, weight = encoder.transformed(rows), encoder.transformed_weight(weight)
         prototypes = encoder.calibrate(rows, seed=self.seed, weight=weight)
         self.lut = encoder.times_unit(
             refine(encoder.codes(rows), prototypes, rows, weight, self.lam)
@@ -85,7 +87,7 @@ class HalutMatmul:
         rows = _tensor("A", A)
         check_rows(rows, self.encoder.blocks.D)
         encoder = self.encoder.to(rows.device)
-        codes = encoder.codes(encoder.in_units(rows))
+        codes = encoder.codes(encoder.transformed(rows))
         if self.table is None:
             y = accumulate(codes, self.lut.to(rows.device))
         else:

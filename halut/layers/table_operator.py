@@ -29,6 +29,7 @@ class TableOperator(Operator):
         blocks = Blocks(site.D, codebooks(config, site), site.groups)
         encoder = encoders[config.name]
         encoder(blocks, config.K, config)
+        _check_transform(config.transform, blocks, site)
         run = config.average
         if run is not None and (run < 2 or run & (run - 1) or blocks.C % run):
             raise HalutError(
@@ -55,3 +56,19 @@ class TableOperator(Operator):
         self.check(site)
         kind = LUTLinear if site.geometry is None else LUTConv2d
         return kind(site, self.config, source)
+
+
+def _check_transform(transform: str, blocks: Blocks, site: Site) -> None:
+    """Raise HalutError where the inputs are not the same at every tap, or nothing would change."""
+    if transform == "none":
+        return
+    if site.taps > 1:
+        raise HalutError(
+            f"{site.name} has {site.taps} taps: halut.transform={transform} needs a Linear or a "
+            "1x1 convolution; choose none there"
+        )
+    if transform == "permute" and not 1 < blocks.C < blocks.D:
+        raise HalutError(
+            f"{site.name} has {blocks.C} codebooks of {blocks.D} inputs: halut.transform=permute "
+            f"needs 2..{blocks.D - 1} of them, or nothing changes; choose none or hadamard there"
+        )
