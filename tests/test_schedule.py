@@ -33,6 +33,13 @@ def plan():
             {"per_stage": 2, "sensitivity": dict(zip(NAMES[1:6], [5, 1, 3, 1, -2], strict=True))},
             [["b.x", "a.0.y"], ["mid", "a.1.x"], ["a.0.x"]],  # equal ones by name
         ),
+        (
+            "inner_first",
+            {"per_stage": 2, "residual": {
+                "a.0.x": "inner", "a.0.y": "writer", "a.1.x": "shortcut", "mid": "inner",
+                "b.x": "writer"}},
+            [["mid", "a.0.x"], ["b.x", "a.0.y"], ["a.1.x"]],
+        ),
         ("by_block", {"blocks": ["a.0", "a.1", "b"]},
          [["a.0.x", "a.0.y"], ["a.1.x"], ["mid"], ["b.x"]]),
         ("by_block", {"blocks": ["a", "b"]}, [["a.0.x", "a.0.y", "a.1.x"], ["mid"], ["b.x"]]),
@@ -46,6 +53,7 @@ def test_orders(plan, order, context, stages):
 @pytest.mark.parametrize("order", list(orders))
 def test_every_order_replaces_every_site_once(plan, order):
     context = {"sensitivity": dict.fromkeys(NAMES, 0.0), "blocks": ["a"], "per_stage": 2}
+    context["residual"] = dict.fromkeys(NAMES, "inner")
     staged = assign(plan, orders[order](plan.replaced, context))
     assert sorted(e.site.name for i in range(staged.stages) for e in staged.stage(i)) == sorted(
         NAMES[1:6]

@@ -9,6 +9,7 @@ from typing import Any
 from halut.errors import HalutError
 from halut.registry import Registry
 from halut.sites.plan import Entry, Plan
+from halut.sites.residual import INNER, SHORTCUT, WRITER
 
 Order = Callable[[Sequence[Entry], dict[str, Any]], list[list[str]]]
 orders: Registry[Order] = Registry("schedule order")
@@ -59,6 +60,23 @@ def front_to_back(entries: Sequence[Entry], context: dict[str, Any]) -> list[lis
 def back_to_front(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
     """The last site first, `per_stage` sites at a time."""
     return _chunks([entry.site.name for entry in entries][::-1], context.get("per_stage", 1))
+
+
+@orders.register("inner_first")
+def inner_first(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
+    """Inner layers of residual blocks, then the writers of the residual stream, shortcuts last.
+
+    Each of the three from the last to the first, `per_stage` sites at a time. context["residual"]
+    maps names to the roles of halut.sites.residual; layers in no residual block are inner, so that
+    a network without any goes back to front.
+    """
+    roles = context.get("residual")
+    if roles is None:
+        raise HalutError("schedule inner_first needs the roles of the sites in residual blocks")
+    names = [entry.site.name for entry in entries][::-1]
+    ranks = {INNER: 0, WRITER: 1, SHORTCUT: 2}
+    names.sort(key=lambda name: ranks[roles[name]])  # stable
+    return _chunks(names, context.get("per_stage", 1))
 
 
 @orders.register("by_sensitivity")

@@ -26,6 +26,13 @@ def test_by_sensitivity_takes_the_least_costly_site_first(finished):
     assert [run.plan[names[0]]["stage"] for names in run.stages] == [0, 1, 2, 3]
 
 
+def test_inner_first_ends_with_what_writes_the_residual_stream(finished):
+    run = finished("run", "schedule=inner_first", "schedule.epochs=0", only=SITES)
+    order = ["stack3.conv1", "stack2.conv1", "stack3.conv2", "stack2.conv2"]
+    assert run.stages == [[name] for name in order]
+    assert [run.plan[name]["stage"] for name in order] == [0, 1, 2, 3]
+
+
 def test_by_block_takes_a_stack_a_stage(finished):
     run = finished("run", "schedule=by_block", "schedule.epochs=0", only=SITES)
     assert run.stages == [list(SITES[:2]), list(SITES[2:])]

@@ -20,7 +20,7 @@ from halut.sites.plan import KEEP
 from halut.training.optim import lr_schedules
 from halut.training.optim import optimizers as by_name
 
-PER_STAGE = ("front_to_back", "back_to_front", "by_sensitivity")
+PER_STAGE = ("front_to_back", "back_to_front", "by_sensitivity", "inner_first")
 """Orders that count sites per stage."""
 
 
