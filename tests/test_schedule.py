@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from halut.errors import HalutError
-from halut.replace.schedule import Stage, assign, block_of, orders
+from halut.replace.schedule import Stage, assign, block_of, orders, with_encoders_first
 from halut.sites.find import Site
 from halut.sites.plan import KEEP, Entry, Plan
 
@@ -88,6 +88,7 @@ def test_stages_that_do_not_fit_the_plan(plan, groups, message):
         ({"calibrate": "exact"}, "unknown schedule.calibrate 'exact'; choose: replaced, original"),
         ({"lr": {"tables": 1.0}}, "unknown role 'tables'; choose from: table, "),
         ({"freeze": ["all"]}, "unknown role 'all'"),
+        ({"floor": 1.5}, "floor of a stage must be in 0..1, got 1.5"),
     ],
 )
 def test_bad_stages(options, message):
@@ -104,3 +105,23 @@ def test_bad_orders(plan):
         orders["front_to_back"](plan.replaced, {"per_stage": 0})
     with pytest.raises(HalutError, match="needs the accuracy lost per site"):
         orders["by_sensitivity"](plan.replaced, {})
+
+
+def test_encoders_first_makes_two_stages_of_one():
+    stages = [
+        Stage(["a"], 3, "original", {"table": 0.1}, ["temperature"], 0.2),
+        Stage(["b"], 0),
+        Stage([], 2),
+    ]
+    assert with_encoders_first(stages, 0) == stages
+    frozen = ["basis", "rest"]
+    assert with_encoders_first(stages, 1) == [
+        Stage(["a"], 1, "original", {"table": 0.1}, [*frozen, "temperature"], 0.2),
+        Stage([], 2, "original", {"table": 0.1}, ["temperature"], 0.2),
+        Stage(["b"], 0),
+        Stage([], 1, freeze=frozen),
+        Stage([], 1),
+    ]
+    message = "encoders_first must be below the epochs of every stage, got 2: stage 2 has 2"
+    with pytest.raises(HalutError, match=message):
+        with_encoders_first(stages, 2)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from halut.errors import HalutError
+from halut.option import between
 from halut.registry import Registry
 from halut.sites.plan import Entry, Plan
 from halut.sites.residual import INNER, SHORTCUT, WRITER
@@ -15,6 +16,8 @@ Order = Callable[[Sequence[Entry], dict[str, Any]], list[list[str]]]
 orders: Registry[Order] = Registry("schedule order")
 
 ROLES = ("table", "prototypes", "thresholds", "temperature", "basis", "rest")
+ENCODER_ROLES = ("table", "prototypes", "thresholds", "temperature")
+"""What trains first where schedule.encoders_first is given."""
 CALIBRATE = ("replaced", "original")
 
 
@@ -22,9 +25,14 @@ CALIBRATE = ("replaced", "original")
 class Stage:
     """One stage: sites replaced together, then trained.
 
-    `calibrate`: "replaced" learns each site on the network as it stands, earlier sites of the
-    stage swapped already; "original" learns all of them on the exact network. `lr` overrides the
-    optimizer's learning rate per role, `freeze` names roles that do not train.
+    Without sites it trains on what is there. `calibrate`: "replaced" learns each site on the
+    network as it stands, earlier sites of the stage swapped already; "original" learns all of them
+    on the exact network. `lr` overrides the optimizer's learning rate per role, `freeze` names
+    roles that do not train, `floor` is the share of a rate that cosine ends at, None: the
+    schedule's. Raises HalutError for values that cannot be, naming the choices.
+
+    >>> Stage(["conv1"], epochs=2, lr={"table": 3e-3}, floor=0.2).freeze
+    []
     """
 
     sites: list[str]
@@ -32,6 +40,7 @@ class Stage:
     calibrate: str = "replaced"
     lr: dict[str, float] = field(default_factory=dict)
     freeze: list[str] = field(default_factory=list)
+    floor: float | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -42,6 +51,8 @@ class Stage:
         for role in (*self.lr, *self.freeze):
             if role not in ROLES:
                 raise HalutError(f"unknown role {role!r}; choose from: {', '.join(ROLES)}")
+        if self.floor is not None:
+            between("floor of a stage", self.floor, 0, 1)
 
 
 @orders.register("all_at_once")
@@ -115,6 +126,29 @@ def _chunks(names: list[str], size: int) -> list[list[str]]:
     if size < 1:
         raise HalutError(f"schedule.per_stage must be at least 1, got {size}")
     return [names[i : i + size] for i in range(0, len(names), size)]
+
+
+def with_encoders_first(stages: Sequence[Stage], epochs: int) -> list[Stage]:
+    """The stages with `epochs` of each one's own, its first, in which "rest" and "basis" rest.
+
+    Only tables, prototypes, thresholds and temperatures train in these; in the others everything.
+    Such a stage becomes two, the second without sites. Stages of no epochs stay as they are.
+    Raises HalutError if a stage has no more epochs than that.
+    """
+    split: list[Stage] = []
+    for index, stage in enumerate(stages):
+        if not epochs or not stage.epochs:
+            split.append(stage)
+            continue
+        if epochs >= stage.epochs:
+            raise HalutError(
+                f"schedule.encoders_first must be below the epochs of every stage, got {epochs}: "
+                f"stage {index} has {stage.epochs}"
+            )
+        frozen = {*stage.freeze, *(role for role in ROLES if role not in ENCODER_ROLES)}
+        split.append(replace(stage, epochs=epochs, freeze=sorted(frozen)))
+        split.append(replace(stage, epochs=stage.epochs - epochs, sites=[]))
+    return split
 
 
 def assign(plan: Plan, groups: Sequence[Sequence[str]]) -> Plan:

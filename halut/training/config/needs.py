@@ -103,6 +103,11 @@ def of_order(*orders: str) -> Needs:
     return why
 
 
+def of_cosine(own: Any, run: Any) -> str | None:
+    """What only the cosine schedule has."""
+    return None if run.optim.schedule == "cosine" else "it needs optim.schedule=cosine"
+
+
 def of_roles(own: Any, run: Any) -> str | None:
     """Rates by optimizer role, of which each must have parameters."""
     present = roles(run)
