@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from halut.errors import HalutError
+from halut.option import between
 from halut.registry import Registry
 from halut.sites.plan import Entry, Plan
+from halut.sites.residual import INNER, SHORTCUT, WRITER
 
 Order = Callable[[Sequence[Entry], dict[str, Any]], list[list[str]]]
 orders: Registry[Order] = Registry("schedule order")
 
 ROLES = ("table", "prototypes", "thresholds", "temperature", "basis", "rest")
+ENCODER_ROLES = ("table", "prototypes", "thresholds", "temperature")
+"""What trains first where schedule.encoders_first is given."""
 CALIBRATE = ("replaced", "original", "asymmetric")
 
 
@@ -21,11 +25,16 @@ CALIBRATE = ("replaced", "original", "asymmetric")
 class Stage:
     """One stage: sites replaced together, then trained.
 
-    `calibrate`: "replaced" learns each site on the network as it stands, earlier sites of the
-    stage swapped already; "original" learns all of them on the exact network; "asymmetric" codes
-    what "replaced" does, and fits tables to what the exact network answers at the same places (as
-    GPTAQ does for weights: Li et al. 2025). `lr` overrides the optimizer's learning rate per role,
-    `freeze` names roles that do not train.
+    Without sites it trains on what is there. `calibrate`: "replaced" learns each site on the
+    network as it stands, earlier sites of the stage swapped already; "original" learns all of them
+    on the exact network; "asymmetric" codes what "replaced" does, and fits tables to what the exact
+    network answers at the same places (as GPTAQ does for weights: Li et al. 2025). `lr` overrides
+    the optimizer's learning rate per role, `freeze` names roles that do not train, `floor` is the
+    share of a rate that cosine ends at, None: the schedule's. Raises HalutError for values that
+    cannot be, naming the choices.
+
+    >>> Stage(["conv1"], epochs=2, lr={"table": 3e-3}, floor=0.2).freeze
+    []
     """
 
     sites: list[str]
@@ -33,6 +42,7 @@ class Stage:
     calibrate: str = "replaced"
     lr: dict[str, float] = field(default_factory=dict)
     freeze: list[str] = field(default_factory=list)
+    floor: float | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -43,6 +53,8 @@ class Stage:
         for role in (*self.lr, *self.freeze):
             if role not in ROLES:
                 raise HalutError(f"unknown role {role!r}; choose from: {', '.join(ROLES)}")
+        if self.floor is not None:
+            between("floor of a stage", self.floor, 0, 1)
 
 
 @orders.register("all_at_once")
@@ -61,6 +73,23 @@ def front_to_back(entries: Sequence[Entry], context: dict[str, Any]) -> list[lis
 def back_to_front(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
     """The last site first, `per_stage` sites at a time."""
     return _chunks([entry.site.name for entry in entries][::-1], context.get("per_stage", 1))
+
+
+@orders.register("inner_first")
+def inner_first(entries: Sequence[Entry], context: dict[str, Any]) -> list[list[str]]:
+    """Inner layers of residual blocks, then the writers of the residual stream, shortcuts last.
+
+    Each of the three from the last to the first, `per_stage` sites at a time. context["residual"]
+    maps names to the roles of halut.sites.residual; layers in no residual block are inner, so that
+    a network without any goes back to front.
+    """
+    roles = context.get("residual")
+    if roles is None:
+        raise HalutError("schedule inner_first needs the roles of the sites in residual blocks")
+    names = [entry.site.name for entry in entries][::-1]
+    ranks = {INNER: 0, WRITER: 1, SHORTCUT: 2}
+    names.sort(key=lambda name: ranks[roles[name]])  # stable
+    return _chunks(names, context.get("per_stage", 1))
 
 
 @orders.register("by_sensitivity")
@@ -99,6 +128,29 @@ def _chunks(names: list[str], size: int) -> list[list[str]]:
     if size < 1:
         raise HalutError(f"schedule.per_stage must be at least 1, got {size}")
     return [names[i : i + size] for i in range(0, len(names), size)]
+
+
+def with_encoders_first(stages: Sequence[Stage], epochs: int) -> list[Stage]:
+    """The stages with `epochs` of each one's own, its first, in which "rest" and "basis" rest.
+
+    Only tables, prototypes, thresholds and temperatures train in these; in the others everything.
+    Such a stage becomes two, the second without sites. Stages of no epochs stay as they are.
+    Raises HalutError if a stage has no more epochs than that.
+    """
+    split: list[Stage] = []
+    for index, stage in enumerate(stages):
+        if not epochs or not stage.epochs:
+            split.append(stage)
+            continue
+        if epochs >= stage.epochs:
+            raise HalutError(
+                f"schedule.encoders_first must be below the epochs of every stage, got {epochs}: "
+                f"stage {index} has {stage.epochs}"
+            )
+        frozen = {*stage.freeze, *(role for role in ROLES if role not in ENCODER_ROLES)}
+        split.append(replace(stage, epochs=epochs, freeze=sorted(frozen)))
+        split.append(replace(stage, epochs=stage.epochs - epochs, sites=[]))
+    return split
 
 
 def assign(plan: Plan, groups: Sequence[Sequence[str]]) -> Plan:

@@ -73,7 +73,7 @@ class Flow(TorchDispatchMode):
                 y = forward(*args, **kwargs)
             finally:
                 self.active.pop()
-            for storage in _storages(y):
+            for storage in storages(y):
                 self.taint[storage] = self.taint.get(storage, 0) | self.bits[name]
             return y
 
@@ -82,7 +82,7 @@ class Flow(TorchDispatchMode):
     def reaching(self, out: Any) -> set[str]:
         """Names of the layers on which `out`, or a value of Python on the way, depends."""
         mask = self.decided
-        for storage in _storages(out):
+        for storage in storages(out):
             mask |= self.taint.get(storage, 0)
         return {name for name, bit in self.bits.items() if mask & bit}
 
@@ -91,7 +91,7 @@ class Flow(TorchDispatchMode):
         for t in inputs:
             self._note(t)
         sources, mask = set(), 0
-        for storage in _storages(inputs):
+        for storage in storages(inputs):
             sources.add(storage)
             mask |= self.taint.get(storage, 0)
         out = func(*args, **(kwargs or {}))
@@ -100,7 +100,7 @@ class Flow(TorchDispatchMode):
         if func._schema.is_mutable:
             for storage in sources:  # more than those written: nothing is lost
                 self.taint[storage] = mask
-        for storage in _storages(out):
+        for storage in storages(out):
             self.taint[storage] = mask
         return out
 
@@ -118,7 +118,7 @@ def _address(t: Tensor) -> int:
         return 0
 
 
-def _storages(values: Any) -> list[int]:
+def storages(values: Any) -> list[int]:
     """Addresses of the storages of all tensors in a value."""
     storages = []
     for t in tensors_of(values):

@@ -34,6 +34,7 @@ def make_plan(config: TrainConfig, network: nn.Module, data: Any) -> Plan:
     """
     check_loss(network, config.loss)
     check_roles("schedule.lr", config.schedule.lr)
+    check_roles("schedule.final_lr", config.schedule.final_lr)
     check_roles("schedule.freeze", config.schedule.freeze)
     example = torch.zeros(1, *data.input_shape)
     wants_attention = _wants_attention(config)
@@ -115,9 +116,11 @@ def make_stages(settings: ScheduleConfig, plan: Plan, context: dict[str, Any]) -
     order = schedule.orders[settings.order]
     groups = order(plan.replaced, {**context, "per_stage": settings.per_stage})
     stages = [Stage(names, settings.epochs, settings.calibrate) for names in groups]
+    last = stages[-1]
     if settings.final_epochs is not None:
-        stages[-1].epochs = settings.final_epochs
-    return stages
+        last.epochs = settings.final_epochs
+    last.lr, last.floor = dict(settings.final_lr), settings.final_floor
+    return schedule.with_encoders_first(stages, settings.encoders_first)
 
 
 def parts_of(config: Any, data: Any, stages: Sequence[Any], widths: int) -> list[Part]:

@@ -48,7 +48,7 @@ def stages_table(report: Mapping[str, Any]) -> Table:
         table.add_column(key.replace("_", " "), justify="right", overflow="fold")
     for index, stage in enumerate(report["stages"]):
         accuracies = (f"{stage[f'val_accuracy_{key}']:.2f}" for key in keys)
-        table.add_row(f"{index:02d}", ", ".join(stage["sites"]), *accuracies)
+        table.add_row(f"{index:02d}", ", ".join(stage["sites"]) or "-", *accuracies)
     return table
 
 

@@ -28,6 +28,7 @@ from halut.replace.global_pruning import with_global_pruning
 from halut.replace.recalibrate import check_norms
 from halut.replace.schedule import Stage
 from halut.sites.plan import Plan
+from halut.sites.residual import residual_roles
 from halut.training.calibrate import Context, captured
 from halut.training.cluster.lock import locked
 from halut.training.config.run_config import TrainConfig, plain_values
@@ -175,7 +176,11 @@ def _stages(
 ) -> list[Stage]:
     names = [entry.site.name for entry in plan]
     blocks = config.schedule.blocks or block_names(network, names)
-    return make_stages(config.schedule, plan, {"blocks": blocks, "sensitivity": accuracy_loss})
+    context: dict[str, Any] = {"blocks": blocks, "sensitivity": accuracy_loss}
+    if config.schedule.order == "inner_first" and not config.schedule.stages:
+        example = torch.zeros(1, *plan.model["input_shape"])
+        context["residual"] = residual_roles(network, example, names)
+    return make_stages(config.schedule, plan, context)
 
 
 def _run(

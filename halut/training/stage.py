@@ -54,9 +54,10 @@ PROVING = 2
 
 
 def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[str]) -> Recipe:
-    """The optimizer's rates with the schedule's and the stage's own laid over them."""
+    """The optimizer's rates and floor with the schedule's and the stage's own laid over them."""
     optim = config.optim
     rates = {**_rates(optim.lr), **config.schedule.lr, **stage.lr}
+    floors = (stage.floor, config.schedule.floor, optim.floor)
     return Recipe(
         optim.optimizer,
         rates,
@@ -65,7 +66,7 @@ def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[
         momentum=optim.momentum,
         warmup=optim.warmup,
         schedule=optim.schedule,
-        floor=optim.floor,
+        floor=next(floor for floor in floors if floor is not None),
         freeze=[*config.schedule.freeze, *stage.freeze],
         seed=seed,
         feature_blocks=config.loss.feature_blocks or list(blocks),
@@ -185,18 +186,12 @@ def _swapped(
         return dict(note)
     name = f"stage_{index:02d}"
     _note(folder, f"{name}: capture, learn, swap")
-    log.info("%s: replacing %s (%s)", name, ", ".join(stage.sites), run.position or "one stage")
-    learn(context, network, context.plan.stage(index), stage.calibrate)
-    batch = next(iter(context.data.calibration_batches(PROVING, seed=context.config.seed)))[0]
-    prove(network, batch[:PROVING], stage.sites)
-    if is_main():
-        samples = context.config.recalibrate * context.data.config.batch_size
-        if samples:
-            batches = context.data.calibration_batches(samples, seed=context.config.seed + index)
-            recalibrate(network, batches)
-    share_state(network)
-    accuracy = split_accuracy(network, context.data, "val", context.config.trainer)
-    log.info("%s: accuracy %.2f before, %.2f after the swap", name, before, accuracy)
+    if stage.sites:
+        accuracy = _replaced(context, network, index, stage)
+        log.info("%s: accuracy %.2f before, %.2f after the swap", name, before, accuracy)
+    else:
+        log.info("%s: training on what is there (%s)", name, run.position or "one stage")
+        accuracy = before
     figures = {
         "stage/val_accuracy_before": before,
         "stage/val_accuracy_after_swap": accuracy,
@@ -212,3 +207,19 @@ def _swapped(
         seconds = time.monotonic() - begun  # counted by the process that resumes
         folder.write(path.relative_to(folder.path) / "swap.json", {**result, "seconds": seconds})
     return {**result, "seconds": 0.0}
+
+
+def _replaced(context: Context, network: nn.Module, index: int, stage: Stage) -> float:
+    """Swap the stage's sites for operators that have learned; the validation accuracy then."""
+    config, position = context.config, run.position or "one stage"
+    log.info("stage_%02d: replacing %s (%s)", index, ", ".join(stage.sites), position)
+    learn(context, network, context.plan.stage(index), stage.calibrate)
+    batch = next(iter(context.data.calibration_batches(PROVING, seed=config.seed)))[0]
+    prove(network, batch[:PROVING], stage.sites)
+    if is_main():
+        samples = config.recalibrate * context.data.config.batch_size
+        if samples:
+            batches = context.data.calibration_batches(samples, seed=config.seed + index)
+            recalibrate(network, batches)
+    share_state(network)
+    return split_accuracy(network, context.data, "val", config.trainer)

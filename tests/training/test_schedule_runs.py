@@ -6,6 +6,11 @@ import json
 
 import pytest
 
+from halut.sites.find import Site
+from halut.sites.plan import Entry, Plan
+from halut.training.config.run_config import ScheduleConfig, TrainConfig
+from halut.training.planning import make_stages
+from halut.training.stage import stage_recipe
 from tests.training.smoke_run import COMMON, LAST, moved, runner
 
 
@@ -24,6 +29,13 @@ def test_by_sensitivity_takes_the_least_costly_site_first(finished):
     assert set(lost) == set(SITES)
     assert run.stages == [[name] for name in sorted(SITES, key=lambda name: (lost[name], name))]
     assert [run.plan[names[0]]["stage"] for names in run.stages] == [0, 1, 2, 3]
+
+
+def test_inner_first_ends_with_what_writes_the_residual_stream(finished):
+    run = finished("run", "schedule=inner_first", "schedule.epochs=0", only=SITES)
+    order = ["stack3.conv1", "stack2.conv1", "stack3.conv2", "stack2.conv2"]
+    assert run.stages == [[name] for name in order]
+    assert [run.plan[name]["stage"] for name in order] == [0, 1, 2, 3]
 
 
 def test_by_block_takes_a_stack_a_stage(finished):
@@ -61,6 +73,65 @@ def test_stages_written_out(finished):
     changed = moved(*(run.tensors(f"stage_01/{name}") for name in ("swapped", "weights")))
     assert "fc.weight" in changed
     assert not any(name.endswith(".lut") for name in changed)
+
+
+def test_floors_and_rates_of_the_last_stage():
+    config = TrainConfig()
+    config.schedule = ScheduleConfig(lr={"rest": 0.5}, final_lr={"table": 0.25}, final_floor=1.0)
+    sites = [Entry(Site(name, "linear", 4, 4), "tree") for name in ("a", "b")]
+
+    def recipes():
+        stages = make_stages(config.schedule, Plan(tuple(sites)), {})
+        assert [stage.sites for stage in stages] == [["a"], ["b"]]
+        return [stage_recipe(config, stage, 0, []) for stage in stages]
+
+    assert [recipe.floor for recipe in recipes()] == [config.optim.floor, 1.0]
+    assert [recipe.lr["table"] for recipe in recipes()] == [config.optim.lr.table, 0.25]
+    assert [recipe.lr["rest"] for recipe in recipes()] == [0.5, 0.5]
+    config.schedule.floor = 0.2
+    assert [recipe.floor for recipe in recipes()] == [0.2, 1.0]
+    config.schedule = ScheduleConfig(stages=[{"sites": ["a"], "floor": 0}, {"sites": ["b"]}])
+    assert [recipe.floor for recipe in recipes()] == [0, config.optim.floor]
+
+
+def test_a_stage_without_sites_trains_on_what_is_there(train, finished):
+    stages = (
+        "+schedule.stages=[{sites: [], floor: 1}, {sites: [stack3.conv1]}, "
+        "{sites: [], freeze: [rest]}]"
+    )
+    options = (stages, "schedule.select=last")
+    run = finished("run", *options, only=LAST[:1])
+    assert run.stages == [[], ["stack3.conv1"], []]
+    assert run.plan["stack3.conv1"]["stage"] == 1
+    assert [s["steps"] for s in run.report["stages"]] == [2, 2, 2]
+    for stage in (0, 2):  # nothing is swapped, and no norm recalibrated
+        before = run.report["stages"][stage]["val_accuracy_before"]
+        assert run.report["stages"][stage]["val_accuracy_after_swap"] == before
+    ended, begun = (run.tensors(f"stage_{n}") for n in ("01/weights", "02/swapped"))
+    assert not moved(ended, begun)
+    changed = moved(begun, run.tensors("stage_02/weights"))
+    assert "stack3.conv1.lut" in changed
+    assert "fc.weight" not in changed
+    # Cut off after the first swap and in the middle of the last stage, it ends the same.
+    whole = run.tensors("bundle/model")
+    for name in ("report.json", "stage_02/stage.json", "stage_00/stage.json"):
+        (run.path / name).unlink()
+    again = finished("run", *options, only=LAST[:1])
+    assert not moved(whole, again.tensors("bundle/model"))
+
+
+def test_encoders_first_then_jointly(finished):
+    options = ("schedule=all_at_once", "schedule.epochs=2", "schedule.encoders_first=1")
+    run = finished("run", *options, "schedule.select=last")
+    assert run.stages == [list(LAST), []]
+    assert [s["epochs"] for s in run.report["stages"]] == [1, 1]
+    first, joint = (
+        moved(run.tensors(f"stage_{n}/swapped"), run.tensors(f"stage_{n}/weights"))
+        for n in ("00", "01")
+    )
+    assert {"stack3.conv1.lut", "stack3.conv1.encoder.thresholds", "stack3.conv1.tau"} <= first
+    assert not any(name.endswith(("weight", "bias")) for name in first)
+    assert {"fc.weight", "stack3.conv1.lut"} <= joint
 
 
 def test_frozen_rest_stays_while_tables_learn_in_every_stage(finished):

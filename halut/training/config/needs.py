@@ -20,7 +20,7 @@ from halut.sites.plan import KEEP
 from halut.training.optim import lr_schedules
 from halut.training.optim import optimizers as by_name
 
-PER_STAGE = ("front_to_back", "back_to_front", "by_sensitivity")
+PER_STAGE = ("front_to_back", "back_to_front", "by_sensitivity", "inner_first")
 """Orders that count sites per stage."""
 
 
@@ -101,6 +101,11 @@ def of_order(*orders: str) -> Needs:
         return None
 
     return why
+
+
+def of_cosine(own: Any, run: Any) -> str | None:
+    """What only the cosine schedule has."""
+    return None if run.optim.schedule == "cosine" else "it needs optim.schedule=cosine"
 
 
 def of_roles(own: Any, run: Any) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from halut.analysis.run_figures import check_figure, flat
 from halut.analysis.sweep_plot import check_picture
+from halut.errors import HalutError
 from halut.option import between, check_choices, every, option, where, while_training
 from halut.replace.operator_registry import make_operator, operator_of
 from halut.replace.ptq import check_choice
@@ -57,6 +58,11 @@ class ScheduleConfig:
     final_epochs: int | None = option(
         None, "epochs of the last stage; null: as the others", needs=needs.without_stages
     )
+    encoders_first: int = option(
+        0,
+        "epochs at the begin of each stage in which the rest is frozen, before all trains",
+        needs=every(needs.without_stages, needs.while_stages_train, needs.with_tables),
+    )
     train_batches: int | None = option(
         None,
         "shuffled batches that an epoch of a stage and of the baseline is cut to; null: all",
@@ -73,6 +79,25 @@ class ScheduleConfig:
         {},
         "learning rates by role, over optim.lr",
         needs=every(needs.while_stages_train, lambda own, run: needs.of_roles(own.lr, run)),
+    )
+    final_lr: dict[str, float] = option(
+        {},
+        "learning rates by role of the last stage, over schedule.lr",
+        needs=every(
+            needs.without_stages,
+            needs.while_stages_train,
+            lambda own, run: needs.of_roles(own.final_lr, run),
+        ),
+    )
+    floor: float | None = option(
+        None,
+        "share of a rate that cosine ends at; null: optim.floor",
+        needs=every(needs.while_stages_train, needs.of_cosine, needs.some_stage_lacks("floor")),
+    )
+    final_floor: float | None = option(
+        None,
+        "floor of the last stage; null: as the others",
+        needs=every(needs.without_stages, needs.while_stages_train, needs.of_cosine),
     )
     freeze: list[str] = option(
         [],
@@ -360,7 +385,11 @@ def check(config: TrainConfig) -> None:
     between("loss.features", config.loss.features, 0)
     between("loss.reconstruction", config.loss.reconstruction, 0)
     between("loss.commitment", config.loss.commitment, 0)
-    rates = {"optim.lr": asdict(config.optim.lr), "schedule.lr": config.schedule.lr}
+    rates = {
+        "optim.lr": asdict(config.optim.lr),
+        "schedule.lr": config.schedule.lr,
+        "schedule.final_lr": config.schedule.final_lr,
+    }
     for group, by_role in {
         **rates,
         "optim.weight_decay": asdict(config.optim.weight_decay),
@@ -371,6 +400,13 @@ def check(config: TrainConfig) -> None:
     between("base.weight_decay", config.base.weight_decay, 0)
     between("optim.warmup", config.optim.warmup, 0, 1)
     between("schedule.epochs", config.schedule.epochs, 0)
+    between("schedule.encoders_first", config.schedule.encoders_first, 0)
+    for name in ("floor", "final_floor"):
+        value = getattr(config.schedule, name)
+        if value is not None:
+            between(f"schedule.{name}", value, 0, 1)
+    if config.optim.schedule != "cosine" and any("floor" in s for s in config.schedule.stages):
+        raise HalutError("floor of schedule.stages has no effect: it needs optim.schedule=cosine")
     between("schedule.per_stage", config.schedule.per_stage, 1)
     if config.schedule.train_batches is not None:
         between("schedule.train_batches", config.schedule.train_batches, 1)
