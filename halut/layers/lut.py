@@ -24,6 +24,7 @@ from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
 from halut.ops import ConvGeometry, accumulate, carry_gradient, identity_gradient
 from halut.ops.blocks import Blocks
+from halut.ops.core.edges import with_edges
 from halut.ops.epilogue import as_map
 from halut.ops.power_of_two import commitment_mse, normalized_mse, unit_of
 from halut.ops.table_quantization import (
@@ -239,6 +240,8 @@ class LUTLayer(ReplacedLayer):
             P, W = self.encoder.prototypes, self.encoder.times_unit(self.weight.detach())
             assert isinstance(P, Tensor)
             y = carry_gradient(y, x, codes, P, W, self.estimator, geometry)
+        if self.estimator in HARD_ESTIMATORS and torch.is_grad_enabled():
+            y = with_edges(y, self.parameters())  # some of them are not trained
         return as_answer(y, x, geometry, self.site.groups)
 
     @property
