@@ -15,6 +15,9 @@ from halut.errors import HalutError
 from halut.layers import revival
 from halut.lightning import HalutCallback
 from halut.replace.after_step import after_step
+from halut.training.config.run_config import LossConfig
+from halut.training.lightning.module import Recipe
+from halut.training.lightning.sharded_fit import ShardedModule
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
 from tests.layers.shared_group import group
 
@@ -241,6 +244,28 @@ def test_by_attach_and_by_the_callback_of_lightning():
     moments = trainer.optimizers[1].state[module.net[2].encoder.prototypes]["exp_avg"]
     assert not moments[0, 3].any()
     assert moments.any()
+
+
+def test_saved_and_prepared_networks_answer_as_trained_ones(tmp_path):
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    halut.replace_(net, halut.PQ(V=4, K=4, revive_every=1), [x], keep_first=False, keep_last=False)
+    net.train()(x).sum().backward()
+    for layer in (net[0], net[2]):
+        layer.after_step(0.5)
+    halut.save(net.eval(), tmp_path / "bundle")
+    other = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    halut.load_into(other, tmp_path / "bundle")
+    assert torch.equal(other.eval()(x), net(x))
+    assert int(other[0].revival.steps) == 1
+    torch.testing.assert_close(halut.prepare(other, x)(x), net(x))
+
+
+def test_parameters_in_shards_are_refused():
+    layer, _ = make("linear", "pq", revive_every=2)
+    recipe = Recipe("adamw", {}, {}, loss=LossConfig())
+    with pytest.raises(HalutError, match=r"fsdp: 0 has halut\.revive_every.*strategy=ddp"):
+        ShardedModule(nn.Sequential(layer), 10, recipe)
 
 
 def test_without_the_option_there_is_no_state_of_it():
