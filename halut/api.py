@@ -26,6 +26,7 @@ from halut.errors import HalutError
 from halut.io import write_folder
 from halut.option import unknown
 from halut.replace import swap
+from halut.replace.after_step import after_step as after_layers_step
 from halut.replace.global_pruning import with_global_pruning
 from halut.replace.liveness import prove
 from halut.replace.policy import Rule, merge_options, resolve, simple_rules
@@ -197,14 +198,20 @@ def _replace_all(
 
 
 def attach(
-    optimizer: torch.optim.Optimizer, network: nn.Module, steps: int, start: int = 0
+    optimizer: torch.optim.Optimizer,
+    network: nn.Module,
+    steps: int,
+    start: int = 0,
+    others: Sequence[torch.optim.Optimizer] = (),
 ) -> RemovableHandle:
     """After every step of `optimizer`, do what the replaced layers of `network` need.
 
     Temperatures stay positive, `blend` moves on with the share of `steps` that is done, learned
-    bases are solved again. `start`: steps done before, where training is resumed. Returns the
-    handle of the hook. Raises HalutError if nothing is replaced, or if the optimizer has none of
-    the replaced layers' parameters, as one made before the replacement.
+    bases are solved again, unused prototypes revived. `start`: steps done before, where training is
+    resumed. `others`: further optimizers of the network; they too forget what they have gathered of
+    revived prototypes. Returns the handle of the hook. Raises HalutError if nothing is replaced, or
+    if the optimizer has none of the replaced layers' parameters, as one made before the
+    replacement.
     """
     layers = [layer for _, layer in swap.replaced_layers(network)]
     if not layers:
@@ -223,8 +230,7 @@ def attach(
     def after_step(*_: Any) -> None:
         nonlocal done
         done += 1
-        for layer in layers:
-            layer.after_step(min(done / steps, 1.0))
+        after_layers_step(layers, min(done / steps, 1.0), (optimizer, *others))
 
     return optimizer.register_step_post_hook(after_step)
 

@@ -46,8 +46,8 @@ class HalutCallback(Callback):
             raise HalutError("the trainer has no end: give HalutCallback(steps=...)")
         # Several optimizers train parts of the layers: the first one's steps are counted.
         for optimizer in (training or trainer.optimizers)[:1]:
-            start = min(trainer.global_step, int(steps))
-            self.handles.append(attach(optimizer, pl_module, max(int(steps), 1), start))
+            start, others = min(trainer.global_step, int(steps)), training[1:]
+            self.handles.append(attach(optimizer, pl_module, max(int(steps), 1), start, others))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach()

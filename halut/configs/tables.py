@@ -150,6 +150,9 @@ class PQ(TableConfig):
     learn_rows: int = option(65536, "rows drawn for k-means")
     iterations: int = option(25, "iterations of k-means")
     restarts: int = option(1, "starts of k-means, of which the best is taken")
+    revive_every: int | None = option(
+        None, "steps after which unused prototypes move onto inputs; null: never"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,6 +161,8 @@ class PQ(TableConfig):
             raise HalutError(f"halut.output_metric needs metric l2, got {self.metric!r}")
         for name in ("learn_rows", "iterations", "restarts"):
             between(f"halut.{name}", getattr(self, name), 1)
+        if self.revive_every is not None:
+            between("halut.revive_every", self.revive_every, 1)
 
 
 @documented

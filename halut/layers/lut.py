@@ -21,10 +21,12 @@ from halut.encoders import Encoder, LookupTable, as_answer, encoders, shared_pro
 from halut.encoders.transform import Permutation
 from halut.encoders.tree import TreeEncoder
 from halut.errors import HalutError
+from halut.layers.revival import Moved, Revival
 from halut.layers.shared_input import Reading, SharedInput
 from halut.layers.shared_product import SharedCodes
 from halut.ops import ConvGeometry, accumulate, carry_gradient, identity_gradient
 from halut.ops.blocks import Blocks
+from halut.ops.core.edges import with_edges
 from halut.ops.epilogue import as_map
 from halut.ops.power_of_two import commitment_mse, normalized_mse, unit_of
 from halut.ops.table_quantization import (
@@ -37,7 +39,7 @@ from halut.ops.table_quantization import (
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites.find import Site, exact_product
-from halut.sites.operator import ReplacedLayer, copied_parameters
+from halut.sites.operator import ReplacedLayer, ReplacedRows, copied_parameters
 
 FLOAT = 32
 """Bits of what encoders read and compare with."""
@@ -102,12 +104,15 @@ class LUTLayer(ReplacedLayer):
         self.register_buffer("blend", torch.zeros(()))
         for name, parameter in self.encoder.named_parameters():
             self.register_buffer(start_of(name), torch.zeros_like(parameter))
+        every = getattr(config, "revive_every", None)
+        self.revival = Revival(every, self.blocks.total, config.K) if every else None
         self.encoder_shared = False
         self.readers: SharedInput | None = None
 
     def share(self, other: LUTLayer) -> None:
         """Encode by `other`'s encoder, at its temperature; inputs of both are encoded once."""
         self.encoder, self.tau, self.encoder_shared = other.encoder, other.tau, True
+        self.revival = None  # the other's is for both
         if other.readers is None:
             other.readers = SharedInput()
             other.readers.join(other)
@@ -258,6 +263,8 @@ class LUTLayer(ReplacedLayer):
             P, W = self.encoder.prototypes, self.encoder.times_unit(weight)
             assert isinstance(P, Tensor)
             y = carry_gradient(y, x, codes, P, W, self.estimator, geometry)
+        if self.estimator in HARD_ESTIMATORS and torch.is_grad_enabled():
+            y = with_edges(y, self.parameters())  # some of them are not trained
         return as_answer(y, x, geometry, self.site.groups)
 
     @property
@@ -278,12 +285,39 @@ class LUTLayer(ReplacedLayer):
 
     # -- training ---------------------------------------------------------------------------
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float) -> ReplacedRows:
         with torch.no_grad():
             self.tau.clamp_(min=1e-4)
             self.blend.fill_(min(max(progress, 0.0), 1.0))
+        rows = self._revive() if self.revival is not None else []
         if self.readers is not None:  # changes of `data` are not counted
             self.readers.forget()
+        return rows
+
+    def _revive(self) -> ReplacedRows:
+        """Move unused prototypes onto inputs, and copy for them the entries those inputs had."""
+        assert self.revival is not None
+        moved = self.revival.after_step(self.encoder)
+        if moved is None:
+            return []
+        assert isinstance(self.encoder.prototypes, nn.Parameter)
+        rows = [(self.encoder.prototypes, moved.which[:, :, None])]
+        members = self.readers.members if self.readers is not None else (self,)
+        for layer in members:
+            if isinstance(layer, LUTLayer) and layer.encoder is self.encoder:
+                rows += layer._copy_entries(moved)
+        return rows
+
+    @torch.no_grad()
+    def _copy_entries(self, moved: Moved) -> ReplacedRows:
+        """Start the entries of moved prototypes as those that their new inputs have had."""
+        if self.options.parameterization == "free":
+            self.lut.copy_(moved.entries(self.lut.flatten(0, 1)).view_as(self.lut))
+            return [(self.lut, moved.which.view(*self.lut.shape[:3], 1))]
+        if self.shares_prototypes:
+            return []
+        self.prototypes.copy_(moved.entries(self.prototypes))
+        return [(self.prototypes, moved.which[:, :, None])]
 
     def table_losses(self, x: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Those of the losses reconstruction and commitment that are named, of the input x.
@@ -350,6 +384,8 @@ class LUTLayer(ReplacedLayer):
     def forward(self, input: Tensor) -> Tensor:
         """The hard table product in the exact layer's shape and dtype."""
         x, geometry = self.encoder_input(input)
+        if self.revival is not None and self.training and torch.is_grad_enabled():
+            self.revival.note(x, geometry)
         encoder: Encoder | SharedCodes = self.encoder
         table, ste_mix = self.lookup_table(), 1.0
         if self.estimator == "blend":

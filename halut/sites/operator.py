@@ -57,6 +57,10 @@ class Operator:
         raise NotImplementedError
 
 
+ReplacedRows = list[tuple[nn.Parameter, Tensor]]
+"""Parameters with the mask, broadcast to their shape, of what took another value than a step's."""
+
+
 class ReplacedLayer(nn.Module):
     """What takes a site's place. Layers with the same `shares` have one encoder.
 
@@ -126,8 +130,12 @@ class ReplacedLayer(nn.Module):
         """What the exact product would answer to the layer's input x: what errors refer to."""
         raise NotImplementedError
 
-    def after_step(self, progress: float) -> None:
-        """Called after every optimizer step; `progress` in 0..1 is the share of the stage done."""
+    def after_step(self, progress: float) -> ReplacedRows | None:
+        """Called after every optimizer step; `progress` in 0..1 is the share of the stage done.
+
+        What the optimizer has gathered of rows that are replaced is forgotten
+        (halut.replace.after_step).
+        """
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by optimizer role: table, prototypes, thresholds, temperature, basis, rest."""

@@ -51,7 +51,7 @@ OPERATORS = {
 RATES, FASTER = dict.fromkeys(ROLES, 1e-3), dict.fromkeys(ROLES, 0.1)
 PLAIN = Recipe("adamw", RATES, RATES, loss=LossConfig(), seed=3)
 EVERY_LOSS = LossConfig(
-    features=0.5, feature_blocks=["stack2", "stack3"], reconstruction=0.3, commitment=0.2
+    features=0.5, feature_blocks=["stack2", "stack3"], reconstruction=0.3, commitment=0.1
 )
 SETTINGS = TrainerConfig(
     accelerator="cpu",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from halut.errors import HalutError
+from halut.replace.after_step import after_step
 from halut.replace.swap import replaced_layers
 from halut.training.config.run_config import LossConfig
 from halut.training.lightning.losses import Features, TableLosses, distillation, feature_loss
@@ -132,8 +133,8 @@ class StageModule(L.LightningModule):
         """The step, then the operators' own: moving averages, temperatures, re-solved bases."""
         super().optimizer_step(*args, **kwargs)
         progress = self.global_step / max(self.recipe.steps, 1)
-        for _, layer in replaced_layers(self.network):
-            layer.after_step(progress)
+        layers = (layer for _, layer in replaced_layers(self.network))
+        after_step(layers, progress, self.trainer.optimizers)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         r = self.recipe

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from halut.errors import HalutError
+from halut.replace.swap import replaced_layers
 from halut.training.lightning.module import Recipe, StageModule
 from halut.training.parallel import sharding
 from halut.training.parallel.distributed import share_buffers
@@ -28,6 +29,12 @@ class ShardedModule(StageModule):
     def __init__(
         self, network: nn.Module, num_classes: int, recipe: Recipe, teacher: nn.Module | None = None
     ) -> None:
+        for name, layer in replaced_layers(network):
+            if getattr(layer, "revival", None) is not None:
+                raise HalutError(
+                    f"trainer.strategy=fsdp: {name} has halut.revive_every, which moves prototypes "
+                    "that are in shards: use trainer.strategy=ddp"
+                )
         super().__init__(copy.deepcopy(network), num_classes, recipe, teacher)
         self._whole = lambda: network  # no submodule: it stays where it is and is not copied
 
