@@ -94,6 +94,11 @@ class TableConfig(Config):
         if self.tau is not None and self.tau <= 0:
             raise HalutError(f"halut.tau must be positive, got {self.tau}")
 
+    @property
+    def stages(self) -> int:
+        """Codebooks of every block of inputs."""
+        return 1
+
 
 def encoder_options(config: TableConfig) -> dict[str, Any]:
     """The options that the encoder alone reads: two layers of the same can share one."""
@@ -118,10 +123,17 @@ class Tree(TableConfig):
     candidates: int = option(
         8, "inputs of a codebook tried per level: those of the largest squared error"
     )
+    residual: int = option(0, "further codebooks of every block, each for what those before leave")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         between("halut.candidates", self.candidates, 1)
+        between("halut.residual", self.residual, 0)
+
+    @property
+    def stages(self) -> int:
+        """Codebooks of every block of inputs."""
+        return 1 + self.residual
 
 
 @documented
@@ -135,6 +147,7 @@ class PQ(TableConfig):
     learn_rows: int = option(65536, "rows drawn for k-means")
     iterations: int = option(25, "iterations of k-means")
     restarts: int = option(1, "starts of k-means, of which the best is taken")
+    residual: int = redefined(Tree, "residual", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,6 +156,14 @@ class PQ(TableConfig):
             raise HalutError(f"halut.output_metric needs metric l2, got {self.metric!r}")
         for name in ("learn_rows", "iterations", "restarts"):
             between(f"halut.{name}", getattr(self, name), 1)
+        between("halut.residual", self.residual, 0)
+        if self.residual and self.output_metric:
+            raise HalutError("halut.residual of pq needs halut.output_metric=false")
+
+    @property
+    def stages(self) -> int:
+        """Codebooks of every block of inputs."""
+        return 1 + self.residual
 
 
 @documented

@@ -46,7 +46,7 @@ DEFAULT_V = 8
 
 
 def codebooks(config: TableConfig, site: Site) -> int:
-    """C of a group at the site; raises HalutError naming it if C exceeds its inputs."""
+    """C of a group and stage at the site; raises HalutError naming it if C exceeds its inputs."""
     if config.C is not None:
         if config.C > site.D:
             each = " per group" if site.groups > 1 else ""
@@ -56,6 +56,11 @@ def codebooks(config: TableConfig, site: Site) -> int:
         return config.C
     V = config.V if config.V is not None else site.taps if site.taps > 1 else DEFAULT_V
     return max(1, -(-site.D // V))
+
+
+def blocks_of(config: TableConfig, site: Site) -> Blocks:
+    """The blocks of the codebooks at the site, in as many stages as the options have."""
+    return Blocks(site.D, config.stages * codebooks(config, site), site.groups, config.stages)
 
 
 class LUTLayer(ReplacedLayer):
@@ -79,7 +84,7 @@ class LUTLayer(ReplacedLayer):
     def __init__(self, site: Site, config: TableConfig, source: nn.Module | None = None) -> None:
         super().__init__()
         self.site, self.options = site, config
-        self.blocks = Blocks(site.D, codebooks(config, site), site.groups)
+        self.blocks = blocks_of(config, site)
         self.channels = site.groups * site.D // site.taps
         kind = encoders[config.name]
         self.encoder = kind(self.blocks, config.K, config)
@@ -153,12 +158,13 @@ class LUTLayer(ReplacedLayer):
     def _calibrate_table(self, rows: Tensor, prototypes: Tensor, weight: Tensor) -> None:
         codes = self.encoder.codes(rows)
         if self.options.parameterization == "free":
-            lut = refine(codes, prototypes, rows, weight, self.options.ridge)
+            lut = refine(codes, prototypes, rows, weight, self.options.ridge, self.blocks.stages)
             self.lut.copy_(self.encoder.times_unit(lut))
         elif not self.shares_prototypes:
             if self.options.ridge is not None:
+                groups, stages = self.site.groups, self.blocks.stages
                 prototypes = refine_prototypes(
-                    codes, prototypes, rows, self.site.groups, self.options.ridge
+                    codes, prototypes, rows, groups, self.options.ridge, stages
                 )
             self.prototypes.copy_(prototypes)
 

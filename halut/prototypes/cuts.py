@@ -26,22 +26,40 @@ class Cuts:
 class Buckets:
     """Rows x [V, N] float32 of one codebook, grouped by their codes [N] in [0, B).
 
-    An empty bucket has the mean that it inherits from its parent.
+    Errors are those of `targets` [R, N], by default x. An empty bucket has the mean that it
+    inherits from its parent, [B, V].
     """
 
-    def __init__(self, x: NDArray[np.float32], codes: NDArray[np.uint8], inherited: Floats) -> None:
+    def __init__(
+        self,
+        x: NDArray[np.float32],
+        codes: NDArray[np.uint8],
+        inherited: Floats,
+        targets: NDArray[np.float32] | None = None,
+    ) -> None:
         B = inherited.shape[0]
-        self.x, self.codes = x, codes
+        self.x, self.codes, self.targets = x, codes, targets
         self.sizes = np.bincount(codes, minlength=B)
         self.ends = np.cumsum(self.sizes)
         self.starts = self.ends - self.sizes
         self.means = bucket_means(x, codes, self.sizes, inherited)  # [B, V]
 
+    def center_inputs(self) -> Floats:
+        """x [V, N] less the mean of each row's bucket."""
+        return self._centered(self.x, self.means)
+
     def center(self) -> Floats:
-        """x [V, N] less the mean of each row's bucket; its squares sum to the level's error."""
-        centered = self.x.astype(np.float64)
+        """Targets [R, N] less the mean of each row's bucket; their squares sum to the error."""
+        if self.targets is None:
+            return self.center_inputs()
+        none = np.zeros((len(self.sizes), len(self.targets)))
+        means = bucket_means(self.targets, self.codes, self.sizes, none)
+        return self._centered(self.targets, means)
+
+    def _centered(self, values: NDArray[np.float32], means: Floats) -> Floats:
+        centered = values.astype(np.float64)
         for v in range(len(centered)):
-            centered[v] -= np.take(self.means[:, v], self.codes)
+            centered[v] -= np.take(means[:, v], self.codes)
         return centered
 
     def harmonic(self) -> Floats:
@@ -56,12 +74,12 @@ class Buckets:
         return order[np.argsort(self.codes[order], kind="stable")]
 
     def cut(self, order: Ints, v: int, centered: Floats, harmonic: Floats, scratch: Floats) -> Cuts:
-        """The cut of each bucket by input v that leaves the least squared error over all inputs.
+        """The cut of each bucket by input v that leaves the least squared error of the targets.
 
         With the left part's sum S of centered rows, a cut lowers the bucket's error by
         |S|^2 (1/n_left + 1/n_right). As each bucket's centered rows sum to zero, one running sum
         over the whole grouped order serves all buckets. A cut between equal values separates
-        nothing and is not considered; among equals the lowest cut wins. `scratch` [V, N] is
+        nothing and is not considered; among equals the lowest cut wins. `scratch`, of its shape, is
         overwritten.
         """
         values = self.x[v][order]

@@ -157,7 +157,8 @@ def captured(
 
 
 def _learn_site(context: Context, network: nn.Module, entry: Entry, rows: torch.Tensor) -> None:
-    codebooks = (entry.options.get("C") or 1) * entry.site.groups
+    stages = 1 + entry.options.get("residual", 0)
+    codebooks = (entry.options.get("C") or 1) * stages * entry.site.groups
     with progress_bar(
         f"learn {entry.site.name}", codebooks, context.config.trainer.enable_progress_bar
     ) as progress:
