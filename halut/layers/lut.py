@@ -336,6 +336,9 @@ class LUTLayer(ReplacedLayer):
         adds; tables C K M bits / 8 bytes; codes N C log2 K bits. N counts tokens or output
         positions. The exact product's N D M multiply-adds are gone; the one per output that
         rescales integer sums, like the bias, is not counted.
+        Entries of fewer than 8 bits are counted packed, as hardware with such tables holds them;
+        kernels here read a byte for each (halut.analysis.memory.prepared_figures), and a bundle has
+        the floats that train on.
         bops: bit operations, of which the encoder has encode_bops. weight_bytes holds the bias,
         with the folded zero points of quantized tables, and the tables' scales; weight_bits the
         tables and those scales.
