@@ -25,6 +25,7 @@ def memory_figures(network: nn.Module) -> dict[str, Any]:
     as they are: layers kept exact, norms. The formula is FLOAT over the bits that the formats
     themselves say a weight takes, 32 / 8.25 for MXINT8; None where tables take a weight's place, as
     for them it says nothing. Layers that share an encoder hold it once.
+    Tables count with the bits of their entries, packed.
     """
     layers = [layer for _, layer in replaced_layers(network)]
     untouched = _untouched(network, layers)
@@ -113,8 +114,9 @@ def state_bytes(network: nn.Module) -> int:
 def prepared_figures(network: nn.Module) -> dict[str, int]:
     """Bytes that a network prepared for inference holds, every storage once.
 
-    prepared_bytes: parameters and persistent buffers, so every table once. prepared_layout_bytes:
-    buffers made of those again, which is how a kernel wants tables to lie.
+    prepared_bytes: parameters and persistent buffers, so every table once, with a byte for each
+    integer entry, also of fewer bits. prepared_layout_bytes: buffers made of those again, which is
+    how a kernel wants tables to lie.
     """
     tensors = list(network.state_dict(keep_vars=True).values())
     state = _storage_bytes(tensors)

@@ -102,6 +102,11 @@ class TableConfig(Config):
         if self.tau is not None and self.tau <= 0:
             raise HalutError(f"halut.tau must be positive, got {self.tau}")
 
+    @property
+    def stages(self) -> int:
+        """Codebooks of every block of inputs."""
+        return 1
+
 
 def encoder_options(config: TableConfig) -> dict[str, Any]:
     """The options that the encoder alone reads: two layers of the same can share one."""
@@ -132,11 +137,18 @@ class Tree(TableConfig):
     boosting: int = option(
         0, "passes in which each tree is learned again on what the others leave of the output"
     )
+    residual: int = option(0, "further codebooks of every block, each for what those before leave")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         between("halut.candidates", self.candidates, 1)
         between("halut.boosting", self.boosting, 0)
+        between("halut.residual", self.residual, 0)
+
+    @property
+    def stages(self) -> int:
+        """Codebooks of every block of inputs."""
+        return 1 + self.residual
 
 
 @documented
@@ -153,6 +165,7 @@ class PQ(TableConfig):
     revive_every: int | None = option(
         None, "steps after which unused prototypes move onto inputs; null: never"
     )
+    residual: int = redefined(Tree, "residual", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,6 +176,14 @@ class PQ(TableConfig):
             between(f"halut.{name}", getattr(self, name), 1)
         if self.revive_every is not None:
             between("halut.revive_every", self.revive_every, 1)
+        between("halut.residual", self.residual, 0)
+        if self.residual and self.output_metric:
+            raise HalutError("halut.residual of pq needs halut.output_metric=false")
+
+    @property
+    def stages(self) -> int:
+        """Codebooks of every block of inputs."""
+        return 1 + self.residual
 
 
 @documented

@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         self.blocks = blocks
         self.K = K
         self.options = options if options is not None else self.Config(K=K)
-        self.transform = transform_of(self.options.transform, blocks)
+        self.transform = transform_of(self.options.transform, blocks.of_stage)
         self.register_buffer("unit", torch.ones(()))
         self._last_unit: tuple[Tensor, int, float] | None = None
 

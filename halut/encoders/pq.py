@@ -13,7 +13,7 @@ from halut.encoders.base import Encoder, encoders
 from halut.ops.blocks import Blocks, check_rows
 from halut.ops.geometry import ConvGeometry
 from halut.ops.nearest.encode import nearest_encoder_gradient
-from halut.prototypes.buckets import bucket_means
+from halut.prototypes.buckets import bucket_means, reconstruct
 from halut.prototypes.codebooks import each_codebook
 from halut.prototypes.kmeans import assign_nearest, kmeans, lloyd, sampled
 from halut.prototypes.output_metric import weight_roots
@@ -29,7 +29,13 @@ class PQEncoder(Encoder):
     are first multiplied by the root L_c of W_c W_c' = L_c L_c' (buffer `roots` [GC, V, V]), in
     learning, encoding and the gradient; the roots keep the weight of the time of learning.
 
-    Sources: Jegou et al., Product Quantization, PAMI 2011; Tang et al., LUT-NN, MobiCom 2023.
+    With `residual` codebooks the codes of a stage are those of what the prototypes of the stages
+    before it leave: x_c - P_1[code_1] - ... Each needs the codes before it, by one call of the
+    operator a stage; the gradient goes by the slower parts of Encoder.
+
+    Sources: Jegou et al., Product Quantization, PAMI 2011; Chen et al., Approximate Nearest
+    Neighbor Search by Residual Vector Quantization, Sensors 2010; Tang et al., LUT-NN, MobiCom
+    2023.
     """
 
     Config = PQ
@@ -57,18 +63,32 @@ class PQEncoder(Encoder):
         if self.options.output_metric:
             self.roots.copy_(weight_roots(weight, self.blocks))
         sample = sampled(rows, self.options.learn_rows, seed)
-        spans = list(zip(self.blocks.starts, self.blocks.widths, strict=True))
+        one = self.blocks.of_stage
+        spans = list(zip(one.starts, one.widths, strict=True))
+        self.prototypes.data.zero_()
 
-        def learn(c: int) -> Tensor:
+        def learn(c: int) -> list[Tensor]:
             start, width = spans[c]
-            return self._centroids(sample[:, start : start + width], c, seed + c)
+            return self._stages(sample[:, start : start + width], c, seed + c)
 
-        for c, centroids in enumerate(each_codebook(learn, self.blocks.total)):
-            self.prototypes.data[c] = 0
-            self.prototypes.data[c, :, : spans[c][1]] = centroids
-            if progress is not None:
-                progress(1)
+        for c, stages in enumerate(each_codebook(learn, one.total)):
+            g, b = divmod(c, one.C)
+            for stage, centroids in enumerate(stages):
+                book = g * self.blocks.C + stage * one.C + b
+                self.prototypes.data[book, :, : spans[c][1]] = centroids
+                if progress is not None:
+                    progress(1)
         return bucket_means(rows, self.codes(rows), self.blocks, self.prototypes.data)
+
+    def _stages(self, x: Tensor, c: int, seed: int) -> list[Tensor]:
+        """Centroids [K, width] of every stage of a block's rows x [N, width]."""
+        centroids = [self._centroids(x, c, seed)]
+        for _ in range(self.options.residual):
+            last = centroids[-1]
+            codes = ops.nearest_encode(x, last[None], self.options.metric)
+            x = x - last[codes[:, 0].long()]
+            centroids.append(self._centroids(x, c, seed))
+        return centroids
 
     def _centroids(self, x: Tensor, c: int, seed: int) -> Tensor:
         """[K, width], in the rows' own space also where the metric is the output's."""
@@ -98,12 +118,37 @@ class PQEncoder(Encoder):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """inputs [N, groups * D] -> codes [N, GC] uint8."""
+        if self.options.residual:
+            return self._chain(inputs.detach(), lambda x, prototypes, codes: codes)
         x, prototypes = self._measured(inputs.detach())
         return ops.nearest_encode(x, prototypes.detach(), self.options.metric, self.blocks.groups)
 
+    def _chain(self, inputs: Tensor, answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """answer(rest, prototypes, codes) of every stage, side by side as codebooks lie.
+
+        `rest` are the rows [N, groups * D] less the prototypes of the stages before; answers are
+        [N, groups * C / stages, ...]. Differentiable in rows and prototypes where answers are.
+        """
+        one, groups = self.blocks.of_stage, self.blocks.groups
+        by_stage = self.prototypes.unflatten(0, (groups, self.blocks.stages, -1)).unbind(1)
+        answers = []
+        for stage, grouped in enumerate(by_stage):
+            prototypes = grouped.flatten(0, 1)
+            rest, own = inputs.detach(), prototypes.detach()
+            codes = ops.nearest_encode(rest, own, self.options.metric, groups)
+            answers.append(answer(inputs, prototypes, codes).unflatten(1, (groups, -1)))
+            if stage + 1 < self.blocks.stages:
+                inputs = inputs - reconstruct(codes, prototypes, one)
+        return torch.stack(answers, 2).flatten(1, 3)
+
+    @property
+    def by_parts(self) -> bool:
+        """True if no operator makes codes of rows and prototypes as they are, in one call."""
+        return self.options.output_metric or self.options.residual > 0
+
     def codes(self, x: Tensor, geometry: ConvGeometry | None = None) -> Tensor:
         """Codes of rows or of a map, read in place unless the metric is the output's."""
-        if self.options.output_metric:
+        if self.by_parts:
             return self.encode(self.gather_columns(x, geometry))
         metric, groups = self.options.metric, self.blocks.groups
         return ops.nearest_encode(x.detach(), self.prototypes.detach(), metric, groups, geometry)
@@ -113,9 +158,18 @@ class PQEncoder(Encoder):
         return torch.softmax(-self.distances(inputs) / tau.reshape(-1, 1), dim=-1)
 
     def distances(self, inputs: Tensor) -> Tensor:
-        """Distances [N, GC, K] of inputs [N, groups * D]; squared for l2."""
+        """Distances [N, GC, K] of inputs [N, groups * D]; squared for l2.
+
+        Of a later stage, those of what the stages before leave.
+        """
+        if self.options.residual:
+            one = self.blocks.of_stage
+            return self._chain(inputs, lambda x, p, _: self._distances(one.split(x), p))
         rows, prototypes = self._measured(inputs)
-        x = self.blocks.split(rows)
+        return self._distances(self.blocks.split(rows), prototypes)
+
+    def _distances(self, x: Tensor, prototypes: Tensor) -> Tensor:
+        """Distances [N, c, K] of blocks x [N, c, V] to prototypes [c, K, V]."""
         if self.options.metric != "l2":
             p = METRICS[self.options.metric]
             return torch.cdist(x.transpose(0, 1), prototypes, p=p).transpose(0, 1)
@@ -132,6 +186,8 @@ class PQEncoder(Encoder):
         ste_mix: float,
     ) -> Tensor:
         """The fused operator, which reads x in place unless the metric is the output's."""
+        if self.options.residual:
+            return super().sums(x, geometry, lut, entries, tau, ste_mix)
         prototypes: Tensor = self.prototypes
         if self.options.output_metric:
             x, prototypes = self._measured(self.gather_columns(x, geometry))
@@ -151,7 +207,7 @@ class PQEncoder(Encoder):
         parameters: Mapping[str, Tensor],
     ) -> Sequence[Tensor]:
         """The backward of the fused operator, without the table's."""
-        if self.options.output_metric:
+        if self.by_parts:
             return super().gradient(x, geometry, grad, lut, tau, ste_mix, parameters)
         metric, prototypes = self.options.metric, parameters["prototypes"]
         return nearest_encoder_gradient(grad, x, prototypes, lut, tau, metric, ste_mix, geometry)
@@ -174,11 +230,12 @@ class PQEncoder(Encoder):
         """K - 1 compares per code for the least distance; 4 bytes per entry of a prototype or root.
 
         Distances take, per row and group, D K multiply-adds (l2), D K subtractions and as many adds
-        (l1) or compares (chebyshev).
+        (l1) or compares (chebyshev). Every stage has as many of its own, and D subtractions for
+        what it leaves to the next one.
         """
         squares = sum(width**2 for width in self.blocks.widths)
         extra = squares if self.options.output_metric else 0
-        inputs = self.blocks.inputs * self.K
+        inputs = self.blocks.inputs * self.K * self.blocks.stages
         least = self.blocks.total * (self.K - 1)
         compares, macs, adds = {
             "l2": (least, inputs + extra, 0),
@@ -188,6 +245,6 @@ class PQEncoder(Encoder):
         return {
             "compares": rows * compares,
             "macs": rows * macs,
-            "adds": rows * adds,
+            "adds": rows * (adds + self.blocks.inputs * self.options.residual),
             "state_bytes": 4 * (inputs + extra),
         }

@@ -92,6 +92,7 @@ class TreeEncoder(Encoder):
             self.options.candidates,
             self.options.boosting,
             target_rows,
+            self.blocks.stages,
         )
         self.split_dims.copy_(split_dims)
         self.thresholds.data.copy_(thresholds)

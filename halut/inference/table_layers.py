@@ -83,7 +83,7 @@ class PackedLayer(InferenceLayer):
             thresholds = encoder.times_unit(encoder.thresholds.detach().float())
             self.register_buffer("thresholds", thresholds.clone())
             return "tree"
-        if type(encoder) is PQEncoder and not encoder.options.output_metric:
+        if type(encoder) is PQEncoder and not encoder.by_parts:
             self.register_buffer("prototypes", encoder.prototypes.detach().float().clone())
             self.register_buffer("unit", encoder.unit.detach().clone())
             self.metric, self.transform = encoder.options.metric, encoder.transform

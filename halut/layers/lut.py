@@ -50,7 +50,7 @@ DEFAULT_V = 8
 
 
 def codebooks(config: TableConfig, site: Site) -> int:
-    """C of a group at the site; raises HalutError naming it if C exceeds its inputs."""
+    """C of a group and stage at the site; raises HalutError naming it if C exceeds its inputs."""
     if config.C is not None:
         if config.C > site.D:
             each = " per group" if site.groups > 1 else ""
@@ -60,6 +60,11 @@ def codebooks(config: TableConfig, site: Site) -> int:
         return config.C
     V = config.V if config.V is not None else site.taps if site.taps > 1 else DEFAULT_V
     return max(1, -(-site.D // V))
+
+
+def blocks_of(config: TableConfig, site: Site) -> Blocks:
+    """The blocks of the codebooks at the site, in as many stages as the options have."""
+    return Blocks(site.D, config.stages * codebooks(config, site), site.groups, config.stages)
 
 
 class LUTLayer(ReplacedLayer):
@@ -84,7 +89,7 @@ class LUTLayer(ReplacedLayer):
     def __init__(self, site: Site, config: TableConfig, source: nn.Module | None = None) -> None:
         super().__init__()
         self.site, self.options = site, config
-        self.blocks = Blocks(site.D, codebooks(config, site), site.groups)
+        self.blocks = blocks_of(config, site)
         self.channels = site.groups * site.D // site.taps
         kind = encoders[config.name]
         self.encoder = kind(self.blocks, config.K, config)
@@ -178,11 +183,12 @@ class LUTLayer(ReplacedLayer):
         if targets is not None:
             rows, prototypes = targets, bucket_means(targets, codes, self.blocks, prototypes)
         if self.options.parameterization == "free":
-            lut = refine(codes, prototypes, rows, weight, ridge)
+            lut = refine(codes, prototypes, rows, weight, ridge, self.blocks.stages)
             self.lut.copy_(self.encoder.times_unit(lut))
         elif not self.shares_prototypes:
             if ridge is not None:
-                prototypes = refine_prototypes(codes, prototypes, rows, self.site.groups, ridge)
+                groups, stages = self.site.groups, self.blocks.stages
+                prototypes = refine_prototypes(codes, prototypes, rows, groups, ridge, stages)
             self.prototypes.copy_(prototypes)
         return codes
 
@@ -412,6 +418,9 @@ class LUTLayer(ReplacedLayer):
         adds; tables C K M bits / 8 bytes; codes N C log2 K bits. N counts tokens or output
         positions. The exact product's N D M multiply-adds are gone; the one per output that
         rescales integer sums, like the bias, is not counted.
+        Entries of fewer than 8 bits are counted packed, as hardware with such tables holds them;
+        kernels here read a byte for each (halut.analysis.memory.prepared_figures), and a bundle has
+        the floats that train on.
         bops: bit operations, of which the encoder has encode_bops. weight_bytes holds the bias,
         with the folded zero points of quantized tables, and the tables' scales; weight_bits the
         tables and those scales.

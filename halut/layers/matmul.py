@@ -23,6 +23,8 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 class HalutMatmul:
     """A @ B for a fixed B [D, M], with C codebooks of K prototypes learned from rows like A.
 
+    Options with residual codebooks have C of them per stage.
+
     >>> product = HalutMatmul(C=32, K=16)
     >>> product.learn_offline(A_train, B)
     >>> Y = product.matmul_online(A_test)  # [N, M], about A_test @ B
@@ -46,7 +48,8 @@ class HalutMatmul:
     ) -> None:
         if C < 1:
             raise HalutError(f"C must be at least 1, got {C}")
-        encoders[encoder](Blocks(C, C), K, options)  # refuses what no number of inputs can mend
+        # Refuses what no number of inputs can mend.
+        encoders[encoder](Blocks(C, C * stages_of(options), 1, stages_of(options)), K, options)
         check_lam(lam)
         if bits is not None:
             check_options(bits, "channel")
@@ -66,7 +69,8 @@ class HalutMatmul:
         check_rows(rows, rows.shape[1])
         if not bool(torch.isfinite(weight).all()):
             raise HalutError("B holds NaN or infinite values")
-        blocks = Blocks(rows.shape[1], self.C)
+        stages = stages_of(self.options)
+        blocks = Blocks(rows.shape[1], self.C * stages, 1, stages)
         encoder = encoders[self.encoder_name](blocks, self.K, self.options).to(rows.device)
         encoder.unit.fill_(unit_of(float(rows.abs().max())))
         if encoder.transform is not None:
@@ -74,7 +78,7 @@ class HalutMatmul:
         rows, weight = encoder.transformed(rows), encoder.transformed_weight(weight)
         prototypes = encoder.calibrate(rows, seed=self.seed, weight=weight)
         self.lut = encoder.times_unit(
-            refine(encoder.codes(rows), prototypes, rows, weight, self.lam)
+            refine(encoder.codes(rows), prototypes, rows, weight, self.lam, stages)
         )
         self.table = None if self.bits is None else quantize_table(self.lut, self.bits)
         self.encoder = encoder
@@ -116,6 +120,11 @@ class HalutMatmul:
             "normalized_mse": float(error.square().sum()) / power if power else float("nan"),
             "cosine": float((exact * approximate).sum()) / norms if norms else float("nan"),
         }
+
+
+def stages_of(options: TableConfig | None) -> int:
+    """Codebooks of every block."""
+    return 1 if options is None else options.stages
 
 
 def _tensor(name: str, array: np.ndarray | Tensor) -> Tensor:

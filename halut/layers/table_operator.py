@@ -9,7 +9,7 @@ from torch import nn
 from halut.configs import TableConfig
 from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.layers.lut import LUTConv2d, LUTLayer, LUTLinear, codebooks
+from halut.layers.lut import LUTConv2d, LUTLayer, LUTLinear, blocks_of, codebooks
 from halut.ops.blocks import Blocks
 from halut.sites.attention import KIND
 from halut.sites.find import Site
@@ -26,10 +26,10 @@ class TableOperator(Operator):
 
     def check(self, site: Site) -> None:
         config = self.config
-        blocks = Blocks(site.D, codebooks(config, site), site.groups)
+        blocks = blocks_of(config, site)
         encoder = encoders[config.name]
         encoder(blocks, config.K, config)
-        _check_transform(config.transform, blocks, site)
+        _check_transform(config.transform, blocks.of_stage, site)
         run = config.average
         if run is not None and (run < 2 or run & (run - 1) or blocks.C % run):
             raise HalutError(

@@ -17,18 +17,31 @@ class Blocks:
     A grouped product has `groups` independent halves of D inputs and C codebooks each; its rows
     are [N, groups * D] and its codes [N, groups * C], both group-major.
 
-    Raises HalutError unless 1 <= C <= D and groups >= 1.
+    With `stages` above 1 there are C / stages blocks, and as many codebooks of every block as
+    there are stages: those of the first stage, then those of the second, ... Each codes what the
+    stages before it leave, so that a row is the sum of its prototypes (residual quantization).
+
+    Raises HalutError unless 1 <= C / stages <= D, a whole number, and groups >= 1.
     """
 
     D: int
     C: int
     groups: int = 1
+    stages: int = 1
 
     def __post_init__(self) -> None:
         if self.groups < 1:
             raise HalutError(f"groups must be at least 1, got {self.groups}")
-        if not 1 <= self.C <= self.D:
-            raise HalutError(f"{self.D} inputs: C must be in 1..{self.D}, got {self.C}")
+        if self.stages < 1 or self.C % self.stages:
+            raise HalutError(f"stages must divide the {self.C} codebooks, got {self.stages}")
+        if not 1 <= self.C // self.stages <= self.D:
+            times = f"{self.stages} times " if self.stages > 1 else ""
+            raise HalutError(f"{self.D} inputs: C must be {times}in 1..{self.D}, got {self.C}")
+
+    @property
+    def of_stage(self) -> Blocks:
+        """The blocks of one stage: C / stages of them."""
+        return Blocks(self.D, self.C // self.stages, self.groups)
 
     @property
     def total(self) -> int:
@@ -43,27 +56,28 @@ class Blocks:
     @property
     def widths(self) -> list[int]:
         """Inputs per codebook, [groups * C]."""
-        narrow, wider = divmod(self.D, self.C)
-        return [narrow + (c < wider) for c in range(self.C)] * self.groups
+        spans = self.C // self.stages
+        narrow, wider = divmod(self.D, spans)
+        return [narrow + (c < wider) for c in range(spans)] * self.stages * self.groups
 
     @property
     def starts(self) -> list[int]:
         """First column of every codebook, [groups * C]."""
         starts, at = [], 0
-        for width in self.widths:
+        for width in self.widths[: self.C // self.stages]:
             starts.append(at)
             at += width
-        return starts
+        return [g * self.D + start for g in range(self.groups) for start in starts * self.stages]
 
     @property
     def V(self) -> int:
         """Inputs of the widest codebook."""
-        return -(-self.D // self.C)
+        return -(-self.D // (self.C // self.stages))
 
     @property
     def even(self) -> bool:
         """True if all blocks are equally wide, so that rows.view(N, groups * C, V) holds."""
-        return self.D % self.C == 0
+        return self.stages == 1 and self.D % self.C == 0
 
     def columns(self) -> Tensor:
         """Columns of every codebook, [groups * C, V] int64, and -1 where a block is narrower."""

@@ -30,25 +30,27 @@ def boosted_trees(
     candidates: int,
     passes: int,
     target_rows: Tensor | None = None,
+    stages: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """split_dims [GC, depth] and thresholds [GC, K-1] after `passes` over all codebooks.
 
     `trees` are those before, of rows [N, groups * D], codes [N, GC] and prototypes [GC, K, V];
-    weight [groups * M_g, D]. Y is the exact product of target_rows, by default of rows. A tree is
-    replaced if the new one leaves less of R_c than the old one, each with the means of its buckets.
+    weight [groups * M_g, D], stages of Blocks. Y is the exact product of target_rows, by default of
+    rows. A tree is replaced if the new one leaves less of R_c than the old one, each with the means
+    of its buckets.
     Memory: three arrays [N, M_g] float32. Time of a pass: learn_trees', and O(N M_g) a codebook.
     """
     split_dims, thresholds = (each.clone() for each in trees)
     D = weight.shape[1]
     groups, depth = rows.shape[1] // D, split_dims.shape[1]
-    blocks = Blocks(D, codes.shape[1] // groups, groups)
+    blocks = Blocks(D, codes.shape[1] // groups, groups, stages)
     W, C = grouped_weight(weight, blocks), blocks.C
     host = rows.detach().to("cpu", torch.float32)
     wanted = host if target_rows is None else target_rows.detach().to("cpu", torch.float32)
     for g in range(groups):
         books, columns = slice(g * C, (g + 1) * C), slice(g * D, (g + 1) * D)
         code = codes[:, books].cpu().long()
-        lut = refine(code, prototypes[books], wanted[:, columns], W[g])[0]
+        lut = refine(code, prototypes[books], wanted[:, columns], W[g], stages=stages)[0]
         residual = wanted[:, columns] @ W[g].T
         for c in range(C):
             residual -= lut[c][code[:, c]]

@@ -49,17 +49,18 @@ def refine(
     rows: Tensor,
     weight: Tensor,
     lam: float | str | None = 1.0,
+    stages: int = 1,
 ) -> Tensor:
     """The table [G, C, K, M_g] of refined prototypes: P0 W' + dP W'.
 
     codes [N, GC], prototypes P0 [GC, K, V], rows [N, G * D], weight [G * M_g, D]. dP W' is solved
     for directly, with (X - P0[codes]) W' on the right: nothing of size C K D is built. The largest
     array is G'G, [CK, CK] float64. lam: lambda > 0; None: P0 W' as it is; "cv": the lambda of GRID
-    with the least cross-validated error of the outputs. The table belongs to these codes: with
-    those of another encoder it is far worse than no refinement.
+    with the least cross-validated error of the outputs. stages: of Blocks. The table belongs to
+    these codes: with those of another encoder it is far worse than no refinement.
     Raises HalutError on shapes that disagree, values that are not finite, or lam <= 0.
     """
-    blocks = _blocks(codes, rows, weight.shape[-1])
+    blocks = _blocks(codes, rows, weight.shape[-1], stages)
     lut = blockwise_lut(prototypes, weight.detach(), blocks)
     if lam is None:
         return lut
@@ -81,6 +82,7 @@ def refine_prototypes(
     rows: Tensor,
     groups: int = 1,
     lam: float | str = 1.0,
+    stages: int = 1,
 ) -> Tensor:
     """P0 + dP in full, [GC, K, D], for tables derived from prototypes that go on learning.
 
@@ -88,7 +90,7 @@ def refine_prototypes(
     by the error of the inputs here, as there is no weight).
     """
     check_lam(lam)
-    blocks = _blocks(codes, rows, rows.shape[-1] // groups)
+    blocks = _blocks(codes, rows, rows.shape[-1] // groups, stages)
     GC, K, _ = prototypes.shape
     full = prototypes.new_zeros(GC, K, blocks.D)
     for c, (start, width) in enumerate(zip(blocks.starts, blocks.widths, strict=True)):
@@ -102,14 +104,14 @@ def refine_prototypes(
     return full
 
 
-def _blocks(codes: Tensor, rows: Tensor, D: int) -> Blocks:
+def _blocks(codes: Tensor, rows: Tensor, D: int, stages: int) -> Blocks:
     check_rows(rows, rows.shape[-1])
     groups, rest = divmod(rows.shape[1], D)
     if rest or groups < 1 or codes.ndim != 2 or codes.shape[1] % groups or len(codes) != len(rows):
         raise HalutError(
             f"codes {list(codes.shape)} and rows {list(rows.shape)} do not fit groups of {D} inputs"
         )
-    return Blocks(D, codes.shape[1] // groups, groups)
+    return Blocks(D, codes.shape[1] // groups, groups, stages)
 
 
 def check_lam(lam: float | str | None) -> None:
@@ -124,7 +126,7 @@ def _folds(
     codes: Tensor, prototypes: Tensor, rows: Tensor, blocks: Blocks, g: int, lam: float | str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(codes [n, C], X - P0[codes] [n, D]) of group g: FOLDS strided parts of the rows for "cv"."""
-    one_group = Blocks(blocks.D, blocks.C)
+    one_group = Blocks(blocks.D, blocks.C, 1, blocks.stages)
     books = slice(g * blocks.C, (g + 1) * blocks.C)
     columns = slice(g * blocks.D, (g + 1) * blocks.D)
     folds = min(FOLDS, len(rows)) if lam == "cv" else 1

@@ -7,7 +7,7 @@ with cuts scored over the inputs of the block, or over any targets, and threshol
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -96,7 +96,9 @@ def learn_trees(
     """Trees of all codebooks over rows [N, groups * D].
 
     With roots L [GC, V, V] of W_c W_c' = L_c L_c' (halut.prototypes.output_metric) cuts are scored
-    by the error of x_c L_c, whose squares are those of the products x_c W_c.
+    by the error of x_c L_c, whose squares are those of the products x_c W_c. Trees of a later stage
+    (Blocks.stages) test inputs of x_c as well, and are cut by the error of what the trees before
+    leave of it; their prototypes are means of that.
 
     Returns split_dims [GC, depth] int64 (columns of the rows), thresholds [GC, K-1] float32 and
     the bucket means [GC, K, V] float32, zero in the padding of narrow blocks. One codebook at a
@@ -109,19 +111,48 @@ def learn_trees(
     thresholds = torch.zeros(blocks.total, 2**depth - 1)
     prototypes = torch.zeros(blocks.total, 2**depth, blocks.V)
 
-    def learn(c: int) -> Tree:
-        columns = slice(blocks.starts[c], blocks.starts[c] + blocks.widths[c])
-        x, targets = np.ascontiguousarray(host[:, columns].T), None
-        if roots is not None:
-            width = blocks.widths[c]
-            targets = roots[c, :width, :width].to(torch.float32).T.numpy() @ x
-        return learn_tree(x, depth, candidates, targets)
+    spans = blocks.C // blocks.stages
+    firsts = [g * blocks.C + b for g in range(blocks.groups) for b in range(spans)]
 
-    for c, tree in enumerate(each_codebook(learn, blocks.total, threads=1)):
+    def learn(i: int) -> list[Tree]:
+        c = firsts[i]
         start, width = blocks.starts[c], blocks.widths[c]
-        split_dims[c] = torch.from_numpy(tree.split_dims) + start
-        thresholds[c] = torch.from_numpy(tree.thresholds)
-        prototypes[c, :, :width] = torch.from_numpy(tree.prototypes)
-        if progress is not None:
-            progress(1)
+        x = np.ascontiguousarray(host[:, start : start + width].T)
+        root = None if roots is None else roots[c, :width, :width].to(torch.float32).T.numpy()
+        return _learn_stages(x, depth, candidates, blocks.stages, root)
+
+    for first, trees in zip(firsts, each_codebook(learn, len(firsts), threads=1), strict=True):
+        start, width = blocks.starts[first], blocks.widths[first]
+        for stage, tree in enumerate(trees):
+            c = first + stage * spans
+            split_dims[c] = torch.from_numpy(tree.split_dims) + start
+            thresholds[c] = torch.from_numpy(tree.thresholds)
+            prototypes[c, :, :width] = torch.from_numpy(tree.prototypes)
+            if progress is not None:
+                progress(1)
     return split_dims, thresholds, prototypes
+
+
+def _learn_stages(
+    x: NDArray[np.float32],
+    depth: int,
+    candidates: int,
+    stages: int,
+    root: NDArray[np.float32] | None,
+) -> list[Tree]:
+    """Trees over one block's inputs x [V, N], each cut by the error of what those before leave."""
+    trees: list[Tree] = []
+    rest = x
+    for stage in range(stages):
+        targets = rest if stage > 0 else None
+        if root is not None:
+            targets = root @ rest
+        tree = learn_tree(x, depth, candidates, targets)
+        if stage > 0:
+            sizes = np.bincount(tree.codes, minlength=2**depth)
+            empty = np.zeros((2**depth, len(x)))
+            tree = replace(tree, prototypes=bucket_means(rest, tree.codes, sizes, empty))
+        trees.append(tree)
+        if stage + 1 < stages:
+            rest = rest - tree.prototypes.astype(np.float32)[tree.codes].T
+    return trees

@@ -15,7 +15,9 @@ DAMPING = 1e-3
 """Weight of the change of W, as a share of the mean power of its inputs."""
 
 
-def refit(layer: nn.Module, site: Site, rows: Tensor, target_rows: Tensor, W: Tensor) -> None:
+def refit(
+    layer: nn.Linear | nn.Conv2d, site: Site, rows: Tensor, target_rows: Tensor, W: Tensor
+) -> None:
     """Change a Linear's or Conv2d's weight so that rows give what target_rows gave the exact W.
 
     rows X and target_rows T [N, groups * D] are the layer's inputs at the same places, in the
@@ -30,7 +32,6 @@ def refit(layer: nn.Module, site: Site, rows: Tensor, target_rows: Tensor, W: Te
     HalutError naming the site for values that are not finite.
     """
     weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, nn.Parameter)
     before = weight.detach().reshape(site.groups, -1, site.D).double()
     exact = W.detach().reshape(before.shape).to(before)
     X = rows.to(before).view(len(rows), site.groups, site.D)

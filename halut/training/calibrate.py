@@ -170,7 +170,8 @@ def _learn_site(
     rows: torch.Tensor,
     target_rows: torch.Tensor | None = None,
 ) -> None:
-    codebooks = (entry.options.get("C") or 1) * entry.site.groups
+    stages = 1 + entry.options.get("residual", 0)
+    codebooks = (entry.options.get("C") or 1) * stages * entry.site.groups
     with progress_bar(
         f"learn {entry.site.name}", codebooks, context.config.trainer.enable_progress_bar
     ) as progress:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from halut.analysis.memory import memory_lines, times
 from halut.analysis.runtime import runtime_lines
+from halut.encoders import encoders
 from halut.sites.plan import Plan
 from halut.training.logging.progress import console
 from halut.training.report import plan_table
@@ -23,7 +24,9 @@ def show(figures: Mapping[str, Any], plan: Plan) -> None:
     if figures["prepared_bytes"] is not None:
         layout = figures["prepared_layout_bytes"]
         again = f"; {layout:,} more for tables laid out for the kernels" if layout else ""
-        lines.append(f"memory prepared: {figures['prepared_bytes']:,} bytes{again}")
+        narrow = any((e.options.get("bits") or 8) < 8 and e.operator in encoders for e in plan)
+        entries = " (a byte for each entry of tables, also of fewer bits)" if narrow else ""
+        lines.append(f"memory prepared: {figures['prepared_bytes']:,} bytes{entries}{again}")
     if (latency := figures["latency"]) is not None:
         exact, prepared = latency["ms"]["exact"], latency["ms"]["prepared"]
         lines.append(
