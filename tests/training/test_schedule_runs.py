@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from halut.layers.lut import LUTLayer
 from halut.sites.find import Site
 from halut.sites.plan import Entry, Plan
 from halut.training.config.run_config import ScheduleConfig, TrainConfig
@@ -118,6 +119,27 @@ def test_a_stage_without_sites_trains_on_what_is_there(train, finished):
         (run.path / name).unlink()
     again = finished("run", *options, only=LAST[:1])
     assert not moved(whole, again.tensors("bundle/model"))
+
+
+def test_every_stage_begins_with_float_tables(finished, monkeypatch):
+    answers = []
+    by_floats = LUTLayer.trains_by_floats
+
+    def noted(layer):
+        answers.append((layer.site.name, layer.training, by_floats(layer)))
+        return answers[-1][-1]
+
+    monkeypatch.setattr(LUTLayer, "trains_by_floats", noted)
+    options = ("halut.quantize_from=0.25", "schedule.epochs=2", "schedule.select=last")
+    finished("run", *options)  # stages of four steps
+    assert not any(floats for _, training, floats in answers if not training)
+    training = [(name, floats) for name, training, floats in answers if training]
+    first, second = LAST
+    steps = (True, True, False, False)
+    assert training == [
+        *((first, floats) for floats in steps),
+        *((name, floats) for floats in steps for name in (first, second)),
+    ]
 
 
 def test_encoders_first_then_jointly(finished):
