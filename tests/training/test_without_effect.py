@@ -26,6 +26,8 @@ from halut.training.config.run_config import TrainConfig
         ("schedule.epochs=0 schedule.train_batches=2", "schedule.train_batches=2", "epochs"),
         ("schedule=all_at_once schedule.final_epochs=3 schedule.epochs=2", "epochs=2", "final"),
         ("schedule.epochs=0 schedule.encoders_first=1", "encoders_first=1", "epochs above 0"),
+        ("halut=integer schedule.relearn=true", "relearn=true", "parameterization=free"),
+        ("schedule=all_at_once schedule.relearn=true", "relearn=true", "there is one stage"),
         ("halut=integer schedule.encoders_first=1", "encoders_first=1", "halut=tree"),
         ("+schedule.stages=[{sites:[a]}] schedule.final_floor=1", "final_floor=1", "the stages"),
         ("+schedule.stages=[{sites:[a],floor:1}] schedule.floor=1", "floor=1", "its own floor"),
