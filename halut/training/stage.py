@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from halut.errors import HalutError
 from halut.io import Kind
 from halut.replace import swap
 from halut.replace.liveness import prove
-from halut.replace.recalibrate import recalibrate
+from halut.replace.recalibrate import recalibrate, running_norms
 from halut.replace.schedule import Stage
 from halut.sites.calibration import capture
 from halut.sites.plan import Plan
@@ -79,11 +80,12 @@ def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[
 def train(context: Context, network: nn.Module, path: Path, epochs: int, recipe: Recipe) -> int:
     """One fit as all stages and the baseline have it; returns the steps taken.
 
-    An epoch is cut to schedule.train_batches where that is given.
+    An epoch is cut to schedule.train_batches where that is given. With averaged weights (ema) batch
+    norms get the statistics of the averaged network: see `fit_norms`.
     """
     config = context.config
     batches, settings = config.schedule.train_batches, config.trainer
-    return fit(
+    steps = fit(
         network,
         context.data,
         path,
@@ -95,6 +97,30 @@ def train(context: Context, network: nn.Module, path: Path, epochs: int, recipe:
         select=config.schedule.select,
         log_every=config.logger.every,
     )
+    if steps and settings.ema is not None:
+        fit_norms(context, network, recipe.seed)
+    return steps
+
+
+def fit_norms(context: Context, network: nn.Module, seed: int) -> None:
+    """Batch norms' statistics of the network as it is, unless validation accuracy falls by them.
+
+    Those of an averaged network are averages of what the networks on the way had, and lag behind.
+    """
+    samples = context.config.recalibrate * context.data.config.batch_size
+    norms = running_norms(network)
+    if not samples or not norms:
+        return
+    lagging = [copy.deepcopy(norm.state_dict()) for norm in norms]
+    before = split_accuracy(network, context.data, "val", context.config.trainer)
+    if is_main():
+        recalibrate(network, context.data.calibration_batches(samples, seed=seed))
+    share_state(network)
+    after = split_accuracy(network, context.data, "val", context.config.trainer)
+    log.info("norms of the averaged network: accuracy %.2f before, %.2f after", before, after)
+    if after < before:
+        for norm, state in zip(norms, lagging, strict=True):
+            norm.load_state_dict(state)
 
 
 def _rates(rates: Rates) -> dict[str, float]:
