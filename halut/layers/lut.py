@@ -196,7 +196,7 @@ class LUTLayer(ReplacedLayer):
         """The table as the forward reads it, quantized as the options say, with the bias."""
         options = self.options
         lut = self.lut if options.parameterization == "free" else self.full_lut()
-        if options.bits is None or self.trains_by_floats():
+        if options.bits is None or (options.quantize_from and self.trains_by_floats()):
             return LookupTable(lut, lut.detach(), self.bias)
         if options.scale == "codebook":
             table = quantize_table(lut, options.bits, options.scale, self.clip)
@@ -208,8 +208,7 @@ class LUTLayer(ReplacedLayer):
 
     def trains_by_floats(self) -> bool:
         """True in training mode before the share `quantize_from` of a stage: no quantization."""
-        share = self.options.quantize_from
-        return self.training and share > 0 and float(self.blend) < share
+        return self.training and float(self.blend) < self.options.quantize_from
 
     def with_noise(self, x: Tensor) -> Tensor:
         """x + noise * RMS(x) * e, e standard normal, x as the encoder reads it.
