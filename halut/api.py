@@ -226,6 +226,8 @@ def attach(
             "of halut.param_groups(network)"
         )
     done = start
+    for layer in layers:
+        layer.begin_fit(min(done / steps, 1.0))
 
     def after_step(*_: Any) -> None:
         nonlocal done

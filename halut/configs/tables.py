@@ -7,7 +7,7 @@ from typing import Any
 
 from halut.configs.base import Config, documented
 from halut.errors import HalutError
-from halut.option import between, choice, option, redefined, where
+from halut.option import between, choice, every, option, redefined, where
 
 SCALES = ("layer", "channel", "codebook")
 CLIPS = ("none", "mse", "output")
@@ -20,6 +20,7 @@ METRICS = ("l2", "l1", "chebyshev")
 TRANSFORMS = ("none", "hadamard", "permute")
 
 with_bits = where(lambda own: own.bits is not None, "tables are floats: it needs halut.bits")
+with_estimate = where(lambda own: own.tau is None, "halut.tau is the starting temperature")
 with_temperature = where(
     lambda own: own.estimator not in HARD_ESTIMATORS,
     "halut.estimator=identity, rotation and diveq have no temperature; it needs another estimator",
@@ -65,6 +66,11 @@ class TableConfig(Config):
     tau: float | None = option(
         None, "starting temperature; null: estimated from the data", needs=with_temperature
     )
+    tau_scale: float = option(
+        1.0,
+        "factor of the estimated starting temperature",
+        needs=every(with_temperature, with_estimate),
+    )
     tau_per: str = option(
         "layer", "what shares a temperature", choices=TAU_PER, needs=with_temperature
     )
@@ -73,6 +79,16 @@ class TableConfig(Config):
         "of the inputs of a Linear or 1x1 convolution before they are coded: Hadamard rotation, or "
         "correlated ones together",
         choices=TRANSFORMS,
+    )
+    noise: float = option(
+        0.0,
+        "deviation of Gaussian noise on what the encoder reads while training, over the input's "
+        "RMS",
+    )
+    quantize_from: float = option(
+        0.0,
+        "share of a stage from which training multiplies by quantized tables; before: by floats",
+        needs=with_bits,
     )
 
     def __post_init__(self) -> None:
@@ -101,6 +117,10 @@ class TableConfig(Config):
             raise HalutError(f"halut.ridge must be above 0, cv or null, got {self.ridge}")
         if self.tau is not None and self.tau <= 0:
             raise HalutError(f"halut.tau must be positive, got {self.tau}")
+        if not 0 < self.tau_scale < float("inf"):
+            raise HalutError(f"halut.tau_scale must be positive, got {self.tau_scale}")
+        between("halut.noise", self.noise, 0)
+        between("halut.quantize_from", self.quantize_from, 0, 1)
 
     @property
     def stages(self) -> int:

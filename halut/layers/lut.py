@@ -70,12 +70,14 @@ def blocks_of(config: TableConfig, site: Site) -> Blocks:
 class LUTLayer(ReplacedLayer):
     """y[n, m] = sum_c lut[c, code_c(x_n), m] + bias[m] at one site.
 
-    The forward value is always the hard one: integer codes, quantized table. `estimator` decides
-    the gradient only (maths: Blalock and Guttag 2021; Tang et al. 2023; Schoenleber et al. 2023):
-    `tree` and `soft` relax the codes, `identity` hands on the exact product's input gradient, and
-    `blend` moves from the first to the second over a stage; `rotation` and `diveq` carry the
-    gradient at the prototypes to the inputs (halut.ops.nearest.carry). Parameterization `free`
-    trains the table [G, C, K, M_g] itself; `derived` trains prototypes and the weight, lut = P W'.
+    The forward value is always the hard one: integer codes, quantized table; in training mode alone
+    codes may be of noisy inputs (`noise`) and tables floats at first (`quantize_from`). `estimator`
+    decides the gradient only (maths: Blalock and Guttag 2021; Tang et al. 2023; Schoenleber et al.
+    2023): `tree` and `soft` relax the codes, `identity` hands on the exact product's input
+    gradient, and `blend` moves from the first to the second over a stage; `rotation` and `diveq`
+    carry the gradient at the prototypes to the inputs (halut.ops.nearest.carry). Parameterization
+    `free` trains the table [G, C, K, M_g] itself; `derived` trains prototypes and the weight,
+    lut = P W'.
 
     `weight` [M, D] is the exact layer's: a parameter if tables derive from it, else a buffer kept
     for error figures, estimators without relaxed codes and `table_losses`.
@@ -164,7 +166,8 @@ class LUTLayer(ReplacedLayer):
         codes = self._calibrate_table(rows, prototypes, weight, targets)
         if not self.encoder_shared:
             tau = self.options.tau
-            self.tau.fill_(tau if tau is not None else self.encoder.initial_tau(rows))
+            scale = self.options.tau_scale
+            self.tau.fill_(tau if tau is not None else scale * self.encoder.initial_tau(rows))
         if self.options.bits is not None and self.options.clip != "none":
             used = codes if self.options.clip == "output" else None
             clip = best_clip(self.full_lut(), self.options.bits, self.options.scale, used)
@@ -236,7 +239,7 @@ class LUTLayer(ReplacedLayer):
         """The table as the forward reads it, quantized as the options say, with the bias."""
         options = self.options
         lut = self.lut if options.parameterization == "free" else self.full_lut()
-        if options.bits is None:
+        if options.bits is None or (options.quantize_from and self.trains_by_floats()):
             return LookupTable(lut, lut.detach(), self.bias)
         if options.scale == "codebook":
             table = quantize_table(lut, options.bits, options.scale, self.clip)
@@ -245,6 +248,18 @@ class LUTLayer(ReplacedLayer):
         q, scale, offset = quantized
         shift = offset.sum(1).view(-1)
         return LookupTable(lut, q, shift if self.bias is None else shift + self.bias, scale, offset)
+
+    def trains_by_floats(self) -> bool:
+        """True in training mode before the share `quantize_from` of a stage: no quantization."""
+        return self.training and float(self.blend) < self.options.quantize_from
+
+    def with_noise(self, x: Tensor) -> Tensor:
+        """x + noise * RMS(x) * e, e standard normal, x as the encoder reads it.
+
+        The gradient reaches x as that of x itself: the RMS, over the whole of x, has none.
+        """
+        rms = x.detach().float().square().mean().sqrt()
+        return x + (self.options.noise * rms).to(x.dtype) * torch.randn_like(x)
 
     def _by_parts(
         self,
@@ -260,7 +275,7 @@ class LUTLayer(ReplacedLayer):
             sums = accumulate(codes, lut + (entries - lut).detach())
         else:
             sums = encoder.sums(x, geometry, lut, entries, self.tau, ste_mix)
-        if self.options.average is not None:
+        if self.options.average is not None and table.scale is not None:
             averaged = average_groups(codes, entries, self.options.average)
             sums = sums + (averaged - sums).detach()
         y = table.apply_scale(sums)
@@ -291,10 +306,14 @@ class LUTLayer(ReplacedLayer):
 
     # -- training ---------------------------------------------------------------------------
 
+    def begin_fit(self, progress: float) -> None:
+        with torch.no_grad():
+            self.blend.fill_(min(max(progress, 0.0), 1.0))
+
     def after_step(self, progress: float) -> ReplacedRows:
         with torch.no_grad():
             self.tau.clamp_(min=1e-4)
-            self.blend.fill_(min(max(progress, 0.0), 1.0))
+        self.begin_fit(progress)
         rows = self._revive() if self.revival is not None else []
         if self.readers is not None:  # changes of `data` are not counted
             self.readers.forget()
@@ -392,6 +411,8 @@ class LUTLayer(ReplacedLayer):
         x, geometry = self.encoder_input(input)
         if self.revival is not None and self.training and torch.is_grad_enabled():
             self.revival.note(x, geometry)
+        if self.options.noise and self.training:
+            x = self.with_noise(x)
         encoder: Encoder | SharedCodes = self.encoder
         table, ste_mix = self.lookup_table(), 1.0
         if self.estimator == "blend":

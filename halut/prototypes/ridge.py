@@ -104,6 +104,14 @@ def refine_prototypes(
     return full
 
 
+def ridge_table(codes: Tensor, answers: Tensor, K: int, lam: float) -> Tensor:
+    """B [C, K, M] of least ||answers - sum_c B[c, codes_c]||^2 + lam ||B||^2, in float64.
+
+    codes [N, C] in [0, K), answers [N, M], lam > 0. Zero answers have the zero table exactly.
+    """
+    return _Normal(codes, answers, K).solve(lam).view(codes.shape[1], K, -1)
+
+
 def _blocks(codes: Tensor, rows: Tensor, D: int, stages: int) -> Blocks:
     check_rows(rows, rows.shape[-1])
     groups, rest = divmod(rows.shape[1], D)

@@ -130,6 +130,9 @@ class ReplacedLayer(nn.Module):
         """What the exact product would answer to the layer's input x: what errors refer to."""
         raise NotImplementedError
 
+    def begin_fit(self, progress: float) -> None:
+        """Called before the first step of a stage, or of what is left of it; see `after_step`."""
+
     def after_step(self, progress: float) -> ReplacedRows | None:
         """Called after every optimizer step; `progress` in 0..1 is the share of the stage done.
 

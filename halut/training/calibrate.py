@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from halut.layers.lut import LUTLayer
+from halut.layers.relearn import can_relearn, relearn
 from halut.prototypes.codebooks import shared_out
 from halut.replace import swap
 from halut.sites.calibration import Reservoir, expected_memory, reservoirs_of, sampled_rows
@@ -22,6 +24,7 @@ from halut.training.config.run_config import TrainConfig
 from halut.training.logging.metrics import RunLogger
 from halut.training.logging.progress import progress_bar
 from halut.training.parallel.distributed import (
+    broadcast_from_rank0,
     device_of,
     rank,
     run_on_all_ranks,
@@ -70,6 +73,37 @@ def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibr
             rows = captured(context, network, [entry])  # of the same places: the seed is the same
             with shared_out(codebook_ranks()):
                 _learn_site(context, network, entry, rows[name], targets.pop(name, None))
+
+
+def relearn_encoders(context: Context, network: nn.Module, entries: Sequence[Entry]) -> list[str]:
+    """Learn the encoders of replaced sites again; names of those that have another one now.
+
+    One after the other, each from rows that are captured on the network as it then stands, its
+    codebooks dealt to the ranks; all ranks call it. Layers that share an encoder learn it together,
+    from the rows of the first.
+    """
+    network.to(device_of(context.config.trainer.accelerator))
+    groups: dict[int, list[Entry]] = {}
+    for entry in entries:
+        layer = network.get_submodule(entry.site.name)
+        if can_relearn(layer):
+            groups.setdefault(id(layer.encoder), []).append(entry)
+    changed: list[str] = []
+    for members in groups.values():
+        first = members[0]
+        rows = captured(context, network, [first])[first.site.name]
+        layers = [cast(LUTLayer, network.get_submodule(e.site.name)) for e in members]
+        show = context.config.trainer.enable_progress_bar
+        total = layers[0].blocks.total
+        with (
+            progress_bar(f"learn {first.site.name} again", total, show) as progress,
+            shared_out(codebook_ranks()),
+        ):
+            if relearn(layers, rows, seed=context.config.seed, progress=progress):
+                changed += [entry.site.name for entry in members]
+        for entry in members:
+            share_state(network.get_submodule(entry.site.name))
+    return broadcast_from_rank0(lambda: changed)
 
 
 def assign_sites_to_ranks(entries: Sequence[Entry], ranks: int) -> dict[str, int]:

@@ -94,6 +94,7 @@ def key(context: Context, epochs: int, recipe: Recipe) -> str:
         "trainer": deciding(
             asdict(config.trainer), ("ema", "limit_train_batches", "limit_val_batches")
         ),
+        **({"norms": config.recalibrate} if config.trainer.ema is not None else {}),
         "seed": config.seed,
         "processes": world_size(),
     }

@@ -131,12 +131,14 @@ def parts_of(config: Any, data: Any, stages: Sequence[Any], widths: int) -> list
     batches = max(steps_per_epoch(data, config.trainer) * config.trainer.accumulate_grad_batches, 1)
     cut = min(config.schedule.train_batches or batches, batches)
     evaluation = batches / 3  # an epoch's worth of answers
-    parts = []
+    parts, earlier = [], 0
     if untrained_base(config) is None:
         parts.append(Part("base", "exact", config.base.epochs * batches))
     for index, stage in enumerate(stages):
         name, label = f"stage_{index:02d}", f"stage {index + 1} of {len(stages)}"
-        parts.append(Part(f"{name} learn", "learn", 30.0 * len(stage.sites), label))
+        learned = len(stage.sites) + (earlier if config.schedule.relearn else 0)
+        earlier += len(stage.sites)
+        parts.append(Part(f"{name} learn", "learn", 30.0 * learned, label))
         if stage.epochs:
             parts.append(Part(name, "tables", 1.5 * stage.epochs * cut, label))
     epochs = sum(stage.epochs for stage in stages)

@@ -21,9 +21,10 @@ from halut.errors import HalutError, reason
 from halut.io import TEMPORARY, Kind, read_json, write_bytes, write_json
 from halut.models.weights import load_weights, save_weights
 from halut.option import with_new_names
+from halut.replace.operator_registry import config_type, operator_names
 from halut.training.cluster import slurm
 from halut.training.cluster.lock import LOCK, TAKING
-from halut.training.config.run_config import TrainConfig
+from halut.training.config.run_config import TrainConfig, plain_values
 
 PLACEMENT_OPTIONS = (
     "accelerator",
@@ -161,7 +162,11 @@ def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
         known = {key: filled(value, defaults.get(key)) for key, value in values.items()}
         return {**defaults, **known}
 
-    return dict(filled(saved, asdict(TrainConfig())))
+    defaults = asdict(TrainConfig())
+    operator = saved.get("halut")
+    if isinstance(operator, dict) and operator.get("name") in operator_names():
+        defaults["halut"] = plain_values(config_type(operator["name"])())
+    return dict(filled(saved, defaults))
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:

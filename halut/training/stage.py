@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +15,11 @@ from halut.errors import HalutError
 from halut.io import Kind
 from halut.replace import swap
 from halut.replace.liveness import prove
-from halut.replace.recalibrate import recalibrate
+from halut.replace.recalibrate import recalibrate, running_norms
 from halut.replace.schedule import Stage
 from halut.sites.calibration import capture
 from halut.sites.plan import Plan
-from halut.training.calibrate import Context, learn
+from halut.training.calibrate import Context, learn, relearn_encoders
 from halut.training.config.run_config import Rates, TrainConfig
 from halut.training.lightning.fit import fit, split_accuracy
 from halut.training.lightning.losses import block_names
@@ -79,11 +80,12 @@ def stage_recipe(config: TrainConfig, stage: Stage, seed: int, blocks: Sequence[
 def train(context: Context, network: nn.Module, path: Path, epochs: int, recipe: Recipe) -> int:
     """One fit as all stages and the baseline have it; returns the steps taken.
 
-    An epoch is cut to schedule.train_batches where that is given.
+    An epoch is cut to schedule.train_batches where that is given. With averaged weights (ema) batch
+    norms get the statistics of the averaged network: see `fit_norms`.
     """
     config = context.config
     batches, settings = config.schedule.train_batches, config.trainer
-    return fit(
+    steps = fit(
         network,
         context.data,
         path,
@@ -95,6 +97,30 @@ def train(context: Context, network: nn.Module, path: Path, epochs: int, recipe:
         select=config.schedule.select,
         log_every=config.logger.every,
     )
+    if steps and settings.ema is not None:
+        fit_norms(context, network, recipe.seed)
+    return steps
+
+
+def fit_norms(context: Context, network: nn.Module, seed: int) -> None:
+    """Batch norms' statistics of the network as it is, unless validation accuracy falls by them.
+
+    Those of an averaged network are averages of what the networks on the way had, and lag behind.
+    """
+    samples = context.config.recalibrate * context.data.config.batch_size
+    norms = running_norms(network)
+    if not samples or not norms:
+        return
+    lagging = [copy.deepcopy(norm.state_dict()) for norm in norms]
+    before = split_accuracy(network, context.data, "val", context.config.trainer)
+    if is_main():
+        recalibrate(network, context.data.calibration_batches(samples, seed=seed))
+    share_state(network)
+    after = split_accuracy(network, context.data, "val", context.config.trainer)
+    log.info("norms of the averaged network: accuracy %.2f before, %.2f after", before, after)
+    if after < before:
+        for norm, state in zip(norms, lagging, strict=True):
+            norm.load_state_dict(state)
 
 
 def _rates(rates: Rates) -> dict[str, float]:
@@ -186,12 +212,15 @@ def _swapped(
         return dict(note)
     name = f"stage_{index:02d}"
     _note(folder, f"{name}: capture, learn, swap")
+    relearned = _relearned(context, network, index)
     if stage.sites:
-        accuracy = _replaced(context, network, index, stage)
-        log.info("%s: accuracy %.2f before, %.2f after the swap", name, before, accuracy)
+        _replace(context, network, index, stage)
     else:
         log.info("%s: training on what is there (%s)", name, run.position or "one stage")
-        accuracy = before
+    accuracy = before
+    if stage.sites or relearned:
+        accuracy = _recalibrated(context, network, index)
+        log.info("%s: accuracy %.2f before, %.2f after the swap", name, before, accuracy)
     figures = {
         "stage/val_accuracy_before": before,
         "stage/val_accuracy_after_swap": accuracy,
@@ -201,6 +230,7 @@ def _swapped(
         "sites": stage.sites,
         "val_accuracy_before": before,
         "val_accuracy_after_swap": accuracy,
+        **({"relearned": relearned} if context.config.schedule.relearn else {}),
     }
     if is_main():
         save_network(path / "swapped.safetensors", network)
@@ -209,13 +239,30 @@ def _swapped(
     return {**result, "seconds": 0.0}
 
 
-def _replaced(context: Context, network: nn.Module, index: int, stage: Stage) -> float:
-    """Swap the stage's sites for operators that have learned; the validation accuracy then."""
-    config, position = context.config, run.position or "one stage"
-    log.info("stage_%02d: replacing %s (%s)", index, ", ".join(stage.sites), position)
+def _relearned(context: Context, network: nn.Module, index: int) -> list[str]:
+    """Sites of earlier stages whose encoders were learned again, where schedule.relearn asks."""
+    earlier = [e for e in context.plan.replaced if e.stage is not None and e.stage < index]
+    if not context.config.schedule.relearn or not earlier:
+        return []
+    relearned = relearn_encoders(context, network, earlier)
+    log.info("stage_%02d: learned again: %s", index, ", ".join(relearned) or "none is better")
+    return relearned
+
+
+def _replace(context: Context, network: nn.Module, index: int, stage: Stage) -> None:
+    """Swap the stage's sites for operators that have learned, and show that they answer."""
+    log.info(
+        "stage_%02d: replacing %s (%s)",
+        *(index, ", ".join(stage.sites), run.position or "one stage"),
+    )
     learn(context, network, context.plan.stage(index), stage.calibrate)
-    batch = next(iter(context.data.calibration_batches(PROVING, seed=config.seed)))[0]
-    prove(network, batch[:PROVING], stage.sites)
+    batches = context.data.calibration_batches(PROVING, seed=context.config.seed)
+    prove(network, next(iter(batches))[0][:PROVING], stage.sites)
+
+
+def _recalibrated(context: Context, network: nn.Module, index: int) -> float:
+    """Validation accuracy, with batch norms' statistics of the network as it stands now."""
+    config = context.config
     if is_main():
         samples = config.recalibrate * context.data.config.batch_size
         if samples:

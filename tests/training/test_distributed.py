@@ -41,9 +41,9 @@ def train(run: Path, *more: str) -> str:
 @pytest.mark.slow
 def test_two_processes_hold_the_same_weights_and_match_one(tmp_path):
     cache = f"base.cache={tmp_path / 'cache'}"
-    ptq = "ptq=[8,4]" if available() else "ptq=none"
-    train(tmp_path / "one", cache, ptq)
-    out = train(tmp_path / "two", cache, ptq, "trainer.devices=2")
+    options = (cache, "ptq=[8,4]" if available() else "ptq=none", "schedule.relearn=true")
+    train(tmp_path / "one", *options)
+    out = train(tmp_path / "two", *options, "trainer.devices=2")
     one, two = (
         json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")
     )
@@ -53,6 +53,7 @@ def test_two_processes_hold_the_same_weights_and_match_one(tmp_path):
         assert len(set(stage["digests"])) == 1
     assert two["environment"]["processes"] == 2
     assert out.count("everything is in") == 1  # one rank speaks
+    assert "relearned" in two["stages"][1]
     # The same base, the same calibration: after the first swap both are the same network.
     first = [report["stages"][0]["val_accuracy_after_swap"] for report in (one, two)]
     assert first[0] == pytest.approx(first[1], abs=0.01)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from halut.encoders import encoders
 from halut.errors import HalutError
+from halut.layers.relearn import relearn
 from halut.ops.blocks import Blocks
 from halut.prototypes.codebooks import Ranks, each_codebook, shared_out
+from halut.replace.operator_registry import make_operator
 from halut.sites.find import Site
 from halut.sites.plan import Entry
 from halut.training.calibrate import assign_sites_to_ranks
@@ -53,6 +57,24 @@ def test_shared_out_learning_is_that_of_one_process(name):
         encoder = encoders[name](Blocks(12, 5), 4)
         prototypes = encoder.calibrate(rows, seed=3)
         return [prototypes, *encoder.state_dict().values()]
+
+    alone = learn()
+    for actual in with_ranks(2, learn)[1]:
+        assert all(a.equal(b) for a, b in zip(alone, actual, strict=True))
+
+
+@pytest.mark.parametrize("name", ["tree", "pq", "decision_tree"])
+def test_relearning_shared_out_is_that_of_one_process(name):
+    site = Site("site", "linear", D=12, M=6)
+    generator = torch.Generator().manual_seed(0)
+    rows, moved = (torch.randn(300, 12, generator=generator) for _ in range(2))
+    learned = make_operator(name, C=5, K=4).build(site, torch.nn.Linear(12, 6))
+    learned.calibrate(rows)
+
+    def learn():
+        layer = copy.deepcopy(learned)
+        assert relearn([layer], 3 * moved + 1, seed=3)
+        return list(layer.state_dict().values())
 
     alone = learn()
     for actual in with_ranks(2, learn)[1]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
+from halut.layers.lut import LUTLayer
 from halut.sites.find import Site
 from halut.sites.plan import Entry, Plan
 from halut.training.config.run_config import ScheduleConfig, TrainConfig
@@ -118,6 +120,48 @@ def test_a_stage_without_sites_trains_on_what_is_there(train, finished):
         (run.path / name).unlink()
     again = finished("run", *options, only=LAST[:1])
     assert not moved(whole, again.tensors("bundle/model"))
+
+
+def test_every_stage_begins_with_float_tables(finished, monkeypatch):
+    answers = []
+    by_floats = LUTLayer.trains_by_floats
+
+    def noted(layer):
+        answers.append((layer.site.name, layer.training, by_floats(layer)))
+        return answers[-1][-1]
+
+    monkeypatch.setattr(LUTLayer, "trains_by_floats", noted)
+    options = ("halut.quantize_from=0.25", "schedule.epochs=2", "schedule.select=last")
+    finished("run", *options)  # stages of four steps
+    assert not any(floats for _, training, floats in answers if not training)
+    training = [(name, floats) for name, training, floats in answers if training]
+    first, second = LAST
+    steps = (True, True, False, False)
+    assert training == [
+        *((first, floats) for floats in steps),
+        *((name, floats) for floats in steps for name in (first, second)),
+    ]
+
+
+@pytest.mark.parametrize("encoder", ["tree", "pq"])
+def test_relearn_gives_earlier_layers_new_encoders(finished, encoder):
+    rates = ("+schedule.lr={rest: 0.05}", "optim.warmup=0")  # activations move at once
+    options = (f"halut={encoder}", "schedule.relearn=true", "schedule.select=last", *rates)
+    run = finished("run", *options)
+    stages = run.report["stages"]
+    assert [stage["relearned"] for stage in stages] == [[], [LAST[0]]]
+    ended, begun = run.tensors("stage_00/weights"), run.tensors("stage_01/swapped")
+    name = f"{LAST[0]}.encoder."
+    assert any(not torch.equal(ended[k], begun[k]) for k in ended if k.startswith(name))
+    assert not torch.equal(ended[f"{LAST[0]}.lut"], begun[f"{LAST[0]}.lut"])
+    assert torch.equal(ended[f"{LAST[0]}.weight"], begun[f"{LAST[0]}.weight"])
+    # Cut off before the second stage's swap, it ends the same.
+    whole = run.tensors("bundle/model")
+    for name in ("stage_01/swap.json", "stage_01/stage.json", "report.json"):
+        (run.path / name).unlink()
+    again = finished("run", *options)
+    assert not moved(whole, again.tensors("bundle/model"))
+    assert [s["relearned"] for s in again.report["stages"]] == [[], [LAST[0]]]
 
 
 def test_encoders_first_then_jointly(finished):

@@ -248,6 +248,15 @@ def with_tables(own: Any, run: Any) -> str | None:
     return "no layer is replaced by tables; it needs halut=tree, pq or decision_tree"
 
 
+def with_relearning(own: Any, run: Any) -> str | None:
+    """What only tables that are trained themselves have, in a stage after their own."""
+    if own.order == "all_at_once" and not own.stages and not own.encoders_first:
+        return "there is one stage"
+    if any("K" in o and o.get("parameterization", "free") == "free" for _, o in operators_of(run)):
+        return None
+    return "no layer has tables that train; it needs halut.parameterization=free"
+
+
 def something_learned(own: Any, run: Any) -> str | None:
     """What only operators that learn from calibration samples read."""
     operators = operators_of(run)

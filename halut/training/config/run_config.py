@@ -75,6 +75,11 @@ class ScheduleConfig:
         choices=CALIBRATE,
         needs=needs.some_stage_lacks("calibrate"),
     )
+    relearn: bool = option(
+        False,
+        "learn encoders of earlier stages again as a stage begins; tables keep their function",
+        needs=needs.with_relearning,
+    )
     lr: dict[str, float] = option(
         {},
         "learning rates by role, over optim.lr",

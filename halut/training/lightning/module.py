@@ -92,6 +92,12 @@ class StageModule(L.LightningModule):
             load_optimizer_state(self.network, self.trainer.optimizers[0], state)
             self._saved_optimizers = None
 
+    def on_train_start(self) -> None:
+        if self.global_step:  # a checkpoint has what layers know of their progress
+            return
+        for _, layer in replaced_layers(self.network):
+            layer.begin_fit(0.0)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed = hash((self.recipe.seed, self.global_step, batch_idx, self.global_rank))
         torch.manual_seed(seed & 0x7FFFFFFF)
