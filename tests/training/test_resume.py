@@ -60,12 +60,11 @@ def figures(run: Path) -> list[tuple[str, ...]]:
     [
         (),
         ("trainer.ema=0.9", "data.workers=1"),
-        ("halut=pq", "halut.revive_every=2", "optim.lr.prototypes=0.1"),
         ("halut.noise=0.1", "halut.quantize_from=0.5", "schedule.encoders_first=1"),
         ("optim.optimizer=lamb", "optim.schedule=OneCycleLR"),
         ("optim.optimizer=NAdam", "optim.schedule=step", "+optim.schedule_options={decay_t: 1}"),
     ],
-    ids=["plain", "ema", "revived", "noise", "torch schedule", "timm schedule"],
+    ids=["plain", "ema", "noise", "torch schedule", "timm schedule"],
 )
 def test_killed_in_stage_2_ends_with_the_same_weights(tmp_path, more):
     cache = f"base.cache={tmp_path / 'cache'}"
