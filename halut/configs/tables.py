@@ -12,6 +12,8 @@ from halut.option import between, choice, option, redefined, where
 SCALES = ("layer", "channel", "codebook")
 CLIPS = ("none", "mse")
 ESTIMATORS = ("auto", "tree", "soft", "identity", "blend")
+RESIDUAL_ESTIMATORS = ("auto", "soft", "identity", "blend")
+"""Of PQ with residual codebooks."""
 PARAMETERIZATIONS = ("free", "derived")
 TAU_PER = ("layer", "codebook")
 METRICS = ("l2", "l1", "chebyshev")
@@ -159,6 +161,8 @@ class PQ(TableConfig):
         between("halut.residual", self.residual, 0)
         if self.residual and self.output_metric:
             raise HalutError("halut.residual of pq needs halut.output_metric=false")
+        if self.residual:
+            choice("halut.estimator beside halut.residual", self.estimator, RESIDUAL_ESTIMATORS)
 
     @property
     def stages(self) -> int:
