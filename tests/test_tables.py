@@ -12,10 +12,10 @@ from halut.ops import accumulate
 from halut.ops.table_quantization import (
     SCALES,
     average_accumulate,
-    best_clip,
     clipping_rate,
     quantize_table,
 )
+from halut.prototypes.clip import best_clip
 
 
 def table(G=2, C=3, K=8, M=5, seed=0, shift=3.0):

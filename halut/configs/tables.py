@@ -14,6 +14,8 @@ CLIPS = ("none", "mse", "output")
 ESTIMATORS = ("auto", "tree", "soft", "identity", "blend", "rotation", "diveq")
 HARD_ESTIMATORS = ("identity", "rotation", "diveq")
 """Estimators without relaxed codes: inputs get their gradient by the exact layer's weight."""
+RESIDUAL_ESTIMATORS = ("auto", "soft", "identity", "blend")
+"""Of PQ with residual codebooks."""
 PARAMETERIZATIONS = ("free", "derived")
 TAU_PER = ("layer", "codebook")
 METRICS = ("l2", "l1", "chebyshev")
@@ -199,6 +201,8 @@ class PQ(TableConfig):
         between("halut.residual", self.residual, 0)
         if self.residual and self.output_metric:
             raise HalutError("halut.residual of pq needs halut.output_metric=false")
+        if self.residual:
+            choice("halut.estimator beside halut.residual", self.estimator, RESIDUAL_ESTIMATORS)
 
     @property
     def stages(self) -> int:

@@ -32,11 +32,11 @@ from halut.ops.power_of_two import commitment_mse, normalized_mse, unit_of
 from halut.ops.table_quantization import (
     QuantizedTable,
     average_groups,
-    best_clip,
     clipping_rate,
     quantize_table,
 )
 from halut.prototypes.buckets import bucket_means
+from halut.prototypes.clip import best_clip
 from halut.prototypes.ridge import blockwise_lut, refine, refine_prototypes
 from halut.sites.find import Site, exact_product
 from halut.sites.operator import ReplacedLayer, ReplacedRows, copied_parameters

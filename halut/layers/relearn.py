@@ -11,7 +11,7 @@ from halut.encoders import Encoder, encoders
 from halut.layers.lut import LUTLayer, start_of
 from halut.ops import accumulate
 from halut.ops.power_of_two import normalized_mse
-from halut.ops.table_quantization import best_clip
+from halut.prototypes.clip import best_clip
 from halut.prototypes.ridge import ridge_table
 
 LAM = 1.0
@@ -34,8 +34,8 @@ def relearn(
     """Learn the encoder that `layers` have in common again; True if they have the new one.
 
     rows [N, groups * D] are what the layers read now; seed and progress as in
-    ReplacedLayer.calibrate. Every table is refitted (`refit`) to what its layer answered to the
-    rows before, without the bias, and to what the old codes could not tell of the exact product:
+    ReplacedLayer.calibrate. Every table is fitted (`transfer_table`) to what its layer answered to
+    the rows before, without the bias, and to what the old codes could not tell of the exact product:
     new codes add nothing to the old answers alone. The old encoder and tables stay where all codes
     would be the old ones, and where the layers' mean normalized error from the exact product, of
     the weight they have, would be larger. The temperature is scaled as the encoder's own estimate
@@ -79,7 +79,7 @@ def _taken_over(layers: Sequence[LUTLayer], rows: Tensor, read: Tensor, fresh: E
         ridge, lut = layer.options.ridge, layer.lut.detach()
         lam = float(ridge) if isinstance(ridge, int | float) else LAM
         exact = _exact(rows, layer)
-        table = refit(lut, before, after, _untold(exact, before, lut, lam), lam)
+        table = transfer_table(lut, before, after, _untold(exact, before, lut, lam), lam)
         old, new = accumulate(before, lut), accumulate(after, table)
         change += float(normalized_mse(new, exact)) - float(normalized_mse(old, exact))
         tables.append(table)
@@ -91,14 +91,17 @@ def _taken_over(layers: Sequence[LUTLayer], rows: Tensor, read: Tensor, fresh: E
     for layer, table in zip(layers, tables, strict=True):
         layer.lut.copy_(table)
         options = layer.options
-        if options.bits is not None and options.clip == "mse":
-            layer.clip.fill_(best_clip(table, options.bits, options.scale))
+        if options.bits is not None and options.clip != "none":
+            used = after if options.clip == "output" else None
+            layer.clip.fill_(best_clip(table, options.bits, options.scale, used))
         for name, parameter in encoder.named_parameters():
             layer.get_buffer(start_of(name)).copy_(parameter)
     return True
 
 
-def refit(lut: Tensor, before: Tensor, after: Tensor, untold: Tensor, lam: float) -> Tensor:
+def transfer_table(
+    lut: Tensor, before: Tensor, after: Tensor, untold: Tensor, lam: float
+) -> Tensor:
     """A table for codes `after` that answers as `lut` [G, C, K, M] for codes `before`, plus untold.
 
     Both codes are [N, G * C], of the same rows, untold [N, G * M]. Tables of codebooks whose codes

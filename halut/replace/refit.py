@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import dropwhile
 
 import torch
 from torch import Tensor, nn
 
 from halut.errors import HalutError
+from halut.sites.attention import KIND
 from halut.sites.find import Site
 from halut.sites.plan import Entry
 
@@ -55,8 +57,8 @@ def refit(
         weight.copy_(weights.reshape(weight.shape))
 
 
-def behind(entries: Sequence[Entry], replaced: Sequence[Entry]) -> list[Entry]:
-    """Kept entries of a plan, in the order of the forward pass, behind the first replaced one."""
+def behind(plan: Iterable[Entry], replaced: Sequence[Entry]) -> list[Entry]:
+    """Kept entries of a plan, in the order of the forward pass, behind the first of `replaced`."""
     names = {entry.site.name for entry in replaced}
-    first = next(i for i, entry in enumerate(entries) if entry.site.name in names)
-    return [entry for entry in entries[first:] if not entry.replaced]
+    reached = dropwhile(lambda entry: entry.site.name not in names, plan)
+    return [entry for entry in reached if not entry.replaced and entry.site.kind != KIND]

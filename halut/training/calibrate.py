@@ -18,6 +18,7 @@ from halut.layers.lut import LUTLayer
 from halut.layers.relearn import can_relearn, relearn
 from halut.prototypes.codebooks import shared_out
 from halut.replace import swap
+from halut.replace.refit import behind, refit
 from halut.sites.calibration import Reservoir, expected_memory, reservoirs_of, sampled_rows
 from halut.sites.plan import Entry, Plan
 from halut.training.config.run_config import TrainConfig
@@ -54,25 +55,43 @@ def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibr
     "replaced": site after site on the network as it then stands, its codebooks dealt to the ranks;
     "original": all of them from the exact network's activations, the sites dealt to the ranks;
     "asymmetric": as "replaced", with the exact network's rows of the same places as targets.
+    Where schedule.refit says so, kept layers behind the first of them are fitted in their turn.
     """
     device = device_of(context.config.trainer.accelerator)
     network.to(device)
-    if calibrate == "original":
+    kept = behind(context.plan, entries) if context.config.schedule.refit and entries else []
+    if kept or calibrate != "replaced":
         context.exact.to(device)
+    if calibrate == "original":
         for group in _within_memory(entries, context.config):
             rows = captured(context, context.exact, group)
             calibrate_in_parallel(context, network, group, rows)
+        _in_turn(context, network, kept, calibrate)
         return
+    names = {entry.site.name for entry in (*entries, *kept)}
+    todo = [entry for entry in context.plan if entry.site.name in names]
+    _in_turn(context, network, todo, calibrate)
+
+
+def _in_turn(
+    context: Context, network: nn.Module, entries: Sequence[Entry], calibrate: str
+) -> None:
+    """Learn replaced sites and refit kept ones, in turn, on the network as it then stands."""
     for group in _within_memory(entries, context.config):
-        targets: dict[str, torch.Tensor] = {}
-        if calibrate == "asymmetric":
-            context.exact.to(device)
-            targets = captured(context, context.exact, group)
+        fitted = [e for e in group if calibrate == "asymmetric" or not e.replaced]
+        targets = captured(context, context.exact, fitted) if fitted else {}
         for entry in group:
             name = entry.site.name
-            rows = captured(context, network, [entry])  # of the same places: the seed is the same
-            with shared_out(codebook_ranks()):
-                _learn_site(context, network, entry, rows[name], targets.pop(name, None))
+            rows = captured(context, network, [entry])[name]  # of the same places: by one seed
+            target_rows = targets.pop(name, None)
+            if entry.replaced:
+                with shared_out(codebook_ranks()):
+                    _learn_site(context, network, entry, rows, target_rows)
+                continue
+            layer, exact = network.get_submodule(name), context.exact.get_submodule(name)
+            assert isinstance(layer, nn.Linear | nn.Conv2d)
+            assert target_rows is not None
+            refit(layer, entry.site, rows, target_rows, cast(torch.Tensor, exact.weight))
 
 
 def relearn_encoders(context: Context, network: nn.Module, entries: Sequence[Entry]) -> list[str]:

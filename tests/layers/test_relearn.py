@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from halut.encoders import encoders
-from halut.layers.relearn import can_relearn, refit, relearn
+from halut.layers.relearn import can_relearn, relearn, transfer_table
 from halut.ops import accumulate
 from halut.ops.power_of_two import normalized_mse
 from tests.layers.lut_oracle import LAYERS, inputs_of, make
@@ -113,7 +113,7 @@ def test_refit_by_least_squares():
     after[:, 1] = before[:, 1]  # a codebook that did not change
     lut = torch.randn(G, C, K, M, generator=generator)
     untold = torch.randn(N, G * M, generator=generator)
-    table = refit(lut, before, after, untold, lam)
+    table = transfer_table(lut, before, after, untold, lam)
     assert torch.equal(table[0, 1], lut[0, 1])
     assert torch.equal(table[:, :, K - 1], lut[:, :, K - 1])  # a code that no row has
     for g in range(G):
@@ -140,7 +140,7 @@ def test_codes_with_other_numbers_keep_the_function_exactly():
     lut = torch.randn(1, 2, 8, 3, generator=generator)
     numbers = torch.randperm(8, generator=generator)
     after = numbers[before.long()].to(torch.uint8)
-    table = refit(lut, before, after, torch.zeros(500, 3), 1.0)
+    table = transfer_table(lut, before, after, torch.zeros(500, 3), 1.0)
     assert torch.equal(accumulate(after, table), accumulate(before, lut))
     assert torch.equal(table[0, :, numbers], lut[0])
 

@@ -217,5 +217,7 @@ def test_refusals():
             config(residual=-1)
     with pytest.raises(HalutError, match=r"needs halut\.output_metric=false"):
         PQ(residual=1, output_metric=True)
+    with pytest.raises(HalutError, match=r"'tree'; choose one of: auto, soft, identity, blend"):
+        PQ(residual=1, estimator="tree")
     with pytest.raises(TypeError):
         DecisionTree(residual=1)

@@ -64,6 +64,29 @@ def test_calibrating_on_the_original_network_learns_other_tables(finished):
     assert original.report["stages"][0]["epochs"] == 0
 
 
+def test_asymmetric_tables_and_refitted_layers_are_nearer_to_the_exact_network(finished):
+    options = ("schedule=all_at_once", "schedule.epochs=0", "capture.samples=64")
+    runs = {
+        "replaced": finished("replaced", *options, only=SITES),
+        "asymmetric": finished(
+            "asymmetric", *options, "schedule.calibrate=asymmetric", only=SITES
+        ),
+        "refit": finished(
+            "refit", *options, "schedule.calibrate=asymmetric", "schedule.refit=true", only=SITES
+        ),
+    }
+    swapped = {name: run.tensors("stage_00/swapped") for name, run in runs.items()}
+    kept = {site for site, entry in runs["refit"].plan.items() if entry["operator"] == "keep"}
+    changed = {name.rpartition(".")[0] for name in moved(swapped["asymmetric"], swapped["refit"])}
+    behind = {"fc", *(name for name in kept if name.startswith("stack3."))}
+    assert kept & changed == behind
+    exact = runs["refit"].tensors("base/weights")
+    unchanged = [swapped["asymmetric"][f"{name}.weight"] for name in kept]
+    assert all(map(torch.equal, unchanged, (exact[f"{name}.weight"] for name in kept)))
+    assert "stack2.conv1.lut" not in moved(swapped["replaced"], swapped["asymmetric"])
+    assert "stack2.conv2.lut" in moved(swapped["replaced"], swapped["asymmetric"])
+
+
 def test_stages_written_out(finished):
     stages = (
         "+schedule.stages=[{sites: [stack3.conv2], epochs: 0},"

@@ -75,6 +75,10 @@ class ScheduleConfig:
         choices=CALIBRATE,
         needs=needs.some_stage_lacks("calibrate"),
     )
+    refit: bool = option(
+        False,
+        "fit kept layers behind the replaced ones to the exact network's answers after a swap",
+    )
     relearn: bool = option(
         False,
         "learn encoders of earlier stages again as a stage begins; tables keep their function",
