@@ -68,9 +68,7 @@ def test_asymmetric_tables_and_refitted_layers_are_nearer_to_the_exact_network(f
     options = ("schedule=all_at_once", "schedule.epochs=0", "capture.samples=64")
     runs = {
         "replaced": finished("replaced", *options, only=SITES),
-        "asymmetric": finished(
-            "asymmetric", *options, "schedule.calibrate=asymmetric", only=SITES
-        ),
+        "asymmetric": finished("asymmetric", *options, "schedule.calibrate=asymmetric", only=SITES),
         "refit": finished(
             "refit", *options, "schedule.calibrate=asymmetric", "schedule.refit=true", only=SITES
         ),
