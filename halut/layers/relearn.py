@@ -36,8 +36,8 @@ def relearn(
     rows [N, groups * D] are what the layers read now; seed and progress as in
     ReplacedLayer.calibrate. Every table is fitted (`transfer_table`) to what its layer answered to
     the rows before, without the bias, and to what the old codes could not tell of the exact
-    product: new codes add nothing to the old answers alone. The old encoder and tables stay where all codes
-    would be the old ones, and where the layers' mean normalized error from the exact product, of
+    product: new codes add nothing to the old answers alone. The old encoder and tables stay where
+    all codes would be the old ones, and where the layers' mean normalized error from the exact product, of
     the weight they have, would be larger. The temperature is scaled as the encoder's own estimate
     of it changes. Raises HalutError for rows as calibrate does.
 
