@@ -122,7 +122,7 @@ def result_of(folder: Path, seed: int) -> dict[str, Any] | None:
 
 
 def spread(values: list[float]) -> str:
-    """"mean ± sample deviation", or the one value."""
+    """ "mean ± sample deviation", or the one value."""
     if not values:
         return "–"
     mean = statistics.fmean(values)
@@ -141,7 +141,9 @@ def table(group: dict[str, Any], rows: list[Row]) -> list[str]:
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in rows:
         found = row.results
-        figures = [spread([r[key] for r in found if r[key] is not None]) for key in ("swap", "tables_val")]
+        figures = [
+            spread([r[key] for r in found if r[key] is not None]) for key in ("swap", "tables_val")
+        ]
         if not chooses:
             lost = [r["exact_test"] - r["tables_test"] for r in found]
             figures += [spread([r[key] for r in found]) for key in ("tables_test", "exact_test")]
@@ -165,7 +167,13 @@ def write(groups: dict[str, dict[str, Any]], rows: list[Row], runs: Path, folder
             row.results = before["results"]
     done = [row for row in rows if row.results]
     entries = [
-        {"group": r.group, "name": r.name, "what": r.what, "command": r.command, "results": r.results}
+        {
+            "group": r.group,
+            "name": r.name,
+            "what": r.what,
+            "command": r.command,
+            "results": r.results,
+        }
         for r in done
     ]
     write_json(path, {"rows": entries})

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from halut.encoders import Encoder, encoders
-from halut.layers.lut import LUTLayer, start_of
+from halut.layers.lut import LUTLayer
+from halut.layers.table_layer import start_of
 from halut.ops import accumulate
 from halut.ops.power_of_two import normalized_mse
 from halut.prototypes.clip import best_clip
@@ -37,9 +38,9 @@ def relearn(
     ReplacedLayer.calibrate. Every table is fitted (`transfer_table`) to what its layer answered to
     the rows before, without the bias, and to what the old codes could not tell of the exact
     product: new codes add nothing to the old answers alone. The old encoder and tables stay where
-    all codes would be the old ones, and where the layers' mean normalized error from the exact product, of
-    the weight they have, would be larger. The temperature is scaled as the encoder's own estimate
-    of it changes. Raises HalutError for rows as calibrate does.
+    all codes would be the old ones, and where the layers' mean normalized error from the exact
+    product, of the weight they have, would be larger. The temperature is scaled as the encoder's
+    own estimate of it changes. Raises HalutError for rows as calibrate does.
 
     >>> from halut.configs import PQ
     >>> from halut.layers.table_operator import TableOperator

@@ -9,7 +9,8 @@ from torch import nn
 from halut.configs import TableConfig
 from halut.encoders import encoders
 from halut.errors import HalutError
-from halut.layers.lut import LUTConv2d, LUTLayer, LUTLinear, blocks_of, codebooks
+from halut.layers.lut import LUTConv2d, LUTLayer, LUTLinear
+from halut.layers.table_layer import blocks_of, codebooks
 from halut.ops.blocks import Blocks
 from halut.sites.attention import KIND
 from halut.sites.find import Site
