@@ -3,8 +3,8 @@
 python benchmarks/accuracy.py ablation            (runs what is missing of a group, then writes)
 python benchmarks/accuracy.py --write             (writes accuracy.json and accuracy.md alone)
 
-A run that was cut off goes on where it stopped, and one that is finished is only read. Several of
-these may work on the same folder at once: a run belongs to the one that holds its lock. Beside other
+A run that was cut off goes on where it stopped, and one that is finished is only read. Several
+commands may work on one folder at once: a run belongs to the one that holds its lock. Beside other
 work: OMP_NUM_THREADS=1, and trainer.threads=1 among --options, which no result depends on but by
 rounding. Groups that choose (`chooses: true`) show validation accuracy alone.
 """
@@ -12,7 +12,6 @@ rounding. Groups that choose (`chooses: true`) show validation accuracy alone.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import statistics
 import subprocess
@@ -124,7 +123,7 @@ def result_of(folder: Path, seed: int) -> dict[str, Any] | None:
 def spread(values: list[float]) -> str:
     """ "mean ± sample deviation", or the one value."""
     if not values:
-        return "–"
+        return "-"
     mean = statistics.fmean(values)
     return f"{mean:.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
@@ -156,7 +155,7 @@ def table(group: dict[str, Any], rows: list[Row]) -> list[str]:
 
 
 def write(groups: dict[str, dict[str, Any]], rows: list[Row], runs: Path, folder: Path) -> None:
-    """accuracy.json and accuracy.md of what is finished; results of runs that are elsewhere stay."""
+    """accuracy.json and accuracy.md of finished runs; results of runs that are elsewhere stay."""
     path = folder / "accuracy.json"
     known = {(r["group"], r["name"]): r for r in read_json(path)["rows"]} if path.exists() else {}
     for row in rows:
