@@ -125,6 +125,18 @@ def nearest_gradient() -> Iterator[Case]:
         yield grad, x, prototypes, lut, tau, metric, 0.75, geometry
 
 
+def carry_gradient() -> Iterator[Case]:
+    for draw, x, columns, geometry, (G, C, K, M) in inputs((torch.float32, torch.float64)):
+        blocks, N = Blocks(columns, min(C, columns), G), _rows(x, geometry)
+        inside = (blocks.columns() >= 0)[:, None]
+        prototypes = draw.values(blocks.total, K, blocks.V, dtype=x.dtype) * inside
+        codes = draw.bytes(N, blocks.total, high=K)
+        weight = draw.values(G * M, columns, dtype=x.dtype)
+        grad = draw.values(N, G * M, dtype=x.dtype)
+        for method, prototypes_too in (("rotation", False), ("diveq", True), ("diveq", False)):
+            yield grad, x, codes, prototypes, weight, method, prototypes_too, geometry
+
+
 def conv_taps() -> Iterator[Case]:
     for draw, x, columns, geometry, (G, *_) in inputs(DTYPES[:3]):
         if geometry is not None:
@@ -278,6 +290,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "tree_gradient": tree_gradient,
     "nearest_encode": nearest_encode,
     "nearest_gradient": nearest_gradient,
+    "carry_gradient": carry_gradient,
     "conv_taps": conv_taps,
     "conv_taps_gradient": conv_taps_gradient,
     "sign_magnitude": sign_magnitude,
