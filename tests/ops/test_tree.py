@@ -236,8 +236,8 @@ def test_autocast_changes_nothing():
 def test_compiles_as_one_graph():
     arguments = draw(12, 1, 3, 8, 4, dtype=torch.float32)
 
-    def doubled(taps, thresholds, lut, table, tau, ste_mix):
-        return matmul(taps * 2, thresholds, lut, table, tau, ste_mix=ste_mix) * 2
+    def doubled(taps, *arguments, **options):
+        return matmul(taps * 2, *arguments, **options) * 2
 
     compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
     expected = gradients(doubled, *arguments)
