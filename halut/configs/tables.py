@@ -11,7 +11,7 @@ from halut.option import between, choice, every, option, redefined, where
 
 SCALES = ("layer", "channel", "codebook")
 CLIPS = ("none", "mse", "output")
-ESTIMATORS = ("auto", "tree", "soft", "identity", "blend", "rotation", "diveq")
+ESTIMATORS = ("auto", "tree", "flip", "soft", "identity", "blend", "rotation", "diveq")
 HARD_ESTIMATORS = ("identity", "rotation", "diveq")
 """Estimators without relaxed codes: inputs get their gradient by the exact layer's weight."""
 RESIDUAL_ESTIMATORS = ("auto", "soft", "identity", "blend")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from halut.configs import DecisionTree
 from halut.encoders.base import Encoder, encoders
-from halut.encoders.tree import leaf_assignment, tree_depth
+from halut.encoders.tree import flip_assignment, leaf_assignment, tree_depth
 from halut.ops.blocks import Blocks, check_rows
 from halut.prototypes.buckets import bucket_means
 from halut.prototypes.cart import NodeTree, learn_node_tree
@@ -30,7 +30,7 @@ class DecisionTreeEncoder(Encoder):
     """
 
     Config = DecisionTree
-    estimators = ("tree", "identity", "blend")
+    estimators = ("tree", "flip", "identity", "blend")
     options: DecisionTree
     node_dims: Tensor
 
@@ -88,10 +88,11 @@ class DecisionTreeEncoder(Encoder):
         return self._walk(inputs)[0].to(torch.uint8)
 
     def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
-        """Softmax over the leaf scores of the hard node signs, with tanh's gradient."""
+        """As TreeEncoder.assign."""
         node_inputs = inputs[:, self.node_dims.reshape(-1)]
         node_inputs = node_inputs.reshape(inputs.shape[0], self.blocks.total, self.K - 1)
-        return leaf_assignment(node_inputs, self.thresholds, tau)
+        assignment = flip_assignment if self.options.estimator == "flip" else leaf_assignment
+        return assignment(node_inputs, self.thresholds, tau)
 
     def initial_tau(self, rows: Tensor) -> float:
         """Mean |x - t| over the nodes that the rows pass; 1 if that is zero."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from halut import ops
 from halut.configs import Tree
@@ -35,7 +36,7 @@ class TreeEncoder(Encoder):
     """
 
     Config = Tree
-    estimators = ("tree", "identity", "blend")
+    estimators = ("tree", "flip", "identity", "blend")
     keeps_layout = True
     options: Tree
     split_dims: Tensor
@@ -110,10 +111,19 @@ class TreeEncoder(Encoder):
         return ops.tree_encode(x.detach(), self.input_dims, self.thresholds.detach(), geometry)
 
     def assign(self, inputs: Tensor, tau: Tensor) -> Tensor:
-        """Softmax over the leaf scores of the hard node signs, with tanh's gradient."""
+        """Softmax over the leaf scores of the hard node signs, with tanh's gradient.
+
+        For the estimator flip the hard codes, with the gradient of flipped tests.
+        """
         levels = [level for level in range(self.depth) for _ in range(2**level)]  # of each node
         node_inputs = inputs.reshape(len(inputs), self.blocks.total, self.depth)[:, :, levels]
-        return leaf_assignment(node_inputs, self.thresholds, tau)
+        assignment = flip_assignment if self.flips else leaf_assignment
+        return assignment(node_inputs, self.thresholds, tau)
+
+    @property
+    def flips(self) -> bool:
+        """True for the estimator flip."""
+        return self.options.estimator == "flip"
 
     def lookup(
         self,
@@ -130,7 +140,7 @@ class TreeEncoder(Encoder):
         numbers = [] if geometry is None else geometry.numbers
         input_dims = self.split_dims.reshape(-1)
         inputs = (x, input_dims, self.thresholds, lut, entries, scale, shift, tau, ste_mix, numbers)
-        return torch.ops.halut.tree_train(*inputs)  # checked where the layer was built
+        return torch.ops.halut.tree_train(*inputs, self.flips)  # checked where the layer was built
 
     def sums(
         self,
@@ -144,7 +154,7 @@ class TreeEncoder(Encoder):
         numbers = [] if geometry is None else geometry.numbers
         input_dims = self.split_dims.reshape(-1)
         inputs = (x, input_dims, self.thresholds, lut, entries, tau, ste_mix, numbers)
-        return torch.ops.halut.tree_matmul(*inputs)[0]
+        return torch.ops.halut.tree_matmul(*inputs, self.flips)[0]
 
     def gradient(
         self,
@@ -159,7 +169,7 @@ class TreeEncoder(Encoder):
         """The backward of the fused operator, without the table's."""
         thresholds = parameters["thresholds"]
         return tree_encoder_gradient(
-            grad, x, self.input_dims, thresholds, lut, tau, ste_mix, geometry
+            grad, x, self.input_dims, thresholds, lut, tau, ste_mix, geometry, self.flips
         )
 
     @torch.no_grad()
@@ -210,6 +220,34 @@ def leaf_assignment(node_inputs: Tensor, thresholds: Tensor, tau: Tensor) -> Ten
     hard = torch.where(margin > 0, 1.0, -1.0).to(soft.dtype)
     sign = soft + (hard - soft).detach()
     return torch.softmax(sign @ leaf_paths(thresholds.shape[1] + 1).to(sign), dim=-1)
+
+
+def flip_assignment(node_inputs: Tensor, thresholds: Tensor, tau: Tensor) -> Tensor:
+    """Hard assignment [N, GC, K], with a gradient for the nodes that a row passes.
+
+    node_inputs [N, GC, K-1], thresholds [GC, K-1], tau a scalar or [GC]. If a node's test came out
+    right the row would reach one leaf, if left another, by the tests it has below; the gradient to
+    the node's s = tanh((x - t) / tau) is half the difference of the two. Nodes beside the path have
+    none. That is the finite difference of the answer over a flip of the code.
+    """
+    margin = node_inputs - thresholds
+    soft, right = torch.tanh(margin / tau.reshape(-1, 1)), margin.detach() > 0
+    K = thresholds.shape[1] + 1
+    reached = torch.arange(K, device=right.device).expand(*right.shape[:2], K)
+    leaves: list[tuple[Tensor, Tensor]] = []  # of each level: reached to the left, to the right
+    for level in reversed(range(K.bit_length() - 1)):
+        leaves.insert(0, (reached[..., 0::2], reached[..., 1::2]))
+        nodes = right[..., 2**level - 1 : 2 ** (level + 1) - 1]
+        reached = torch.where(nodes, leaves[0][1], leaves[0][0])
+    code = reached[..., 0]
+    assignment = one_hot(code, K).to(soft.dtype)
+    for level, (to_left, to_right) in enumerate(leaves):
+        prefix = (code >> (len(leaves) - level)).unsqueeze(-1)
+        own = soft.gather(-1, 2**level - 1 + prefix)
+        ends = (one_hot(each.gather(-1, prefix)[..., 0], K) for each in (to_right, to_left))
+        difference = next(ends) - next(ends)
+        assignment = assignment + (own - own.detach()) * difference.to(soft.dtype) / 2
+    return assignment
 
 
 def leaf_paths(K: int) -> Tensor:

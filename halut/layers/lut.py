@@ -30,7 +30,8 @@ class LUTLayer(TableLayer):
     The forward value is always the hard one: integer codes, quantized table; in training mode alone
     codes may be of noisy inputs (`noise`) and tables floats at first (`quantize_from`). `estimator`
     decides the gradient only (maths: Blalock and Guttag 2021; Tang et al. 2023; Schoenleber et al.
-    2023): `tree` and `soft` relax the codes, `identity` hands on the exact product's input
+    2023): `tree` and `soft` relax the codes, `flip` takes the difference that one test of a tree
+    makes if it comes out the other way, `identity` hands on the exact product's input
     gradient, and `blend` moves from the first to the second over a stage; `rotation` and `diveq`
     carry the gradient at the prototypes to the inputs (halut.ops.nearest.carry).
     """

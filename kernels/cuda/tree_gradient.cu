@@ -5,6 +5,7 @@
 // With dE of the K leaves, signs s = +-1 of x - t, g = tanh(1), and mL, mR the means under a node's
 // children: S = (mR + mL) / 2, D = (mR - mL) / 2, mean = S + g s D; a node of weight P then has
 // dL/ds = P (D + g s (S - E)), E the root's mean, and ds/dx = (1 - tanh((x - t) / tau)^2) / tau.
+// The estimator of flips is g = 1 without the second term: `centered` is 0, for others 1.
 //
 // Up to K = 32 a thread walks one tree in registers: lanes span codebooks, warps share out the
 // rows, and gradients of thresholds stay in registers until the end. From K = 64 a warp walks one
@@ -21,7 +22,6 @@ constexpr int books = 32;
 constexpr int warps = threads / 32;
 constexpr int level_pitch = books * pitch + 8;  // levels of eight trees lie in different banks
 constexpr int at_once = block_rows / warps;     // loads that a thread has in flight
-constexpr float gain = 0.76159415595576489f;  // tanh(1)
 
 struct Arguments {
   const float* products;  // dE [G, n, C * K] of rows first .. first + n
@@ -34,7 +34,7 @@ struct Arguments {
   float* dtau;              // [splits, GC], added to
   i64 first, n, G, C, split_rows;
   i64 drow, dcolumn;
-  float ste_mix;
+  float ste_mix, gain, centered;
   int each_tau, by_row;
 };
 
@@ -190,7 +190,7 @@ DEVICE void by_thread(const Arguments& a) {
           const int node = (1 << level) - 1 + p;
           S[node] = 0.5f * (mean[2 * p + 1] + mean[2 * p]);
           D[node] = 0.5f * (mean[2 * p + 1] - mean[2 * p]);
-          mean[p] = S[node] + (x[level] > t[lane * nodes + node] ? gain : -gain) * D[node];
+          mean[p] = S[node] + (x[level] > t[lane * nodes + node] ? a.gain : -a.gain) * D[node];
         }
       });
       const float root = mean[0];
@@ -203,13 +203,13 @@ DEVICE void by_thread(const Arguments& a) {
         for (int p = 0; p < 1 << level; p++) {
           const int node = (1 << level) - 1 + p;
           const float threshold = t[lane * nodes + node], P = weight[node];
-          const float s = x[level] > threshold ? gain : -gain;
+          const float s = x[level] > threshold ? a.gain : -a.gain;
           if (level < DEPTH - 1) {
             weight[(2 * node + 1) % nodes] = P * (0.5f - 0.5f * s);
             weight[(2 * node + 2) % nodes] = P * (0.5f + 0.5f * s);
           }
           const float u = (x[level] - threshold) * inverse;
-          const float slope = P * (D[node] + s * (S[node] - root)) * slope_of(u, inverse);
+          const float slope = P * (D[node] + a.centered * s * (S[node] - root)) * slope_of(u, inverse);
           dx += slope;
           dt[node] -= slope;
           dtau[0] -= slope * u;
@@ -283,7 +283,7 @@ DEVICE void by_warp(const Arguments& a) {
         const int node = (1 << level) - 1 + p;
         S[node] = 0.5f * (mean[2 * p + 1] + mean[2 * p]);
         D[node] = 0.5f * (mean[2 * p + 1] - mean[2 * p]);
-        mean[p] = S[node] + (x[5 + level] > t_own[node] ? gain : -gain) * D[node];
+        mean[p] = S[node] + (x[5 + level] > t_own[node] ? a.gain : -a.gain) * D[node];
       }
     });
 #pragma unroll
@@ -291,16 +291,17 @@ DEVICE void by_warp(const Arguments& a) {
       const float other = __shfl_xor_sync(0xffffffffu, mean[0], 16 >> level);
       S_upper[level] = 0.5f * (mean[0] + other);
       D_upper[level] = (lane & (16 >> level) ? 0.5f : -0.5f) * (mean[0] - other);
-      mean[0] = S_upper[level] + (x[level] > t_upper[level] ? gain : -gain) * D_upper[level];
+      mean[0] = S_upper[level] + (x[level] > t_upper[level] ? a.gain : -a.gain) * D_upper[level];
     }
     const float root = mean[0];
     float weight = a.ste_mix;
 #pragma unroll
     for (int level = 0; level < 5; level++) {
-      const float s = x[level] > t_upper[level] ? gain : -gain;
+      const float s = x[level] > t_upper[level] ? a.gain : -a.gain;
       const float u = (x[level] - t_upper[level]) * inverse;
       const float slope =
-          weight * (D_upper[level] + s * (S_upper[level] - root)) * slope_of(u, inverse);
+          weight * (D_upper[level] + a.centered * s * (S_upper[level] - root)) *
+          slope_of(u, inverse);
       weight *= lane & (16 >> level) ? 0.5f + 0.5f * s : 0.5f - 0.5f * s;
       dt_upper[level] -= slope;
       // Each node counts once: in the first of the lanes below it.
@@ -316,13 +317,13 @@ DEVICE void by_warp(const Arguments& a) {
 #pragma unroll
       for (int p = 0; p < 1 << level; p++) {
         const int node = (1 << level) - 1 + p;
-        const float s = x[5 + level] > t_own[node] ? gain : -gain, P = weights[node];
+        const float s = x[5 + level] > t_own[node] ? a.gain : -a.gain, P = weights[node];
         if (level < lower - 1) {
           weights[(2 * node + 1) % inner] = P * (0.5f - 0.5f * s);
           weights[(2 * node + 2) % inner] = P * (0.5f + 0.5f * s);
         }
         const float u = (x[5 + level] - t_own[node]) * inverse;
-        const float slope = P * (D[node] + s * (S[node] - root)) * slope_of(u, inverse);
+        const float slope = P * (D[node] + a.centered * s * (S[node] - root)) * slope_of(u, inverse);
         dx += slope;
         dt_own[node] -= slope;
         dtau -= slope * u;
@@ -355,10 +356,10 @@ DEVICE void by_warp(const Arguments& a) {
   extern "C" __global__ void __launch_bounds__(threads, BLOCKS)                                \
       name(const float* products, const View v, const i64* columns, const float* thresholds,   \
            const float* tau, float* dcolumns, float* dthresholds, float* dtau, i64 first, i64 n, \
-           i64 G, i64 C, i64 split_rows, i64 drow, i64 dcolumn, float ste_mix, int each_tau,     \
-           int by_row) {                                                                       \
+           i64 G, i64 C, i64 split_rows, i64 drow, i64 dcolumn, float ste_mix, float gain,       \
+           float centered, int each_tau, int by_row) {                                         \
     walk<DEPTH>({products, v, columns, thresholds, tau, dcolumns, dthresholds, dtau, first, n, \
-                 G, C, split_rows, drow, dcolumn, ste_mix, each_tau, by_row});                   \
+                 G, C, split_rows, drow, dcolumn, ste_mix, gain, centered, each_tau, by_row});   \
   }
 
 ENTRY(tree_gradient_1, by_thread, 1, 4)

@@ -38,6 +38,8 @@ def add_trees() -> None:
                  lambda o=layout, d=dtype: _map_gradient(image(o, d)))  # fmt: skip
     for K in (2, 4, 8, 16, 32, 64, 128, 256):
         case("tree_gradient", f"{K}", lambda k=K: _tree_gradient(13 if k > 32 else 70, k))
+        case("tree_gradient", f"{K}-flips",
+             lambda k=K: (*_tree_gradient(13 if k > 32 else 70, k), True))  # fmt: skip
     case("tree_gradient", "none", lambda: _tree_gradient(0, 16))
 
 

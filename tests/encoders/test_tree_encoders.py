@@ -7,7 +7,7 @@ import torch
 from halut.configs import DecisionTree, Tree
 from halut.encoders import encoders
 from halut.encoders.decision_tree import DecisionTreeEncoder
-from halut.encoders.tree import TreeEncoder, leaf_assignment, leaf_paths
+from halut.encoders.tree import TreeEncoder, flip_assignment, leaf_assignment, leaf_paths
 from halut.errors import HalutError
 from halut.ops.blocks import Blocks
 from halut.prototypes.cart import learn_node_tree, not_above
@@ -87,6 +87,52 @@ def test_the_gradient_is_that_of_tanh_at_the_hard_signs():
     torch.testing.assert_close(x.grad.squeeze(), slope / 0.7)
     torch.testing.assert_close(thresholds.grad.squeeze(), -slope / 0.7)
     torch.testing.assert_close(tau.grad, -slope * margin / 0.7**2)
+
+
+def reached(node_inputs, thresholds, forced=None, right=False):
+    """Leaf of one row of one codebook, and the nodes passed; `forced` is answered by `right`."""
+    node, passed = 0, []
+    while node < len(thresholds):
+        passed.append(node)
+        test = right if node == forced else bool(node_inputs[node] > thresholds[node])
+        node = 2 * node + 1 + test
+    return node - len(thresholds), passed
+
+
+def test_flipped_tests_change_the_answer_by_what_the_other_leaf_has():
+    torch.manual_seed(4)
+    N, GC, K = 30, 2, 8
+    x = torch.randn(N, GC, K - 1, dtype=torch.float64, requires_grad=True)
+    thresholds = torch.randn(GC, K - 1, dtype=torch.float64, requires_grad=True)
+    tau = torch.tensor([0.7, 1.3], dtype=torch.float64, requires_grad=True)
+    dE = torch.randn(N, GC, K, dtype=torch.float64)
+    assignment = flip_assignment(x, thresholds, tau)
+    gradients = torch.autograd.grad(assignment, (x, thresholds, tau), dE)
+    expected = [torch.zeros_like(value) for value in (x, thresholds, tau)]
+    for n in range(N):
+        for c in range(GC):
+            code, passed = reached(x[n, c], thresholds[c])
+            assert assignment[n, c].tolist() == [float(k == code) for k in range(K)]
+            for node in passed:
+                ends = (reached(x[n, c], thresholds[c], node, side)[0] for side in (True, False))
+                difference = dE[n, c, next(ends)] - dE[n, c, next(ends)]
+                margin, t = (x[n, c, node] - thresholds[c, node]).detach(), tau[c].detach()
+                slope = difference / 2 * (1 - torch.tanh(margin / t) ** 2) / t
+                expected[0][n, c, node] += slope
+                expected[1][c, node] -= slope
+                expected[2][c] -= slope * margin / t
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [TreeEncoder, DecisionTreeEncoder])
+def test_the_estimator_flip_assigns_hard_codes(kind):
+    rows = torch.randn(200, 6, generator=torch.Generator().manual_seed(3))
+    encoder = kind(Blocks(6, 2), 8, kind.Config(K=8, estimator="flip"))
+    encoder.calibrate(rows)
+    inputs = encoder.gather_columns(rows)
+    codes = torch.nn.functional.one_hot(encoder.encode(inputs).long(), 8)
+    assert torch.equal(encoder.assign(inputs, torch.tensor(0.5)), codes.float())
 
 
 def test_initial_tau_is_the_mean_margin_on_the_path():

@@ -101,7 +101,8 @@ def tree_gradient() -> Iterator[Case]:
     for draw, case, geometry, (G, C, K, M) in trees((torch.float32,)):
         N = _rows(case[0], geometry)
         lut, tau = draw.values(G, C, K, M), draw.values(G * C).abs() + 0.5
-        yield draw.values(N, G * M), *case, lut, tau, 0.75, geometry
+        for flips in (False, True):
+            yield draw.values(N, G * M), *case, lut, tau, 0.75, geometry, flips
 
 
 def nearest(dtypes=DTYPES) -> Iterator[tuple[Draw, Case, ConvGeometry | None, tuple]]:

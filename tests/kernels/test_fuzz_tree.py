@@ -69,9 +69,10 @@ def test_codes_are_those_of_the_walk(
     dtype=st.sampled_from([torch.float32, torch.float64]),
     scalar=st.booleans(),
     ste_mix=st.sampled_from([0.0, 0.5, 1.0]),
+    flips=st.booleans(),
 )
 def test_training_step_is_the_oracles(
-    N, D, geometry, sides, layout, other, seed, G, C, K, M, dtype, scalar, ste_mix
+    N, D, geometry, sides, layout, other, seed, G, C, K, M, dtype, scalar, ste_mix, flips
 ):
     draw = Draw(seed)
     x, columns = draw.inputs(N, D, geometry, sides, dtype, "dyadic", layout)
@@ -82,13 +83,15 @@ def test_training_step_is_the_oracles(
     tau = draw.values(*(() if scalar else (G * C,)), dtype=dtype).abs() + 0.5
     leaves = [value.detach().double().requires_grad_() for value in (x, thresholds, lut, tau)]
     wide = rows_of(leaves[0], geometry)[:, taps]
-    exact = tree_matmul_reference(wide, leaves[1], leaves[2], table.double(), leaves[3], ste_mix)
+    inputs = (wide, leaves[1], leaves[2], table.double(), leaves[3])
+    exact = tree_matmul_reference(*inputs, ste_mix, flips)
     grad = draw.values(*exact.shape, dtype=dtype, kind="normal")
     reference = torch.autograd.grad(exact, leaves, grad.double(), allow_unused=True)
     codes = tree_encode(x, taps, thresholds, geometry)
     for level in every_level():
         mine = [value.detach().requires_grad_() for value in (x, thresholds, lut, tau)]
-        y = tree_matmul(mine[0], taps, mine[1], mine[2], table, mine[3], ste_mix, geometry)
+        inputs = (mine[0], taps, mine[1], mine[2], table, mine[3])
+        y = tree_matmul(*inputs, ste_mix, geometry, flips)
         assert torch.equal(y, accumulate(codes, table)), level
         actual = torch.autograd.grad(y, mine, grad, allow_unused=True)
         for name, value, expected in zip(["x", "t", "lut", "tau"], actual, reference, strict=True):

@@ -73,23 +73,24 @@ def test_codes_equal_the_reference(shape, dtype, level):
             assert torch.equal(tree_encode(laid, taps, thresholds, shape[4]), codes)
 
 
-def gradients(arguments, geometry, ste_mix=1.0):
+def gradients(arguments, geometry, ste_mix=1.0, flips=False):
     """Gradients of x, thresholds, lut and tau."""
     x, taps, thresholds, lut, table, tau, grad = arguments
     leaves = [value.detach().requires_grad_() for value in (x, thresholds, lut, tau)]
-    y = tree_matmul(leaves[0], taps, *leaves[1:3], table, leaves[3], ste_mix, geometry)
+    y = tree_matmul(leaves[0], taps, *leaves[1:3], table, leaves[3], ste_mix, geometry, flips)
     return torch.autograd.grad(y, leaves, grad)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("level", cpu.cpu_capabilities())
-def test_gradients_equal_torch_in_double(shape, level):
+@pytest.mark.parametrize("flips", [False, True])
+def test_gradients_equal_torch_in_double(shape, level, flips):
     arguments = draw(shape)
     wide = [v.double() if v.is_floating_point() else v for v in arguments]
-    expected = gradients(wide, shape[4], 0.7)
+    expected = gradients(wide, shape[4], 0.7, flips)
     with cpu.use_cpu_capability(level):
         for x in layouts(arguments[0]):
-            actual = gradients((x, *arguments[1:]), shape[4], 0.7)
+            actual = gradients((x, *arguments[1:]), shape[4], 0.7, flips)
             for ours, reference in zip(actual, expected, strict=True):
                 size = float(reference.abs().max()) if reference.numel() else 1.0
                 torch.testing.assert_close(ours.double(), reference, rtol=2e-5, atol=2e-6 * size)

@@ -40,10 +40,10 @@ def draw(N, G, C, K, M, dtype=torch.float64, per_codebook=False):
     )
 
 
-def gradients(function, taps, thresholds, lut, table, tau, grad, ste_mix=1.0):
+def gradients(function, taps, thresholds, lut, table, tau, grad, ste_mix=1.0, flips=False):
     """y and the gradients of taps, thresholds, lut and tau."""
     leaves = [value.clone().requires_grad_() for value in (taps, thresholds, lut, tau)]
-    y = function(leaves[0], leaves[1], leaves[2], table, leaves[3], ste_mix=ste_mix)
+    y = function(leaves[0], leaves[1], leaves[2], table, leaves[3], ste_mix=ste_mix, flips=flips)
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
 
@@ -74,27 +74,30 @@ def test_codes_by_hand():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("per_codebook", [False, True])
-def test_gradients_equal_the_oracle(shape, per_codebook):
-    arguments = draw(*shape, per_codebook=per_codebook)
-    expected = gradients(tree_matmul_reference, *arguments, ste_mix=0.6)
-    for ours, theirs in zip(gradients(matmul, *arguments, ste_mix=0.6), expected, strict=True):
+@pytest.mark.parametrize("flips", [False, True])
+def test_gradients_equal_the_oracle(shape, per_codebook, flips):
+    arguments, options = draw(*shape, per_codebook=per_codebook), {"ste_mix": 0.6, "flips": flips}
+    expected = gradients(tree_matmul_reference, *arguments, **options)
+    for ours, theirs in zip(gradients(matmul, *arguments, **options), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
-def test_gradients_in_float32(shape):
+@pytest.mark.parametrize("flips", [False, True])
+def test_gradients_in_float32(shape, flips):
     arguments = draw(*shape, dtype=torch.float32)
-    expected = gradients(tree_matmul_reference, *arguments)
-    for ours, theirs in zip(gradients(matmul, *arguments), expected, strict=True):
+    expected = gradients(tree_matmul_reference, *arguments, flips=flips)
+    for ours, theirs in zip(gradients(matmul, *arguments, flips=flips), expected, strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_an_input_on_its_threshold_counts_as_left():
+@pytest.mark.parametrize("flips", [False, True])
+def test_an_input_on_its_threshold_counts_as_left(flips):
     taps, thresholds, *rest = draw(60, 1, 2, 8, 3)
-    taps, thresholds = torch.round(taps * 2) / 2, torch.round(thresholds * 2) / 2
-    expected = gradients(tree_matmul_reference, taps, thresholds, *rest)
-    for ours, theirs in zip(gradients(matmul, taps, thresholds, *rest), expected, strict=True):
+    arguments = torch.round(taps * 2) / 2, torch.round(thresholds * 2) / 2, *rest
+    expected = gradients(tree_matmul_reference, *arguments, flips=flips)
+    for ours, theirs in zip(gradients(matmul, *arguments, flips=flips), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -128,7 +131,8 @@ def draw_map(geometry, layout, groups=2, K=8, dtype=torch.float64):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("geometry", MAPS)
-def test_maps_are_read_in_place(geometry, layout):
+@pytest.mark.parametrize("flips", [False, True])
+def test_maps_are_read_in_place(geometry, layout, flips):
     x, taps, *rest = draw_map(geometry, layout)
 
     def oracle(x, *arguments, **options):
@@ -137,14 +141,16 @@ def test_maps_are_read_in_place(geometry, layout):
     def ours(x, *arguments, **options):
         return tree_matmul(x, taps, *arguments, **options, geometry=geometry)
 
-    expected = gradients(oracle, x, *rest, ste_mix=0.6)
-    for value, reference in zip(gradients(ours, x, *rest, ste_mix=0.6), expected, strict=True):
+    options = {"ste_mix": 0.6, "flips": flips}
+    expected = gradients(oracle, x, *rest, **options)
+    for value, reference in zip(gradients(ours, x, *rest, **options), expected, strict=True):
         torch.testing.assert_close(value, reference)
     codes = tree_encode(x, taps, rest[0], geometry)
     assert torch.equal(codes, tree_encode_reference(columns_of(x, taps, geometry), rest[0]))
     thresholds, lut, table, tau = (value.requires_grad_() for value in rest[:4])
     arguments = (x.requires_grad_(), taps, thresholds, lut, table.detach(), tau, 0.5)
-    torch.library.opcheck(torch.ops.halut.tree_matmul.default, (*arguments, geometry.numbers))
+    arguments = (*arguments, geometry.numbers, flips)
+    torch.library.opcheck(torch.ops.halut.tree_matmul.default, arguments)
 
 
 def test_sliced_and_empty_maps():
@@ -230,8 +236,8 @@ def test_autocast_changes_nothing():
 def test_compiles_as_one_graph():
     arguments = draw(12, 1, 3, 8, 4, dtype=torch.float32)
 
-    def doubled(taps, thresholds, lut, table, tau, ste_mix):
-        return matmul(taps * 2, thresholds, lut, table, tau, ste_mix=ste_mix) * 2
+    def doubled(taps, *arguments, **options):
+        return matmul(taps * 2, *arguments, **options) * 2
 
     compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
     expected = gradients(doubled, *arguments)

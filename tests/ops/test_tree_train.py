@@ -37,16 +37,16 @@ def draw(shape, geometry, G, C, K, M):
     )
 
 
-def fused(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry):
+def fused(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry, flips=False):
     q, scale, offset = table
     shift = offset.sum(1).reshape(-1) + bias
-    return tree_train(x, taps, thresholds, lut, q, scale, shift, tau, ste_mix, geometry)
+    return tree_train(x, taps, thresholds, lut, q, scale, shift, tau, ste_mix, geometry, flips)
 
 
-def by_parts(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry):
+def by_parts(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry, flips=False):
     q, scale, offset = table
     scaled = (lut - offset) / scale.view(q.shape[0], 1, 1, -1)
-    y = tree_matmul(x, taps, thresholds, scaled, q.to(lut), tau, ste_mix, geometry)
+    y = tree_matmul(x, taps, thresholds, scaled, q.to(lut), tau, ste_mix, geometry, flips)
     y = y * scale + (offset.sum(1).reshape(-1) + bias)
     if geometry is None:
         return y
@@ -54,27 +54,28 @@ def by_parts(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry):
     return y.view(x.shape[0], *size, y.shape[1]).permute(0, 3, 1, 2)
 
 
-def outcome(product, arguments, geometry, ste_mix=0.7):
+def outcome(product, arguments, geometry, ste_mix=0.7, flips=False):
     """y and the gradients of x, thresholds, lut, bias and tau."""
     x, taps, thresholds, lut, table, bias, tau = arguments
     leaves = [v.detach().requires_grad_() for v in (x, thresholds, lut, bias, tau)]
     x, thresholds, lut, bias, tau = leaves
-    y = product(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry)
+    y = product(x, taps, thresholds, lut, table, bias, tau, ste_mix, geometry, flips)
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("case", CASES)
-def test_values_of_inference_and_gradients_of_the_parts(case, layout):
+@pytest.mark.parametrize("flips", [False, True])
+def test_values_of_inference_and_gradients_of_the_parts(case, layout, flips):
     geometry = case[1]
     x, taps, thresholds, lut, table, bias, tau = draw(*case)
     if x.ndim == 4:
         x = x.contiguous(memory_format=layout)
     arguments = (x, taps, thresholds, lut, table, bias, tau)
-    actual = outcome(fused, arguments, geometry)
+    actual = outcome(fused, arguments, geometry, flips=flips)
     with forced("torch"):
-        expected = outcome(by_parts, arguments, geometry)
+        expected = outcome(by_parts, arguments, geometry, flips=flips)
     assert torch.equal(actual[0], expected[0])
     for ours, theirs in zip(actual[1:], expected[1:], strict=True):
         size = float(theirs.abs().max()) if theirs.numel() else 1.0

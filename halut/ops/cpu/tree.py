@@ -48,6 +48,7 @@ def _differentiates(
     tau: Tensor,
     ste_mix: float,
     geometry: ConvGeometry | None,
+    flips: bool = False,
 ) -> bool:
     wide = any(value.dtype == torch.float64 for value in (x, thresholds, lut, tau))
     return x.dtype in DTYPES and not wide
@@ -63,6 +64,7 @@ def tree_gradient(
     tau: Tensor,
     ste_mix: float,
     geometry: ConvGeometry | None,
+    flips: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Matrix products of a chunk of rows and codebooks, then one pass over them, and again.
 
@@ -79,7 +81,7 @@ def tree_gradient(
     split_dims, t = split_dims.contiguous(), thresholds.to(torch.float32).contiguous()
     taus = tau.to(torch.float32).expand(G * C).contiguous()
     views = view(x, geometry), view(dx, geometry)
-    inputs = split_dims.data_ptr(), t.data_ptr(), taus.data_ptr(), float(ste_mix)
+    inputs = split_dims.data_ptr(), t.data_ptr(), taus.data_ptr(), float(ste_mix), flips
     results = depth, dthresholds.data_ptr(), dtau.data_ptr(), torch.get_num_threads()
     n_most, C_most = min(CHUNK_ROWS, N), max(1, min(C, CHUNK_PRODUCTS // (CHUNK_ROWS * K)))
     block = torch.empty(C_most * K * n_most, device="cpu")

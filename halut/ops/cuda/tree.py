@@ -16,6 +16,7 @@ from halut.ops.cuda.conv import add_columns, fits, readers, rows_adjacent
 from halut.ops.cuda.lookup import NAMES
 from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import column_count, empty_gradient, row_count
+from halut.ops.tree.gradient import GAIN
 
 THREADS = 256
 ROWS = 128
@@ -68,6 +69,7 @@ def _supports_gradient(
     tau: Tensor,
     ste_mix: float,
     geometry: ConvGeometry | None,
+    flips: bool = False,
 ) -> bool:
     kinds = all(value.dtype in FLOATS for value in (grad, x, thresholds, lut))
     return kinds and fits(x, geometry) and launch.available()
@@ -83,6 +85,7 @@ def tree_gradient(
     tau: Tensor,
     ste_mix: float,
     geometry: ConvGeometry | None,
+    flips: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dE by matrix products in chunks of rows; a kernel takes each chunk through the trees.
 
@@ -90,7 +93,7 @@ def tree_gradient(
     to x's. Every sum has a fixed order.
     """
     images, N = x.shape[0], row_count(x, geometry)
-    walk = _Walk(x, split_dims, thresholds, lut, tau, ste_mix, geometry)
+    walk = _Walk(x, split_dims, thresholds, lut, tau, ste_mix, geometry, flips)
     dx = empty_gradient(x)
     if N == 0:
         return dx, *walk.sums()
@@ -123,8 +126,10 @@ class _Walk:
         tau: Tensor,
         ste_mix: float,
         geometry: ConvGeometry | None,
+        flips: bool,
     ) -> None:
         G, C, K, M = lut.shape
+        self.gain, self.centered = (1.0, 0.0) if flips else (GAIN, 1.0)
         self.x, self.geometry, self.ste_mix = x, geometry, float(ste_mix)
         self.split_dims, self.thresholds, self.tau = split_dims.contiguous(), thresholds, tau
         self.t = thresholds.float().contiguous()
@@ -161,7 +166,8 @@ class _Walk:
                 C,
                 rows,
             ),
-            *(*dcolumns.stride(), self.ste_mix, self.scale.numel() > 1),
+            *(*dcolumns.stride(), self.ste_mix, self.gain, self.centered),
+            self.scale.numel() > 1,
             rows_adjacent(self.x, self.geometry),
         )
 

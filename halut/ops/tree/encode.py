@@ -61,6 +61,7 @@ def tree_matmul(
     tau: Tensor,
     ste_mix: float = 1.0,
     geometry: ConvGeometry | None = None,
+    flips: bool = False,
 ) -> Tensor:
     """accumulate(tree_encode(x, split_dims, thresholds, geometry), table), with a relaxed gradient.
 
@@ -71,7 +72,8 @@ def tree_matmul(
     - lut: scatter_add(codes, grad), straight through the quantization;
     - x, thresholds, tau: ste_mix * dE through softmax_k of the leaves' scores, a leaf's score being
       the sum over its ancestors of +s (leaf to the right) or -s, with s = sign(x - t), whose
-      gradient is that of tanh((x - t) / tau).
+      gradient is that of tanh((x - t) / tau). With `flips` a row's path alone gets a gradient: the
+      difference of dE between the leaves it reaches with s = 1 and with s = -1, times ds / 2.
 
     Saves x, codes, thresholds, lut and tau; gradients come in each input's dtype.
     Raises HalutError on dtypes or shapes that do not fit.
@@ -85,7 +87,7 @@ def tree_matmul(
         raise HalutError(f"lut has K = {lut.shape[2]}, thresholds K = {thresholds.shape[1] + 1}")
     numbers = geometry.numbers if geometry else []
     return torch.ops.halut.tree_matmul(
-        x, split_dims, thresholds, lut, table, tau, ste_mix, numbers
+        x, split_dims, thresholds, lut, table, tau, ste_mix, numbers, flips
     )[0]
 
 
@@ -98,11 +100,12 @@ def tree_encoder_gradient(
     tau: Tensor,
     ste_mix: float = 1.0,
     geometry: ConvGeometry | None = None,
+    flips: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What tree_matmul's backward gives to x, tau and thresholds, for grad [N, G * M]."""
     numbers = geometry.numbers if geometry else []
     unread = x.new_empty(0, dtype=torch.uint8)  # codes are for the table's gradient
-    inputs = (grad, x, split_dims, thresholds, lut, unread, tau, ste_mix, False, numbers)
+    inputs = (grad, x, split_dims, thresholds, lut, unread, tau, ste_mix, False, numbers, flips)
     dx, dthresholds, dtau, _ = torch.ops.halut.tree_matmul_backward(*inputs)
     return dx, dtau, dthresholds
 
@@ -156,6 +159,7 @@ def _tree_matmul(
     tau: Tensor,
     ste_mix: float,
     geometry: Sequence[int],
+    flips: bool = False,
 ) -> tuple[Tensor, Tensor]:
     shape = ConvGeometry.of_numbers(tuple(geometry))
     codes = dispatch.run("tree_encode", x.device, x, split_dims, thresholds, shape)
@@ -172,6 +176,7 @@ def _(
     tau: Tensor,
     ste_mix: float,
     geometry: Sequence[int],
+    flips: bool = False,
 ) -> tuple[Tensor, ...]:
     N = row_count(x, ConvGeometry.of_numbers(tuple(geometry)))
     y = table.new_empty(N, table.shape[0] * table.shape[3])
@@ -190,12 +195,15 @@ def _tree_matmul_backward(
     ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
+    flips: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     G, _, K, _ = lut.shape
     shape = ConvGeometry.of_numbers(tuple(geometry))
     if ste_mix:
         encoder = dispatch.run(
-            "tree_gradient", x.device, grad, x, split_dims, thresholds, lut, tau, ste_mix, shape
+            "tree_gradient",
+            x.device,
+            *(grad, x, split_dims, thresholds, lut, tau, ste_mix, shape, flips),
         )
     else:
         encoder = zero_gradient(x), _zeros(thresholds), _zeros(tau)
@@ -221,22 +229,24 @@ def _(
     ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
+    flips: bool = False,
 ) -> tuple[Tensor, ...]:
     dlut = lut.new_empty(lut.shape if tables else (0,))
     return empty_gradient(x), _zeros(thresholds), _zeros(tau), dlut
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, split_dims, thresholds, lut, _, tau, ctx.ste_mix, ctx.geometry = inputs
+    x, split_dims, thresholds, lut, _, tau, ctx.ste_mix, ctx.geometry, ctx.flips = inputs
     ctx.save_for_backward(x, split_dims, thresholds, lut, output[1], tau)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, split_dims, thresholds, lut, codes, tau = ctx.saved_tensors
-    need_x, _, need_thresholds, need_lut, _, need_tau, _, _ = ctx.needs_input_grad
+    need_x, _, need_thresholds, need_lut, _, need_tau, *_ = ctx.needs_input_grad
     ste_mix = ctx.ste_mix if need_x or need_thresholds or need_tau else 0.0
     dx, dthresholds, dtau, dlut = torch.ops.halut.tree_matmul_backward(
-        grad, x, split_dims, thresholds, lut, codes, tau, ste_mix, need_lut, ctx.geometry
+        *(grad, x, split_dims, thresholds, lut, codes, tau, ste_mix, need_lut, ctx.geometry),
+        ctx.flips,
     )
     return (
         dx if need_x else None,
@@ -245,6 +255,7 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         dlut if need_lut else None,
         None,
         dtau if need_tau else None,
+        None,
         None,
         None,
     )

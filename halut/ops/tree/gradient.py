@@ -1,4 +1,4 @@
-r"""The gradient of the `tree` estimator, in closed form and without a softmax.
+r"""The gradients of the `tree` and `flip` estimators, in closed form and without a softmax.
 
 The scores are sums of signs, so the softmax over leaves factorizes: a leaf's weight is the product
 over its ancestors of (1 + g s)/2 to the right and (1 - g s)/2 to the left, s = +-1, g = tanh(1),
@@ -9,6 +9,14 @@ m_left)/2, D = (m_right - m_left)/2 and E the mean at the root,
     m = S + g s D,    dL/ds = P * (D + g s (S - E)),
 
 where softmax's own backward, a * (dE - E), summed over the two subtrees gives the second formula.
+
+The `flip` estimator is the finite difference of the answer over the nodes that a row passes: what
+the loss would change if this one test came out the other way and all tests below were taken as x
+takes them. That is g = 1, where m is the value of the leaf that is reached below a node and P is 1
+on the path and 0 beside it, and
+
+    dL/ds = P * D.
+
 S and D of the lowest level are linear in the lut: one matrix product yields them. The rest is a
 pass up the tree and a pass over its nodes, on arrays [G, nodes, C, n] whose rows are contiguous;
 with nodes in bit-reversed order, left and right children are the two halves of the level below.
@@ -27,7 +35,7 @@ from halut.ops.geometry import ConvGeometry
 from halut.ops.lookup.columns import columns_gradient_torch, columns_torch
 
 GAIN = math.tanh(1.0)
-"""g: by how much a sign moves the weight from one child to the other."""
+"""g of `tree`: by how much a sign moves the weight from one child to the other."""
 
 BUFFERS = 7
 """Arrays of G * C * K values per row that a chunk holds at once, at most."""
@@ -42,19 +50,26 @@ def tree_gradient_torch(
     tau: Tensor,
     ste_mix: float,
     geometry: ConvGeometry | None,
+    flips: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients (x, thresholds, tau) of ste_mix * sum(dE * assign).
+    """Gradients (x, thresholds, tau) of ste_mix * sum(dE * assign); those of `flip` if `flips`.
 
     grad [N, G * M], x rows or a map, split_dims [G * C * depth], thresholds [G * C, K - 1],
     lut [G, C, K, M], tau a scalar or [G * C].
     """
     columns = columns_torch(x, split_dims, geometry)
-    dcolumns, dt, dtau = _column_gradients(grad, columns, thresholds, lut, tau, ste_mix)
+    dcolumns, dt, dtau = _column_gradients(grad, columns, thresholds, lut, tau, ste_mix, flips)
     return columns_gradient_torch(dcolumns, split_dims, x, geometry), dt, dtau
 
 
 def _column_gradients(
-    grad: Tensor, inputs: Tensor, thresholds: Tensor, lut: Tensor, tau: Tensor, ste_mix: float
+    grad: Tensor,
+    inputs: Tensor,
+    thresholds: Tensor,
+    lut: Tensor,
+    tau: Tensor,
+    ste_mix: float,
+    flips: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for the gathered columns `inputs` [N, G * C * depth], in chunks of rows.
 
@@ -84,7 +99,7 @@ def _column_gradients(
         torch.sub(x[..., rows], origin, out=scaled).mul_(scale)
         products = _products(pairs, grad[rows].to(dtype), scratch)
         sums, differences = products.chunk(2, 1)
-        slopes = _node_slopes(scaled, t, sums, differences, scratch)
+        slopes = _node_slopes(scaled, t, sums, differences, scratch, flips)
         for level in range(depth):
             torch.sum(_nodes(slopes, level), 1, out=dx[:, level, :, rows])
         dt -= slopes.sum(-1, keepdim=True)
@@ -140,7 +155,9 @@ def _products(pairs: Tensor, grad: Tensor, scratch: Scratch) -> Tensor:
     return torch.bmm(pairs, columns, out=out)
 
 
-def _node_slopes(x: Tensor, t: Tensor, S: Tensor, D: Tensor, scratch: Scratch) -> Tensor:
+def _node_slopes(
+    x: Tensor, t: Tensor, S: Tensor, D: Tensor, scratch: Scratch, flips: bool
+) -> Tensor:
     """dL/ds * sigmoid'(x - t) of all nodes, [G, K - 1, C, n]; overwrites S and D.
 
     x [G, depth, C, n] and t [G, K - 1, C, 1] in units of tau / 2; S, D [G, K / 2 * C, n].
@@ -150,7 +167,8 @@ def _node_slopes(x: Tensor, t: Tensor, S: Tensor, D: Tensor, scratch: Scratch) -
     for level in range(depth):
         torch.sub(_nodes(t, level), x[:, level : level + 1], out=_nodes(slopes, level))
     # -g s: copysign gives +g at t - x = +0, where the test x > t fails.
-    signs = torch.copysign(x.new_tensor(GAIN), slopes, out=scratch.take(*slopes.shape))
+    gain = x.new_tensor(1.0 if flips else GAIN)
+    signs = torch.copysign(gain, slopes, out=scratch.take(*slopes.shape))
     weights = _weights(signs, depth, scratch)
     sums, differences = [S.view(G, -1, C, n)], [D.view(G, -1, C, n)]
     for level in reversed(range(depth)):
@@ -162,8 +180,10 @@ def _node_slopes(x: Tensor, t: Tensor, S: Tensor, D: Tensor, scratch: Scratch) -
             differences.insert(0, torch.sub(right, left, out=scratch.take(*left.shape)))
     for level in range(depth):
         # mean is that of the root, twice as large at each level below it as at the next.
-        above = sums[level].sub_(mean, alpha=2.0**-level)
-        score = differences[level].addcmul_(above, _nodes(signs, level), value=-1)
+        score = differences[level]
+        if not flips:
+            above = sums[level].sub_(mean, alpha=2.0**-level)
+            score = score.addcmul_(above, _nodes(signs, level), value=-1)
         _nodes(weights, level).mul_(score)
     slopes.sigmoid_()
     slopes.addcmul_(slopes, slopes, value=-1)

@@ -38,6 +38,7 @@ def tree_train(
     tau: Tensor,
     ste_mix: float = 1.0,
     geometry: ConvGeometry | None = None,
+    flips: bool = False,
 ) -> Tensor:
     """The layer above: rows [N, G * M] of rows x [N, D], or a map, laid out in memory like x's.
 
@@ -59,7 +60,7 @@ def tree_train(
             f"{list(lut.shape)} and {table.dtype} {list(table.shape)}"
         )
     numbers = geometry.numbers if geometry else []
-    inputs = (x, split_dims, thresholds, lut, table, scale, bias, tau, ste_mix, numbers)
+    inputs = (x, split_dims, thresholds, lut, table, scale, bias, tau, ste_mix, numbers, flips)
     return torch.ops.halut.tree_train(*inputs)
 
 
@@ -75,6 +76,7 @@ def _tree_train(
     tau: Tensor,
     ste_mix: float,
     geometry: Sequence[int],
+    flips: bool = False,
 ) -> Tensor:
     shape = ConvGeometry.of_numbers(tuple(geometry))
     if x.shape[0] == 0:
@@ -96,6 +98,7 @@ def _(
     tau: Tensor,
     ste_mix: float,
     geometry: Sequence[int],
+    flips: bool = False,
 ) -> Tensor:
     return empty_output(x, scale.shape[0], torch.float32, ConvGeometry.of_numbers(tuple(geometry)))
 
@@ -111,6 +114,7 @@ def _tree_train_backward(
     ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
+    flips: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     G, _, K, M = lut.shape
     shape = ConvGeometry.of_numbers(tuple(geometry))
@@ -118,7 +122,9 @@ def _tree_train_backward(
     rows = rows.to(torch.float32).reshape(-1, G * M)
     if ste_mix:
         encoder = dispatch.run(
-            "tree_gradient", x.device, rows, x, split_dims, thresholds, lut, tau, ste_mix, shape
+            "tree_gradient",
+            x.device,
+            *(rows, x, split_dims, thresholds, lut, tau, ste_mix, shape, flips),
         )
     else:
         encoder = zero_gradient(x), torch.zeros_like(thresholds), torch.zeros_like(tau)
@@ -140,6 +146,7 @@ def _(
     ste_mix: float,
     tables: bool,
     geometry: Sequence[int],
+    flips: bool = False,
 ) -> tuple[Tensor, ...]:
     dlut = lut.new_empty(lut.shape if tables else (0,))
     encoder = empty_gradient(x), thresholds.new_empty(thresholds.shape), tau.new_empty(tau.shape)
@@ -147,15 +154,15 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, split_dims, thresholds, lut, _, _, _, tau, ctx.ste_mix, ctx.geometry = inputs
+    x, split_dims, thresholds, lut, _, _, _, tau, ctx.ste_mix, ctx.geometry, ctx.flips = inputs
     ctx.save_for_backward(x, split_dims, thresholds, lut, tau)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    need_x, _, need_thresholds, need_lut, _, _, need_bias, need_tau, _, _ = ctx.needs_input_grad
+    need_x, _, need_thresholds, need_lut, _, _, need_bias, need_tau, *_ = ctx.needs_input_grad
     ste_mix = ctx.ste_mix if need_x or need_thresholds or need_tau else 0.0
     dx, dthresholds, dtau, dlut, dbias = torch.ops.halut.tree_train_backward(
-        grad, *ctx.saved_tensors, ste_mix, need_lut, ctx.geometry
+        grad, *ctx.saved_tensors, ste_mix, need_lut, ctx.geometry, ctx.flips
     )
     return (
         dx if need_x else None,
@@ -166,6 +173,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         None,
         dbias if need_bias else None,
         dtau if need_tau else None,
+        None,
         None,
         None,
     )

@@ -1,11 +1,12 @@
-// The gradient of the `tree` estimator, given the products dE = lut . grad of a chunk of rows.
+// The gradients of the `tree` and `flip` estimators, given the products dE = lut . grad of a chunk of rows.
 // Reference: tree_gradient_torch in halut/ops/tree/gradient.py, whose head derives the formulas.
 //
 // Here all constants are left out until the end. With M the unscaled mean of a subtree's leaves
 // (K dE / 2^level), a pass up the tree takes S and D, the sum and difference of a node's two
 // subtrees, and M = S + g s D; a pass down takes W, the product of (1 +- g s) above a node, and
 //     K dL/ds = W (D + g s (S - M_root / 2^level)),
-// and tanh' = 4 e / (1 + e)^2 with e = exp(-2 |x - t| / tau).
+// and tanh' = 4 e / (1 + e)^2 with e = exp(-2 |x - t| / tau). Of flips only the nodes on a row's path
+// have a gradient: 2 dL/ds is the difference of the leaves reached to the right and to the left.
 #include "../columns.h"
 #include "../lanes.h"
 
@@ -104,6 +105,50 @@ inline void node_slopes(const floats* x, const float* t, const float* products, 
   moment += own;
 }
 
+// The same for the estimator of flips: one slope a level, that of the node on the path.
+template <int depth>
+inline void path_slopes(const floats* x, const float* t, const float* products, int64_t stride,
+                        float rate, floats* dx, floats* totals, floats& moment) {
+  constexpr int K = 1 << depth;
+  floats reached[K], D[K];  // the leaf reached below a node, and right less left at its heap index
+  ints right[K], passed[K];
+  for (int k = 0; k < K; k++) reached[k] = load(products + k * stride);
+#pragma GCC unroll 8
+  for (int level = depth - 1; level >= 0; level--)
+#pragma GCC unroll 16
+    for (int p = 0; p < 1 << level; p++) {
+      const int node = (1 << level) + p;
+      right[node] = x[level] > t[node - 1];
+      D[node] = reached[2 * p + 1] - reached[2 * p];
+      reached[p] = right[node] ? reached[2 * p + 1] : reached[2 * p];
+    }
+  floats own = {};
+  passed[1] = ints{} == 0;
+#pragma GCC unroll 8
+  for (int level = 0; level < depth; level++) {
+    const int first = 1 << level;
+    floats threshold = splat(t[first - 1]), difference = D[first];
+#pragma GCC unroll 16
+    for (int node = first + 1; node < 2 * first; node++) {
+      threshold = passed[node] ? splat(t[node - 1]) : threshold;
+      difference = passed[node] ? D[node] : difference;
+    }
+    const floats gap = x[level] - threshold;
+    const floats slope = difference * slope_of(gap, rate);
+    dx[level] = slope;
+    own += slope * gap;
+#pragma GCC unroll 16
+    for (int node = first; node < 2 * first; node++) {
+      totals[node] += passed[node] ? slope : floats{};
+      if (level + 1 < depth) {
+        passed[2 * node] = passed[node] & ~right[node];
+        passed[2 * node + 1] = passed[node] & right[node];
+      }
+    }
+  }
+  moment += own;
+}
+
 struct Chunk {
   const View& x;
   const View& dx;
@@ -112,13 +157,15 @@ struct Chunk {
   const float* products;   // [C * K] rows `stride` apart
   int64_t stride, n0, n;
   float ste_mix;
+  bool flips;
 };
 
 template <int depth>
 void codebook(const Chunk& chunk, int64_t c, int64_t first, const float* t, float tau, Sums sums) {
   constexpr int K = 1 << depth;
   const float rate = 2.8853900817779268f / tau;  // 2 / log(2)
-  const float scale = 4.f * chunk.ste_mix / (K * tau);
+  const float scale =
+      chunk.flips ? 2.f * chunk.ste_mix / tau : 4.f * chunk.ste_mix / (K * tau);
   floats totals[K] = {}, moment = {};
   alignas(64) float tested[depth][tile_rows], dtested[depth][tile_rows], padded[K * lanes];
   for (int64_t start = 0; start < chunk.n; start += tile_rows) {
@@ -142,7 +189,10 @@ void codebook(const Chunk& chunk, int64_t c, int64_t first, const float* t, floa
         here = padded;
         stride = lanes;
       }
-      node_slopes<depth>(x, t, here, stride, rate, dx, totals, moment);
+      if (chunk.flips)
+        path_slopes<depth>(x, t, here, stride, rate, dx, totals, moment);
+      else
+        node_slopes<depth>(x, t, here, stride, rate, dx, totals, moment);
       for (int level = 0; level < depth; level++) store(dtested[level] + i, dx[level] * scale);
     }
     for (int level = 0; level < depth; level++)
@@ -199,9 +249,9 @@ int64_t independent_runs(const View& x, const int64_t* split_dims, int64_t c0, i
 // [GC, K - 1] and dtau [GC]. products [(c1 - c0) * K, n], rows `stride` apart. Codebooks that read
 // one channel have one thread, which takes them in order: no races, and one result.
 bool tree_gradient(const View& view, const View& dview, const int64_t* split_dims,
-                   const float* thresholds, const float* tau, float ste_mix, const float* products,
-                   int64_t stride, int64_t n0, int64_t n, int64_t c0, int64_t c1, int depth,
-                   float* dthresholds, float* dtau, int threads) {
+                   const float* thresholds, const float* tau, float ste_mix, bool flips,
+                   const float* products, int64_t stride, int64_t n0, int64_t n, int64_t c0,
+                   int64_t c1, int depth, float* dthresholds, float* dtau, int threads) {
   const int64_t K = 1 << depth, T = c1 * depth;
   const View x = with_long_lines(view), d = with_long_lines(dview);
   Column* columns = columns_of(x, split_dims, T);
@@ -209,7 +259,7 @@ bool tree_gradient(const View& view, const View& dview, const int64_t* split_dim
   int64_t* starts = static_cast<int64_t*>(malloc(sizeof(int64_t) * (c1 - c0 + 1)));
   const bool ready = columns && dcolumns && starts;
   if (ready) {
-    const Chunk chunk{x, d, columns, dcolumns, products, stride, n0, n, ste_mix};
+    const Chunk chunk{x, d, columns, dcolumns, products, stride, n0, n, ste_mix, flips};
     const int64_t runs = independent_runs(view, split_dims, c0, c1, depth, starts);
     starts[runs] = c1;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
