@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from halut.configs import Tree
 from halut.encoders import encoders
 from halut.errors import HalutError
 from halut.layers.matmul import HalutMatmul
@@ -28,6 +29,16 @@ def test_approximates_the_product_of_fresh_rows(encoder, bits):
     stats = product.stats(fresh, B)
     assert stats["normalized_mse"] < 0.25
     assert stats["cosine"] > 0.85
+
+
+def test_options_of_learning_are_the_layers():
+    A, B = problem()
+    errors = []
+    for options in (Tree(), Tree(boosting=2)):
+        product = HalutMatmul(C=4, K=16, options=options)
+        product.learn_offline(A, B)
+        errors.append(product.stats(A, B)["normalized_mse"])
+    assert errors[1] < errors[0]
 
 
 def test_eight_bits_are_close_to_floats_and_three_are_not():

@@ -61,7 +61,7 @@ class TableConfig(Config):
     parameterization: str = option(
         "free", "what trains: the table, or prototypes and weight", choices=PARAMETERIZATIONS
     )
-    ridge: float | str | None = option(
+    ridge: float | int | str | None = option(
         None,
         "lambda of the ridge refinement; cv: the best of a grid by cross-validation; null: none",
     )
@@ -149,7 +149,7 @@ class Tree(TableConfig):
     """
 
     name: str = "tree"
-    ridge: float | str | None = redefined(TableConfig, "ridge", 1.0)
+    ridge: float | int | str | None = redefined(TableConfig, "ridge", 1.0)
     candidates: int = option(
         8, "inputs of a codebook tried per level: those of the largest squared error"
     )

@@ -136,6 +136,20 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
+    def calibrate_codebooks(
+        self,
+        rows: Tensor,
+        weight: Tensor,
+        *,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+        target_rows: Tensor | None = None,
+    ) -> Tensor:
+        """`calibrate`, then `calibrate_jointly` where the encoder has one; the prototypes."""
+        prototypes = self.calibrate(rows, seed=seed, weight=weight, progress=progress)
+        again = self.calibrate_jointly(rows, prototypes, weight, target_rows)
+        return prototypes if again is None else again
+
     def calibrate_jointly(
         self, rows: Tensor, prototypes: Tensor, weight: Tensor, target_rows: Tensor | None = None
     ) -> Tensor | None:

@@ -76,7 +76,7 @@ class HalutMatmul:
         if encoder.transform is not None:
             encoder.transform.learn(encoder.in_units(rows))
         rows, weight = encoder.transformed(rows), encoder.transformed_weight(weight)
-        prototypes = encoder.calibrate(rows, seed=self.seed, weight=weight)
+        prototypes = encoder.calibrate_codebooks(rows, weight, seed=self.seed)
         self.lut = encoder.times_unit(
             refine(encoder.codes(rows), prototypes, rows, weight, self.lam, stages)
         )

@@ -56,11 +56,14 @@ def relearn(
     for layer in layers:
         layer.cpu()
     try:
-        read = first.encoder.in_units(rows)
+        encoder = first.encoder
         fresh = encoders[first.options.name](first.blocks, first.options.K, first.options)
-        fresh.unit.copy_(first.encoder.unit)
-        weight = first.weight.detach().float()
-        fresh.calibrate(read, seed=seed, weight=weight, progress=progress)
+        fresh.unit.copy_(encoder.unit)
+        if encoder.transform is not None and fresh.transform is not None:
+            fresh.transform.load_state_dict(encoder.transform.state_dict())
+        read = encoder.transformed(rows)
+        weight = encoder.transformed_weight(first.weight.detach().float())
+        fresh.calibrate_codebooks(read, weight, seed=seed, progress=progress)
         return _taken_over(layers, rows, read, fresh)
     finally:
         for layer in layers:

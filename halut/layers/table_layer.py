@@ -143,10 +143,9 @@ class TableLayer(ReplacedLayer):
         if self.encoder_shared:
             prototypes = shared_prototypes(self.encoder, rows)
         else:
-            prototypes = self.encoder.calibrate(rows, seed=seed, weight=weight, progress=progress)
-        if not self.encoder_shared:
-            again = self.encoder.calibrate_jointly(rows, prototypes, weight, targets)
-            prototypes = prototypes if again is None else again
+            prototypes = self.encoder.calibrate_codebooks(
+                rows, weight, seed=seed, progress=progress, target_rows=targets
+            )
         codes = self._calibrate_table(rows, prototypes, weight, targets)
         if not self.encoder_shared:
             tau = self.options.tau

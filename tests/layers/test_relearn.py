@@ -54,6 +54,28 @@ def test_nothing_changes_on_the_rows_it_was_learned_from(case, encoder):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("transform", ["hadamard", "permute"])
+def test_transformed_inputs_are_learned_from_as_they_were(encoder, transform):
+    layer, _ = make("linear", encoder, transform=transform)
+    rows, before = rows_of(layer, "linear", 7), state_of(layer)
+    assert not relearn([layer], rows)
+    assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
+    moved = 4 * rows + 3
+    old = normalized_mse(layer(moved) - layer.bias, exact_of(layer, moved))
+    assert relearn([layer], moved)
+    assert normalized_mse(layer(moved) - layer.bias, exact_of(layer, moved)) < old
+    if transform == "permute":
+        assert torch.equal(layer.encoder.transform.order, before["encoder.transform.order"])
+
+
+def test_a_relearned_tree_is_boosted_as_its_options_say():
+    layer, _ = make("linear", "tree", output_metric=True, boosting=1)
+    before = state_of(layer)
+    assert not relearn([layer], rows_of(layer, "linear", 7))
+    assert torch.equal(before["encoder.split_dims"], layer.encoder.split_dims)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("case", ["linear", "grouped"])
 def test_rows_that_moved_get_an_encoder_of_their_own(case, encoder):
     layer, _ = make(case, encoder, clip="mse", K=8)

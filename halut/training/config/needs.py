@@ -248,6 +248,13 @@ def with_tables(own: Any, run: Any) -> str | None:
     return "no layer is replaced by tables; it needs halut=tree, pq or decision_tree"
 
 
+def of_calibrate(own: Any, run: Any) -> str | None:
+    """What some stage lacks; and targets are for tables alone."""
+    if own.calibrate == "asymmetric" and (reason := with_tables(own, run)):
+        return reason
+    return some_stage_lacks("calibrate")(own, run)
+
+
 def with_relearning(own: Any, run: Any) -> str | None:
     """What only tables that are trained themselves have, in a stage after their own."""
     if own.order == "all_at_once" and not own.stages and not own.encoders_first:

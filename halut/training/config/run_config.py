@@ -73,7 +73,7 @@ class ScheduleConfig:
         "what a stage learns from: the network as it stands, the exact one, or the first with the "
         "exact one's answers as targets",
         choices=CALIBRATE,
-        needs=needs.some_stage_lacks("calibrate"),
+        needs=needs.of_calibrate,
     )
     refit: bool = option(
         False,
