@@ -27,7 +27,7 @@ SCHEMAS = [
     *schemas_of_data().values(),
     *(config_type(name) for name in operator_names()),
 ]
-SCREENS = 2 * 25
+SCREENS = 2 * 28
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)

@@ -41,14 +41,14 @@ class TableConfig(Config):
     Raises HalutError for a value out of range, naming the range.
     """
 
-    C: int | None = option(None, "codebooks of a layer (of a group, if it has groups)")
+    C: int | None = option(None, "codebooks of a layer, or of each of its groups")
     V: int | None = option(None, "inputs of a codebook, in place of C")
-    K: int = option(16, "prototypes of a codebook, 2..256; trees: a power of two")
+    K: int = option(16, "prototypes of a codebook, 2..256; trees: 2^depth")
     bits: int | None = option(8, "signed bits of a table entry, 2..8; null: float")
     scale: str = option("channel", "what shares a scale", choices=SCALES, needs=with_bits)
     clip: str = option(
         "none",
-        "range of a table: whole, or of least error of its entries or of the sums",
+        "range of a table: whole, or of least error of entries or sums",
         choices=CLIPS,
         needs=with_bits,
     )
@@ -63,10 +63,10 @@ class TableConfig(Config):
     )
     ridge: float | int | str | None = option(
         None,
-        "lambda of the ridge refinement; cv: the best of a grid by cross-validation; null: none",
+        "lambda of the ridge regression; cv: by cross-validation; null: none",
     )
     tau: float | None = option(
-        None, "starting temperature; null: estimated from the data", needs=with_temperature
+        None, "starting temperature; null: from the data", needs=with_temperature
     )
     tau_scale: float = option(
         1.0,
@@ -78,18 +78,16 @@ class TableConfig(Config):
     )
     transform: str = option(
         "none",
-        "of the inputs of a Linear or 1x1 convolution before they are coded: Hadamard rotation, or "
-        "correlated ones together",
+        "of what a Linear or 1x1 convolution reads: rotated, or correlated inputs together",
         choices=TRANSFORMS,
     )
     noise: float = option(
         0.0,
-        "deviation of Gaussian noise on what the encoder reads while training, over the input's "
-        "RMS",
+        "Gaussian noise on what encoders read while training, over its RMS",
     )
     quantize_from: float = option(
         0.0,
-        "share of a stage from which training multiplies by quantized tables; before: by floats",
+        "share of a stage in which tables train as floats, before the rest of it",
         needs=with_bits,
     )
 
@@ -150,16 +148,10 @@ class Tree(TableConfig):
 
     name: str = "tree"
     ridge: float | int | str | None = redefined(TableConfig, "ridge", 1.0)
-    candidates: int = option(
-        8, "inputs of a codebook tried per level: those of the largest squared error"
-    )
-    output_metric: bool = option(
-        False, "cut by the error of x_c W_c', what a codebook adds to the output, not of x_c"
-    )
-    boosting: int = option(
-        0, "passes in which each tree is learned again on what the others leave of the output"
-    )
-    residual: int = option(0, "further codebooks of every block, each for what those before leave")
+    candidates: int = option(8, "inputs tried per level: those of largest error")
+    output_metric: bool = option(False, "cut by the error of the output, not of inputs")
+    boosting: int = option(0, "passes that learn trees on what others leave")
+    residual: int = option(0, "further codebooks of a block, for what is left")
 
     def __post_init__(self) -> None:
         super().__post_init__()

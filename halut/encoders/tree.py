@@ -51,6 +51,7 @@ class TreeEncoder(Encoder):
         super().__init__(blocks, K, options)
         starts = torch.tensor(blocks.starts)[:, None].repeat(1, self.depth)
         self.register_buffer("split_dims", starts)
+        self.flips = self.options.estimator == "flip"
         self.thresholds = nn.Parameter(torch.zeros(blocks.total, K - 1))
 
     @property
@@ -119,11 +120,6 @@ class TreeEncoder(Encoder):
         node_inputs = inputs.reshape(len(inputs), self.blocks.total, self.depth)[:, :, levels]
         assignment = flip_assignment if self.flips else leaf_assignment
         return assignment(node_inputs, self.thresholds, tau)
-
-    @property
-    def flips(self) -> bool:
-        """True for the estimator flip."""
-        return self.options.estimator == "flip"
 
     def lookup(
         self,

@@ -228,7 +228,8 @@ class LUTLinear(LUTLayer):
             raise HalutError(
                 f"{self.site.name} takes {self.site.D} inputs, got x of shape {list(x.shape)}"
             )
-        return self.encoder.transformed(x.reshape(-1, self.site.D)), None
+        rows, transform = self.encoder.in_units(x.reshape(-1, self.site.D)), self.encoder.transform
+        return (rows if transform is None else transform(rows)), None
 
     def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:
         return y.view(*x.shape[:-1], self.site.M)
@@ -252,7 +253,9 @@ class LUTConv2d(LUTLayer):
             raise HalutError(
                 f"{self.site.name} takes maps [B, {self.channels}, H, W], got {list(x.shape)}"
             )
-        return self.encoder.transformed(x), geometry.on(x) if geometry.same else geometry
+        units, transform = self.encoder.in_units(x), self.encoder.transform
+        inputs = units if transform is None else transform(units)
+        return inputs, geometry.on(x) if geometry.same else geometry
 
     def reshape_output(self, y: Tensor, x: Tensor) -> Tensor:
         assert self.site.geometry is not None
