@@ -150,7 +150,8 @@ def table(group: dict[str, Any], rows: list[Row]) -> list[str]:
         minutes = statistics.fmean([r["seconds"] for r in found]) / 60
         figures += [f"{found[0]['steps']:,}", f"{minutes:.0f}", str(len(found))]
         own = row.options[len(shlex.split(group.get("common", ""))) :]
-        lines.append(f"| {row.what} | {' | '.join(figures)} | `{shlex.join(own)}` |")
+        options = f"`{shlex.join(own)}`" if own else ""
+        lines.append(f"| {row.what} | {' | '.join(figures)} | {options} |")
     return [*lines, ""]
 
 
@@ -161,6 +162,11 @@ def write(groups: dict[str, dict[str, Any]], rows: list[Row], runs: Path, folder
     for row in rows:
         fresh = [result_of(row.folder(runs, seed), seed) for seed in row.seeds]
         row.results = [result for result in fresh if result is not None]
+        if groups[row.group].get("chooses", False):  # of a part of the test split, or none
+            row.results = [
+                {k: v for k, v in result.items() if not k.endswith("_test")}
+                for result in row.results
+            ]
         before = known.get((row.group, row.name), {})
         if not row.results and before.get("command") == row.command:
             row.results = before["results"]

@@ -93,6 +93,7 @@ def test_results_outlive_their_runs_until_the_command_changes(accuracy, tmp_path
     first = (tmp_path / "accuracy.md").read_text()
     assert "| b | 70.00 | 89.00 | 10 |" in first
     assert "88.00" not in first  # what chooses shows no test accuracy
+    assert "_test" not in (tmp_path / "accuracy.json").read_text()
     _, again = accuracy.read_rows(path)
     accuracy.write(groups, again, tmp_path / "elsewhere", tmp_path)
     assert (tmp_path / "accuracy.md").read_text() == first
