@@ -98,3 +98,18 @@ def test_a_grid_has_a_largest_size():
 
 def test_nothing_is_launched_for_no_blocks():
     launch.launch("accumulate", "none", torch.device("cuda"), (0, 256))
+
+
+def test_a_prepared_layer_holds_what_kernels_read_and_no_input(monkeypatch):
+    monkeypatch.setattr(launch, "bind", lambda device, *calls: None)
+    x, table = torch.randn(5, 12), torch.zeros(1, 3, 4, 6, dtype=torch.int8)
+    split_dims, thresholds = torch.arange(6), torch.randn(3, 3)
+    packed, scale, bias = torch.empty(0, dtype=torch.uint8), torch.ones(6), torch.zeros(6)
+    (entry,) = dispatch._candidates("tree_layer", "cuda", "cuda")
+    layer = entry.prepare(
+        x, split_dims, thresholds, table, packed, scale, bias, None, torch.float32, None
+    )
+    assert layer.flags
+    held = {value.data_ptr() for value in layer.tensors}
+    assert {value.data_ptr() for value in (split_dims, thresholds, table, scale, bias)} <= held
+    assert x.data_ptr() not in held

@@ -55,9 +55,11 @@ def marking(
     )
 
 
-def calls(y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int) -> list[launch.Call]:
-    """`mark` as calls to bind; they change (x, flags) and (x, flags, y)."""
-    look, fill = marking(y, x, geometry, groups, flags(x))
+def calls(
+    y: Tensor, x: Tensor, geometry: ConvGeometry | None, groups: int, flags: Tensor
+) -> list[launch.Call]:
+    """`marking` as calls to bind; they change (x, flags) and (x, flags, y)."""
+    look, fill = marking(y, x, geometry, groups, flags)
     return [
         launch.Call("not_finite", *look, changing=(0, 2)),
         launch.Call("not_finite", *fill, changing=(0, 1, 3)),

@@ -83,21 +83,18 @@ def bind(device: torch.device, *calls: Call) -> Callable[..., None]:
     arguments have to outlive the calls. Every grid has one block or more. Stream and device are
     looked at once for all of them.
     """
-    index, launches = _index(device), []
+    index = _index(device)
+    queued, places = [], []
     for call in calls:
         check_blocks(call.grid[0])
-        launch = Launch(call.name, call.kernel, index, call.args)
-        blocks, threads = (call.grid[0],), (call.grid[1],)
-        launches.append((launch, launch.arguments.places(call.changing), blocks, threads))
-    queued = [
-        (each.function, blocks, threads, each.pointers) for each, _, blocks, threads in launches
-    ]
-    places = [place for _, each, _, _ in launches for place in each]
+        bound = Launch(call.name, call.kernel, index, call.args)
+        places += bound.arguments.places(call.changing)
+        queued.append((bound, (call.grid[0],), (call.grid[1],)))
     lock, stream = threading.Lock(), _Stream()
 
     def queue() -> None:
-        for function, blocks, threads, pointers in queued:
-            function(blocks, threads, pointers, 0, stream)
+        for bound, blocks, threads in queued:
+            bound.function(blocks, threads, bound.pointers, 0, stream)
 
     def run(*changes: tuple[Any, ...]) -> None:
         with lock:

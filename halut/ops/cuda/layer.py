@@ -47,10 +47,11 @@ class Layer:
         self.flags: int | None = None
         calls = [encoding, add]
         if finite.marks(out, x):
-            self.flags = len(finite.flags(x))
-            calls += finite.calls(out, x, geometry, self.groups)
+            flags = finite.flags(x)
+            self.flags = len(flags)
+            calls += finite.calls(out, x, geometry, self.groups, flags)
         self.run = launch.bind(x.device, *calls)
-        constant = [value for call in calls for value in call.args if isinstance(value, Tensor)]
+        constant = [value for value in (*encoding.args, *add.args) if isinstance(value, Tensor)]
         self.tensors = [value for value in constant if value is not out]  # kernels read them
 
     def __call__(
