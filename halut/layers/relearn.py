@@ -9,10 +9,8 @@ from torch import Tensor
 
 from halut.encoders import Encoder, encoders
 from halut.layers.lut import LUTLayer
-from halut.layers.table_layer import start_of
 from halut.ops import accumulate
 from halut.ops.power_of_two import normalized_mse
-from halut.prototypes.clip import best_clip
 from halut.prototypes.ridge import ridge_table
 
 LAM = 1.0
@@ -94,12 +92,7 @@ def _taken_over(layers: Sequence[LUTLayer], rows: Tensor, read: Tensor, fresh: E
     encoder.load_state_dict(fresh.state_dict())
     for layer, table in zip(layers, tables, strict=True):
         layer.lut.copy_(table)
-        options = layer.options
-        if options.bits is not None and options.clip != "none":
-            used = after if options.clip == "output" else None
-            layer.clip.fill_(best_clip(table, options.bits, options.scale, used))
-        for name, parameter in encoder.named_parameters():
-            layer.get_buffer(start_of(name)).copy_(parameter)
+        layer.after_learning(after)
     return True
 
 

@@ -151,15 +151,19 @@ class TableLayer(ReplacedLayer):
             tau = self.options.tau
             scale = self.options.tau_scale
             self.tau.fill_(tau if tau is not None else scale * self.encoder.initial_tau(rows))
-        if self.options.bits is not None and self.options.clip != "none":
-            used = codes if self.options.clip == "output" else None
-            clip = best_clip(self.full_lut(), self.options.bits, self.options.scale, used)
-            self.clip.fill_(clip)
-        for name, parameter in self.encoder.named_parameters():
-            self.get_buffer(start_of(name)).copy_(parameter)
+        self.after_learning(codes)
         self.to(device)
         if self.readers is not None:
             self.readers.forget()
+
+    def after_learning(self, codes: Tensor) -> None:
+        """Take the table's range, of the rows' codes, and where the encoder's parameters begin."""
+        options = self.options
+        if options.bits is not None and options.clip != "none":
+            used = codes if options.clip == "output" else None
+            self.clip.fill_(best_clip(self.full_lut(), options.bits, options.scale, used))
+        for name, parameter in self.encoder.named_parameters():
+            self.get_buffer(start_of(name)).copy_(parameter)
 
     def _calibrate_table(
         self, rows: Tensor, prototypes: Tensor, weight: Tensor, targets: Tensor | None
