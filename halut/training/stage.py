@@ -107,16 +107,12 @@ def fit_norms(context: Context, network: nn.Module, seed: int) -> None:
 
     Those of an averaged network are averages of what the networks on the way had, and lag behind.
     """
-    samples = context.config.recalibrate * context.data.config.batch_size
     norms = running_norms(network)
-    if not samples or not norms:
+    if not context.config.recalibrate or not norms:
         return
     lagging = [copy.deepcopy(norm.state_dict()) for norm in norms]
     before = split_accuracy(network, context.data, "val", context.config.trainer)
-    if is_main():
-        recalibrate(network, context.data.calibration_batches(samples, seed=seed))
-    share_state(network)
-    after = split_accuracy(network, context.data, "val", context.config.trainer)
+    after = _recalibrated(context, network, seed)
     log.info("norms of the averaged network: accuracy %.2f before, %.2f after", before, after)
     if after < before:
         for norm, state in zip(norms, lagging, strict=True):
@@ -219,7 +215,7 @@ def _swapped(
         log.info("%s: training on what is there (%s)", name, run.position or "one stage")
     accuracy = before
     if stage.sites or relearned:
-        accuracy = _recalibrated(context, network, index)
+        accuracy = _recalibrated(context, network, context.config.seed + index)
         log.info("%s: accuracy %.2f before, %.2f after the swap", name, before, accuracy)
     figures = {
         "stage/val_accuracy_before": before,
@@ -260,13 +256,15 @@ def _replace(context: Context, network: nn.Module, index: int, stage: Stage) -> 
     prove(network, next(iter(batches))[0][:PROVING], stage.sites)
 
 
-def _recalibrated(context: Context, network: nn.Module, index: int) -> float:
-    """Validation accuracy, with batch norms' statistics of the network as it stands now."""
+def _recalibrated(context: Context, network: nn.Module, seed: int) -> float:
+    """Validation accuracy, with batch norms' statistics of the network as it stands now.
+
+    `seed`: of the choice of the samples that they are of.
+    """
     config = context.config
     if is_main():
         samples = config.recalibrate * context.data.config.batch_size
         if samples:
-            batches = context.data.calibration_batches(samples, seed=config.seed + index)
-            recalibrate(network, batches)
+            recalibrate(network, context.data.calibration_batches(samples, seed=seed))
     share_state(network)
     return split_accuracy(network, context.data, "val", config.trainer)
