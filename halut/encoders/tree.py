@@ -227,21 +227,21 @@ def flip_assignment(node_inputs: Tensor, thresholds: Tensor, tau: Tensor) -> Ten
     none. That is the finite difference of the answer over a flip of the code.
     """
     margin = node_inputs - thresholds
-    soft, right = torch.tanh(margin / tau.reshape(-1, 1)), margin.detach() > 0
+    soft, tests = torch.tanh(margin / tau.reshape(-1, 1)), margin.detach() > 0
     K = thresholds.shape[1] + 1
-    reached = torch.arange(K, device=right.device).expand(*right.shape[:2], K)
+    reached = torch.arange(K, device=tests.device).expand(*tests.shape[:2], K)
     leaves: list[tuple[Tensor, Tensor]] = []  # of each level: reached to the left, to the right
     for level in reversed(range(K.bit_length() - 1)):
         leaves.insert(0, (reached[..., 0::2], reached[..., 1::2]))
-        nodes = right[..., 2**level - 1 : 2 ** (level + 1) - 1]
+        nodes = tests[..., 2**level - 1 : 2 ** (level + 1) - 1]
         reached = torch.where(nodes, leaves[0][1], leaves[0][0])
     code = reached[..., 0]
     assignment = one_hot(code, K).to(soft.dtype)
-    for level, (to_left, to_right) in enumerate(leaves):
+    for level in range(len(leaves)):
         prefix = (code >> (len(leaves) - level)).unsqueeze(-1)
         own = soft.gather(-1, 2**level - 1 + prefix)
-        ends = (one_hot(each.gather(-1, prefix)[..., 0], K) for each in (to_right, to_left))
-        difference = next(ends) - next(ends)
+        left, right = (one_hot(ends.gather(-1, prefix)[..., 0], K) for ends in leaves[level])
+        difference = right - left
         assignment = assignment + (own - own.detach()) * difference.to(soft.dtype) / 2
     return assignment
 
