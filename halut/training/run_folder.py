@@ -38,6 +38,7 @@ CHECKPOINT_OPTIONS = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeu
 MUTABLE_ON_RESUME = (
     ("trainer", (*PLACEMENT_OPTIONS, *CHECKPOINT_OPTIONS)),
     ("data", ("root", "workers", "download")),
+    ("schedule", ("cache",)),
     ("logger", ()),
     ("debug", ("traceback",)),
     ("run_dir", ()),

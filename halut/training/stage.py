@@ -33,6 +33,7 @@ from halut.training.parallel.distributed import (
     share_state,
 )
 from halut.training.run_folder import RunFolder, load_network, save_network
+from halut.training.swap_cache import cached_swap, keep
 
 NUMBER = (int, float)
 SWAP_FIELDS: dict[str, Kind] = {
@@ -209,13 +210,20 @@ def _swapped(
     name = f"stage_{index:02d}"
     _note(folder, f"{name}: capture, learn, swap")
     relearned = _relearned(context, network, index)
-    if stage.sites:
-        _replace(context, network, index, stage)
+    cached = cached_swap(context, network, index, stage)
+    accuracy = before
+    if cached is not None and broadcast_from_rank0(cached.exists):
+        swap.apply(network, context.plan, index + 1)
+        load_network(cached, network)
+        log.info("%s: learned earlier (%s)", name, cached)
+        accuracy = split_accuracy(network, context.data, "val", context.config.trainer)
+    elif stage.sites or relearned:
+        if stage.sites:
+            _replace(context, network, index, stage)
+        accuracy = _recalibrated(context, network, context.config.seed + index)
     else:
         log.info("%s: training on what is there (%s)", name, run.position or "one stage")
-    accuracy = before
     if stage.sites or relearned:
-        accuracy = _recalibrated(context, network, context.config.seed + index)
         log.info("%s: accuracy %.2f before, %.2f after the swap", name, before, accuracy)
     figures = {
         "stage/val_accuracy_before": before,
@@ -230,6 +238,8 @@ def _swapped(
     }
     if is_main():
         save_network(path / "swapped.safetensors", network)
+        if cached is not None and not cached.exists():
+            keep(path / "swapped.safetensors", cached)
         seconds = time.monotonic() - begun  # counted by the process that resumes
         folder.write(path.relative_to(folder.path) / "swap.json", {**result, "seconds": seconds})
     return {**result, "seconds": 0.0}

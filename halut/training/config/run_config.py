@@ -84,6 +84,9 @@ class ScheduleConfig:
         "learn encoders of earlier stages again as a stage begins; tables keep their function",
         needs=needs.with_relearning,
     )
+    cache: str | None = option(
+        None, "folder of learned swaps; stages that would learn the same take it from there"
+    )
     lr: dict[str, float] = option(
         {},
         "learning rates by role, over optim.lr",
