@@ -39,7 +39,8 @@ class DataModule(LightningDataModule):
     """Training, validation and test batches of one data set: images [B, C, H, W], labels [B].
 
     Every training batch is a function of (seed, stream, epoch, position). `stream` is set by the
-    stage loop before each fit, so that every stage sees another shuffle and augmentation.
+    stage loop before each fit, so that every stage sees another shuffle and augmentation, and so is
+    `batch_size` where stages have their own.
 
     Subclasses give `Config`, `load` and, where they can, `download`. After `setup`: `class_names`,
     `num_classes`, `input_shape` (C, H, W), `mean` and `std`.
@@ -57,6 +58,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.config = self.Config.of(options)
         self.stream = 0
+        self.batch_size: int = self.config.batch_size
         self.splits: dict[str, Split] = {}
         self._digests: dict[str, str] = {}
         self._train_loader: TrainLoader | None = None
@@ -94,7 +96,7 @@ class DataModule(LightningDataModule):
         train = self._subset("train_samples", train)
         val = self._subset("val_samples", val)
         self.class_names, self.num_classes = pools.class_names, len(pools.class_names)
-        self._check_mixing()
+        self.check_batch_size("data.batch_size", self.config.batch_size)
         self.input_shape = tuple(train[0][0].shape)  # type: ignore[assignment]  # always three
         check_shared_memory(self.config, self.input_shape)
         self.splits = {"train": train, "val": val, "test": pools.test}
@@ -114,7 +116,7 @@ class DataModule(LightningDataModule):
         """Shuffled, augmented batches of this process' share, from the trainer's place on."""
         config = self.config
         batches = TrainBatches(
-            self.splits["train"].indices, config.batch_size, config.seed, self.stream
+            self.splits["train"].indices, self.batch_size, config.seed, self.stream
         )
         if self.trainer is not None:
             # `processed`, not trainer.current_epoch: a checkpoint of an epoch's end was written
@@ -174,11 +176,10 @@ class DataModule(LightningDataModule):
             return None
         return Mixing(config.mixup, config.cutmix, config.mixup_prob, self.num_classes)
 
-    def _check_mixing(self) -> None:
-        if self._mixing() is not None and self.config.batch_size % 2:
-            raise HalutError(
-                f"data.batch_size must be even with mixup or cutmix, got {self.config.batch_size}"
-            )
+    def check_batch_size(self, option: str, size: int) -> None:
+        """Raise HalutError naming the option if training batches cannot have that size."""
+        if self._mixing() is not None and size % 2:
+            raise HalutError(f"{option} must be even with mixup or cutmix, got {size}")
 
     def _eval_loader(self, split: str) -> BatchLoader:
         part = self.splits[split]

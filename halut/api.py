@@ -55,7 +55,7 @@ def replace_(
     keep_last: bool = True,
     keep_depthwise: bool = True,
     share: bool = False,
-    calibrate: str = "replaced",
+    calibrate: str = "asymmetric",
     rows: int = 65_536,
     seed: int = 0,
 ) -> Plan:
@@ -74,8 +74,9 @@ def replace_(
             exact where no rule means them.
         share: layers that read the very same input get one encoder.
         calibrate: "replaced": layer after layer, on the inputs it gets from those replaced before
-            it, one pass over the batches for each; "original": on those of the exact network, one
-            pass in all; "asymmetric": as "replaced", and tables answer what the exact network does.
+            it, one pass over the batches for each; "asymmetric": likewise, and tables answer what
+            the exact network does, whose rows of all layers are held meanwhile; "original": on the
+            inputs of the exact network, one pass in all.
         rows: calibration rows of a layer, a uniform sample of all it sees.
         seed: of that sample, and of learning.
 
@@ -183,8 +184,9 @@ def _replace_all(
     """Learn and swap every entry, and prove that all answer; or leave the network as it was."""
     names = [entry.site.name for entry in entries]
     of_exact: dict[str, Tensor] = {}
-    if calibrate != "replaced":
-        of_exact = capture(network, [entry.site for entry in entries], calibration, rows, seed=seed)
+    exact = [e.site for e in entries if calibrate == "original" or e.has_tables]
+    if calibrate != "replaced" and exact:
+        of_exact = capture(network, exact, calibration, rows, seed=seed)
     with restored_on_error(network, names):
         for name, entry in zip(names, entries, strict=True):
             if calibrate == "original":

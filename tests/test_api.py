@@ -172,7 +172,7 @@ def test_a_failure_in_the_middle_puts_back_what_was_replaced():
 
     with pytest.raises(RuntimeError, match="out of data"):
         halut.replace_(network, halut.Tree(K=4), fails)
-    assert calls == [0, 0, 1]
+    assert calls == [0, 0, 0, 1]  # an example, the exact rows, those of either layer
     assert isinstance(network.conv, nn.Conv2d)
     assert swap.digest(network) == swap.digest(made())
 

@@ -69,7 +69,7 @@ def test_a_group_is_explained_within_two_screens(train, group):
 
 def test_defaults_and_choices_are_shown(train):
     out = train("--help", "loss").out
-    assert "loss.distill=0.5" in out
+    assert "loss.distill=0.9" in out
     assert "(auto, ddp, fsdp)" in train("--help", "trainer").out
     assert "data.batch_size=64" in train("--help", "data").out  # as the file of the digits says
 

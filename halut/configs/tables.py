@@ -149,8 +149,8 @@ class Tree(TableConfig):
     name: str = "tree"
     ridge: float | int | str | None = redefined(TableConfig, "ridge", 1.0)
     candidates: int = option(8, "inputs tried per level: those of largest error")
-    output_metric: bool = option(False, "cut by the error of the output, not of inputs")
-    boosting: int = option(0, "passes that learn trees on what others leave")
+    output_metric: bool = option(True, "cut by the error of the output, not of inputs")
+    boosting: int = option(1, "passes that learn trees on what others leave")
     residual: int = option(0, "further codebooks of a block, for what is left")
 
     def __post_init__(self) -> None:
@@ -171,6 +171,7 @@ class PQ(TableConfig):
     """Product quantization: a code is the nearest of K prototypes."""
 
     name: str = "pq"
+    ridge: float | int | str | None = redefined(TableConfig, "ridge", 1.0)
     metric: str = option("l2", "distance to a prototype; l2 is squared", choices=METRICS)
     output_metric: bool = option(False, "measure l2 at the output: (x-p)' W_c W_c' (x-p)")
     learn_rows: int = option(65536, "rows drawn for k-means")

@@ -36,7 +36,7 @@ class TreeEncoder(Encoder):
     """
 
     Config = Tree
-    estimators = ("tree", "flip", "identity", "blend")
+    estimators = ("flip", "tree", "identity", "blend")
     keeps_layout = True
     options: Tree
     split_dims: Tensor

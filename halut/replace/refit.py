@@ -1,4 +1,4 @@
-"""Layers that stay exact, fitted to what the exact network answers where their inputs changed."""
+"""Kept layers, fitted to what they answered before their inputs changed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ DAMPING = 1e-3
 def refit(
     layer: nn.Linear | nn.Conv2d, site: Site, rows: Tensor, target_rows: Tensor, W: Tensor
 ) -> None:
-    """Change a Linear's or Conv2d's weight so that rows give what target_rows gave the exact W.
+    """Change a Linear's or Conv2d's weight so that rows give what target_rows gave with W.
 
     rows X and target_rows T [N, groups * D] are the layer's inputs at the same places, in the
-    network as it stands and in the exact one, W [M, D] the exact weight. Each group's weight W_g
+    network as it stands and as it was, W [M, D] the layer's weight then. Each group's weight W_g
     becomes the minimum of
 
         |X_g W_g' + b - T_g W' - b|^2 + lambda |W_g - W_g before|^2,

@@ -34,6 +34,11 @@ class Entry:
         """True if the site does not stay as it is."""
         return self.operator != KEEP
 
+    @property
+    def has_tables(self) -> bool:
+        """True if look-up tables replace the site."""
+        return "K" in self.options
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -7,6 +7,7 @@ together, codebook by codebook; sites that do not, each by one rank.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -54,32 +55,43 @@ def learn(context: Context, network: nn.Module, entries: Sequence[Entry], calibr
 
     "replaced": site after site on the network as it then stands, its codebooks dealt to the ranks;
     "original": all of them from the exact network's activations, the sites dealt to the ranks;
-    "asymmetric": as "replaced", with the exact network's rows of the same places as targets.
-    Where schedule.refit says so, kept layers behind the first of them are fitted in their turn.
+    "asymmetric": as "replaced", and tables answer what the network did before, whose rows of the
+    same places are their targets. Where schedule.refit says so, kept layers behind the first tables
+    are fitted to it in their turn.
     """
     device = device_of(context.config.trainer.accelerator)
     network.to(device)
-    kept = behind(context.plan, entries) if context.config.schedule.refit and entries else []
-    if kept or calibrate != "replaced":
-        context.exact.to(device)
+    tables = [entry for entry in entries if entry.has_tables]
+    kept = behind(context.plan, tables) if context.config.schedule.refit and tables else []
+    before = copy.deepcopy(network) if kept or (calibrate == "asymmetric" and tables) else network
     if calibrate == "original":
+        context.exact.to(device)
         for group in _within_memory(entries, context.config):
             rows = captured(context, context.exact, group)
             calibrate_in_parallel(context, network, group, rows)
-        _in_turn(context, network, kept, calibrate)
+        _in_turn(context, network, before, kept, calibrate)
         return
     names = {entry.site.name for entry in (*entries, *kept)}
     todo = [entry for entry in context.plan if entry.site.name in names]
-    _in_turn(context, network, todo, calibrate)
+    _in_turn(context, network, before, todo, calibrate)
 
 
 def _in_turn(
-    context: Context, network: nn.Module, entries: Sequence[Entry], calibrate: str
+    context: Context,
+    network: nn.Module,
+    before: nn.Module,
+    entries: Sequence[Entry],
+    calibrate: str,
 ) -> None:
-    """Learn replaced sites and refit kept ones, in turn, on the network as it then stands."""
+    """Learn replaced sites and refit kept ones, in turn, on the network as it then stands.
+
+    `before`: the network before any of them, whose answers are the targets.
+    """
     for group in _within_memory(entries, context.config):
-        fitted = [e for e in group if calibrate == "asymmetric" or not e.replaced]
-        targets = captured(context, context.exact, fitted) if fitted else {}
+        fitted = [
+            e for e in group if not e.replaced or (calibrate == "asymmetric" and e.has_tables)
+        ]
+        targets = captured(context, before, fitted) if fitted else {}
         for entry in group:
             name = entry.site.name
             rows = captured(context, network, [entry])[name]  # of the same places: by one seed
@@ -88,10 +100,10 @@ def _in_turn(
                 with shared_out(codebook_ranks()):
                     _learn_site(context, network, entry, rows, target_rows)
                 continue
-            layer, exact = network.get_submodule(name), context.exact.get_submodule(name)
+            layer, own = network.get_submodule(name), before.get_submodule(name)
             assert isinstance(layer, nn.Linear | nn.Conv2d)
             assert target_rows is not None
-            refit(layer, entry.site, rows, target_rows, cast(torch.Tensor, exact.weight))
+            refit(layer, entry.site, rows, target_rows, cast(torch.Tensor, own.weight))
 
 
 def relearn_encoders(context: Context, network: nn.Module, entries: Sequence[Entry]) -> list[str]:

@@ -90,6 +90,7 @@ def key(context: Context, epochs: int, recipe: Recipe) -> str:
         "recipe": decides,
         "epochs": epochs,
         "train_batches": config.schedule.train_batches,
+        **({"batch_size": config.schedule.batch_size} if config.schedule.batch_size else {}),
         "select": config.schedule.select,
         "trainer": deciding(
             asdict(config.trainer), ("ema", "limit_train_batches", "limit_val_batches")

@@ -104,9 +104,14 @@ def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -
         network.to(memory_format=torch.channels_last)
     plan = make_plan(config, network, data)
     if _trains(config):
-        batches = TrainBatches(data.splits["train"].indices, data.config.batch_size, config.seed)
-        share = batches.batch_size // world_size()
-        check_norms(network, torch.zeros(1, *data.input_shape), share)
+        size = config.schedule.batch_size or data.config.batch_size
+        data.check_batch_size("schedule.batch_size", size)
+        indices = data.splits["train"].indices
+        sizes = [
+            TrainBatches(indices, each, config.seed).batch_size
+            for each in (data.config.batch_size, size)
+        ]
+        check_norms(network, torch.zeros(1, *data.input_shape), min(sizes) // world_size())
     check_default_operator(config, plan)
     check_effect_on_network(config, plan, network)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:

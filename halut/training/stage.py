@@ -86,6 +86,7 @@ def train(context: Context, network: nn.Module, path: Path, epochs: int, recipe:
     """
     config = context.config
     batches, settings = config.schedule.train_batches, config.trainer
+    context.data.batch_size = config.schedule.batch_size or config.data.batch_size
     steps = fit(
         network,
         context.data,

@@ -56,7 +56,7 @@ def test_back_to_front_ends_where_front_to_back_begins(finished):
 def test_calibrating_on_the_original_network_learns_other_tables(finished):
     options = ("schedule=all_at_once", "schedule.epochs=0")
     original = finished("original", *options, "schedule.calibrate=original")
-    replaced = finished("replaced", *options)
+    replaced = finished("replaced", *options, "schedule.calibrate=replaced")
     assert original.stages == replaced.stages == [list(LAST)]
     changed = moved(*(run.tensors("stage_00/swapped") for run in (original, replaced)))
     assert "stack3.conv1.lut" not in changed  # nothing in front of it was replaced
@@ -66,12 +66,13 @@ def test_calibrating_on_the_original_network_learns_other_tables(finished):
 
 def test_asymmetric_tables_and_refitted_layers_are_nearer_to_the_exact_network(finished):
     options = ("schedule=all_at_once", "schedule.epochs=0", "capture.samples=64")
+    alone = "schedule.refit=false"
     runs = {
-        "replaced": finished("replaced", *options, only=SITES),
-        "asymmetric": finished("asymmetric", *options, "schedule.calibrate=asymmetric", only=SITES),
-        "refit": finished(
-            "refit", *options, "schedule.calibrate=asymmetric", "schedule.refit=true", only=SITES
+        "replaced": finished(
+            "replaced", *options, alone, "schedule.calibrate=replaced", only=SITES
         ),
+        "asymmetric": finished("asymmetric", *options, alone, only=SITES),
+        "refit": finished("refit", *options, only=SITES),
     }
     swapped = {name: run.tensors("stage_00/swapped") for name, run in runs.items()}
     kept = {site for site, entry in runs["refit"].plan.items() if entry["operator"] == "keep"}
@@ -83,6 +84,38 @@ def test_asymmetric_tables_and_refitted_layers_are_nearer_to_the_exact_network(f
     assert all(map(torch.equal, unchanged, (exact[f"{name}.weight"] for name in kept)))
     assert "stack2.conv1.lut" not in moved(swapped["replaced"], swapped["asymmetric"])
     assert "stack2.conv2.lut" in moved(swapped["replaced"], swapped["asymmetric"])
+
+
+def test_a_later_stage_keeps_what_earlier_ones_trained(finished):
+    fast = ("schedule.epochs=1", "schedule.select=last", "optim.lr.rest=0.05")
+    run = finished("run", *fast, only=LAST)
+    states = [run.tensors(n) for n in ("base/weights", "stage_00/weights", "stage_01/swapped")]
+    base, trained, swapped = (state["fc.weight"] for state in states)
+    assert not torch.equal(swapped, trained)  # refitted
+    assert (swapped - trained).norm() < 0.7 * (trained - base).norm()
+
+
+def test_stages_have_a_batch_size_of_their_own(finished):
+    options = ("schedule=all_at_once", "schedule.batch_size=256", "base.epochs=1", "baseline=true")
+    run = finished("run", "trainer.limit_train_batches=null", "ptq=none", *options, only=LAST)
+
+    def steps(note):
+        return json.loads((run.path / note).read_text())["steps"]
+
+    samples = 1294  # for training, of the digits
+    assert steps("base/base.json") == samples // 16  # data.batch_size
+    assert steps("stage_00/stage.json") == steps("baseline/stage.json") == samples // 256
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [("0", "schedule.batch_size must be"), ("31", "schedule.batch_size must be even with mixup")],
+)
+def test_batch_sizes_that_cannot_be(train, tmp_path, size, message):
+    options = (f"run_dir={tmp_path / 'run'}", f"schedule.batch_size={size}", "data.mixup=0.5")
+    outcome = train(*COMMON, *options)
+    assert outcome.code != 0
+    assert message in outcome.err
 
 
 def test_stages_written_out(finished):

@@ -63,21 +63,26 @@ class ScheduleConfig:
         "epochs at the begin of each stage in which the rest is frozen, before all trains",
         needs=every(needs.without_stages, needs.while_stages_train, needs.with_tables),
     )
+    batch_size: int | None = option(
+        None,
+        "training samples of a step of the stages and of the baseline; null: data.batch_size",
+        needs=needs.while_stages_train,
+    )
     train_batches: int | None = option(
         None,
         "shuffled batches that an epoch of a stage and of the baseline is cut to; null: all",
         needs=needs.while_stages_train,
     )
     calibrate: str = option(
-        "replaced",
-        "what a stage learns from: the network as it stands, the exact one, or the first with the "
-        "exact one's answers as targets",
+        "asymmetric",
+        "what a stage learns from: the network as it stands, the exact one, or the first with what "
+        "it answered before the stage as targets",
         choices=CALIBRATE,
         needs=needs.of_calibrate,
     )
     refit: bool = option(
-        False,
-        "fit kept layers behind the replaced ones to the exact network's answers after a swap",
+        True,
+        "fit kept layers behind new tables to what the network answered before the stage",
     )
     relearn: bool = option(
         False,
@@ -149,7 +154,7 @@ class Rates:
 
 def _learning_rates() -> Rates:
     return Rates(
-        table=1e-3, prototypes=1e-3, thresholds=1e-3, temperature=1e-3, basis=1e-3, rest=1e-3
+        table=6e-3, prototypes=3e-3, thresholds=3e-3, temperature=1e-3, basis=1e-3, rest=1e-3
     )
 
 
@@ -196,7 +201,7 @@ class OptimConfig:
         needs=needs.of_named_schedule,
     )
     floor: float = option(
-        0.01,
+        0.0,
         "share of a rate that cosine ends at",
         needs=where(lambda own: own.schedule == "cosine", "it needs optim.schedule=cosine"),
     )
@@ -212,8 +217,8 @@ class LossConfig:
         "label smoothing of CE",
         needs=where(lambda own: own.distill < 1, "loss.distill=1 leaves labels out"),
     )
-    distill: float = option(0.5, "share of the teacher's answers, 0..1")
-    temperature: float = option(2.0, "T of distillation", needs=needs.distilled)
+    distill: float = option(0.9, "share of the teacher's answers, 0..1")
+    temperature: float = option(4.0, "T of distillation", needs=needs.distilled)
     features: float = option(0.0, "weight of the distance to the teacher's block outputs")
     feature_blocks: list[str] = option(
         [],
@@ -420,8 +425,10 @@ def check(config: TrainConfig) -> None:
     if config.optim.schedule != "cosine" and any("floor" in s for s in config.schedule.stages):
         raise HalutError("floor of schedule.stages has no effect: it needs optim.schedule=cosine")
     between("schedule.per_stage", config.schedule.per_stage, 1)
-    if config.schedule.train_batches is not None:
-        between("schedule.train_batches", config.schedule.train_batches, 1)
+    for name in ("batch_size", "train_batches"):
+        value = getattr(config.schedule, name)
+        if value is not None:
+            between(f"schedule.{name}", value, 1)
     between("base.epochs", config.base.epochs, 0)
     between("capture.samples", config.capture.samples, 1)
     between("capture.rows", config.capture.rows, 1)
