@@ -154,7 +154,7 @@ class Rates:
 
 def _learning_rates() -> Rates:
     return Rates(
-        table=6e-3, prototypes=3e-3, thresholds=3e-3, temperature=1e-3, basis=1e-3, rest=1e-3
+        table=6e-3, prototypes=3e-3, thresholds=3e-3, temperature=1e-3, basis=1e-3, rest=2e-3
     )
 
 
