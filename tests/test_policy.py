@@ -164,7 +164,7 @@ def test_bad_rules(sites, rule, message):
         (
             "mid",
             {"estimator": "soft"},
-            r"encoder 'tree' has no estimator 'soft'; choose one of: tree",
+            r"encoder 'tree' has no estimator 'soft'; choose one of: flip, tree",
         ),
         ("mid", {"bits": 9}, r"halut\.bits must be in 2\.\.8"),
         ("mid", {"scale": "row"}, r"unknown halut\.scale 'row'; choose one of: layer"),

@@ -67,10 +67,13 @@ class TreeEncoder(Encoder):
         weight: Tensor | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Greedy cuts of least squared error (halut.prototypes.tree_learning); draws nothing."""
+        """Greedy cuts of least squared error (halut.prototypes.tree_learning); draws nothing.
+
+        Without a weight there is no output to measure at: the error is that of the inputs.
+        """
         check_rows(rows, self.blocks.inputs)
         roots = None
-        if self.options.output_metric:
+        if self.options.output_metric and weight is not None:
             roots = weight_roots(weight, self.blocks)
         split_dims, thresholds, prototypes = learn_trees(
             rows, self.blocks, self.depth, self.options.candidates, progress, roots

@@ -101,8 +101,18 @@ class Buckets:
                 best[b] = gain[at]
                 thresholds[b] = midpoint(values[at], values[at + 1])
             else:
-                thresholds[b] = values[last]  # all rows are equal here and go left
+                thresholds[b] = self._above(values[last], v)  # all rows are equal and go left
         return Cuts(best, thresholds)
+
+    def _above(self, value: np.float32, v: int) -> np.float32:
+        """A threshold over `value` of input v by half a step to the next of all rows.
+
+        Rows of that value go left, and still do after rounding. Over the largest: half the range.
+        """
+        column = self.x[v]
+        larger = column[column > value]
+        step = larger.min() - value if len(larger) else value - column.min()
+        return midpoint(value, value + step) if step > 0 else value
 
 
 def bucket_means(

@@ -47,6 +47,13 @@ MUTABLE_ON_RESUME = (
 """What may differ between the command that started a run and the one that resumes it."""
 
 
+BEFORE: dict[str, dict[str, Any]] = {
+    "halut": {"output_metric": False, "boosting": 0},
+    "schedule": {"refit": False},
+}
+"""What runs did that began before there were these options, whose defaults are others."""
+
+
 def config_hash(config: dict[str, Any]) -> str:
     """First 10 digits of the SHA-256 of a configuration's JSON with sorted keys."""
     text = json.dumps(config, sort_keys=True, default=str)
@@ -167,6 +174,9 @@ def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     operator = saved.get("halut")
     if isinstance(operator, dict) and operator.get("name") in operator_names():
         defaults["halut"] = plain_values(config_type(operator["name"])())
+    for group, values in BEFORE.items():
+        if isinstance(own := defaults.get(group), dict):
+            own.update({key: value for key, value in values.items() if key in own})
     return dict(filled(saved, defaults))
 
 

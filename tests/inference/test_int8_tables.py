@@ -94,7 +94,8 @@ def test_every_step_answers_what_its_bytes_stand_for(name, operator):
 @torch.no_grad()
 def test_a_whole_network_errs_by_little():
     network, x = network_of("resnet9")
-    network, _ = replaced(network, x, keep_first=True)
+    trees = {"output_metric": False, "boosting": 0}  # of 512 rows: boosted ones cut close to some
+    network, _ = replaced(network, x, options=trees, keep_first=True)
     assert relative_error(prepare(network, calibration=x)(x), prepare(network, x)(x)) < 0.3
 
 

@@ -41,7 +41,8 @@ def network_of(operator: str, transform: str, **options) -> tuple[nn.Module, tor
     network, x = Pointwise().eval(), torch.randn(8, 12, 6, 6)
     network.norm.running_mean.normal_()
     config = CONFIGS[operator](V=4, K=8, transform=transform, **options)
-    halut.replace_(network, config, calibration=[x], keep_first=False, keep_last=False)
+    short = {"keep_first": False, "keep_last": False, "calibrate": "replaced"}
+    halut.replace_(network, config, calibration=[x], **short)
     return network.eval(), x
 
 

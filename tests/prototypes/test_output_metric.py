@@ -96,11 +96,11 @@ def left_of_output(encoder, rows, weight, groups):
 def test_each_step_leaves_less_of_the_output(blocks):
     rows, weight = correlated(3000, blocks.inputs, seed=2), weight_of(blocks, 10, seed=3)
     left = []
-    for options in ({}, {"output_metric": True}, {"output_metric": True, "boosting": 1}):
-        encoder = TreeEncoder(blocks, 8, Tree(K=8, **options))
+    for metric, passes in ((False, 0), (True, 0), (True, 1)):
+        encoder = TreeEncoder(blocks, 8, Tree(K=8, output_metric=metric, boosting=passes))
         prototypes = encoder.calibrate(rows, weight=weight)
         again = encoder.calibrate_jointly(rows, prototypes, weight)
-        assert (again is None) == ("boosting" not in options)
+        assert (again is None) == (passes == 0)
         left.append(left_of_output(encoder, rows, weight, blocks.groups))
     assert left[1] < 0.9 * left[0]
     assert left[2] < left[1]

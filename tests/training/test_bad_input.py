@@ -47,7 +47,7 @@ def refused(outcome, *words: str) -> None:
         ("halut.K=12", ("K must be a power of two", "12")),
         ("halut.K=512", ("K must be in 2..256, got 512",)),
         ("halut.bits=1", ("halut.bits must be in 2..8",)),
-        ("halut.estimator=soft", ("no estimator 'soft'", "tree, flip, identity, blend")),
+        ("halut.estimator=soft", ("no estimator 'soft'", "flip, tree, identity, blend")),
         ("halut.C=abc", ("halut.C", "abc")),
         ("halut.Q=3", ("Q", "halut")),
         ("halut=cuckoo", ("cuckoo", "decision_tree", "pq", "tree")),

@@ -113,6 +113,7 @@ def test_a_signal_while_learning_costs_the_stage_alone(train, signal_at, monkeyp
     run = tmp_path / "run"
     signal_at(calibrate, "reservoirs_of", 2, signal.SIGTERM)
     options = [option for option in OPTIONS if not option.startswith("logger.")]
+    options += ["schedule.calibrate=replaced", "schedule.refit=false"]  # one capture a stage
     outcome = train(*options, "schedule.epochs=0", "base.epochs=0", f"run_dir={run}")
     assert outcome.code == 143
     assert (run / "stage_00" / "stage.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -20,28 +21,45 @@ from halut.training.parallel.distributed import maximum, run_on_all_ranks
 from halut.training.parallel.gather import codebook_ranks
 
 
+class Waits(BaseException):
+    """A rank gave its share and would wait for those of the others."""
+
+
 def with_ranks(count, work):
-    """work() on every rank, whose lists go round as a real exchange would send them."""
-    shares = []
+    """work() on every rank, whose lists go round as real exchanges would send them.
 
-    def record(learn):
-        shares.append(learn())
-        raise StopAsyncIteration
+    Returns what each exchange sent round, and what each rank ends with.
+    """
+    rounds = []
 
-    for rank in range(count):
-        with pytest.raises(StopAsyncIteration), shared_out(Ranks(rank, count, record)):
-            work()
-    results = []
-    for rank in range(count):
-        with shared_out(Ranks(rank, count, lambda learn: shares)):
-            results.append(work())
-    return shares, results
+    def on(rank):
+        calls = iter(range(len(rounds) + 1))
+
+        def exchange(learn):
+            call = next(calls)
+            if call < len(rounds):
+                return rounds[call]
+            shares.append(learn())
+            raise Waits
+
+        with shared_out(Ranks(rank, count, exchange)):
+            return work()
+
+    while True:
+        shares, results = [], []
+        for rank in range(count):
+            with contextlib.suppress(Waits):
+                results.append(on(rank))
+        if results:
+            assert len(results) == count
+            return rounds, results
+        rounds.append(shares)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_every_codebook_is_learned_once_and_all_ranks_have_it(ranks):
     learned = []
-    shares, actual = with_ranks(
+    (shares,), actual = with_ranks(
         ranks, lambda: list(each_codebook(lambda c: learned.append(c) or c * c, 5, threads=1))
     )
     assert sorted(learned) == list(range(5))

@@ -18,6 +18,11 @@ from halut.bundle import load_bundle
 from halut.inference import prepare
 
 RUN = Path(__file__).parents[1] / "fixtures" / "run_0_1"
+DEFAULTS_OF_0_1 = (
+    *("halut.output_metric=false", "halut.boosting=0", "schedule.calibrate=replaced"),
+    *("schedule.refit=false", "loss.distill=0.5", "loss.temperature=2", "optim.floor=0.01"),
+    *(f"optim.lr.{role}=0.001" for role in ("table", "prototypes", "thresholds", "rest")),
+)
 OPERATORS = {"tree", "pq", "decision_tree", "integer", "abcnet"}
 
 
@@ -40,6 +45,8 @@ def test_the_same_command_goes_on_where_it_stopped(train, tmp_path):
     rules = next(word for word in before["command"].split("'") if word.startswith("policy.rules"))
     options = before["command"].split(" 'policy.rules")[0].split()[3:]
     outcome = train(f"run_dir={run}", *options, rules)
+    assert "it differs in halut.boosting, halut.output_metric, loss.distill" in outcome.err
+    outcome = train(f"run_dir={run}", *options, *DEFAULTS_OF_0_1, rules)
     assert outcome.code == 0, outcome.err
     assert json.loads((run / "report.json").read_text())["final"] == before["final"]
     assert (run / "bundle" / "model.safetensors").exists()

@@ -53,9 +53,9 @@ def test_training_does_not_count(run, tmp_path, other):
     "other",
     [
         "halut.K=8",
-        "halut.output_metric=true",
+        "halut.output_metric=false",
         "schedule.calibrate=replaced",
-        "schedule.refit=true",
+        "schedule.refit=false",
         "capture.samples=96",
         "seed=1",
         "recalibrate=3",
