@@ -107,7 +107,8 @@ def test_identity_hands_on_the_exact_gradient(case):
 
 def test_identity_with_derived_tables_gives_the_weight_the_dense_gradient():
     """dW = G' x_hat with the reconstructed inputs x_hat."""
-    layer, _ = make("linear", "pq", estimator="identity", parameterization="derived", bits=None)
+    derived = {"parameterization": "derived", "ridge": None, "bits": None}
+    layer, _ = make("linear", "pq", estimator="identity", **derived)
     x = inputs_of(LAYERS["linear"][1])
     actual = gradients(layer, x, layer)
     assert set(actual) == {"x", "weight", "bias"}
@@ -150,7 +151,11 @@ def carried(layer, x):
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize(
     "options",
-    [{}, {"parameterization": "derived"}, {"parameterization": "derived", "ridge": 1.0}],
+    [
+        {},
+        {"parameterization": "derived", "ridge": None},
+        {"parameterization": "derived", "ridge": 1.0},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("estimator", ["rotation", "diveq"])
@@ -162,7 +167,7 @@ def test_the_gradient_at_the_prototypes_is_carried_to_the_inputs(case, estimator
     actual, expected = gradients(layer, x, layer), gradients(layer, x, lambda x: carried(layer, x))
     assert_alike(actual, expected)
     prototypes = "encoder.prototypes"
-    derived_shared = options.get("parameterization") == "derived" and "ridge" not in options
+    derived_shared = options.get("parameterization") == "derived" and options["ridge"] is None
     assert (prototypes in actual) == (estimator == "diveq" or derived_shared)
     assert all(bool(grad.any()) for grad in actual.values())
 
@@ -232,7 +237,7 @@ def test_commitment_pulls_the_exact_answer_to_the_tables(case, parameterization,
 
 
 def test_both_losses_together_give_the_sum_of_their_gradients():
-    layer, _ = make("3x3", "pq", bits=None, parameterization="derived")
+    layer, _ = make("3x3", "pq", bits=None, parameterization="derived", ridge=None)
     shape = LAYERS["3x3"][1]
 
     def of(*names):
