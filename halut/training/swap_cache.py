@@ -19,7 +19,7 @@ from halut.training.calibrate import Context
 from halut.training.config.run_config import plain_values
 from halut.training.run_folder import config_hash
 
-TRAINING_OPTIONS = ("estimator", "noise", "quantize_from", "revive_every")
+TRAINING_OPTIONS = ("estimator", "noise", "quantize_from")
 """Options of tables that nothing learned before training depends on."""
 
 
