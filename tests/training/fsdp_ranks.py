@@ -41,7 +41,7 @@ from tests.training import digit_attention
 from tests.training.learned_layers import with_learned
 
 OPERATORS = {
-    "stack1.conv2": ("pq", {"parameterization": "derived", "K": 8}),
+    "stack1.conv2": ("pq", {"parameterization": "derived", "K": 8, "ridge": None}),
     "stack2.conv1": ("lqnet", {}),
     "stack2.conv2": ("abcnet", {}),
     "stack3.conv1": ("tree", {"tau_per": "codebook"}),
