@@ -20,11 +20,9 @@ from halut.errors import HalutError
 from halut.io import read_json
 from halut.option import why_without_effect
 from halut.sites.plan import Plan
+from halut.training.run_folder import MACHINE_OPTIONS
 
 log = logging.getLogger("halut")
-
-MACHINE_OPTIONS = ("root", "workers", "download")
-"""Fields that say where and how data is read, not what it is."""
 
 
 def settings_of(data: DataModule) -> dict[str, Any]:

@@ -19,7 +19,13 @@ from halut.training.logging.progress import log
 from halut.training.logging.run_progress import run
 from halut.training.parallel.distributed import barrier, broadcast_from_rank0, is_main
 from halut.training.pretrained import new_classifier
-from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
+from halut.training.run_folder import (
+    MACHINE_OPTIONS,
+    RunFolder,
+    config_hash,
+    load_network,
+    save_network,
+)
 
 
 def base_recipe(base: BaseConfig, seed: int) -> Recipe:
@@ -50,7 +56,7 @@ def cache_key(config: dict[str, Any], samples: dict[str, str]) -> str:
 
     Of a plugin's model or data set the plugin's source counts, too.
     """
-    data = {k: v for k, v in config["data"].items() if k not in ("root", "workers", "download")}
+    data = {k: v for k, v in config["data"].items() if k not in MACHINE_OPTIONS}
     base = {k: v for k, v in config["base"].items() if k != "cache" and v != {}}
     trainer = deciding(config["trainer"], ("limit_train_batches",))
     data["samples"] = samples  # another folder of the same options is other data

@@ -19,7 +19,13 @@ from halut.training.lightning.module import Recipe
 from halut.training.logging.progress import log
 from halut.training.logging.run_progress import run
 from halut.training.parallel.distributed import broadcast_from_rank0, is_main, world_size
-from halut.training.run_folder import RunFolder, config_hash, load_network, save_network
+from halut.training.run_folder import (
+    MACHINE_OPTIONS,
+    RunFolder,
+    config_hash,
+    load_network,
+    save_network,
+)
 from halut.training.stage import stage_recipe, train
 
 STREAM = 1_000_000
@@ -77,8 +83,7 @@ def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
 def key(context: Context, epochs: int, recipe: Recipe) -> str:
     """Hash of all that decides the tuned weights."""
     config = context.config
-    unused = ("root", "workers", "download")
-    data = {name: value for name, value in asdict(config.data).items() if name not in unused}
+    data = {k: v for k, v in asdict(config.data).items() if k not in MACHINE_OPTIONS}
     decides = {k: v for k, v in asdict(recipe).items() if k != "epochs" and v not in UNSET}
     del decides["loss"]["commitment"]  # a loss of tables, and 0.1 did not have it
     relevant = {

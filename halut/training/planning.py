@@ -129,7 +129,7 @@ def parts_of(config: Any, data: Any, stages: Sequence[Any], widths: int) -> list
     Training by tables takes about 1.5 exact batches a batch, learning a layer about 30.
     """
     batches = max(steps_per_epoch(data, config.trainer) * config.trainer.accumulate_grad_batches, 1)
-    size = (config.schedule.batch_size or config.data.batch_size) / config.data.batch_size
+    size = config.stage_batch_size / config.data.batch_size
     cut = min((config.schedule.train_batches or batches) * size, batches)
     evaluation = batches / 3  # an epoch's worth of answers
     parts, earlier = [], 0

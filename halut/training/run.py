@@ -104,12 +104,10 @@ def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -
         network.to(memory_format=torch.channels_last)
     plan = make_plan(config, network, data)
     if _trains(config):
-        size = config.schedule.batch_size or data.config.batch_size
-        data.check_batch_size("schedule.batch_size", size)
-        indices = data.splits["train"].indices
+        data.check_batch_size("schedule.batch_size", config.stage_batch_size)
         sizes = [
-            TrainBatches(indices, each, config.seed).batch_size
-            for each in (data.config.batch_size, size)
+            TrainBatches(data.splits["train"].indices, size, config.seed).batch_size
+            for size in (config.data.batch_size, config.stage_batch_size)
         ]
         check_norms(network, torch.zeros(1, *data.input_shape), min(sizes) // world_size())
     check_default_operator(config, plan)

@@ -35,9 +35,11 @@ PLACEMENT_OPTIONS = (
     "enable_progress_bar",
 )
 CHECKPOINT_OPTIONS = ("checkpoint_every", "checkpoint_minutes", "ranks", "requeue", "max_requeues")
+MACHINE_OPTIONS = ("root", "workers", "download")
+"""Options of data that say where and how it is read, not what it is."""
 MUTABLE_ON_RESUME = (
     ("trainer", (*PLACEMENT_OPTIONS, *CHECKPOINT_OPTIONS)),
-    ("data", ("root", "workers", "download")),
+    ("data", MACHINE_OPTIONS),
     ("schedule", ("cache",)),
     ("logger", ()),
     ("debug", ("traceback",)),
@@ -45,7 +47,6 @@ MUTABLE_ON_RESUME = (
     ("sweep", ()),
 )
 """What may differ between the command that started a run and the one that resumes it."""
-
 
 BEFORE: dict[str, dict[str, Any]] = {
     "halut": {"output_metric": False, "boosting": 0},

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from halut.errors import HalutError
-from halut.io import Kind
+from halut.io import Kind, write_bytes
 from halut.replace import swap
 from halut.replace.liveness import prove
 from halut.replace.recalibrate import recalibrate, running_norms
@@ -33,7 +33,7 @@ from halut.training.parallel.distributed import (
     share_state,
 )
 from halut.training.run_folder import RunFolder, load_network, save_network
-from halut.training.swap_cache import cached_swap, keep
+from halut.training.swap_cache import cached_swap
 
 NUMBER = (int, float)
 SWAP_FIELDS: dict[str, Kind] = {
@@ -86,7 +86,7 @@ def train(context: Context, network: nn.Module, path: Path, epochs: int, recipe:
     """
     config = context.config
     batches, settings = config.schedule.train_batches, config.trainer
-    context.data.batch_size = config.schedule.batch_size or config.data.batch_size
+    context.data.batch_size = config.stage_batch_size
     steps = fit(
         network,
         context.data,
@@ -240,7 +240,7 @@ def _swapped(
     if is_main():
         save_network(path / "swapped.safetensors", network)
         if cached is not None and not cached.exists():
-            keep(path / "swapped.safetensors", cached)
+            write_bytes(cached, (path / "swapped.safetensors").read_bytes())
         seconds = time.monotonic() - begun  # counted by the process that resumes
         folder.write(path.relative_to(folder.path) / "swap.json", {**result, "seconds": seconds})
     return {**result, "seconds": 0.0}

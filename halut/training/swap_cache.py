@@ -9,7 +9,6 @@ from torch import nn
 
 from halut import __version__
 from halut.configs.tables import TableConfig
-from halut.io import write_bytes
 from halut.plugins import loading
 from halut.replace.operator_registry import config_type
 from halut.replace.schedule import Stage
@@ -17,7 +16,7 @@ from halut.replace.swap import digest
 from halut.sites.plan import KEEP
 from halut.training.calibrate import Context
 from halut.training.config.run_config import plain_values
-from halut.training.run_folder import config_hash
+from halut.training.run_folder import MACHINE_OPTIONS, config_hash
 
 TRAINING_OPTIONS = ("estimator", "noise", "quantize_from")
 """Options of tables that nothing learned before training depends on."""
@@ -33,9 +32,8 @@ def cached_swap(context: Context, network: nn.Module, index: int, stage: Stage) 
     if config.schedule.cache is None or not stage.sites:
         return None
     plan = context.plan.to_dict()
-    data = plain_values(config.data)
-    for unread in ("root", "workers", "download", "batch_size"):
-        data.pop(unread, None)
+    unread = (*MACHINE_OPTIONS, "batch_size")
+    data = {k: v for k, v in plain_values(config.data).items() if k not in unread}
     relevant = {
         "version": __version__,
         "networks": [digest(module) for module in (network, context.exact)],
@@ -53,11 +51,6 @@ def cached_swap(context: Context, network: nn.Module, index: int, stage: Stage) 
         "seed": config.seed,
     }
     return Path(config.schedule.cache) / config_hash(relevant) / "swapped.safetensors"
-
-
-def keep(learned: Path, cached: Path) -> None:
-    """Copy what a stage learned to its place in the cache."""
-    write_bytes(cached, learned.read_bytes())
 
 
 def _learned(entry: dict[str, Any], index: int) -> dict[str, Any]:

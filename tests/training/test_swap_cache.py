@@ -12,7 +12,7 @@ from tests.training.smoke_run import runner
 def run(train, tmp_path):
     cached = f"schedule.cache={tmp_path / 'cache'}"
     go = runner(train, tmp_path)
-    return lambda name, *arguments: go(name, cached, "schedule.calibrate=asymmetric", *arguments)
+    return lambda name, *arguments: go(name, cached, *arguments)
 
 
 def kept(folder):
@@ -69,7 +69,7 @@ def test_what_decides_it_counts(run, tmp_path, other):
     assert len(kept(tmp_path)) == 2
 
 
-def test_a_damaged_file_is_named(run, train, tmp_path):
+def test_a_damaged_file_is_named(run, tmp_path):
     run("first", "schedule=all_at_once")
     (file,) = (tmp_path / "cache").rglob("swapped.safetensors")
     file.write_bytes(file.read_bytes()[:100])

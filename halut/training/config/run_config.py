@@ -355,6 +355,11 @@ class TrainConfig:
         base, stages = needs.untrained_base(self), needs.untrained_stages(self)
         return None if base is None or stages is None else f"{base}, and {stages}"
 
+    @property
+    def stage_batch_size(self) -> int:
+        """Training samples of a step of the stages and of the baseline."""
+        return int(self.schedule.batch_size or self.data.batch_size)
+
 
 def plain_values(config: Any) -> Any:
     """A configuration as config.json and config.yaml have it: mappings, lists and scalars."""
