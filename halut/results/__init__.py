@@ -1,0 +1,1 @@
+"""Measurements of all verbs in one store, and what reads them."""
