@@ -39,6 +39,7 @@ class Row:
     what: str
     options: list[str]
     seeds: list[int]
+    curve: str | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -64,6 +65,7 @@ def read_rows(path: Path) -> tuple[dict[str, dict[str, Any]], list[Row]]:
                 row["what"],
                 [*shlex.split(group.get("common", "")), *shlex.split(row.get("options", ""))],
                 row.get("seeds", group.get("seeds", [0])),
+                row.get("curve"),
             )
             for name, group in groups.items()
             for row in group["rows"]
@@ -135,7 +137,7 @@ def table(group: dict[str, Any], rows: list[Row]) -> list[str]:
     if common := group.get("common"):
         lines += [f"All rows have `{common.strip()}`.", ""]
     head = ["what", "after the swap", "validation"]
-    head += [] if chooses else ["test", "exact, test", "lost", "bytes of tables"]
+    head += [] if chooses else ["test", "exact, test", "lost", "bytes"]
     head += ["steps", "minutes", "seeds", "options"]
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in rows:
@@ -153,6 +155,36 @@ def table(group: dict[str, Any], rows: list[Row]) -> list[str]:
         options = f"`{shlex.join(own)}`" if own else ""
         lines.append(f"| {row.what} | {' | '.join(figures)} | {options} |")
     return [*lines, ""]
+
+
+def draw(path: Path, rows: list[Row]) -> None:
+    """A picture of the test accuracy over the bytes of the replaced layers, a line per curve.
+
+    The exact networks of the rows are a horizontal line: they were trained on for as long.
+    """
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = path.name  # the same figures give the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for curve in dict.fromkeys(row.curve for row in rows if row.curve):
+        points = sorted(
+            (r["table_bytes"], r["tables_test"])
+            for row in rows
+            if row.curve == curve
+            for r in row.results
+        )
+        axes.plot(*zip(*points, strict=True), marker="o", label=curve)
+    exact = statistics.fmean(r["exact_test"] for row in rows for r in row.results)
+    axes.axhline(exact, color="gray", linestyle=":", label="exact")
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="bytes of the replaced layers", ylabel="test accuracy in %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def write(groups: dict[str, dict[str, Any]], rows: list[Row], runs: Path, folder: Path) -> None:
@@ -187,6 +219,9 @@ def write(groups: dict[str, dict[str, Any]], rows: list[Row], runs: Path, folder
     for name, group in groups.items():
         if own := [row for row in done if row.group == name]:
             lines += table(group, own)
+            if picture := group.get("picture"):
+                draw(folder / picture, own)
+                lines += [f"![{group['title']}]({picture})", ""]
     write_bytes(folder / "accuracy.md", "\n".join(lines).encode())
 
 

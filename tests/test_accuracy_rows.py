@@ -154,3 +154,22 @@ def test_wrong_arguments_end_with_one_line(accuracy, monkeypatch, capsys, argume
     with pytest.raises(SystemExit, match="2"):
         accuracy.main()
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_a_group_with_a_picture_draws_its_curves(accuracy, tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [
+        {"name": name, "what": name, "curve": "trees", "options": f"halut.V={V}"}
+        for name, V in (("small", 9), ("large", 3))
+    ]
+    path = rows_file(tmp_path, rows=rows, picture="bytes.svg")
+    groups, rows = accuracy.read_rows(path)
+    for row in rows:
+        folder = row.folder(tmp_path / "runs", 0)
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps(report(90.0, 89.0, 91.0)))
+
+    accuracy.write(groups, rows, tmp_path / "runs", tmp_path)
+
+    assert "![A group](bytes.svg)" in (tmp_path / "accuracy.md").read_text()
+    assert "trees" in (tmp_path / "bytes.svg").read_text()
