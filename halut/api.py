@@ -29,7 +29,7 @@ from halut.replace import swap
 from halut.replace.after_step import after_step as after_layers_step
 from halut.replace.global_pruning import with_global_pruning
 from halut.replace.liveness import prove
-from halut.replace.policy import Rule, merge_options, resolve, simple_rules
+from halut.replace.policy import Rule, excluding_rules, merge_options, resolve, simple_rules
 from halut.replace.schedule import CALIBRATE
 from halut.replace.sharing import same_inputs, with_sharing
 from halut.sites.attention import KIND, expose_attention, unexposed
@@ -125,10 +125,11 @@ def replace_(
         keep_last=keep_last,
         keep_depthwise=keep_depthwise,
     )
-    keep_rules, default = short[: len(keep)], short[len(keep) :]
+    first = excluding_rules(sites, keep, only)
+    default = short[len(first) :]
     if config is None:
         default = [rule for rule in default if rule.operator == KEEP]
-    ordered = [*keep_rules, *own, *(_rule(rule, config) for rule in default)]
+    ordered = [*first, *own, *(_rule(rule, config) for rule in default)]
     plan = resolve(sites, ordered, KEEP, {}, unsupported)
     if share:
         plan = with_sharing(plan, same_inputs(network, example))

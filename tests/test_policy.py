@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from halut.errors import HalutError
-from halut.replace.policy import Rule, matches_name, resolve, simple_rules
+from halut.replace.policy import Rule, excluding_rules, matches_name, resolve, simple_rules
 from halut.sites.find import Unsupported, find_sites
 
 
@@ -43,11 +43,14 @@ def test_by_default_all_but_first_last_and_depthwise(sites):
 def test_every_kept_site_has_a_reason(sites):
     plan = resolve(sites, simple_rules(sites, keep=["mid"], only=["block.*"]), "tree", {})
     assert {e.site.name: e.reason for e in plan if not e.replaced} == {
-        "stem": "first layer (policy.keep_first)",
+        "stem": "not in policy.only",
         "block.depth": "depthwise (policy.keep_depthwise)",
         "mid": "policy.keep",
-        "fc": "last layer (policy.keep_last)",
+        "fc": "not in policy.only",
     }
+    plan = resolve(sites, simple_rules(sites), "tree", {})
+    assert plan["stem"].reason == "first layer (policy.keep_first)"
+    assert plan["fc"].reason == "last layer (policy.keep_last)"
     plan = resolve(sites, [Rule("mid", operator=None)], "tree", {})
     assert plan["fc"].reason == "no rule matches"
 
@@ -223,3 +226,13 @@ def test_an_operator_may_decline_a_site(sites, monkeypatch):
     assert plan["mid"].operator == "keep"
     assert plan["mid"].reason == "no bias here"
     assert plan["fc"].operator == "exact"
+
+
+def test_only_holds_whatever_the_rules_say(sites):
+    excluding = excluding_rules(sites, [], ["block.group"])
+    every = Rule(operator="pq", options={"K": 4})
+
+    assert becomes(sites, [*excluding, every]) == {
+        name: "pq" if name == "block.group" else "keep" for name in NAMES
+    }
+    assert excluding_rules(sites, [], []) == []

@@ -117,7 +117,7 @@ def simple_rules(
     keep_depthwise: bool = True,
 ) -> list[Rule]:
     """The rules that stand for the policy's short options, in their order of precedence."""
-    rules = [Rule(name=pattern, reason="policy.keep") for pattern in keep]
+    rules = excluding_rules(sites, keep, only)
     if keep_first and sites:
         rules.append(Rule(name=_literal(sites[0].name), reason="first layer (policy.keep_first)"))
     if keep_last and sites:
@@ -127,6 +127,19 @@ def simple_rules(
     names: list[str] = list(only) or ["*"]
     of_kind: list[str | None] = [*kinds] or [None]
     rules += [Rule(name=n, kind=k, operator=None) for n in names for k in of_kind]
+    return rules
+
+
+def excluding_rules(sites: Sequence[Site], keep: Sequence[str], only: Sequence[str]) -> list[Rule]:
+    """The first of `simple_rules`: they keep what `keep` names, and what `only`, if any, does not.
+
+    Of what `only` leaves, further rules say what it becomes.
+    """
+    rules = [Rule(name=pattern, reason="policy.keep") for pattern in keep]
+    for site in sites if only else ():
+        if not any(matches_name(pattern, site.name) for pattern in only):
+            kind = KIND if site.kind == KIND else None
+            rules.append(Rule(_literal(site.name), kind, reason="not in policy.only"))
     return rules
 
 

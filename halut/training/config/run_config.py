@@ -26,7 +26,8 @@ from halut.training.optim.optimizers import check_optimizer
 class PolicyConfig:
     """Which layers are replaced: the first rule that matches a layer decides.
 
-    Order of precedence: keep, keep_first / keep_last / keep_depthwise, rules, only x kinds.
+    Order of precedence: keep, layers that `only` does not name, keep_first / keep_last /
+    keep_depthwise, rules, only x kinds.
     """
 
     keep: list[str] = option(
