@@ -45,9 +45,10 @@ def record_of_run(run: RunRecord) -> Record:
     """The record of a finished run.
 
     `operator` is that of its replaced layers, None where they differ; `options` are those of the
-    group halut by dotted key, if that operator has them all from there; `settings` is the rest of the configuration that decides the figures;
-    `figures` are those of halut.analysis.run_figures.FIGURES that the run has. Raises HalutError if
-    a file of the folder is damaged.
+    group halut by dotted key, if that operator has them all from there; `settings` is the rest of
+    the configuration that decides the figures; `figures` are those of
+    halut.analysis.run_figures.FIGURES that the run has. Raises HalutError if a file of the folder
+    is damaged.
 
     >>> record_of_run(read_run(Path("runs/mine"))).figures["lost"]
     0.3

@@ -150,10 +150,10 @@ def check_shown(config: DictConfig, values: Collection[str]) -> None:
 
 
 def sweep_folder(config: DictConfig, overrides: dict[str, Override]) -> Path:
-    """run_dir, or runs/NAME-HASH, the same for the same command."""
+    """run_dir, or runs/NAME-HASH, the same for the same command, whatever store it writes to."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    lines = sorted(str(override.input_line) for override in overrides.values())
+    lines = sorted(str(o.input_line) for key, o in overrides.items() if key != "results")
     name = config.hydra.runtime.choices.get("experiment") or "sweep"
     return Path("runs") / f"{name}-{_hash(' '.join(lines))}"
 
