@@ -25,6 +25,7 @@ Replace a network's matrix products by look-up tables or cheaper formats, retrai
 verbs:
   train      compose a configuration and run it; arguments are those of `python train.py`
   evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
+  sweep      every combination of values, or a list of configurations, into one store
   table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
   results    list, filter and export the records of a store, and import run folders into it
   bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
@@ -34,6 +35,8 @@ verbs:
 `halut VERB --help` tells more. Every verb takes plugins=[my_module,./my_file.py]: encoders, codecs,
 models and data sets of your own; those of installed packages are known by themselves.
 """
+COMPOSING = ("train", "evaluate", "sweep")
+"""Verbs whose arguments Hydra reads."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs: dict[str, Callable[[list[str]], int]] = {
         "train": train,
         "evaluate": evaluate,
+        "sweep": sweep,
         "table": table,
         "results": results,
         "bench": bench,
@@ -58,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"halut: {unknown('verb', argv[0], list(verbs))}", file=sys.stderr)
         return 2
     traceback = "debug=traceback" in argv
-    if argv[0] not in ("train", "evaluate"):  # those have an option of that name
+    if argv[0] not in COMPOSING:  # those have an option of that name
         argv = [argument for argument in argv if argument != "debug=traceback"]
     try:
         with quiet_pipes():
-            if argv[0] not in ("train", "evaluate"):  # those read them from Hydra's command line
+            if argv[0] not in COMPOSING:  # those read them from Hydra's command line
                 argv = with_plugins(argv)
             code = verbs[argv[0]](argv[1:])
             flush()
@@ -114,6 +118,16 @@ def evaluate(arguments: list[str]) -> int:
     sys.argv = ["halut evaluate", *arguments]
     run()
     return 0
+
+
+def sweep(arguments: list[str]) -> int:
+    """`halut sweep ARGS`: `halut train -m ARGS`, or a list of configurations, into a store."""
+    from halut.training.cluster import early_signals
+
+    early_signals.install_signal_handlers()
+    from halut.studies.sweep import main as run
+
+    return run(arguments)
 
 
 def table(arguments: list[str]) -> int:

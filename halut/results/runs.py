@@ -19,6 +19,8 @@ from halut.analysis.run_figures import (
 from halut.analysis.sweep_results import NOT_AXES, SEED
 from halut.errors import HalutError, reason
 from halut.io import read_json, reading
+from halut.models.weights import read_state
+from halut.replace.swap import state_digest
 from halut.results.record import Record
 from halut.results.store import Store
 
@@ -151,9 +153,6 @@ def _weights_digest(path: Path) -> str | None:
     """The digest of the exact network's weights; None if the folder has them no more."""
     if not path.is_file():
         return None
-    from halut.models.weights import read_state  # torch, which a store is read without
-    from halut.replace.swap import state_digest
-
     state = read_state(path)
     assert isinstance(state, Mapping)
     return state_digest(state)[:DIGEST_LENGTH]

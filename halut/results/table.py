@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from halut.analysis.run_figures import flat
 from halut.analysis.sweep_results import axes_of, telling
 from halut.results.record import KINDS, Record
 from halut.results.select import fields_of, text_of
@@ -54,6 +55,8 @@ FIGURES["sweep"] = FIGURES["run"]
 IDENTITY = ("model", "data", "split", "samples", "site", "operator", "calibration", "score", "seed")
 """Fields that are a column where the records differ in them, and else told above the table."""
 MAX_OPTION_COLUMNS = 5
+OPERATOR = "options.name"
+"""The operator among options: `axes_of` takes it as what decides the rest of its group."""
 
 
 def tables(records: Sequence[Record], limit: int = 0, width: int | None = None) -> list[Table]:
@@ -87,13 +90,13 @@ def _table(
     rows = [fields_of(record) for record in records]
     differing = [n for n in IDENTITY if len({text_of(row.get(n)) for row in rows}) > 1]
     common = [text for n in IDENTITY if n not in differing and (text := _told(rows[0], n))]
-    axes = options_that_differ(rows)
+    axes = options_that_differ(records)
     title = f"{records[0].kind}: {_count(len(records))}; {', '.join(common)}"
     table = Table(title=Text(title), title_justify="left", caption_justify="left")
     for name in differing:
         table.add_column(name, overflow="fold")
-    for name in axes:
-        table.add_column(name.removeprefix("options.").removeprefix("settings."), overflow="fold")
+    for column in axes.values():
+        table.add_column(column, overflow="fold")
     kind = FIGURES[records[0].kind]
     for name in shown:
         table.add_column(kind[name][0], justify="right", no_wrap=True)
@@ -109,14 +112,26 @@ def _table(
     return table
 
 
-def options_that_differ(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The options and settings in which records of one kind differ, the most telling of many."""
+def options_that_differ(records: Sequence[Record]) -> dict[str, str]:
+    """The options and settings in which records of one kind differ, the most telling of many.
+
+    A column's title by the field's name. What an operator alone decides, as the options that it
+    has and others lack, is left out.
+    """
     configs = [
-        {name: value for name, value in row.items() if name.startswith(("options.", "settings."))}
-        for row in rows
+        {
+            OPERATOR: record.operator,
+            **{f"options.{key}": value for key, value in flat(dict(record.options))},
+            **dict(flat(dict(record.settings))),
+        }
+        for record in records
     ]
-    axes = axes_of(configs)
-    return telling(configs, axes) if len(axes) > MAX_OPTION_COLUMNS else axes
+    axes = [axis for axis in axes_of(configs) if axis != OPERATOR]
+    axes = telling(configs, axes) if len(axes) > MAX_OPTION_COLUMNS else axes
+    return {
+        axis if axis.startswith("options.") else f"settings.{axis}": axis.removeprefix("options.")
+        for axis in axes
+    }
 
 
 def _told(row: dict[str, Any], name: str) -> str:
