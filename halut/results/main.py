@@ -110,7 +110,8 @@ def values_of(records: Sequence[Record], name: str) -> list[str]:
     return sorted({text_of(value) for value in values if value is not None})
 
 
-def _import(arguments: Sequence[str]) -> int:
+def import_parser() -> argparse.ArgumentParser:
+    """Arguments of `halut results import`."""
     parser = argparse.ArgumentParser(
         prog="halut results import",
         description="Append the records of finished runs, at and below folders, to a store. What "
@@ -120,7 +121,11 @@ def _import(arguments: Sequence[str]) -> int:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     text = f"folder of the store (default: {STORE})"
     parser.add_argument("--results", type=Path, default=STORE, metavar="STORE", help=text)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _import(arguments: Sequence[str]) -> int:
+    options = import_parser().parse_args(arguments)
     outcome = import_runs(Store(options.results), options.folders)
     for line in outcome.problems:
         print(f"warning: {line}", file=sys.stderr)
