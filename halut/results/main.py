@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{store} holds no record; `halut results import RUN` and the other verbs add some")
         return 1 if reading.problems else 0
     records = selected(reading, options)
-    for line in mixed(records):
+    for line in (*not_finite(reading.records), *mixed(records)):
         print(line)
     console = Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=False)
     for table in tables(records, options.limit, console.width):
@@ -102,6 +102,16 @@ def selected(reading: Reading, options: argparse.Namespace) -> list[Record]:
         if not records:
             raise HalutError(f"none of {count} records has {condition}")
     return sort_by(records, options.sort, options.reverse) if options.sort else records
+
+
+def not_finite(records: Sequence[Record]) -> list[str]:
+    """A line if figures are not finite, which no comparison finds: how many records, which."""
+    names = sorted({name for record in records for name in record.not_finite})
+    count = sum(bool(record.not_finite) for record in records)
+    if not names:
+        return []
+    have = "record has" if count == 1 else "records have"
+    return [f"not finite: {count} {have} no number for {', '.join(names)}, and meet no < or >"]
 
 
 def values_of(records: Sequence[Record], name: str) -> list[str]:

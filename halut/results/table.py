@@ -37,11 +37,11 @@ FIGURES = {
     },
     "run": {
         "test_accuracy": ("test", "{:.2f}"),
+        "lost": ("lost", "{:.2f}"),
         "exact_accuracy": ("exact", "{:.2f}"),
         "baseline_accuracy": ("tuned", "{:.2f}"),
         "int8_accuracy": ("int8", "{:.2f}"),
         "int4_accuracy": ("int4", "{:.2f}"),
-        "lost": ("lost", "{:.2f}"),
         "normalized_mse": ("layer error", "{:.2g}"),
         "bytes": ("bytes", "{:,.0f}"),
         "operations": ("operations", "{:,.0f}"),

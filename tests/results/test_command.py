@@ -38,8 +38,10 @@ def test_it_filters(store, capsys):
     arguments = ["--kind", "sensitivity", "--site", "stack1.*", "--where", "C=16", "lost<1"]
     assert main(["results", *arguments]) == 0
     assert "1 of 4 records" in capsys.readouterr().out
-    assert main(["results", str(store), "--operator", "pq", "--limit", "1"]) == 0
-    assert "1 of 4 records" in capsys.readouterr().out
+    assert main(["results", str(store), "--operator", "tree", "--limit", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "3 of 4 records" in out
+    assert "not finite: 1 record has no number for accuracy, lost" in out
 
 
 def test_lines_over_the_limit_are_counted(store, capsys):

@@ -68,3 +68,24 @@ def test_every_entry_is_combined_with_what_is_swept(tmp_path):
     ]
     assert sweeper.split_arguments(typed, None) == [expected]
     assert sweeper.split_arguments(typed, 4) == [expected[:4], expected[4:]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["hydra/sweeper=list"], "hydra.sweeper.file"),
+        (["hydra/sweeper=list", "hydra.sweeper.file=none.txt"], "none.txt: cannot be read"),
+    ],
+)
+def test_a_list_that_is_not_there_is_told_in_a_line(train, tmp_path, options, message):
+    outcome = train("-m", *options, f"run_dir={tmp_path / 'sweep'}")
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_list_is_of_a_sweep(train, tmp_path):
+    outcome = train("hydra/sweeper=list", "hydra.sweeper.file=a.txt", f"run_dir={tmp_path / 'a'}")
+    assert outcome.code == 1
+    assert "hydra/sweeper=list has no effect: this is one run; it needs a sweep: -m" in outcome.err
