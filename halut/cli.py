@@ -1,4 +1,4 @@
-"""The console command `halut`: train, evaluate, table, bench, scaling, env.
+"""The console command `halut`: train, evaluate, sweep, table, results, bench, scaling, env.
 
 A verb gets its arguments as they stand, as most have a parser of their own: argparse's subparsers
 refuse `halut train --cfg job` and `-m`, for REMAINDER takes no option in front, and Hydra reads
@@ -25,7 +25,9 @@ Replace a network's matrix products by look-up tables or cheaper formats, retrai
 verbs:
   train      compose a configuration and run it; arguments are those of `python train.py`
   evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
+  sweep      every combination of values, or a list of configurations, into one store
   table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
+  results    list, filter and export the records of a store, and import run folders into it
   bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
   scaling    what more ranks gain: measured here, and computed for more
   env        versions, devices, plugins, and which kernels are active
@@ -33,6 +35,8 @@ verbs:
 `halut VERB --help` tells more. Every verb takes plugins=[my_module,./my_file.py]: encoders, codecs,
 models and data sets of your own; those of installed packages are known by themselves.
 """
+COMPOSING = ("train", "evaluate", "sweep")
+"""Verbs whose arguments Hydra reads."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs: dict[str, Callable[[list[str]], int]] = {
         "train": train,
         "evaluate": evaluate,
+        "sweep": sweep,
         "table": table,
+        "results": results,
         "bench": bench,
         "scaling": scaling,
         "env": env,
@@ -56,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"halut: {unknown('verb', argv[0], list(verbs))}", file=sys.stderr)
         return 2
     traceback = "debug=traceback" in argv
-    if argv[0] not in ("train", "evaluate"):  # those have an option of that name
+    if argv[0] not in COMPOSING:  # those have an option of that name
         argv = [argument for argument in argv if argument != "debug=traceback"]
     try:
         with quiet_pipes():
-            if argv[0] not in ("train", "evaluate"):  # those read them from Hydra's command line
+            if argv[0] not in COMPOSING:  # those read them from Hydra's command line
                 argv = with_plugins(argv)
             code = verbs[argv[0]](argv[1:])
             flush()
@@ -114,6 +120,16 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def sweep(arguments: list[str]) -> int:
+    """`halut sweep ARGS`: `halut train -m ARGS`, or a list of configurations, into a store."""
+    from halut.training.cluster import early_signals
+
+    early_signals.install_signal_handlers()
+    from halut.studies.sweep import main as run
+
+    return run(arguments)
+
+
 def table(arguments: list[str]) -> int:
     """Gather the runs at and below a folder: what differs among them, accuracy, cost, failures.
 
@@ -130,6 +146,13 @@ def table(arguments: list[str]) -> int:
 
     set_up_logging()
     return 1 if show(options.folder, options.x, options.y, options.picture) else 0
+
+
+def results(arguments: list[str]) -> int:
+    """`halut results`: the records of a store, and run folders imported into it."""
+    from halut.results.main import main as run
+
+    return run(arguments)
 
 
 def bench(arguments: list[str]) -> int:

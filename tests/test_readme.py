@@ -20,7 +20,10 @@ from halut.bench.main import parser as bench_parser
 from halut.cli import USAGE
 from halut.errors import HalutError
 from halut.replace.operator_registry import operator_of
+from halut.results.main import import_parser
+from halut.results.main import parser as results_parser
 from halut.sites.find import find_sites
+from halut.studies.sweep import parser as sweep_parser
 from halut.training.config.hydra_schemas import conf_dir, register
 from halut.training.config.run_config import check
 from halut.training.config.unused_options import ineffective, refuse
@@ -99,6 +102,12 @@ def test_the_verbs_of_the_readme_are_known_and_take_its_options(capsys):
         assert f"\n  {verb} " in USAGE, command
         if verb == "bench":
             bench_parser().parse_args(options)
+        elif verb == "results":
+            imported = options[:1] == ["import"]
+            (import_parser if imported else results_parser)().parse_args(options[imported:])
+        elif verb == "sweep":
+            _, overrides = sweep_parser().parse_known_args(options)
+            check_command(shlex.join(["python", "train.py", *overrides]))
 
 
 def first_values(arguments: list[str], last: bool = False) -> list[str]:

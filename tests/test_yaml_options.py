@@ -23,6 +23,7 @@ from halut.training.config.run_config import (
     ScheduleConfig,
     TrainConfig,
 )
+from halut.training.config.sweeper_config import ListSweeperConfig
 from halut.training.config.trainer_config import TrainerConfig
 
 CONF = Path(conf_dir())
@@ -91,3 +92,10 @@ def test_every_option_of_the_slurm_launcher_too():
         if field.name != "_target_":
             assert re.search(rf"^{field.name}: .* # \S", text, re.M), field.name
             assert values[field.name] == default_of(field), field.name
+
+
+def test_every_option_of_the_list_sweeper_too():
+    text = (CONF / "hydra/sweeper/list.yaml").read_text()
+    for field in dataclasses.fields(ListSweeperConfig):
+        if field.name != "_target_":
+            assert re.search(rf"^{field.name}: .* # \S", text, re.M), field.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -139,10 +139,15 @@ def _check(network: nn.Module, entry: Entry) -> None:
 
 def digest(network: nn.Module) -> str:
     """SHA-256 over names and bytes of all parameters and buffers; equal networks, equal digests."""
+    return state_digest(network.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """`digest` of a network with that state dict."""
     import hashlib
 
     total = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         total.update(name.encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         total.update(flat.view(torch.uint8).numpy().tobytes())

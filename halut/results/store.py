@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from halut.errors import HalutError
-from halut.io import naming
+from halut.io import TEMPORARY, naming
 from halut.results.record import Record, parse
 
 SUFFIX = ".jsonl"
@@ -30,27 +31,52 @@ class Store:
 
     No two processes share a file, so that none needs a lock, on a network's file system as well;
     each record is a line, written at once and flushed to disk. A process that is killed leaves at
-    most one line torn.
+    most one line torn, and what is written after it goes into another file.
+
+    >>> store = Store("results")
+    >>> store.append(record)
+    >>> [each.figures["lost"] for each in store.read().records]
+    [0.4]
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._file: Path | None = None
+        self._process = os.getpid()
+
+    def prepare(self) -> None:
+        """Make the folder; OSError, naming it, where nothing can be written there.
+
+        To be called before measurements that take long.
+        """
+        with naming(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f"{TEMPORARY}{secrets.token_hex(8)}"
+            probe.touch()
+            probe.unlink()
 
     def append(self, record: Record) -> None:
         """Write a record; OSError, naming the file, where that is not possible."""
         line = (record.line() + "\n").encode()
-        if self._file is None:
-            name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+        if self._file is None or self._process != os.getpid():  # a fork has a file of its own
+            self._process = os.getpid()
+            name = f"{socket.gethostname()}-{self._process}-{secrets.token_hex(4)}{SUFFIX}"
             self._file = self.path / name
-        with naming(self._file):
+        file, self._file = self._file, None  # after a failure, which may leave a torn line, another
+        with naming(file):
             self.path.mkdir(parents=True, exist_ok=True)
-            with self._file.open("ab", buffering=0) as file:
-                file.write(line)
-                os.fsync(file.fileno())
+            with file.open("ab", buffering=0) as stream:
+                written = stream.write(line)
+                while written < len(line):
+                    written += stream.write(line[written:])
+                os.fsync(stream.fileno())
+        self._file = file
 
     def read(self) -> Reading:
-        """All records, ordered by the time in their context; HalutError if there is no store."""
+        """All records, ordered by the time in their context.
+
+        Raises HalutError if there is no store; OSError if its folder cannot be read.
+        """
         if not self.path.is_dir():
             raise HalutError(f"{self.path}: no such store of results")
         newest: dict[str, Record] = {}
@@ -60,7 +86,8 @@ class Store:
             again += record.key in newest
             newest[record.key] = record
         if again:
-            problems.append(f"{again} records were measured again; the newest of each counts")
+            records = "1 record was" if again == 1 else f"{again} records were"
+            problems.append(f"{records} measured again; the newest of each counts")
         return Reading(sorted(newest.values(), key=time_of), problems)
 
     def keys(self) -> set[str]:
@@ -68,16 +95,27 @@ class Store:
         return {record.key for record in self.read().records} if self.path.is_dir() else set()
 
     def _records(self, problems: list[str]) -> Iterator[Record]:
-        for file in sorted(self.path.glob(f"*{SUFFIX}")):
-            with naming(file):
-                lines = file.read_text("utf-8", "replace").splitlines()
+        with naming(self.path):
+            files = sorted(each for each in self.path.iterdir() if each.suffix == SUFFIX)
+        for file in files:
+            try:
+                lines = file.read_bytes().split(b"\n")
+            except OSError as error:
+                problems.append(f"{file.name}: cannot be read: {error.strerror}")
+                continue
+            bad: Counter[str] = Counter()
+            first: dict[str, int] = {}
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 try:
                     yield parse(line)
                 except HalutError as error:
-                    problems.append(f"{file.name}, line {number}: {error}")
+                    bad[str(error)] += 1
+                    first.setdefault(str(error), number)
+            for message, count in bad.items():
+                more = f" (and {count - 1} more)" if count > 1 else ""
+                problems.append(f"{file.name}, line {first[message]}{more}: {message}")
 
 
 def time_of(record: Record) -> str:

@@ -19,7 +19,7 @@ from halut.data import build as build_data
 from halut.data.loader import BatchLoader
 from halut.data.sampler import OrderedBatches, TrainBatches
 from halut.data.uncertainty import chance, near_chance
-from halut.errors import HalutError
+from halut.errors import HalutError, reason
 from halut.io import reading
 from halut.models.build import build_from
 from halut.ops import status
@@ -27,6 +27,8 @@ from halut.replace import schedule
 from halut.replace.global_pruning import with_global_pruning
 from halut.replace.recalibrate import check_norms
 from halut.replace.schedule import Stage
+from halut.results.runs import import_runs
+from halut.results.store import Store
 from halut.sites.plan import Plan
 from halut.sites.residual import residual_roles
 from halut.training.calibrate import Context, captured
@@ -75,11 +77,32 @@ def run(config: TrainConfig) -> dict[str, Any]:
     folder = RunFolder(
         Path(broadcast_from_rank0(lambda: str(config.run_dir or default_path(plain))))
     )
-    finished = _finished(folder, plain)  # of a folder that may not be written as well
-    if finished is not None:
-        return finished
-    with locked(folder.path):
-        return _finished(folder, plain) or _unfinished(config, plain, folder)
+    if config.results is not None:
+        broadcast_from_rank0(Store(config.results).prepare)
+    report = _finished(folder, plain)  # of a folder that may not be written as well
+    if report is None:
+        with locked(folder.path):
+            report = _finished(folder, plain) or _unfinished(config, plain, folder)
+    if config.results is not None and is_main():
+        _store(Store(config.results), folder)
+    return report
+
+
+def _store(store: Store, folder: RunFolder) -> None:
+    """Append the run's record, unless the store has it; a warning where that cannot be."""
+    try:
+        outcome = import_runs(store, [folder.path])
+    except (OSError, HalutError) as error:
+        problems = [str(reason(error))]
+    else:
+        problems = outcome.problems
+    for problem in problems:
+        log.warning(
+            "the record of %s is not in %s: %s (`halut results import` tries again)",
+            *(folder.path, store.path, problem),
+        )
+    if not problems:
+        log.info("its record is in %s", store.path)
 
 
 def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ MUTABLE_ON_RESUME = (
     ("logger", ()),
     ("debug", ("traceback",)),
     ("run_dir", ()),
+    ("results", ()),
     ("sweep", ()),
 )
 """What may differ between the command that started a run and the one that resumes it."""

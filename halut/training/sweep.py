@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import gc
 import hashlib
-import math
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -31,7 +30,14 @@ from halut.analysis.sweep_results import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError, reason, report_error
 from halut.training.cluster.lock import InUse, Lock, release
-from halut.training.config.overrides import given_overrides, parsed_overrides, swept_values
+from halut.training.config.list_sweeper import register
+from halut.training.config.overrides import (
+    given_overrides,
+    listed_overrides,
+    parsed_overrides,
+    sweep_keys,
+    sweep_size,
+)
 from halut.training.config.unused_options import check_sweep
 from halut.training.logging.progress import console, log, set_up_logging
 from halut.training.parallel.distributed import is_main, print_error
@@ -51,13 +57,14 @@ class Gather(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         set_up_logging()
         with _loud():
-            overrides, values = given_overrides(config), swept_values(config)
-            self.total = math.prod(values.values())
+            register()
+            overrides, values = given_overrides(config), sweep_keys(config)
+            self.total = sweep_size(config)
             self.folder = sweep_folder(config, overrides)
             if (self.folder / "config.json").exists():
                 raise HalutError(f"run_dir={self.folder} holds a run; give a sweep another folder")
             check_shown(config, values)
-            check_sweep(config, overrides)
+            check_sweep(config)
             fixed = ",".join(f"'{key}'" for key in overrides if key not in values)
             config.hydra.overrides.hydra.extend(
                 [
@@ -150,10 +157,12 @@ def check_shown(config: DictConfig, values: Collection[str]) -> None:
 
 
 def sweep_folder(config: DictConfig, overrides: dict[str, Override]) -> Path:
-    """run_dir, or runs/NAME-HASH, the same for the same command."""
+    """run_dir, or runs/NAME-HASH, the same for the same command, whatever store it writes to."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    lines = sorted(str(override.input_line) for override in overrides.values())
+    lines = sorted(str(o.input_line) for key, o in overrides.items() if key != "results")
+    for entry in listed_overrides(config) or ():
+        lines.append(" ".join(sorted(str(override.input_line) for override in entry.values())))
     name = config.hydra.runtime.choices.get("experiment") or "sweep"
     return Path("runs") / f"{name}-{_hash(' '.join(lines))}"
 

@@ -7,7 +7,6 @@ here from the trainer's settings, or refused where the command says otherwise.
 from __future__ import annotations
 
 import importlib.util
-import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from halut.errors import HalutError, report_error
 from halut.training.config.launcher_config import LAUNCHER
-from halut.training.config.overrides import swept_values
+from halut.training.config.overrides import sweep_keys, sweep_size
 from halut.training.parallel.distributed import print_error, started_from_outside
 
 TRAINER_KEYS = ("trainer", "trainer.devices", "trainer.num_nodes", "trainer.accelerator")
@@ -31,15 +30,14 @@ class Launching(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            axes = swept_values(config)
             by_slurm = config.hydra.launcher.get("_target_") == LAUNCHER
-            (_prepare if by_slurm else _refuse_ranks)(config, axes)
+            (_prepare if by_slurm else _refuse_ranks)(config)
         except Exception as error:  # Hydra would turn it into a warning
             report_error(error, print_error)
             sys.exit(1)
 
 
-def _refuse_ranks(config: DictConfig, axes: dict[str, int]) -> None:
+def _refuse_ranks(config: DictConfig) -> None:
     """A launcher that runs values in this process can give them no processes of their own."""
     ranks = config.trainer.devices * config.trainer.num_nodes
     if ranks > 1 and not started_from_outside():
@@ -51,14 +49,14 @@ def _refuse_ranks(config: DictConfig, axes: dict[str, int]) -> None:
         )
 
 
-def _prepare(config: DictConfig, axes: dict[str, int]) -> None:
+def _prepare(config: DictConfig) -> None:
     settings = config.hydra.launcher
     if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
         raise HalutError("hydra/launcher=slurm needs submitit: pip install 'halut[slurm]'")
     from halut.training.cluster.submitit_launcher import Launcher
 
     Plugins.instance().class_name_to_class[LAUNCHER] = Launcher  # Hydra knows plugins by this name
-    for key in axes:
+    for key in sweep_keys(config):
         if key in TRAINER_KEYS:
             raise HalutError(
                 f"all jobs of a multirun have the same tasks: give each {key} a command of its own"
@@ -73,7 +71,7 @@ def _prepare(config: DictConfig, axes: dict[str, int]) -> None:
         for key in [key for key in settings if settings[key] is None]:
             del settings[key]
     if dry:
-        print(job_script(settings, math.prod(axes.values())))
+        print(job_script(settings, sweep_size(config)))
         sys.exit(0)
 
 

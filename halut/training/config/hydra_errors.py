@@ -51,6 +51,7 @@ SYNONYMS = {
     "logger": "wandb log_wandb tensorboard",
     "run_dir": "output output_dir out out_dir save_dir logdir log_dir default_root_dir resume"
     " ckpt_path run_name",
+    "results": "store results_dir",
     "run": "bundle run_dir folder path checkpoint",
     "seed": "seed random_seed manual_seed seed_everything",
     "halut": "encoder operator method codec",

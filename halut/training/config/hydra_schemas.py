@@ -21,6 +21,7 @@ from halut.registry import origin_of
 from halut.replace.operator_registry import config_type, operator_names
 from halut.training.config import run_config as schemas
 from halut.training.config.launcher_config import SlurmLauncherConfig
+from halut.training.config.sweeper_config import ListSweeperConfig
 
 
 def conf_dir() -> str:
@@ -46,6 +47,7 @@ def register() -> None:
     for group, node in groups.items():
         store.store(group=f"{group}/schema", name=group, node=node)
     store.store(group="hydra/launcher/schema", name="slurm", node=SlurmLauncherConfig)
+    store.store(group="hydra/sweeper/schema", name="list", node=ListSweeperConfig)
     store.store(group="model/schema", name="model", node=ModelConfig)
     for name in operator_names():
         _store(store, "halut", name, functools.partial(_operator_schema, name))

@@ -349,6 +349,9 @@ class TrainConfig:
         "folder of the run, resumed if it holds one; null: runs/DATE-TIME-HASH. Of a sweep: one "
         "folder in it for each value; null: runs/NAME-HASH",
     )
+    results: str | None = option(
+        None, "folder of the store that the run's figures go to; null: none"
+    )
     sweep: SweepConfig = option(SweepConfig, "how a sweep is shown", needs=needs.in_a_sweep)
 
     def untrained(self) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,16 @@ from halut.option import options_of, without_effect
 from halut.replace.operator_registry import operator_of
 from halut.replace.recalibrate import running_norms
 from halut.sites.plan import Plan
+from halut.training.config.overrides import (
+    combined,
+    given_overrides,
+    listed_overrides,
+    sweep_size,
+    values_of,
+)
 
+LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweep")
+"""How options of launchers and sweepers begin."""
 MAX_CHECKED_RUNS = 100
 """Values of a sweep that are looked at before it begins."""
 
@@ -84,7 +92,7 @@ def refuse_launcher() -> None:
     if not HydraConfig.initialized():
         return
     for line in HydraConfig.get().overrides.hydra:
-        if line.lstrip("+").startswith(("hydra/launcher", "hydra.launcher", "hydra.sweep")):
+        if line.lstrip("+").startswith(LAUNCHING):
             raise HalutError(f"{line} {no_effect('this is one run; it needs a sweep: -m')}")
 
 
@@ -131,34 +139,32 @@ def composed(name: str, overrides: Sequence[str]) -> Any:
         return None
 
 
-def check_sweep(config: DictConfig, overrides: Mapping[str, Override]) -> None:
-    """Raise HalutError for an option of a sweep that has no effect in any of its values.
+def check_sweep(config: DictConfig) -> None:
+    """Raise HalutError for an option of a sweep that has no effect in any value that sets it.
 
     Sweeps of more than MAX_CHECKED_RUNS values are not looked at.
     """
-    choices = [
-        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [str(o.input_line)]
-        for o in overrides.values()
-    ]
-    lines = {key: text(override) for key, override in overrides.items()}
-    reasons: dict[str, str] | None = None
-    values = list(itertools.islice(itertools.product(*choices), MAX_CHECKED_RUNS + 1))
-    if len(values) > MAX_CHECKED_RUNS:
+    if sweep_size(config) > MAX_CHECKED_RUNS:
         return
-    for value in values:
-        settings = composed(str(config.hydra.job.config_name), value)
-        if settings is None:
-            continue
-        try:
-            here = ineffective(settings, [k for k in overrides if not k.startswith("sweep")])
-        except HalutError:  # what is wrong with this value is told when its turn comes
-            continue
-        reasons = here if reasons is None else {k: why for k, why in reasons.items() if k in here}
-        if not reasons:
-            return
-    refuse(lines, reasons or {})
+    lines: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    effective: set[str] = set()
+    for overrides in combined(given_overrides(config), listed_overrides(config)):
+        lines |= {key: text(override) for key, override in overrides.items()}
+        keys = [key for key in overrides if not key.startswith("sweep")]
+        for value in values_of(overrides):
+            settings = composed(str(config.hydra.job.config_name), value)
+            if settings is None:
+                continue
+            try:
+                here = ineffective(settings, keys)
+            except HalutError:  # what is wrong with this value is told when its turn comes
+                continue
+            effective.update(key for key in keys if key not in here)
+            reasons |= here
+            if effective.issuperset(keys):
+                break
+    refuse(lines, {key: why for key, why in reasons.items() if key not in effective})
 
 
 def check_default_operator(config: Any, plan: Plan) -> None:

@@ -1,0 +1,153 @@
+"""Terminal tables of records, one for every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from halut.analysis.run_figures import flat
+from halut.analysis.sweep_results import axes_of, telling
+from halut.results.record import KINDS, Record
+from halut.results.select import fields_of, text_of
+
+FIGURES = {
+    "sensitivity": {
+        "lost": ("lost", "{:.2f}"),
+        "accuracy": ("accuracy", "{:.2f}"),
+        "second_order": ("second order", "{:.2g}"),
+        "normalized_mse": ("layer error", "{:.2g}"),
+        "code_perplexity": ("perplexity", "{:.1f}"),
+        "bytes": ("bytes", "{:,.0f}"),
+        "int8_bytes": ("int8 bytes", "{:,.0f}"),
+        "operations": ("operations", "{:,.0f}"),
+        "bops": ("bit ops", "{:.2g}"),
+    },
+    "cost": {
+        "macs": ("macs", "{:,.0f}"),
+        "encode_compares": ("compares", "{:,.0f}"),
+        "lookups": ("look-ups", "{:,.0f}"),
+        "adds": ("adds", "{:,.0f}"),
+        "operations": ("operations", "{:,.0f}"),
+        "bytes": ("bytes", "{:,.0f}"),
+        "bops": ("bit ops", "{:.2g}"),
+        "weight_bits": ("bits w", "{:.3g}"),
+    },
+    "run": {
+        "test_accuracy": ("test", "{:.2f}"),
+        "lost": ("lost", "{:.2f}"),
+        "exact_accuracy": ("exact", "{:.2f}"),
+        "baseline_accuracy": ("tuned", "{:.2f}"),
+        "int8_accuracy": ("int8", "{:.2f}"),
+        "int4_accuracy": ("int4", "{:.2f}"),
+        "normalized_mse": ("layer error", "{:.2g}"),
+        "bytes": ("bytes", "{:,.0f}"),
+        "operations": ("operations", "{:,.0f}"),
+        "bops": ("bit ops", "{:.2g}"),
+        "seconds": ("s", "{:.0f}"),
+    },
+}
+"""Figures that a table of a kind shows where a record has them: title and format."""
+FIGURES["convergence"] = FIGURES["sensitivity"]
+FIGURES["sweep"] = FIGURES["run"]
+IDENTITY = ("model", "data", "split", "samples", "site", "operator", "calibration", "score", "seed")
+"""Fields that are a column where the records differ in them, and else told above the table."""
+MAX_OPTION_COLUMNS = 5
+OPERATOR = "options.name"
+"""The operator among options: `axes_of` takes it as what decides the rest of its group."""
+
+
+def tables(records: Sequence[Record], limit: int = 0, width: int | None = None) -> list[Table]:
+    """A table of each kind among the records, of at most `limit` lines each (0: all).
+
+    Figures that do not fit `width` columns are left out, the last ones first, and named below.
+    """
+    kinds = [kind for kind in KINDS if any(record.kind == kind for record in records)]
+    return [_fitting([r for r in records if r.kind == kind], limit, width) for kind in kinds]
+
+
+def _fitting(records: list[Record], limit: int, width: int | None) -> Table:
+    figures = [f for f in FIGURES[records[0].kind] if any(f in r.figures for r in records)]
+    shown = figures
+    table = _table(records, shown, figures, limit)
+    while width is not None and len(shown) > 1 and _width(table) > width:
+        shown = shown[:-1]
+        table = _table(records, shown, figures, limit)
+    return table
+
+
+def _width(table: Table) -> int:
+    texts = ([str(column.header), *map(str, column.cells)] for column in table.columns)
+    return sum(max(map(len, each)) + 3 for each in texts) + 1
+
+
+def _table(
+    records: list[Record], shown: Sequence[str], figures: Sequence[str], limit: int
+) -> Table:
+    """The table of records of one kind with the columns `shown` of its `figures`."""
+    rows = [fields_of(record) for record in records]
+    differing = [n for n in IDENTITY if len({text_of(row.get(n)) for row in rows}) > 1]
+    common = [text for n in IDENTITY if n not in differing and (text := _told(rows[0], n))]
+    axes = options_that_differ(records)
+    title = f"{records[0].kind}: {_count(len(records))}; {', '.join(common)}"
+    table = Table(title=Text(title), title_justify="left", caption_justify="left")
+    for name in differing:
+        table.add_column(name, overflow="fold")
+    for column in axes.values():
+        table.add_column(column, overflow="fold")
+    kind = FIGURES[records[0].kind]
+    for name in shown:
+        table.add_column(kind[name][0], justify="right", no_wrap=True)
+    for record, row in list(zip(records, rows, strict=True))[: limit or None]:
+        cells = [Text(text_of(v) if (v := row.get(n)) is not None else "") for n in differing]
+        cells += [Text(text_of(row[n]) if n in row else "") for n in axes]
+        table.add_row(*cells, *(_figure(record, name, kind[name][1]) for name in shown))
+    notes = [f"left out: {', '.join(kind[f][0] for f in figures if f not in shown)}"]
+    notes = notes if len(shown) < len(figures) else []
+    if limit and len(records) > limit:
+        notes.append(f"{len(records) - limit} more; --limit 0 shows all")
+    table.caption = Text("; ".join(notes)) if notes else None
+    return table
+
+
+def options_that_differ(records: Sequence[Record]) -> dict[str, str]:
+    """The options and settings in which records of one kind differ, the most telling of many.
+
+    A column's title by the field's name. What an operator alone decides, as the options that it
+    has and others lack, is left out.
+    """
+    configs = [
+        {
+            OPERATOR: record.operator,
+            **{f"options.{key}": value for key, value in flat(dict(record.options))},
+            **dict(flat(dict(record.settings))),
+        }
+        for record in records
+    ]
+    axes = [axis for axis in axes_of(configs) if axis != OPERATOR]
+    axes = telling(configs, axes) if len(axes) > MAX_OPTION_COLUMNS else axes
+    return {
+        axis if axis.startswith("options.") else f"settings.{axis}": axis.removeprefix("options.")
+        for axis in axes
+    }
+
+
+def _told(row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return ""
+    words = {"samples": "{} samples", "seed": "seed {}", "calibration": "{} calibration images"}
+    return words.get(name, "{}").format(text_of(value))
+
+
+def _count(number: int) -> str:
+    return f"{number} record" if number == 1 else f"{number} records"
+
+
+def _figure(record: Record, name: str, form: str) -> str:
+    value = record.figures.get(name)
+    if value is None:
+        return "not finite" if name in record.not_finite else ""
+    return form.format(value)

@@ -1,0 +1,77 @@
+"""`results=FOLDER`: every run puts its own record into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from halut.replace.swap import state_digest
+from halut.results.store import Store
+from tests.training.smoke_run import COMMON, NARROW, Run
+
+QUICK = (*COMMON, *NARROW, "schedule.epochs=0", "capture.samples=16", "halut=integer")
+LAYER = "policy.only=[stack3.conv2]"
+
+
+def test_a_run_and_the_values_of_a_sweep_land_in_one_store(train: Any, tmp_path: Path) -> None:
+    run, sweep, results = (tmp_path / name for name in ("run", "sweep", "results"))
+    assert train(*QUICK, LAYER, "halut.width=6", f"run_dir={run}").code == 0
+    assert not results.exists()
+
+    # The store is nothing that identifies a run: it is resumed, and its record follows.
+    again = train(*QUICK, LAYER, "halut.width=6", f"run_dir={run}", f"results={results}")
+    assert again.code == 0, again.err
+    assert f"its record is in {results}" in again.out
+    (record,) = Store(results).read().records
+    report = Run(run).report
+    assert (record.kind, record.operator, record.options["width"]) == ("run", "integer", 6)
+    assert record.figures["test_accuracy"] == report["final"]["test_accuracy"]
+    assert record.figures["bytes"] == report["memory"]["after"]["total"]
+    weights = state_digest(load_file(run / "base" / "weights.safetensors"))
+    assert record.network == {
+        "model": "resnet8",
+        "options": report["model"]["options"],
+        "weights": weights[:16],
+    }
+    assert record.data["digest"] == report["data"]["digests"]["test"][:16]
+    assert record.data["samples"] == 8
+    assert record.settings["policy.only"] == ["stack3.conv2"]
+    assert record.settings["schedule.epochs"] == 0
+    assert not any(key.startswith(("results", "run_dir", "sweep")) for key in record.settings)
+    assert record.context["command"] == report["command"]
+
+    swept = ("-m", *QUICK, LAYER, "halut.width=6,8,99", f"run_dir={sweep}", f"results={results}")
+    for _ in range(2):
+        assert train(*swept).code == 1
+        records = Store(results).read()
+        # The value 6 is what the run above measured, which the store has.
+        assert sorted(each.options["width"] for each in records.records) == [6, 8]
+        assert records.problems == []
+
+
+def test_a_store_that_cannot_be_written_is_told_before_anything_runs(
+    train: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = train(*QUICK, f"run_dir={tmp_path / 'run'}", f"results={tmp_path / 'file'}")
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"error: {tmp_path / 'file'}: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_record_that_cannot_be_written_costs_no_run(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(store: Store, record: Any) -> None:
+        raise OSError(28, "No space left on device", str(store.path))
+
+    monkeypatch.setattr(Store, "append", full)
+    run, results = tmp_path / "run", tmp_path / "results"
+    outcome = train(*QUICK, LAYER, f"run_dir={run}", f"results={results}")
+    assert outcome.code == 0
+    assert f"the record of {run} is not in {results}: " in outcome.out
+    assert "No space left on device" in outcome.out
+    assert (run / "report.json").exists()
