@@ -90,6 +90,14 @@ def energy(work: Work, table: EnergyTable, bank: int | None = None) -> dict[str,
     }
 
 
+def in_joules(value: float) -> str:
+    """Three digits with a metric prefix: 4.86 mJ, 250 nJ."""
+    for prefix, factor in (("", 1.0), ("m", 1e-3), ("u", 1e-6), ("n", 1e-9)):
+        if value >= 0.9995 * factor:
+            return f"{value / factor:.3g} {prefix}J"
+    return f"{value / PICO:.3g} pJ"
+
+
 def energy_tables() -> list[str]:
     """Names of the tables that come with halut."""
     return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (len(name), name))

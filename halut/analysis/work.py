@@ -107,7 +107,7 @@ def _tables(layer: LUTLayer, cost: Mapping[str, int], state: int, reuse: int | N
         "adds"
     ]
     table = cost["table_bytes"]
-    reads = (Read(cost["lookups"] * bits / 8, table),)
+    reads: tuple[Read, ...] = (Read(cost["lookups"] * bits / 8, table),)
     encoder = cost["encoder_bytes"]
     if not encoder:  # an earlier site has it, and reads the inputs
         return Work(+operations, reads, state)
