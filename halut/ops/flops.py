@@ -12,9 +12,9 @@ formulas. A look-up is a read of memory and counts nothing; the addition of its 
     carry        2 D M, the exact product's gradient
     integers     2 D M for the exact product of codes; of bit planes for every pair of planes
 
-As torch counts neither compares nor additions by element, neither are scaling, rounding, softmax and
-pooling counted here; nor is an encoder that has no operator of its own. Without its backward a table
-layer counts 2 encode_macs + encode_compares + encode_adds + adds of its cost().
+As torch counts neither compares nor additions by element, neither are scaling, rounding, softmax
+and pooling counted here; nor is an encoder that has no operator of its own. Without its backward a
+table layer counts 2 encode_macs + encode_compares + encode_adds + adds of its cost().
 
 The formulas are registered when torch.utils.flop_counter is imported, before or after this: it
 imports triton, which takes as long as much of torch.

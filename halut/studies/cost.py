@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from halut import bundle
@@ -157,8 +158,19 @@ def planned_of(
     check_default_operator(config, plan)
     check_effect_on_network(config, plan, network)
     plan = with_global_pruning(plan, network, config.seed)
-    settings = dict(each.lstrip("+").split("=", 1) for each in subject if "=" in each)
-    return Planned(network, plan, config.data.name, settings)
+    return Planned(network, plan, config.data.name, _settings(subject))
+
+
+def _settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """Overrides by their keys, values as YAML reads them; those of Hydra's own language as text."""
+    settings: dict[str, Any] = {}
+    for each in overrides:
+        key, _, text = each.lstrip("+").partition("=")
+        try:
+            settings[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            settings[key] = text
+    return settings
 
 
 def _of_file(path: Path) -> Planned:
