@@ -18,7 +18,8 @@ from torch import nn
 
 from halut import bundle
 from halut.analysis.energy import DEFAULT, EnergyTable, energy_tables, load_energies
-from halut.analysis.plan_cost import VariantCost, plan_cost
+from halut.analysis.plan_cost import VariantCost, plan_cost, with_latency
+from halut.analysis.plan_latency import plan_latency
 from halut.data import datasets
 from halut.errors import HalutError
 from halut.io import write_bytes, write_json
@@ -31,7 +32,7 @@ from halut.studies import cost_tables
 from halut.studies.subject import compose, context
 from halut.training.config.run_config import TrainConfig
 from halut.training.config.unused_options import check_default_operator, check_effect_on_network
-from halut.training.logging.progress import log, set_up_logging
+from halut.training.logging.progress import log, progress_bar, set_up_logging
 from halut.training.planning import make_plan
 from halut.training.pretrained import with_pretrained_preprocessing
 from halut.training.run import build_data_of
@@ -43,6 +44,7 @@ needed.
 
   halut cost model=resnet50 policy=conv3x3 halut.C=32
   halut cost model=tiny_vit halut=pq halut.V=8 --energy 7nm --json cost.json
+  halut cost model=resnet50 policy=conv3x3 halut.C=32 --latency --threads 2
   halut cost runs/mine                        a run's plan, or a file: runs/mine/plan.json
 
 Energy is that of operations and of reads from on-chip memories, by the table --energy; DRAM, the
@@ -96,6 +98,14 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         help="bytes of the banks that memories consist of (default: one memory per site)",
     )
+    parser.add_argument(
+        "--latency",
+        action="store_true",
+        help="measure the exact network and the prepared one here, and every replaced layer",
+    )
+    parser.add_argument(
+        "--batch", type=_positive, default=1, help="samples of a measured batch (default 1)"
+    )
     parser.add_argument("--json", type=Path, help="write everything to this file")
     parser.add_argument("--csv", type=Path, help="write a row for every site and variant")
     parser.add_argument(
@@ -117,7 +127,17 @@ def main(arguments: Sequence[str]) -> int:
     costs = plan_cost(
         planned.plan, planned.network, energies, reuse=options.reuse, bank=options.bank
     )
+    if options.latency:
+        with progress_bar("latency", len(planned.plan.replaced)) as progress:
+            times = plan_latency(planned.network, planned.plan, options.batch, progress=progress)
+        costs = with_latency(costs, times)
     cost_tables.show(planned.plan, costs, energies)
+    if options.latency:
+        log.info(
+            "latency: of a batch of %d by %d threads, float32 and prepared, in turns; inputs are "
+            "random, integers are not measured (halut bench has INT8 products)",
+            *(options.batch, times["threads"]),
+        )
     if options.json is not None:
         write_json(options.json, _content(planned, costs, energies, options))
         log.info("figures in %s", options.json)
@@ -212,11 +232,12 @@ def append(
     options: argparse.Namespace,
     seconds: float | None = None,
 ) -> int:
-    """Append a record for every network and site to the store, less those that are there.
+    """Append a record for every network and site to the store, less those that are there already;
+    with latencies, all of them.
 
     Returns how many were added.
     """
-    known = store.keys()
+    known = store.keys() if not options.latency else set()  # what is measured is measured anew
     fresh = [
         record
         for record in records(planned, costs, energies, options, seconds)

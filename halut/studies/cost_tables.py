@@ -50,9 +50,13 @@ def sites_table(costs: Sequence[VariantCost]) -> Table:
     table = Table(title="sites, of one sample: float32 / INT8 / here", title_justify="left")
     by_variant = {cost.variant: cost for cost in costs}
     shown = [by_variant[name] for name in (EXACT, "int8", PLAN)]
-    for column in ("site", "kind", "rows x D x M", "becomes"):
-        table.add_column(column, overflow="fold")
-    for column in ("operations", "bytes", "energy"):
+    names = [each.entry.site.name for each in shown[0].sites]
+    table.add_column("site", overflow="fold", min_width=min(24, max(map(len, names))))
+    table.add_column("kind", overflow="fold")
+    table.add_column("rows x D x M", no_wrap=True)
+    table.add_column("becomes", overflow="fold")
+    timed = any("latency_ms" in each.figures for each in shown[0].sites)
+    for column in ("operations", "bytes", "energy", *(["latency"] if timed else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for exact, integers, planned in zip(*(cost.sites for cost in shown), strict=True):
         site = exact.entry.site
@@ -66,6 +70,7 @@ def sites_table(costs: Sequence[VariantCost]) -> Table:
             _cell((exact, planned) if replaced else (exact,), "operations"),
             _cell(three, "bytes"),
             " / ".join(in_joules(each.figures["energy"] or 0) for each in three),
+            *([_times((exact, planned))] if timed else []),
         )
     return table
 
@@ -75,7 +80,8 @@ def variants_table(plan: Plan, costs: Sequence[VariantCost]) -> Table:
     table = Table(title="the network, of one sample", title_justify="left")
     table.add_column("variant")
     columns = ("bytes", "bits a weight", "an input", "operations", "bit ops", "energy")
-    for column in (*columns, "of it memory", "DRAM once"):
+    timed = any("latency_ms" in cost.figures for cost in costs)
+    for column in (*columns, "of it memory", "DRAM once", *(["latency"] if timed else [])):
         table.add_column(column, justify="right")
     for cost in costs:
         figures = cost.figures
@@ -85,6 +91,7 @@ def variants_table(plan: Plan, costs: Sequence[VariantCost]) -> Table:
             *(f"{figures[key]:.3g}" for key in ("weight_bits", "activation_bits")),
             *(prefixed(figures[key]) for key in ("operations", "bops")),
             *(in_joules(figures[key]) for key in ("energy", "energy_sram", "energy_dram")),
+            *([_milliseconds(figures.get("latency_ms"))] if timed else []),
         )
     return table
 
@@ -137,11 +144,20 @@ def shape_of(site: Site) -> dict[str, Any]:
 
 
 def _row(figures: Mapping[str, float | None], names: Sequence[str]) -> list[float | None]:
-    return [figures[name] for name in names]
+    return [figures.get(name) for name in names]
 
 
 def _cell(sites: Sequence[SiteCost], key: str) -> str:
     return " / ".join(prefixed(each.figures[key] or 0) for each in sites)
+
+
+def _times(sites: Sequence[SiteCost]) -> str:
+    times = [_milliseconds(each.figures.get("latency_ms")) for each in sites]
+    return " / ".join(time for time in times if time)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} ms"
 
 
 def _becomes(site: SiteCost) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+import halut
 from halut.analysis.bit_operations import bit_figures
 from halut.analysis.energy import load_energies
 from halut.analysis.memory import memory_figures
 from halut.analysis.network_cost import exact_cost, operations, replaced_cost
-from halut.analysis.plan_cost import SUMS, VARIANTS, plan_cost
+from halut.analysis.plan_cost import SUMS, VARIANTS, plan_cost, with_latency
+from halut.analysis.plan_latency import plan_latency
+from halut.errors import HalutError
 from halut.replace import swap
 from halut.replace.operator_registry import operator_names
 from halut.replace.policy import Rule, resolve
@@ -177,3 +181,37 @@ def test_energy_follows_its_table_and_memories():
     once = figures_of(plan, network, reuse=1)
     assert once["exact"]["energy_sram"] > 4 * at_45["exact"]["energy_sram"]
     assert once["exact"]["energy_compute"] == at_45["exact"]["energy_compute"]
+
+
+def test_the_public_verb_plans_as_replace_does():
+    network = Network().eval()
+    options = {"keep": ["pointwise"], "rules": [("q", halut.Integer(width=4))], "share": True}
+    costs = halut.plan_cost(network, halut.Tree(K=4), EXAMPLE, energies="7nm", **options)
+    rows = [torch.randn(8, 3, 9, 9)]
+    plan = halut.replace_(copy.deepcopy(network), halut.Tree(K=4), rows, **options)
+    planned_entries = [(s.entry.site, s.entry.operator, s.entry.options) for s in costs[-1].sites]
+    assert planned_entries == [(e.site, e.operator, e.options) for e in plan]
+    assert isinstance(network.grouped, nn.Conv2d)
+    with pytest.raises(HalutError, match="example is missing"):
+        halut.plan_cost(network, halut.Tree())
+
+
+@pytest.mark.parametrize("operator", ["tree", "pq", "integer"])
+def test_latency_is_measured_of_every_replaced_site_and_changes_nothing(operator):
+    network, plan = planned(operator)
+    plan = replace(plan, model={"input_shape": [3, 9, 9]})
+    before, state = swap.digest(network), torch.random.get_rng_state()
+    learned = []
+    times = plan_latency(network, plan, batch=2, progress=learned.append)
+    assert swap.digest(network) == before
+    assert torch.equal(torch.random.get_rng_state(), state)
+    replaced = [entry.site.name for entry in plan.replaced]
+    assert len(learned) == len(replaced)
+    assert list(times["sites"]) == replaced
+    assert times["batch"] == 2
+    costs = {c.variant: c for c in with_latency(plan_cost(plan, network), times)}
+    assert costs["plan"].figures["latency_ms"] == times["ms"]["plan"]
+    assert costs["exact"].figures["latency_ms"] == times["ms"]["exact"]
+    assert "latency_ms" not in costs["int8"].figures
+    timed = [s.entry.site.name for s in costs["plan"].sites if "latency_ms" in s.figures]
+    assert timed == replaced

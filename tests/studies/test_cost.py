@@ -155,6 +155,17 @@ def test_records_are_appended_once(capsys, tmp_path):
     }  # fmt: skip
 
 
+def test_latency_is_measured_where_it_is_asked_for(capsys, tmp_path):
+    options = ("policy.only=[stack1.*]", "halut.C=4", "--latency", "--batch", "2")
+    out = cost(capsys, *options, "--results", tmp_path, "--csv", tmp_path / "cost.csv")
+    assert "latency: of a batch of 2" in out
+    records = Store(tmp_path).read().records
+    timed = {(r.site, r.settings["variant"]) for r in records if "latency_ms" in r.figures}
+    places = (None, "stack1.conv1", "stack1.conv2")
+    assert timed == {(place, variant) for place in places for variant in ("exact", "plan")}
+    assert "latency_ms" in (tmp_path / "cost.csv").read_text().splitlines()[0]
+
+
 def test_global_pruning_is_settled(capsys, tmp_path):
     options = ("halut=prune", "halut.scope=global", "halut.sparsity=0.5", "policy=conv3x3")
     variants = content(capsys, tmp_path, *options)["variants"]
