@@ -52,6 +52,9 @@ class CIFAR10Config(ImageConfig):
     mean: list[float] | None = redefined(ImageConfig, "mean", [0.4914, 0.4822, 0.4465])
     std: list[float] | None = redefined(ImageConfig, "std", [0.2470, 0.2435, 0.2616])
 
+    def expected_shape(self) -> tuple[tuple[int, int, int], int]:
+        return (3, 32, 32), 10
+
 
 @dataclass
 class CIFAR100Config(CIFAR10Config):
@@ -60,6 +63,9 @@ class CIFAR100Config(CIFAR10Config):
     name: str = option("cifar100", "the data set")
     mean: list[float] | None = redefined(ImageConfig, "mean", [0.5071, 0.4865, 0.4409])
     std: list[float] | None = redefined(ImageConfig, "std", [0.2673, 0.2564, 0.2762])
+
+    def expected_shape(self) -> tuple[tuple[int, int, int], int]:
+        return (3, 32, 32), 100
 
 
 @datasets.register("cifar10")

@@ -79,6 +79,10 @@ class DataConfig:
         if self.std is not None and min(self.std, default=1) <= 0:
             raise HalutError(f"data.std must be positive, got {self.std}")
 
+    def expected_shape(self) -> tuple[tuple[int, int, int], int] | None:
+        """(C, H, W) of the inputs and the number of classes, where options alone decide them."""
+        return None
+
     @classmethod
     def of(cls, options: dict[str, Any]) -> DataConfig:
         """The configuration with `options`; HalutError naming the choices for an unknown one."""

@@ -35,6 +35,9 @@ class DigitsConfig(ImageConfig):
     download: bool = option(False, "unused, as root", needs=without_files)
     test_fraction: float = option(0.2, "share of every class that is the test split")
 
+    def expected_shape(self) -> tuple[tuple[int, int, int], int]:
+        return (1, 8, 8), 10
+
     def check(self) -> None:
         super().check()
         if not 0 < self.test_fraction < 1:

@@ -45,6 +45,9 @@ class FashionMNISTConfig(ImageConfig):
 
     name: str = option("fashion_mnist", "the data set")
 
+    def expected_shape(self) -> tuple[tuple[int, int, int], int]:
+        return (1, 28, 28), 10
+
 
 @datasets.register("fashion_mnist")
 class FashionMNIST(DataModule):

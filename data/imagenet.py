@@ -41,6 +41,11 @@ class ImageNetConfig(ImageFilesConfig):
     mixup: float = redefined(ImageFilesConfig, "mixup", 0.8)
     cutmix: float = redefined(ImageFilesConfig, "cutmix", 1.0)
 
+    def expected_shape(self) -> tuple[tuple[int, int, int], int]:
+        """With ImageNet's 1,000 classes, however many folders there are."""
+        size = self.image_size or self.DEFAULTS["image_size"]
+        return (3, size, size), 1000
+
 
 @datasets.register("imagenet")
 class ImageNet(DataModule):

@@ -18,7 +18,7 @@ from halut.data.config import DataConfig
 from halut.data.files import printable
 from halut.data.randomness import Keys, fold, integers, uniforms
 from halut.data.samples import Request, Samples, Split
-from halut.data.speech_files import GROUP, RATE, SPLITS, Noise, Recording
+from halut.data.speech_files import CLIP, GROUP, RATE, SPLITS, Noise, Recording
 from halut.data.splits import balanced_subset
 from halut.errors import HalutError
 from halut.option import every, option, where, while_training
@@ -66,6 +66,11 @@ class SpeechCommandsConfig(DataConfig):
         if not 0 <= self.shift_ms <= 1000:
             raise HalutError(f"data.shift_ms must be within 0..1000, got {self.shift_ms}")
         self.features()
+
+    def expected_shape(self) -> tuple[tuple[int, int, int], int]:
+        features = self.features()
+        frames = 1 + (CLIP - features.window) // features.hop
+        return (1, frames, self.coefficients or self.mels), self.classes
 
     def features(self) -> Features:
         """The feature extraction's part of the options."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         cost,
         load,
         load_into,
+        plan_cost,
         plan_of,
         replace_,
         save,
@@ -104,6 +105,7 @@ __all__ = [
     "load_plugins",
     "nn",
     "param_groups",
+    "plan_cost",
     "plan_of",
     "prepare",
     "recalibrate",
@@ -123,7 +125,8 @@ _HOMES = {
     "find_sites": "halut.sites.find",
     "Plan": "halut.sites.plan",
     **dict.fromkeys(
-        ("attach", "cost", "load", "load_into", "plan_of", "replace_", "save"), "halut.api"
+        ("attach", "cost", "load", "load_into", "plan_cost", "plan_of", "replace_", "save"),
+        "halut.api",
     ),
 }
 """Modules of the public names; those of no entry are configurations."""

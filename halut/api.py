@@ -10,8 +10,9 @@ forward loop: a function that runs the network on whatever its forward takes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from halut import bundle
+from halut.analysis.energy import DEFAULT, load_energies
 from halut.analysis.network_cost import exact_cost, layer_costs, replaced_cost
+from halut.analysis.plan_cost import VariantCost
+from halut.analysis.plan_cost import plan_cost as cost_variants
 from halut.configs import Config
 from halut.errors import HalutError
 from halut.io import write_folder
@@ -69,7 +73,7 @@ def replace_(
             [("layer4.*", halut.PQ()), ("head", "keep")]. Patterns are globs, or regular
             expressions between slashes.
         keep: name patterns of layers that stay exact.
-        only: name patterns that `config` is for; all of them by default.
+        only: name patterns of the layers to replace, whatever `rules` say; all of them by default.
         keep_first, keep_last, keep_depthwise: whether the first, the last and depthwise layers stay
             exact where no rule means them.
         share: layers that read the very same input get one encoder.
@@ -95,6 +99,44 @@ def replace_(
         raise HalutError("calibration is missing: batches, or a function that runs the network")
     if isinstance(calibration, Tensor):
         raise HalutError("calibration is one tensor; batches are a list of them: [x]")
+    if calibrate not in CALIBRATE:
+        raise HalutError(unknown("calibrate", calibrate, CALIBRATE))
+    if not is_loop(calibration) and iter(calibration) is calibration:  # type: ignore[arg-type]
+        calibration = list(calibration)
+    policy = _policy(config, rules, keep, only, keep_first, keep_last, keep_depthwise, share)
+    if policy.wants_attention:
+        expose_attention(network)
+    example = first_call(network, calibration).to(_device(network))
+    plan = _plan(network, example, policy, seed)
+    plan = plan.with_stages({entry.site.name: 0 for entry in plan.replaced})
+    _replace_all(network, plan.replaced, calibration, calibrate, rows, seed, example)
+    return plan
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """The arguments of `replace_` that say which site becomes what, checked."""
+
+    config: Config | None
+    rules: list[Rule]
+    short: dict[str, Any]
+    share: bool
+
+    @property
+    def wants_attention(self) -> bool:
+        return any(rule.kind == KIND for rule in self.rules)
+
+
+def _policy(
+    config: Config | None,
+    rules: Sequence[RuleLike],
+    keep: Sequence[str],
+    only: Sequence[str],
+    keep_first: bool,
+    keep_last: bool,
+    keep_depthwise: bool,
+    share: bool,
+) -> _Policy:
     if config is not None and not isinstance(config, Config):
         raise HalutError(f"config is a configuration such as halut.Tree(C=16), got {config!r}")
     if isinstance(rules, Rule | Mapping | str) or not all(_is_rule(rule) for rule in rules):
@@ -102,41 +144,32 @@ def replace_(
             f"rules are a list of halut.Rule or (name pattern, configuration), got {rules!r}"
         )
     keep, only = ([each] if isinstance(each, str) else each for each in (keep, only))
-    if calibrate not in CALIBRATE:
-        raise HalutError(unknown("calibrate", calibrate, CALIBRATE))
-    if not is_loop(calibration) and iter(calibration) is calibration:  # type: ignore[arg-type]
-        calibration = list(calibration)
-    own = [_rule(rule, config) for rule in rules]
-    wants_attention = any(rule.kind == KIND for rule in own)
-    if wants_attention:
-        expose_attention(network)
-    example = first_call(network, calibration).to(_device(network))
+    short = {
+        **{"keep": keep, "only": only, "keep_first": keep_first, "keep_last": keep_last},
+        "keep_depthwise": keep_depthwise,
+    }
+    return _Policy(config, [_rule(rule, config) for rule in rules], short, share)
+
+
+def _plan(network: nn.Module, example: Call, policy: _Policy, seed: int) -> Plan:
+    """The plan of a policy for a network, which shows its attention if that is wanted."""
+    config = policy.config
     sites, unsupported = _sites(network, example)
-    if wants_attention:
+    if policy.wants_attention:
         unsupported += [Unsupported(name, why) for name, why in unexposed(network).items()]
     if not sites:
         why = "; ".join(f"{u.name or 'the network'}: {u.reason}" for u in unsupported[:8])
         raise HalutError(f"the network has no layer that can be replaced ({why or 'none at all'})")
-    short = simple_rules(
-        sites,
-        keep=keep,
-        only=only,
-        keep_first=keep_first,
-        keep_last=keep_last,
-        keep_depthwise=keep_depthwise,
-    )
-    first = excluding_rules(sites, keep, only)
+    short = simple_rules(sites, **policy.short)
+    first = excluding_rules(sites, policy.short["keep"], policy.short["only"])
     default = short[len(first) :]
     if config is None:
         default = [rule for rule in default if rule.operator == KEEP]
-    ordered = [*first, *own, *(_rule(rule, config) for rule in default)]
+    ordered = [*first, *policy.rules, *(_rule(rule, config) for rule in default)]
     plan = resolve(sites, ordered, KEEP, {}, unsupported)
-    if share:
+    if policy.share:
         plan = with_sharing(plan, same_inputs(network, example))
-    plan = with_global_pruning(plan, network, seed)
-    plan = plan.with_stages({entry.site.name: 0 for entry in plan.replaced})
-    _replace_all(network, plan.replaced, calibration, calibrate, rows, seed, example)
-    return plan
+    return with_global_pruning(plan, network, seed)
 
 
 def _is_rule(rule: Any) -> bool:
@@ -259,6 +292,48 @@ def cost(network: nn.Module, example: Any) -> dict[str, Any]:
     floats += sum(e.site.weights + (e.site.M if e.site.bias else 0) for e in replaced)
     exact["weight_bytes"] = 4 * floats
     return {"exact": exact, "replaced": totals, "layers": dict(layer_costs(network))}
+
+
+def plan_cost(
+    network: nn.Module,
+    config: Config | None = None,
+    example: Any = None,
+    *,
+    rules: Sequence[RuleLike] = (),
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
+    keep_first: bool = True,
+    keep_last: bool = True,
+    keep_depthwise: bool = True,
+    share: bool = False,
+    energies: str | Path = DEFAULT,
+    reuse: int | None = None,
+    bank: int | None = None,
+) -> list[VariantCost]:
+    """What `replace_` of the same arguments would cost for one sample; nothing is learned.
+
+    `example`: as in `cost`. Returns the costs of the variants exact (32-bit floats), int8 and int4
+    (integers at the same sites) and plan, each with its figures and those of its sites: operations,
+    bit operations, bytes, average bits and energy, see halut.analysis.plan_cost. `energies`: 45nm,
+    7nm or a YAML file like those in halut/analysis/energies; `reuse`: rows that a weight serves
+    once it is read; `bank`: bytes of the banks that memories consist of. The network is not
+    changed. Raises HalutError as `replace_` does.
+
+    >>> network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    >>> _ = network.append(nn.Linear(8, 2))
+    >>> import halut
+    >>> *_, ours = halut.plan_cost(network, halut.Tree(K=4), torch.zeros(1, 8))
+    >>> [each.entry.operator for each in ours.sites], ours.figures["lookups"]
+    (['keep', 'tree', 'keep'], 8)
+    """
+    if example is None:
+        raise HalutError("example is missing: a batch, a tuple of arguments, or a halut.Call")
+    policy = _policy(config, rules, keep, only, keep_first, keep_last, keep_depthwise, share)
+    if policy.wants_attention:
+        network = copy.deepcopy(network)
+        expose_attention(network)
+    plan = _plan(network, example_call(network, example).to(_device(network)), policy, 0)
+    return cost_variants(plan, network, load_energies(energies), reuse=reuse, bank=bank)
 
 
 def plan_of(network: nn.Module, model: Mapping[str, Any] | None = None) -> Plan:

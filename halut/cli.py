@@ -1,4 +1,4 @@
-"""The console command `halut`: train, evaluate, sweep, table, results, bench, scaling, env.
+"""The console command `halut`; USAGE lists its verbs.
 
 A verb gets its arguments as they stand, as most have a parser of their own: argparse's subparsers
 refuse `halut train --cfg job` and `-m`, for REMAINDER takes no option in front, and Hydra reads
@@ -28,6 +28,7 @@ verbs:
   sweep      every combination of values, or a list of configurations, into one store
   table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
   results    list, filter and export the records of a store, and import run folders into it
+  cost       operations, bytes and energy of a network and its plan, before anything is learned
   bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
   scaling    what more ranks gain: measured here, and computed for more
   env        versions, devices, plugins, and which kernels are active
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sweep": sweep,
         "table": table,
         "results": results,
+        "cost": cost,
         "bench": bench,
         "scaling": scaling,
         "env": env,
@@ -152,6 +154,14 @@ def results(arguments: list[str]) -> int:
     """`halut results`: the records of a store, and run folders imported into it."""
     from halut.results.main import main as run
 
+    return run(arguments)
+
+
+def cost(arguments: list[str]) -> int:
+    """`halut cost`: what a network and its plan cost, beside float32, INT8 and INT4."""
+    from halut.studies.cost import main as run
+
+    sys.argv = ["halut cost", *arguments]
     return run(arguments)
 
 

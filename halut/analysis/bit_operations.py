@@ -7,10 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from halut.analysis.network_cost import layer_costs
+from halut.analysis.network_cost import exact_site_cost, layer_costs
 from halut.sites.plan import Plan
-
-FLOAT = 32
 
 
 def bit_figures(plan: Plan, network: nn.Module) -> dict[str, float]:
@@ -25,13 +23,12 @@ def bit_figures(plan: Plan, network: nn.Module) -> dict[str, float]:
     weights = weight_bits = inputs = input_bits = bops = 0
     for entry in plan:
         site = entry.site
-        figures = costs.get(site.name, {"macs": site.macs})
-        count = site.inputs
+        figures = {**exact_site_cost(site), **costs.get(site.name, {})}
         weights += site.weights
-        inputs += count
-        weight_bits += figures.get("weight_bits", FLOAT * site.weights)
-        input_bits += figures.get("input_bits", FLOAT * count)
-        bops += figures.get("bops", FLOAT * FLOAT * figures["macs"])
+        inputs += site.inputs
+        weight_bits += figures["weight_bits"]
+        input_bits += figures["input_bits"]
+        bops += figures["bops"]
     return {
         "weight_bits": weight_bits / max(weights, 1),
         "activation_bits": input_bits / max(inputs, 1),

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
+from halut.layers.codec import CodecLayer
+from halut.replace.operator_registry import make_operator
 from halut.replace.swap import replaced_layers
+from halut.sites.find import Site
 from halut.sites.operator import ReplacedLayer
-from halut.sites.plan import Plan
+from halut.sites.plan import Entry, Plan
 
+FLOAT = 32
 ENCODE = ("encode_compares", "encode_macs", "encode_adds")
 KEYS = ("macs", *ENCODE, "lookups", "adds", "weight_bytes", "table_bytes")
 
@@ -57,11 +62,61 @@ def layer_cost(layer: ReplacedLayer, counted: set[int]) -> dict[str, int]:
     figures = layer.cost()
     encoder = getattr(layer, "encoder", None)
     if id(encoder) in counted:
-        figures["bops"] -= figures["encode_bops"]
-        figures.update(dict.fromkeys((*ENCODE, "encode_bops", "encoder_bytes"), 0))
+        figures = without_encoder(figures)
     if encoder is not None:
         counted.add(id(encoder))
     return figures
+
+
+def without_encoder(figures: Mapping[str, int]) -> dict[str, int]:
+    """The cost of a table layer whose input another layer encodes."""
+    own = {**figures, **dict.fromkeys((*ENCODE, "encode_bops", "encoder_bytes"), 0)}
+    own["bops"] = figures["bops"] - figures["encode_bops"]
+    return own
+
+
+def planned_costs(plan: Plan) -> Iterator[tuple[Entry, ReplacedLayer | None, dict[str, int]]]:
+    """Every entry with its operator's layer, empty, and that layer's cost.
+
+    Of a site that is kept: None, and the cost of its exact product in 32-bit floats. A shared
+    encoder costs at the first site that has it. Layers are built one after the other: nothing is
+    learned, and no weight is needed. Where pruning decides what is held, masks are drawn.
+    """
+    encoded: set[str] = set()
+    for entry in plan:
+        layer = planned_layer(entry) if entry.replaced else None
+        if layer is None:
+            yield entry, None, exact_site_cost(entry.site)
+            continue
+        figures = layer.cost()
+        if entry.shares is not None and entry.shares in encoded:
+            figures = without_encoder(figures)
+        encoded |= {entry.shares} - {None}  # type: ignore[arg-type]
+        yield entry, layer, figures
+
+
+@torch.no_grad()
+def planned_layer(entry: Entry) -> ReplacedLayer:
+    """The empty layer of a replaced entry; what is drawn leaves torch's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        layer = make_operator(entry.operator, **entry.options).build(entry.site)
+        assert isinstance(layer, ReplacedLayer)
+        if isinstance(layer, CodecLayer):
+            for codec in layer.factors().values():
+                if getattr(codec, "mask", None) is not None:
+                    codec.calibrate(torch.randn(1, *codec.layout.shape))
+    return layer
+
+
+def exact_site_cost(site: Site) -> dict[str, int]:
+    """The cost of the exact product of 32-bit floats, as `ReplacedLayer.cost` has it."""
+    return {
+        "macs": site.macs,
+        "bops": FLOAT * FLOAT * site.macs,
+        "weight_bits": FLOAT * site.weights,
+        "input_bits": FLOAT * site.inputs,
+        "weight_bytes": FLOAT // 8 * (site.weights + site.M * site.bias),
+    }
 
 
 def operations(cost: Mapping[str, Any]) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
-from halut.replace.operator_registry import make_operator
+from halut.analysis.network_cost import planned_costs
 from halut.sites.find import Site
-from halut.sites.plan import Entry, Plan
+from halut.sites.plan import Plan
 
 FLOAT = 4
 
@@ -42,21 +40,20 @@ def plan_bytes(plan: Plan) -> dict[str, SiteBytes]:
 
     Operators are built one after the other, and dropped.
     """
-    by_site, shared = {}, set()
-    for entry in plan:
-        by_site[entry.site.name] = bytes_of_site(entry.site, _cost(entry), entry.shares in shared)
-        shared |= {entry.shares} - {None}
-    return by_site
+    return {
+        entry.site.name: bytes_of_site(entry.site, cost if entry.replaced else None)
+        for entry, _, cost in planned_costs(plan)
+    }
 
 
-def bytes_of_site(site: Site, cost: Mapping[str, int] | None, shares: bool = False) -> SiteBytes:
-    """Bytes by the operator's cost (None: the site is kept), less an encoder it shares."""
+def bytes_of_site(site: Site, cost: Mapping[str, int] | None) -> SiteBytes:
+    """Bytes by the operator's cost (None: the site is kept)."""
     exact = FLOAT * (site.weights + site.M * site.bias)
     if cost is None:
         return SiteBytes(exact, exact, site.weights)
     tables = cost.get("table_bytes", 0)
-    encoder = 0 if shares else cost.get("encoder_bytes", 0)
-    return SiteBytes(exact, cost["weight_bytes"] + tables + encoder, site.weights, tables)
+    planned = cost["weight_bytes"] + tables + cost.get("encoder_bytes", 0)
+    return SiteBytes(exact, planned, site.weights, tables)
 
 
 def warning_lines(plan: Plan, by_site: Mapping[str, SiteBytes]) -> list[str]:
@@ -84,12 +81,3 @@ def bytes_words(site: SiteBytes, replaced: bool = True) -> str:
     if site.grows or site.exceeds_int8:
         words += " !!" if site.grows else " !"
     return f"{words} {site.tables / site.int8:.3g}x INT8" if site.exceeds_int8 else words
-
-
-def _cost(entry: Entry) -> Mapping[str, int] | None:
-    if not entry.replaced:
-        return None
-    with torch.random.fork_rng(devices=[]):  # an operator may draw what it starts from
-        layer = make_operator(entry.operator, **entry.options).build(entry.site)
-    cost: Mapping[str, int] = layer.cost()  # type: ignore[operator]
-    return cost

@@ -73,6 +73,8 @@ class Codec(nn.Module):
     """Bits of one scale as inference holds it."""
     binary: ClassVar[bool] = False
     """True if `planes` tells of bit planes."""
+    arithmetic: ClassVar[str] = "int"
+    """What multiplies values on hardware that has them: "int", "fp", or "log", which adds."""
 
     def __init__(self, layout: Layout, options: Any = None) -> None:
         super().__init__()
@@ -102,6 +104,11 @@ class Codec(nn.Module):
     def width(self) -> int:
         """Bits of a code."""
         raise NotImplementedError
+
+    @property
+    def number(self) -> str:
+        """`arithmetic`, of a codec made of others that of the one whose codes they are."""
+        return self.arithmetic
 
     def scales(self, x: Tensor, keep_mask: Tensor | None = None) -> Tensor | None:
         """The scales of values x, broadcasting against them: computed or calibrated.

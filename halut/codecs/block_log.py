@@ -15,6 +15,7 @@ class BlockLogCodec(SharedExponentCodec):
     """log elements, the highest of them the power of two nearest to the block's maximum."""
 
     Config = BlockLog
+    arithmetic = "log"
 
     @property
     def width(self) -> int:

@@ -17,6 +17,7 @@ class BlockMinifloatCodec(SharedExponentCodec):
     """minifloat_ieee elements, their bias the highest at which the block's maximum is in range."""
 
     Config = BlockMinifloat
+    arithmetic = "fp"
 
     @property
     def width(self) -> int:

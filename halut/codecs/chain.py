@@ -79,6 +79,10 @@ class ChainCodec(Codec):
         return self.format.width
 
     @property
+    def number(self) -> str:
+        return self.format.number
+
+    @property
     def mask(self) -> Tensor | None:
         """Where all selectors keep values; None: there is none."""
         masks: list[Tensor] = [selector.mask for selector in self.selectors]  # type: ignore[misc]

@@ -44,6 +44,7 @@ class LogCodec(SharedExponentCodec):
     """
 
     Config = Log
+    arithmetic = "log"
 
     @property
     def width(self) -> int:

@@ -50,6 +50,7 @@ class MinifloatIeeeCodec(SharedExponentCodec):
     """
 
     Config = MinifloatIEEE
+    arithmetic = "fp"
 
     @property
     def width(self) -> int:

@@ -25,6 +25,7 @@ class PruneCodec(Codec):
     """
 
     Config = Prune
+    arithmetic = "fp"
     shared = ("weight",)
     selects = True
     mask: Tensor

@@ -1,6 +1,6 @@
 """Look-up products, encoders and gathers as torch.library operators of the namespace `halut`."""
 
-from halut.ops import cpu, cuda
+from halut.ops import cpu, cuda, flops
 from halut.ops.core.dispatch import forced, implementation, implementations
 from halut.ops.geometry import ConvGeometry
 from halut.ops.integer.bit_planes import bit_planes
@@ -53,3 +53,4 @@ __all__ = [
 
 cpu.register()
 cuda.register()
+flops.register()

@@ -1,0 +1,175 @@
+"""How `halut cost` shows a cost: tables on the terminal, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from halut.analysis.energy import EnergyTable, in_joules
+from halut.analysis.plan_cost import EXACT, PLAN, SiteCost, VariantCost
+from halut.analysis.variants import prefixed
+from halut.replace.operator_registry import make_operator
+from halut.sites.find import Site
+from halut.sites.plan import Plan
+from halut.training.logging.progress import console
+
+NAMES = {EXACT: "float32", "int8": "INT8", "int4": "INT4"}
+COUNTS = {
+    "macs": "multiply-adds",
+    "encode_compares": "compares of encoders",
+    "encode_macs": "multiply-adds of encoders",
+    "encode_adds": "adds of encoders",
+    "lookups": "look-ups with their adds",
+    "table_bytes": "bytes of tables",
+    "encoder_bytes": "bytes of thresholds or prototypes",
+    "weight_bytes": "bytes of weights, biases and scales of sites",
+    "code_bytes": "bytes of codes",
+}
+
+
+def show(plan: Plan, costs: Sequence[VariantCost], energies: EnergyTable) -> None:
+    """Print the tables of the sites and of the variants, and what the plan's figures consist of."""
+    console.print(sites_table(costs))
+    for name, reason in plan.unsupported.items():
+        console.print(f"not counted: {name or 'the network'}: {reason}", highlight=False)
+    console.print(variants_table(plan, costs))
+    for cost in costs:
+        if cost.variant == PLAN:
+            parts = [f"{cost.figures[k]:,.0f} {w}" for k, w in COUNTS.items() if cost.figures[k]]
+            console.print(f"the plan: {', '.join(parts)}", highlight=False, markup=False)
+    console.print(f"energies: {energies.name}, {energies.source}", highlight=False, markup=False)
+
+
+def sites_table(costs: Sequence[VariantCost]) -> Table:
+    """A row for every site: what it becomes; operations, bytes and energy, of a replaced one as
+    float32, INT8 and here (integers take as many operations as floats)."""
+    table = Table(title="sites, of one sample: float32 / INT8 / here", title_justify="left")
+    by_variant = {cost.variant: cost for cost in costs}
+    shown = [by_variant[name] for name in (EXACT, "int8", PLAN)]
+    names = [each.entry.site.name for each in shown[0].sites]
+    table.add_column("site", overflow="fold", min_width=min(24, max(map(len, names))))
+    table.add_column("kind", overflow="fold")
+    table.add_column("rows x D x M", no_wrap=True)
+    table.add_column("becomes", overflow="fold")
+    timed = any("latency_ms" in each.figures for each in shown[0].sites)
+    for column in ("operations", "bytes", "energy", *(["latency"] if timed else [])):
+        table.add_column(column, justify="right", no_wrap=True)
+    for exact, integers, planned in zip(*(cost.sites for cost in shown), strict=True):
+        site = exact.entry.site
+        replaced = planned.entry.replaced
+        three = (exact, integers, planned) if replaced else (exact,)
+        table.add_row(
+            site.name,
+            site.describe(),
+            f"{site.rows} x {site.D} x {site.M}",
+            _becomes(planned),
+            _cell((exact, planned) if replaced else (exact,), "operations"),
+            _cell(three, "bytes"),
+            " / ".join(in_joules(each.figures["energy"] or 0) for each in three),
+            *([_times((exact, planned))] if timed else []),
+        )
+    return table
+
+
+def variants_table(plan: Plan, costs: Sequence[VariantCost]) -> Table:
+    """A row for every variant of the whole network."""
+    table = Table(title="the network, of one sample", title_justify="left")
+    table.add_column("variant")
+    columns = ("bytes", "bits a weight", "an input", "operations", "bit ops", "energy")
+    timed = any("latency_ms" in cost.figures for cost in costs)
+    for column in (*columns, "of it memory", "DRAM once", *(["latency"] if timed else [])):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        figures = cost.figures
+        table.add_row(
+            NAMES.get(cost.variant, _operators(plan)),
+            f"{figures['bytes']:,}",
+            *(f"{figures[key]:.3g}" for key in ("weight_bits", "activation_bits")),
+            *(prefixed(figures[key]) for key in ("operations", "bops")),
+            *(in_joules(figures[key]) for key in ("energy", "energy_sram", "energy_dram")),
+            *([_milliseconds(figures.get("latency_ms"))] if timed else []),
+        )
+    return table
+
+
+def content_of(cost: VariantCost) -> dict[str, Any]:
+    """A variant as plain JSON types."""
+    return {
+        "variant": cost.variant,
+        "figures": dict(cost.figures),
+        "sites": [
+            {
+                "site": each.entry.site.name,
+                **shape_of(each.entry.site),
+                "operator": each.entry.operator,
+                "options": each.entry.options,
+                "shares": each.entry.shares,
+                "reason": each.entry.reason,
+                "figures": dict(each.figures),
+            }
+            for each in cost.sites
+        ],
+    }
+
+
+def csv_of(costs: Sequence[VariantCost]) -> str:
+    """A row for every site and variant, and one without a site for every network."""
+    figures = list(costs[0].figures)
+    shape = ("kind", "rows", "D", "M", "groups")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("variant", "site", *shape, "operator", *figures))
+    for cost in costs:
+        writer.writerow((cost.variant, "", *[""] * len(shape), "", *_row(cost.figures, figures)))
+        for each in cost.sites:
+            sizes = shape_of(each.entry.site)
+            row = (cost.variant, each.entry.site.name, *(sizes[key] for key in shape))
+            writer.writerow((*row, each.entry.operator, *_row(each.figures, figures)))
+    return text.getvalue()
+
+
+def shape_of(site: Site) -> dict[str, Any]:
+    """kind in a word or two, rows of a sample, inputs D, outputs M and groups."""
+    return {
+        "kind": site.describe(),
+        "rows": site.rows,
+        "D": site.D,
+        "M": site.M,
+        "groups": site.groups,
+    }
+
+
+def _row(figures: Mapping[str, float | None], names: Sequence[str]) -> list[float | None]:
+    return [figures.get(name) for name in names]
+
+
+def _cell(sites: Sequence[SiteCost], key: str) -> str:
+    return " / ".join(prefixed(each.figures[key] or 0) for each in sites)
+
+
+def _times(sites: Sequence[SiteCost]) -> str:
+    times = [_milliseconds(each.figures.get("latency_ms")) for each in sites]
+    return " / ".join(time for time in times if time)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} ms"
+
+
+def _becomes(site: SiteCost) -> str:
+    entry = site.entry
+    if not entry.replaced:
+        return f"stays: {entry.reason}" if entry.reason else "stays"
+    summary = make_operator(entry.operator, **entry.options).summary(entry.site)
+    if entry.shares is not None:
+        summary["shares"] = entry.shares
+    return " ".join([entry.operator, *(f"{key}={value}" for key, value in summary.items())])
+
+
+def _operators(plan: Plan) -> str:
+    names = dict.fromkeys(entry.operator for entry in plan.replaced)
+    return f"here ({', '.join(names)})"
