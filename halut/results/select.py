@@ -131,7 +131,8 @@ def names_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _places(name: str) -> tuple[str, ...]:
-    return name, *(f"{group}.{name}" for group in SHORT)
+    option = name.removeprefix("halut.")  # as a command line has it
+    return name, *(f"{group}.{name}" for group in SHORT), f"options.{option}"
 
 
 def _short(name: str) -> str:

@@ -18,6 +18,7 @@ CONV1, STACK1, STACK2, FC = RECORDS
         ("C=16", [CONV1, STACK1]),
         ("C=8,16", [CONV1, STACK1, STACK2]),
         ("options.C=8", [STACK2]),
+        ("halut.C=8", [STACK2]),
         ("C != 16", [STACK2, FC]),
         ("C=null", [FC]),
         ("lost<1.5", [STACK1]),
