@@ -128,19 +128,19 @@ def parse(line: str | bytes) -> Record:
 
 def migrated(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """A record as this version's schema has it, and the schema that it was written in."""
-    written = content.get("schema")
-    if not isinstance(written, int) or isinstance(written, bool):
-        raise HalutError(f"a damaged record: its schema is {written!r}")
-    if written > SCHEMA:
-        raise HalutError(f"schema {written}, of a newer version of halut; this one reads {SCHEMA}")
-    for schema in range(written, SCHEMA):
+    source = content.get("schema")
+    if not isinstance(source, int) or isinstance(source, bool):
+        raise HalutError(f"a damaged record: its schema is {source!r}")
+    if source > SCHEMA:
+        raise HalutError(f"schema {source}, of a newer version of halut; this one reads {SCHEMA}")
+    for schema in range(source, SCHEMA):
         if schema not in MIGRATIONS:
-            raise HalutError(f"schema {written}, which nothing brings to schema {SCHEMA}")
+            raise HalutError(f"schema {source}, which nothing brings to schema {SCHEMA}")
         try:
             content = MIGRATIONS[schema](content)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise HalutError(f"a damaged record of schema {written}: {error!r}") from error
-    return content, written
+            raise HalutError(f"a damaged record of schema {source}: {error!r}") from error
+    return content, source
 
 
 def _check_types(content: Mapping[str, Any]) -> None:
