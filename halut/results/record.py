@@ -98,6 +98,9 @@ IDENTITY = (
 
 MAPPINGS = ("network", "data", "figures", "options", "settings", "detail", "context")
 
+PLAIN = (str, int, bool, type(None))
+"""Types of values that JSON has as they are."""
+
 
 def parse(line: str | bytes) -> Record:
     """The record of a line.
@@ -166,7 +169,10 @@ def _check_types(content: Mapping[str, Any]) -> None:
 def _plain(value: Any, path: str) -> Any:
     """A value as JSON has it."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each, f"{path}.{key}") for key, each in value.items()}
+        return {
+            str(key): each if type(each) in PLAIN else _plain(each, f"{path}.{key}")
+            for key, each in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_plain(each, path) for each in value]
     if isinstance(value, float):
