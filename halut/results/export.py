@@ -49,4 +49,4 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 def _cell(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
-    return json.dumps(value)
+    return repr(value) if type(value) in (int, float) else json.dumps(value)

@@ -21,7 +21,8 @@ from halut.results.table import tables
 
 STORE = Path("results")
 LIMIT = 100
-SELECTIONS = ("model", "data", "site", "operator")
+SELECTIONS = {"model": "models", "data": "data sets", "site": "sites", "operator": "operators"}
+"""Fields that have a flag of their own, and what they name."""
 EXAMPLES = """\
 examples:
   halut results                                       every record of the store results/
@@ -72,8 +73,9 @@ def parser() -> argparse.ArgumentParser:
     text = "folder of the store (default: results)"
     parser.add_argument("store", type=Path, nargs="?", default=STORE, metavar="STORE", help=text)
     parser.add_argument("--kind", help=f"records of a kind: {', '.join(KINDS)}")
-    for name in SELECTIONS:
-        parser.add_argument(f"--{name}", help=f"records of a {name}; several by commas, * and ?")
+    for name, noun in SELECTIONS.items():
+        text = f"records of these {noun}, by commas, * and ?"
+        parser.add_argument(f"--{name}", metavar="NAME", help=text)
     text = "conditions, such as C=16, 'lost<1', schedule.order=inner_first"
     parser.add_argument(
         "--where", nargs="+", action="extend", default=[], metavar="NAME=V", help=text

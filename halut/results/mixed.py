@@ -28,17 +28,19 @@ def data_of(records: Iterable[Record]) -> list[str]:
 
 
 def mixed(records: Sequence[Record]) -> list[str]:
-    """A line each if the records are of several networks, or of several data sets.
+    """A line each if the records of a kind are of several networks, or of several data sets.
 
     Accuracy and errors of one network, or of one sample of the data, say nothing of another's.
     """
     lines = []
-    for noun, names, hint in (
-        ("networks", networks_of(records), "--model, or --where weights=...,"),
-        ("data sets", data_of(records), "--data, or --where data.digest=... samples=...,"),
-    ):
-        if len(names) > 1:
-            named = "; ".join(names[:MAX_NAMED])
-            more = f"; and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-            lines.append(f"mixed: {len(names)} {noun}: {named}{more}. {hint} selects")
+    for kind in dict.fromkeys(record.kind for record in records):
+        alike = [record for record in records if record.kind == kind]
+        for noun, names, hint in (
+            ("networks", networks_of(alike), "--model, or --where weights=...,"),
+            ("data sets", data_of(alike), "--data, or --where data.digest=... samples=...,"),
+        ):
+            if len(names) > 1:
+                text = "; ".join(names[:MAX_NAMED])
+                more = f"; and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+                lines.append(f"mixed: {kind}: {len(names)} {noun}: {text}{more}. {hint} selects")
     return lines

@@ -98,6 +98,9 @@ IDENTITY = (
 
 MAPPINGS = ("network", "data", "figures", "options", "settings", "detail", "context")
 
+PLAIN = (str, int, bool, type(None))
+"""Types of values that JSON has as they are."""
+
 
 def parse(line: str | bytes) -> Record:
     """The record of a line.
@@ -128,19 +131,19 @@ def parse(line: str | bytes) -> Record:
 
 def migrated(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """A record as this version's schema has it, and the schema that it was written in."""
-    written = content.get("schema")
-    if not isinstance(written, int) or isinstance(written, bool):
-        raise HalutError(f"a damaged record: its schema is {written!r}")
-    if written > SCHEMA:
-        raise HalutError(f"schema {written}, of a newer version of halut; this one reads {SCHEMA}")
-    for schema in range(written, SCHEMA):
+    source = content.get("schema")
+    if not isinstance(source, int) or isinstance(source, bool):
+        raise HalutError(f"a damaged record: its schema is {source!r}")
+    if source > SCHEMA:
+        raise HalutError(f"schema {source}, of a newer version of halut; this one reads {SCHEMA}")
+    for schema in range(source, SCHEMA):
         if schema not in MIGRATIONS:
-            raise HalutError(f"schema {written}, which nothing brings to schema {SCHEMA}")
+            raise HalutError(f"schema {source}, which nothing brings to schema {SCHEMA}")
         try:
             content = MIGRATIONS[schema](content)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise HalutError(f"a damaged record of schema {written}: {error!r}") from error
-    return content, written
+            raise HalutError(f"a damaged record of schema {source}: {error!r}") from error
+    return content, source
 
 
 def _check_types(content: Mapping[str, Any]) -> None:
@@ -166,7 +169,10 @@ def _check_types(content: Mapping[str, Any]) -> None:
 def _plain(value: Any, path: str) -> Any:
     """A value as JSON has it."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each, f"{path}.{key}") for key, each in value.items()}
+        return {
+            str(key): each if type(each) in PLAIN else _plain(each, f"{path}.{key}")
+            for key, each in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_plain(each, path) for each in value]
     if isinstance(value, float):

@@ -59,7 +59,7 @@ def record_of_run(run: RunRecord) -> Record:
     report = read_json(path, {"model": dict, "data": dict})
     with reading(path):
         model, data = report["model"], report["data"]
-        evaluated = _mapping(data.get("evaluated")) or _mapping(data.get("samples"))
+        samples = _mapping(data.get("evaluated")) or _mapping(data.get("samples"))
         digest = _mapping(data.get("digests")).get("test")
         operators = {site["operator"] for site in report.get("sites", []) if "operator" in site}
         environment = _mapping(report.get("environment"))
@@ -82,7 +82,7 @@ def record_of_run(run: RunRecord) -> Record:
             {
                 "name": data.get("name"),
                 "split": "test",
-                "samples": evaluated.get("test"),
+                "samples": samples.get("test"),
                 "digest": digest[:DIGEST_LENGTH] if digest else None,
             },
             {key: value for key in FIGURES if (value := run.figures.get(key)) is not None},

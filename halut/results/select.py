@@ -104,9 +104,9 @@ def sort_by(records: Iterable[Record], name: str, reverse: bool = False) -> list
     rows = [(record, fields_of(record)) for record in records]
     check_name([fields for _, fields in rows], name)
     values = [(value_of(fields, name), record) for record, fields in rows]
-    known = [(value, record) for value, record in values if value is not None]
-    known.sort(key=lambda pair: _order(pair[0]), reverse=reverse)
-    return [record for _, record in known] + [record for value, record in values if value is None]
+    pairs = [(value, record) for value, record in values if value is not None]
+    pairs.sort(key=lambda pair: _order(pair[0]), reverse=reverse)
+    return [record for _, record in pairs] + [record for value, record in values if value is None]
 
 
 def check_name(rows: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -131,7 +131,8 @@ def names_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _places(name: str) -> tuple[str, ...]:
-    return name, *(f"{group}.{name}" for group in SHORT)
+    option = name.removeprefix("halut.")  # as a command line has it
+    return name, *(f"{group}.{name}" for group in SHORT), f"options.{option}"
 
 
 def _short(name: str) -> str:
@@ -146,10 +147,10 @@ def _equal_to(text: str) -> Callable[[Any], bool]:
         if text.startswith(("[", "{"))
         else [part.strip() for part in text.split(",")]
     )
-    wanted = [(_scalar(part), part) for part in parts]
+    choices = [(_scalar(part), part) for part in parts]
 
     def equal(value: Any) -> bool:
-        for scalar, part in wanted:
+        for scalar, part in choices:
             if isinstance(value, str):
                 if fnmatchcase(value, part):
                     return True

@@ -66,9 +66,9 @@ class Store:
         with naming(file):
             self.path.mkdir(parents=True, exist_ok=True)
             with file.open("ab", buffering=0) as stream:
-                written = stream.write(line)
-                while written < len(line):
-                    written += stream.write(line[written:])
+                count = stream.write(line)
+                while count < len(line):
+                    count += stream.write(line[count:])
                 os.fsync(stream.fileno())
         self._file = file
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,7 +11,7 @@ from rich.text import Text
 from halut.analysis.run_figures import flat
 from halut.analysis.sweep_results import axes_of, telling
 from halut.results.record import KINDS, Record
-from halut.results.select import fields_of, text_of
+from halut.results.select import Row, fields_of, text_of
 
 FIGURES = {
     "sensitivity": {
@@ -69,12 +69,24 @@ def tables(records: Sequence[Record], limit: int = 0, width: int | None = None) 
 
 
 def _fitting(records: list[Record], limit: int, width: int | None) -> Table:
+    rows = [fields_of(record) for record in records]
+    identity = [n for n in IDENTITY if len({text_of(row.get(n)) for row in rows}) > 1]
+    common = [text for n in IDENTITY if n not in identity and (text := _told(rows[0], n))]
+    title = f"{records[0].kind}: {_count(len(records))}; {', '.join(common)}"
+    names = {**{name: name for name in identity}, **options_that_differ(records)}
     figures = [f for f in FIGURES[records[0].kind] if any(f in r.figures for r in records)]
-    shown = figures
-    table = _table(records, shown, figures, limit)
-    while width is not None and len(shown) > 1 and _width(table) > width:
-        shown = shown[:-1]
-        table = _table(records, shown, figures, limit)
+    lines = list(zip(records, rows, strict=True))[: limit or None]
+    more = f"{len(records) - len(lines)} more; --limit 0 shows all"
+    notes = [more] if len(lines) < len(records) else []
+    columns = figures
+    table = _table(title, lines, names, columns)
+    while width is not None and len(columns) > 1 and _width(table) > width:
+        columns = columns[:-1]
+        table = _table(title, lines, names, columns)
+    if len(columns) < len(figures):
+        titles = (FIGURES[records[0].kind][name][0] for name in figures[len(columns) :])
+        notes.insert(0, f"left out: {', '.join(titles)}")
+    table.caption = Text("; ".join(notes)) if notes else None
     return table
 
 
@@ -84,32 +96,25 @@ def _width(table: Table) -> int:
 
 
 def _table(
-    records: list[Record], shown: Sequence[str], figures: Sequence[str], limit: int
+    title: str, lines: Sequence[Row], names: Mapping[str, str], columns: Sequence[str]
 ) -> Table:
-    """The table of records of one kind with the columns `shown` of its `figures`."""
-    rows = [fields_of(record) for record in records]
-    differing = [n for n in IDENTITY if len({text_of(row.get(n)) for row in rows}) > 1]
-    common = [text for n in IDENTITY if n not in differing and (text := _told(rows[0], n))]
-    axes = options_that_differ(records)
-    title = f"{records[0].kind}: {_count(len(records))}; {', '.join(common)}"
+    """A table of records of one kind: fields by name, with their titles, and figures."""
+    figures = FIGURES[lines[0][0].kind]
     table = Table(title=Text(title), title_justify="left", caption_justify="left")
-    for name in differing:
-        table.add_column(name, overflow="fold")
-    for column in axes.values():
+    for column in names.values():
         table.add_column(column, overflow="fold")
-    kind = FIGURES[records[0].kind]
-    for name in shown:
-        table.add_column(kind[name][0], justify="right", no_wrap=True)
-    for record, row in list(zip(records, rows, strict=True))[: limit or None]:
-        cells = [Text(text_of(v) if (v := row.get(n)) is not None else "") for n in differing]
-        cells += [Text(text_of(row[n]) if n in row else "") for n in axes]
-        table.add_row(*cells, *(_figure(record, name, kind[name][1]) for name in shown))
-    notes = [f"left out: {', '.join(kind[f][0] for f in figures if f not in shown)}"]
-    notes = notes if len(shown) < len(figures) else []
-    if limit and len(records) > limit:
-        notes.append(f"{len(records) - limit} more; --limit 0 shows all")
-    table.caption = Text("; ".join(notes)) if notes else None
+    for name in columns:
+        table.add_column(figures[name][0], justify="right", no_wrap=True)
+    for record, row in lines:
+        cells = [_cell(row, name) for name in names]
+        table.add_row(*cells, *(_figure(record, name, figures[name][1]) for name in columns))
     return table
+
+
+def _cell(row: Mapping[str, Any], name: str) -> Text:
+    """A field; a setting that is null is told, and nothing where a record has no such field."""
+    value = row.get(name)
+    return Text("" if value is None and (name in IDENTITY or name not in row) else text_of(value))
 
 
 def options_that_differ(records: Sequence[Record]) -> dict[str, str]:

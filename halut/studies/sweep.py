@@ -84,8 +84,8 @@ def command(
     >>> command(["halut.C=4,8"], training=False)[-1]
     'results=results'
     """
-    if given := [each for each in overrides if each.lstrip("+").startswith("results=")]:
-        raise HalutError(f"{given[0]}: the store of a sweep is given as --results FOLDER")
+    if stores := [each for each in overrides if each.lstrip("+").startswith("results=")]:
+        raise HalutError(f"{stores[0]}: the store of a sweep is given as --results FOLDER")
     words = ["-m", *overrides]
     if configurations is not None:
         entries = read_list(configurations)

@@ -78,7 +78,7 @@ def test_results_of_another_network_are_told(store, capsys):
     other = {"model": "ds_cnn", "options": {}, "weights": "bbbb"}
     Store(store).append(sensitivity("fc", 1.0, network=other))
     assert main(["results"]) == 0
-    assert "mixed: 2 networks: " in capsys.readouterr().out
+    assert "mixed: sensitivity: 2 networks: " in capsys.readouterr().out
     assert main(["results", "--model", "ds_cnn"]) == 0
     assert "mixed" not in capsys.readouterr().out
 

@@ -18,6 +18,7 @@ CONV1, STACK1, STACK2, FC = RECORDS
         ("C=16", [CONV1, STACK1]),
         ("C=8,16", [CONV1, STACK1, STACK2]),
         ("options.C=8", [STACK2]),
+        ("halut.C=8", [STACK2]),
         ("C != 16", [STACK2, FC]),
         ("C=null", [FC]),
         ("lost<1.5", [STACK1]),
@@ -76,6 +77,9 @@ def test_other_networks_and_other_data_are_named():
     assert mixed(RECORDS) == []
     other = sensitivity("fc", 1.0, network={"model": "resnet8", "options": {}, "weights": "bbbb"})
     fewer = sensitivity("fc", 1.0, data={**CONV1.data, "samples": 100})
+    run = sensitivity("fc", 1.0, kind="run", data={**CONV1.data, "split": "test"})
+    assert mixed([*RECORDS, run]) == []
     network, data = mixed([*RECORDS, other, fewer])
+    assert network.startswith("mixed: sensitivity: 2 networks: ")
     assert "2 networks: resnet8 (weights aaaa); resnet8 (weights bbbb)" in network
     assert "digits val, 270 samples (dddd); digits val, 100 samples (dddd)" in data

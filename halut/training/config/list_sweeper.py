@@ -37,12 +37,12 @@ class ListSweeper(BasicSweeper):
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         """Overrides of every value, in batches of at most `max_batch_size` (None: one batch)."""
-        given = {each.get_key_element().lstrip("+~"): each for each in overrides}
-        values = [value for each in combined(given, self.entries) for value in values_of(each)]
+        common = {each.get_key_element().lstrip("+~"): each for each in overrides}
+        values = [value for each in combined(common, self.entries) for value in values_of(each)]
         return [list(batch) for batch in self.split_overrides_to_chunks(values, max_batch_size)]
 
 
 def register() -> None:
     """Let Hydra find the class: it knows plugins by their names alone."""
-    known: dict[str, Any] = Plugins.instance().class_name_to_class
-    known[SWEEPER] = ListSweeper
+    classes: dict[str, Any] = Plugins.instance().class_name_to_class
+    classes[SWEEPER] = ListSweeper

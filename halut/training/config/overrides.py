@@ -30,9 +30,9 @@ def listed_overrides(config: DictConfig) -> list[Overrides] | None:
     return [parsed_overrides(entry) for entry in read_list(config.hydra.sweeper.file)]
 
 
-def combined(given: Overrides, listed: list[Overrides] | None) -> list[Overrides]:
-    """The given overrides with those of each listed configuration, which win, laid over them."""
-    return [given] if listed is None else [{**given, **entry} for entry in listed]
+def combined(common: Overrides, entries: list[Overrides] | None) -> list[Overrides]:
+    """The common overrides with those of each listed configuration, which win, laid over them."""
+    return [common] if entries is None else [{**common, **entry} for entry in entries]
 
 
 def values_of(overrides: Overrides) -> Iterator[list[str]]:
@@ -48,9 +48,9 @@ def values_of(overrides: Overrides) -> Iterator[list[str]]:
 
 def sweep_keys(config: DictConfig) -> list[str]:
     """Every key in which the values of a multirun can differ."""
-    given, listed = given_overrides(config), listed_overrides(config)
-    swept = {key: None for key, each in given.items() if each.is_sweep_override()}
-    return list(swept | {key: None for entry in listed or () for key in entry})
+    keys = [key for key, o in given_overrides(config).items() if o.is_sweep_override()]
+    entries = listed_overrides(config) or []
+    return list(dict.fromkeys([*keys, *(key for entry in entries for key in entry)]))
 
 
 def sweep_size(config: DictConfig) -> int:
