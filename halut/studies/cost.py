@@ -22,7 +22,7 @@ from halut.analysis.plan_cost import VariantCost, plan_cost, with_latency
 from halut.analysis.plan_latency import plan_latency
 from halut.data import datasets
 from halut.errors import HalutError
-from halut.io import write_bytes, write_json
+from halut.io import read_json, write_bytes, write_json
 from halut.models.build import build_from
 from halut.replace.global_pruning import with_global_pruning
 from halut.results.record import Record
@@ -60,6 +60,7 @@ class Planned:
     plan: Plan
     data: str | None
     settings: dict[str, Any]
+    run: str | None = None
 
     @property
     def digest(self) -> str:
@@ -204,7 +205,11 @@ def _of_file(path: Path) -> Planned:
     plan = bundle.plan_of_file(file)
     if not plan.model:
         raise HalutError(f"{file} names no network: give one, model=NAME plan={file}")
-    return Planned(bundle.exact_network(plan), plan, None, {})
+    data, run = None, None
+    if (path / "config.json").is_file():
+        fields = read_json(path / "config.json", {"data": dict})
+        data, run = fields["data"].get("name"), str(path)
+    return Planned(bundle.exact_network(plan), plan, data, {}, run)
 
 
 def _data(
@@ -265,7 +270,7 @@ def records(
         "digest": None,
         "input_shape": model.get("input_shape"),
     }
-    origin = context(seconds)
+    origin = context(seconds, planned.run)
     made = []
     for cost in costs:
         settings = {

@@ -50,6 +50,7 @@ def test_the_wheel_is_small_and_holds_what_runs(built):
     assert wheel.stat().st_size < 2 << 20
     names = set(zipfile.ZipFile(wheel).namelist())
     assert sources("halut", "*.py") | {f"halut/{x}" for x in sources("data", "*.py")} <= names
+    assert sources("halut", "*.yaml") <= names  # energies of operations
     assert {f"halut/{name}" for name in sources("conf", "*.yaml")} <= names
     assert {f"halut/{name}" for name in sources("kernels/cuda", "*.cu")} <= names
     assert "halut/py.typed" in names

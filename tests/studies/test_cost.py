@@ -110,9 +110,12 @@ def test_a_plan_file_says_all(capsys, tmp_path):
     planned = planned_of(["policy=conv3x3", "halut.C=4"])
     folder = tmp_path / "run"
     planned.plan.save(folder / "plan.json")
-    for subject in (folder, folder / "plan.json"):
+    (folder / "config.json").write_text(json.dumps({"data": {"name": "digits"}}))
+    for subject, run in ((folder, str(folder)), (folder / "plan.json", None)):
         again = planned_of([str(subject)])
         assert again.digest == planned.digest
+        assert again.run == run
+        assert again.data == ("digits" if run else None)
     expected = content(capsys, tmp_path, "policy=conv3x3", "halut.C=4")["variants"]
     assert content(capsys, tmp_path, folder)["variants"] == expected
     plan = f"plan={folder / 'plan.json'}"
