@@ -97,7 +97,7 @@ def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None
 def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     resuming = broadcast_from_rank0(lambda: folder.check(plain))
     broadcast_from_rank0(folder.begin)
-    data = _data(config)
+    data = build_data_of(config)
     L.seed_everything(config.seed, verbose=False)
     network = build_from(config.model, data.num_classes, data.input_shape[0])
     if config.trainer.channels_last and len(data.input_shape) == 3:
@@ -137,7 +137,8 @@ def _trains(config: TrainConfig) -> bool:
     return bool(stages or (untrained and config.base.epochs))
 
 
-def _data(config: TrainConfig) -> Any:
+def build_data_of(config: TrainConfig) -> Any:
+    """The data set of a configuration, set up."""
     fields = {name: getattr(config.data, name) for name in config.data.__dataclass_fields__}
     fields = with_pretrained_preprocessing(fields, config.model)
     data = build_data(fields.pop("name"), **{**fields, "seed": config.data.seed or config.seed})

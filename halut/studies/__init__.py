@@ -1,0 +1,1 @@
+"""The verbs' programs that measure: sensitivity, sweeps, convergence, cost."""
