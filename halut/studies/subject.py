@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from halut.plugins import loading
 from halut.replace import swap
 from halut.replace.operator_registry import config_type
 from halut.sites.plan import Plan
+from halut.training.calibrate import CalibrationBatches
 from halut.training.config.command import command_line
 from halut.training.config.hydra_errors import one_line
 from halut.training.config.hydra_schemas import conf_dir, register
@@ -200,9 +201,9 @@ class Subject:
         size = size or self.data.config.eval_batch_size
         return list(BatchLoader(part, OrderedBatches(indices, size, shard=(0, 1))))
 
-    def calibration(self, images: int, seed: int = 0) -> Iterator[Any]:
+    def calibration(self, images: int, seed: int = 0) -> CalibrationBatches:
         """Batches of about `images` training images, as a run's calibration draws them."""
-        return self.data.calibration_batches(images, seed=seed)
+        return CalibrationBatches(self.data, images, seed)
 
 
 def context(seconds: float | None = None, run: str | None = None) -> dict[str, Any]:
