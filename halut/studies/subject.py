@@ -213,7 +213,12 @@ def context(seconds: float | None = None, run: str | None = None) -> dict[str, A
         "commit": git_revision(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": f"{platform.node()}, {platform.machine()}, {torch.get_num_threads()} threads",
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
+        "time": now(),
         "seconds": seconds,
         "run": run,
     }
+
+
+def now() -> str:
+    """The time in ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
