@@ -93,7 +93,7 @@ def record_of(
     site = entry.site
     data = ("train", setup.taylor_samples) if score == "fisher" else ("val", setup.samples)
     shape = {key: getattr(site, key) for key in ("kind", "rows", "D", "M", "groups")}
-    detail = {"shape": shape, "stage": None, "label": choice.label, **found.pop("detail", {})}
+    detail = {"shape": shape, "stage": None, **asked_of(choice), **found.pop("detail", {})}
     return Record(
         setup.kind,
         subject.identity,
@@ -109,6 +109,11 @@ def record_of(
         detail=detail,
         **found,
     )
+
+
+def asked_of(choice: Choice) -> dict[str, Any]:
+    """What a record's detail says of how it was asked for: other words may mean the same."""
+    return {"label": choice.label, "asked": choice.options}
 
 
 def asked_keys(
@@ -161,7 +166,7 @@ def measure(
     for problem in reading.problems:
         log.warning("%s: %s", store.path, problem)
     return [
-        replace(record, detail={**record.detail, "label": keys[record.key].label})
+        replace(record, detail={**record.detail, **asked_of(keys[record.key])})
         for record in reading.records
         if record.key in keys
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,13 @@ from halut.analysis.sensitivity import Candidate
 from halut.configs import Config
 from halut.errors import HalutError
 from halut.option import unknown
-from halut.replace.operator_registry import config_of, make_operator, operator_names, operator_of
+from halut.replace.operator_registry import (
+    config_of,
+    config_type,
+    make_operator,
+    operator_names,
+    operator_of,
+)
 from halut.replace.policy import matches_name
 from halut.sites.find import Site
 from halut.sites.plan import Plan
@@ -24,13 +30,23 @@ from halut.sites.plan import Plan
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate as it was asked for: `label` is the operator with the options that were typed."""
+    """A candidate as it was asked for: `options` are those that were typed, or, where the policy
+    says what a site becomes, those that are not the default; `label` is the operator with them."""
 
     label: str
+    options: dict[str, Any]
     candidate: Candidate
 
 
-def configs_of(texts: Iterable[str]) -> dict[str, Config]:
+@dataclass(frozen=True)
+class Asked:
+    """Words of `--options`: the configuration, and the options that were typed."""
+
+    options: dict[str, Any]
+    config: Config
+
+
+def configs_of(texts: Iterable[str]) -> dict[str, Asked]:
     """The configurations that the words mean, by their label.
 
     Values are written as on train.py's command line; a key with dots is an option of an option.
@@ -39,21 +55,25 @@ def configs_of(texts: Iterable[str]) -> dict[str, Config]:
     >>> list(configs_of(["tree C=2,4 K=8", "integer"]))
     ['tree C=2 K=8', 'tree C=4 K=8', 'integer']
     """
-    configs: dict[str, Config] = {}
+    configs: dict[str, Asked] = {}
     for text in texts:
         name, *words = text.split() or [""]
+        if "=" in name:
+            raise HalutError(
+                f"--options: {text!r} names no operator; write options of train.py in front of it"
+            )
         if name not in operator_names():
             raise HalutError(f"--options: {unknown('operator', name, operator_names())}")
         keys, values = zip(*map(_values, words), strict=True) if words else ((), ())
         for combination in itertools.product(*values):
             pairs = dict(zip(keys, combination, strict=True))
-            label = " ".join([name, *(f"{key}={_text(value)}" for key, value in pairs.items())])
+            label = _label(name, pairs)
             try:
-                config = config_of(name, _nested(pairs))
-                operator_of(config)
+                asked = Asked(_nested(pairs), config_of(name, _nested(pairs)))
+                operator_of(asked.config)
             except HalutError as error:
                 raise HalutError(f"--options '{label}': {error}") from error
-            configs[label] = config
+            configs[label] = asked
     return configs
 
 
@@ -102,9 +122,9 @@ def choices_of(
     if texts:
         configs = configs_of(texts)
         every = [
-            Choice(label, Candidate.of(site, config))
+            Choice(label, asked.options, Candidate.of(site, asked.config))
             for site in sites
-            for label, config in configs.items()
+            for label, asked in configs.items()
         ]
     else:
         every = [_own(plan, site, default) for site in sites]
@@ -117,14 +137,15 @@ def choices_of(
 def _own(plan: Plan, site: Site, default: Config) -> Choice:
     entry = plan[site.name]
     candidate = Candidate(entry) if entry.replaced else Candidate.of(site, default)
-    return Choice(label_of(candidate), candidate)
+    operator, options = candidate.entry.operator, candidate.entry.options
+    defaults = config_type(operator)().options()
+    own = {k: v for k, v in options.items() if v is not None and v != defaults.get(k)}
+    shown = make_operator(operator, **options).summary(site)
+    return Choice(_label(operator, shown), own, candidate)
 
 
-def label_of(candidate: Candidate) -> str:
-    """The operator, with the options that are not the default."""
-    entry = candidate.entry
-    shown = make_operator(entry.operator, **entry.options).summary(entry.site)
-    return " ".join([entry.operator, *(f"{key}={_text(value)}" for key, value in shown.items())])
+def _label(operator: str, options: Mapping[str, Any]) -> str:
+    return " ".join([operator, *(f"{key}={_text(value)}" for key, value in options.items())])
 
 
 def chosen_sites(plan: Plan, patterns: Sequence[str]) -> list[Site]:

@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Sequence
 
 from halut.analysis.sensitivity import SCORES
-from halut.errors import HalutError
+from halut.sites.plan import Plan
 from halut.studies.measuring import Setup, add_flags, at_least, measure, writable_store
-from halut.studies.options import choices_of
+from halut.studies.options import Choice, choices_of, configs_of
 from halut.studies.sensitivity_table import show
 from halut.studies.subject import Subject
+from halut.training.config.run_config import TrainConfig
 from halut.training.logging.progress import log, set_up_logging
 
 EPILOG = """\
@@ -52,12 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_intermixed_args(arguments)
     set_up_logging()
+    configs_of(options.options)
     store = writable_store(options.results)
-    subject = Subject.of(options.overrides, options.threads)
+
+    def choices_at(config: TrainConfig, plan: Plan) -> list[Choice]:
+        return choices_of(plan, config.halut, options.options, options.sites)
+
+    subject = Subject.of(options.overrides, options.threads, choices_at)
     config = subject.config
-    choices = choices_of(subject.plan, config.halut, options.options, options.sites)
-    if not choices:
-        raise HalutError("there is nothing to measure: the policy replaces no site; give --sites")
+    choices = choices_at(config, subject.plan)
     setup = Setup(
         "sensitivity",
         options.samples,

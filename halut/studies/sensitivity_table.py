@@ -10,7 +10,6 @@ from typing import Any
 from rich.table import Table
 
 from halut.analysis.sensitivity import rank_correlation
-from halut.replace.operator_registry import config_type
 from halut.results.record import Record
 from halut.training.logging.progress import console
 
@@ -134,11 +133,9 @@ def suggested_rule(records: Sequence[Record], tolerance: float) -> str:
 
 
 def _operator(record: Record) -> str:
-    """operator and options of a rule, those that are not the default."""
-    operator = str(record.operator)
-    defaults = config_type(operator)().options()
-    options = {k: v for k, v in record.options.items() if v is not None and v != defaults.get(k)}
-    return f"operator: {operator}" + (f", options: {_flow(options)}" if options else "")
+    """operator and options of a rule."""
+    options = record.detail.get("asked") or {}
+    return f"operator: {record.operator}" + (f", options: {_flow(options)}" if options else "")
 
 
 def _flow(value: Any) -> str:

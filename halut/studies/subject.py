@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,11 +140,17 @@ class Subject:
     folder: Path | None = None
 
     @classmethod
-    def of(cls, overrides: Sequence[str], threads: int | None = None) -> Subject:
+    def of(
+        cls,
+        overrides: Sequence[str],
+        threads: int | None = None,
+        check: Callable[[TrainConfig, Plan], object] | None = None,
+    ) -> Subject:
         """The subject of overrides, or of a run folder, alone, whose base weights it has.
 
         The exact network is trained, or found in base.cache, as a run does it; nothing is written
-        but that cache. Raises HalutError if the configuration, the data or the policy do not do.
+        but that cache. `check` is called before that, to refuse what does not go with the network.
+        Raises HalutError if the configuration, the data or the policy do not do.
         """
         config = compose(overrides)
         if threads or config.trainer.threads:
@@ -156,6 +162,8 @@ class Subject:
         if config.trainer.channels_last and len(data.input_shape) == 3:
             network.to(memory_format=torch.channels_last)
         plan = make_plan(config, network, data)
+        if check is not None:
+            check(config, plan)
         if folder is None:
             with tempfile.TemporaryDirectory(prefix="halut-") as scratch:
                 load_or_train_exact_network(
