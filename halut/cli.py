@@ -1,4 +1,4 @@
-"""The console command `halut`: train, evaluate, table, sensitivity, bench, scaling, env.
+"""The console command `halut`: a verb, as train or sensitivity, and its arguments.
 
 A verb gets its arguments as they stand, as most have a parser of their own: argparse's subparsers
 refuse `halut train --cfg job` and `-m`, for REMAINDER takes no option in front, and Hydra reads
@@ -27,6 +27,7 @@ verbs:
   evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
   table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
   sensitivity  what replacing each site alone costs, for a list of operators and options
+  convergence  accuracy and error of sites against the number of calibration images
   bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
   scaling    what more ranks gain: measured here, and computed for more
   env        versions, devices, plugins, and which kernels are active
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "table": table,
         "sensitivity": sensitivity,
+        "convergence": convergence,
         "bench": bench,
         "scaling": scaling,
         "env": env,
@@ -137,6 +139,13 @@ def table(arguments: list[str]) -> int:
 def sensitivity(arguments: list[str]) -> int:
     """`halut sensitivity`: accuracy and loss when each site alone is replaced."""
     from halut.studies.sensitivity import main as run
+
+    return run(arguments)
+
+
+def convergence(arguments: list[str]) -> int:
+    """`halut convergence`: accuracy and error against the number of calibration images."""
+    from halut.studies.convergence import main as run
 
     return run(arguments)
 

@@ -137,7 +137,7 @@ def measure(
     store: Store,
     batch: int | None = None,
 ) -> list[Record]:
-    """Measure what the store does not hold yet, and return all that was asked for, from the store.
+    """Measure what the store does not hold yet, and return all that was asked for, in its order.
 
     Every record is on disk before the next is measured.
     """
@@ -165,10 +165,11 @@ def measure(
     reading = store.read()
     for problem in reading.problems:
         log.warning("%s: %s", store.path, problem)
+    found = {record.key: record for record in reading.records}
     return [
-        replace(record, detail={**record.detail, **asked_of(keys[record.key])})
-        for record in reading.records
-        if record.key in keys
+        replace(found[key], detail={**found[key].detail, **asked_of(choice)})
+        for key, choice in keys.items()
+        if key in found
     ]
 
 
