@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from halut.analysis.layer_errors import ErrorSums
 from halut.analysis.network_cost import operations
+from halut.analysis.prefix import Prefix
 from halut.analysis.site_bytes import bytes_of_site
 from halut.analysis.taylor import LayerCall, Loss, cross_entropy, gradients, taylor_score
 from halut.configs import Config
@@ -114,7 +115,8 @@ def sensitivity(
         rows: calibration rows of a site.
         taylor_samples: calibration samples of the Taylor score.
         memory: bytes of the calibration rows, and of the inputs and gradients, that are held: one
-            pass over the data serves as many sites as fit.
+            pass over the data serves as many sites as fit. As much again is held of what the
+            network answers in front of a site, which all of the site's candidates share.
         seed: of the sample of rows, and of learning.
         loss: loss of each sample, of the network's output and the targets.
         notify: called with (what is done, candidates done, all of them).
@@ -158,15 +160,26 @@ def sensitivity(
             calls = gradients(network, asked, calibration, loss, taylor_samples)  # type: ignore[arg-type]
         for name in names:
             site_rows, site_calls = captured.pop(name), calls.pop(name, [])
+            prefix = Prefix(network, name, memory)
             for candidate, asked in todo[name]:
                 show(f"{name} {candidate.entry.operator}", done, total)
                 if base is None and "measured" in asked:
                     base = evaluate(network, batches, loss)
+                if "measured" in asked and len(todo[name]) > 1 and prefix.verified is None:
+                    _verify(prefix, batches)
                 yield from _measurements(
-                    network, candidate, asked, site_rows, site_calls, batches, base, seed, loss
+                    candidate, asked, site_rows, site_calls, prefix, batches, base, seed, loss
                 )
                 done += 1
     show("", done, total)
+
+
+def _verify(prefix: Prefix, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Let the prefix be used, if the network answers the first batch with it as without."""
+    with eval_mode(prefix.network) as device:
+        for x, _ in batches:
+            prefix.verify(x.to(device))
+            break
 
 
 def _kept(site: Site, samples: int) -> int:
@@ -191,18 +204,18 @@ def _groups(
 
 
 def _measurements(
-    network: nn.Module,
     candidate: Candidate,
     scores: Sequence[str],
     rows: Tensor,
     calls: Sequence[Sequence[LayerCall]],
+    prefix: Prefix,
     batches: Iterable[tuple[Tensor, Tensor]],
     base: dict[str, float] | None,
     seed: int,
     loss: Loss,
 ) -> Iterator[Measurement]:
     """One candidate, learned once, by each score."""
-    name, begun = candidate.site.name, time.perf_counter()
+    network, name, begun = prefix.network, candidate.site.name, time.perf_counter()
     source = network.get_submodule(name)
     try:
         layer = swap.build(network, candidate.entry)
@@ -220,24 +233,25 @@ def _measurements(
             figures = {**sums.figures(), **sums.errors.metrics(), **watch.use()}
         else:
             assert base is not None
-            figures = _measured(network, candidate, layer, batches, base, loss)
+            figures = _measured(candidate, layer, prefix, batches, base, loss)
         figures = {**figures, **common, "seconds_score": time.perf_counter() - begun}
         yield Measurement(candidate, score, figures)
 
 
 def _measured(
-    network: nn.Module,
     candidate: Candidate,
     layer: ReplacedLayer,
+    prefix: Prefix,
     batches: Iterable[tuple[Tensor, Tensor]],
     base: dict[str, float],
     loss: Loss,
 ) -> dict[str, float]:
+    network = prefix.network
     source = network.get_submodule(candidate.site.name)
     with observed(layer, errors=True) as watch:
         swap.swap(network, candidate.entry, layer)
         try:
-            figures = evaluate(network, batches, loss)
+            figures = evaluate(network, batches, loss, prefix.run)
         finally:
             set_module(network, layer, source)
     return {
@@ -305,16 +319,19 @@ def evaluate(
     network: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Loss = cross_entropy,
+    run: Callable[[int, Tensor], Any] | None = None,
 ) -> dict[str, float]:
     """accuracy (top-1, percent) and loss (mean) over (inputs, targets), in evaluation mode.
 
-    Raises HalutError if there are no batches.
+    `run`, if given, answers batch number i in the network's place. Raises HalutError if there are
+    no batches.
     """
     right = total = 0
     losses = 0.0
     with eval_mode(network) as device:
-        for x, target in batches:
-            output, target = network(x.to(device)), target.to(device)
+        for index, (x, target) in enumerate(batches):
+            x, target = x.to(device), target.to(device)
+            output = network(x) if run is None else run(index, x)
             right += int((output.argmax(dim=1) == target).sum())
             losses += float(loss(output.float(), target).double().sum())
             total += len(target)
