@@ -21,11 +21,14 @@ from halut.cli import USAGE
 from halut.errors import HalutError
 from halut.replace.operator_registry import operator_of
 from halut.sites.find import find_sites
+from halut.studies import convergence, sensitivity
+from halut.studies.options import configs_of
 from halut.training.config.hydra_schemas import conf_dir, register
 from halut.training.config.run_config import check
 from halut.training.config.unused_options import ineffective, refuse
 from halut.training.main import typed
 
+STUDIES = {"sensitivity": sensitivity.parser, "convergence": convergence.parser}
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 PLUGIN = ROOT / "examples" / "plugin" / "mine.py"
@@ -99,6 +102,8 @@ def test_the_verbs_of_the_readme_are_known_and_take_its_options(capsys):
         assert f"\n  {verb} " in USAGE, command
         if verb == "bench":
             bench_parser().parse_args(options)
+        if verb in STUDIES:
+            configs_of(STUDIES[verb]().parse_intermixed_args(options).options)
 
 
 def first_values(arguments: list[str], last: bool = False) -> list[str]:

@@ -34,16 +34,16 @@ SHOWN = {
 """Figures that are printed: their title and format."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every number of images and draw, and show mean and spread."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The verb's flags."""
+    flags = argparse.ArgumentParser(
         prog="halut convergence",
         description="Accuracy and layer error against the number of calibration images.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_flags(parser, samples=1000)
-    add = parser.add_argument
+    add_flags(flags, samples=1000)
+    add = flags.add_argument
     add(
         "--images",
         type=numbers,
@@ -53,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add("--draws", type=at_least(1), default=3, help="draws of each number (%(default)s)")
     add("--seed", type=at_least(0), help="of the first draw; by default the configuration's")
-    options = parser.parse_intermixed_args(arguments)
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every number of images and draw, and show mean and spread."""
+    options = parser().parse_intermixed_args(arguments)
     set_up_logging()
     configs_of(options.options)
     store = writable_store(options.results)

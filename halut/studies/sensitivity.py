@@ -26,16 +26,16 @@ are appended to the store one by one, and what it holds is not measured again.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure each site alone, show the table, and the rule that the measurements suggest."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The verb's flags."""
+    flags = argparse.ArgumentParser(
         prog="halut sensitivity",
         description="Accuracy and loss when each site alone is replaced, for a list of options.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_flags(parser, samples=1000)
-    add = parser.add_argument
+    add_flags(flags, samples=1000)
+    add = flags.add_argument
     add("--scores", nargs="+", choices=SCORES, default=list(SCORES), help="both by default")
     add("--calibration", type=at_least(1), help="images learned from; by default capture.samples")
     add(
@@ -51,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=1.0,
         help="points that a site of the suggested rule may lose alone (%(default)s)",
     )
-    options = parser.parse_intermixed_args(arguments)
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure each site alone, show the table, and the rule that the measurements suggest."""
+    options = parser().parse_intermixed_args(arguments)
     set_up_logging()
     configs_of(options.options)
     store = writable_store(options.results)
