@@ -15,6 +15,7 @@ from halut.results.store import Store
 from halut.studies import measuring
 from halut.studies.convergence import table_of
 from halut.studies.sensitivity_table import remarks, score_table, suggested_rule
+from halut.training.planning import rule_of
 
 OPTIONS = ["--options", "integer width=2,4", "pq K=4 C=40", "--sites", "stack2.*"]
 
@@ -63,7 +64,7 @@ def test_every_site_and_option_has_a_record_by_each_score(command, tmp_path, cap
     assert "Spearman's rank correlation" in shown
     assert "stack2.shortcut, pq K=4 C=40: stack2.shortcut has 16 inputs" in shown
     rule = yaml.safe_load(shown[shown.index("policy:") :].rsplit("\n", 2)[0])
-    assert [each["name"] for each in rule["policy"]["rules"]] == list(sites)
+    assert [rule_of(each).name for each in rule["policy"]["rules"]] == list(sites)
 
 
 def test_what_is_in_the_store_is_not_measured_again(command, tmp_path, capsys, monkeypatch):
@@ -101,6 +102,18 @@ def test_an_interrupt_loses_nothing(command, tmp_path, capsys, monkeypatch):
     assert "17 measurements, 3 of them" in capsys.readouterr().out
     records = Store(tmp_path / "results").read()
     assert (len(records.records), records.problems) == (17, [])
+
+
+def test_attention_and_the_policy_s_own_operator(cache, tmp_path, capsys):
+    arguments = ["data=digits", "data.train_samples=200", "base.epochs=1", f"base.cache={cache}"]
+    arguments += ["model=tiny_vit", "halut=integer", "policy.kinds=[attention,linear]"]
+    flags = ["--samples", "20", "--rows", "64", "--calibration", "16", "--fisher-samples", "8"]
+    assert main(["sensitivity", *arguments, *flags, "--results", str(tmp_path)]) == 0
+    records = Store(tmp_path).read().records
+    kinds = {record.detail["shape"]["kind"] for record in records}
+    assert kinds == {"attention", "linear"}
+    assert all(record.figures and not record.not_finite for record in records)
+    assert {record.operator for record in records} == {"integer"}
 
 
 def test_convergence_has_a_record_of_every_number_and_draw(command, tmp_path, capsys):

@@ -10,6 +10,7 @@ import torch
 from halut.errors import HalutError
 from halut.studies.subject import Subject, compose
 from halut.training.config.run_config import plain_values
+from halut.training.run_folder import save_network
 
 DIGITS = ["data=digits", "data.train_samples=200", "base.epochs=1"]
 
@@ -75,3 +76,15 @@ def test_a_run_folder_without_weights_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(plain_values(config)))
     with pytest.raises(HalutError, match="no exact network yet"):
         Subject.of([str(tmp_path)])
+
+
+def test_a_run_folder_gives_its_exact_network(tmp_path):
+    trained = Subject.of([*DIGITS, f"base.cache={tmp_path / 'cache'}"])
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(plain_values(trained.config)))
+    save_network(folder / "base" / "weights.safetensors", trained.network)
+    before = sorted(folder.rglob("*"))
+    subject = Subject.of([str(folder)])
+    assert (subject.identity, subject.folder) == (trained.identity, folder)
+    assert sorted(folder.rglob("*")) == before
