@@ -17,13 +17,15 @@ TITLES = {
     "measured": "accuracy lost in points, each site replaced alone, not retrained",
     "fisher": "predicted rise of the loss, each site replaced alone",
 }
+COLUMNS = 8
 
 
 def show(records: Sequence[Record], tolerance: float) -> None:
     """Print all that the records tell; what could not be measured is named."""
     for score in TITLES:
         if any(record.score == score for record in records):
-            console.print(score_table(records, score))
+            for table in score_tables(records, score):
+                console.print(table)
     for line in remarks(records):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if any(record.score == "measured" and value_of(record) is not None for record in records):
@@ -47,18 +49,23 @@ def label_of(record: Record) -> str:
     return str(record.detail.get("label") or record.operator)
 
 
-def score_table(records: Sequence[Record], score: str) -> Table:
-    """Sites by options, the most sensitive site first."""
+def score_tables(records: Sequence[Record], score: str) -> list[Table]:
+    """Sites by options, the most sensitive site first; COLUMNS options in a table."""
     cells = {(r.site, label_of(r)): r for r in records if r.score in (score, None)}
     labels = list(dict.fromkeys(label for _, label in cells))
-    table = Table(title=TITLES[score], title_justify="left")
-    table.add_column("site", overflow="fold")
-    for label in labels:
-        table.add_column(label, justify="right", overflow="fold")
-    for site in sorted({site for site, _ in cells}, key=lambda site: -_mean(cells, site)):
-        row = [cells.get((site, label)) for label in labels]
-        table.add_row(str(site), *(_cell(record) for record in row))
-    return table
+    names = dict.fromkeys(site for site, _ in cells)
+    sites = sorted(names, key=lambda site: -_mean(cells, site))
+    tables = []
+    for start in range(0, len(labels), COLUMNS):
+        part = labels[start : start + COLUMNS]
+        table = Table(title=TITLES[score], title_justify="left")
+        table.add_column("site", no_wrap=True)
+        for label in part:
+            table.add_column(label, justify="right", overflow="fold")
+        for site in sites:
+            table.add_row(str(site), *(_cell(cells.get((site, label))) for label in part))
+        tables.append(table)
+    return tables
 
 
 def _mean(cells: dict[tuple[str | None, str], Record], site: str | None) -> float:

@@ -20,6 +20,7 @@ from halut.analysis.sensitivity import (
 )
 from halut.errors import HalutError
 from halut.replace import swap
+from halut.results.record import Record
 from halut.sites.find import find_sites
 
 
@@ -151,6 +152,19 @@ def test_a_network_that_is_not_finite_is_named(network, sites, data):
         broken[0].weight.fill_(math.nan)
     with pytest.raises(HalutError, match="4: the captured activations hold NaN"):
         list(sensitivity(broken, candidates_of(sites[1:2], CONFIGS), data, data))
+
+
+def test_a_layer_whose_answers_are_not_finite_has_figures_that_say_so(network, sites, data):
+    """A network's own batches may hold what it was not learned from."""
+    broken = [(torch.full_like(x, math.inf), labels) for x, labels in data]
+    (found,) = sensitivity(
+        network, candidates_of(sites[:1], CONFIGS[2:]), data, broken, scores=("measured",)
+    )
+    assert math.isnan(found.figures["normalized_mse"])
+    assert math.isnan(found.figures["exact_loss"])
+    record = Record("sensitivity", {}, {}, found.figures)
+    assert {"loss", "mse", "cosine"} <= set(record.not_finite)
+    assert record.figures["mse"] is None
 
 
 def test_no_data_is_refused(network, sites, data):

@@ -14,7 +14,7 @@ from halut.results.record import Record
 from halut.results.store import Store
 from halut.studies import measuring
 from halut.studies.convergence import table_of
-from halut.studies.sensitivity_table import remarks, score_table, suggested_rule
+from halut.studies.sensitivity_table import remarks, score_tables, suggested_rule
 from halut.training.planning import rule_of
 
 OPTIONS = ["--options", "integer width=2,4", "pq K=4 C=40", "--sites", "stack2.*"]
@@ -167,16 +167,24 @@ def record(site, lost, label="pq K=4", score="measured", size=10.0, **more):
 
 def test_the_table_has_the_most_sensitive_site_first():
     records = [record("a", 0.5), record("b", 3.0), record("c", None, reason="no", score=None)]
-    table = score_table(records, "measured")
+    (table,) = score_tables(records, "measured")
     assert list(table.columns[0].cells) == ["b", "a", "c"]
     assert list(table.columns[1].cells) == ["+3.00", "+0.50", "-"]
+
+
+def test_many_options_take_several_tables_of_the_same_sites():
+    records = [record(s, v, f"pq K={k}") for k in range(2, 12) for s, v in (("a", 1), ("b", 2))]
+    tables = score_tables(records, "measured")
+    assert [len(table.columns) for table in tables] == [9, 3]
+    assert [list(table.columns[0].cells) for table in tables] == [["b", "a"]] * 2
 
 
 def test_figures_that_are_not_finite_are_named_and_decide_nothing():
     broken = record("a", math.nan)
     assert broken.not_finite == ("lost", "loss")
     records = [broken, record("b", 0.1)]
-    assert list(score_table(records, "measured").columns[1].cells) == ["+0.10", "NaN"]
+    (table,) = score_tables(records, "measured")
+    assert list(table.columns[1].cells) == ["+0.10", "NaN"]
     assert remarks(records) == ["NaN or infinite: a, pq K=4: lost, loss (measured)"]
     rules = yaml.safe_load(suggested_rule(records, 1.0))["policy"]["rules"]
     assert rules[0] == {"name": "a", "operator": "keep"}
