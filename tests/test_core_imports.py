@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 FORBIDDEN = ("lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb")
+OUTSIDE = ("halut.training", "halut.studies", "halut.data", "halut.lightning")
 
 IMPORT_ALL = f"""
 import importlib, pkgutil, sys
@@ -13,7 +14,7 @@ for name in {FORBIDDEN!r}:
     sys.modules[name] = None  # importing it now raises ImportError
 import halut
 names = [m.name for m in pkgutil.walk_packages(halut.__path__, "halut.")
-         if not m.name.startswith(("halut.training", "halut.data", "halut.lightning"))]
+         if not m.name.startswith({OUTSIDE!r})]
 for name in names:
     importlib.import_module(name)
 print(len(names))
