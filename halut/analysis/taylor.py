@@ -13,7 +13,8 @@ networks and Fisher pruning, 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,10 @@ from halut.sites.usage import Forward, forwards
 
 Loss = Callable[[Any, Tensor], Tensor]
 """(answers of the network, targets) -> loss of each sample [B]."""
+
+
+PART = 64
+"""Samples of a forward pass whose activations are held for the backward pass."""
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -75,29 +80,41 @@ def gradients(
     loss: Loss = cross_entropy,
     samples: int | None = None,
 ) -> dict[str, list[list[LayerCall]]]:
-    """The calls of the layers `names` with their gradients: a list for each batch, by name.
+    """By layer's name a list, for each part of a batch, of its calls with their gradients.
 
-    (images, targets) of at most `samples` samples are run; None: all. The network runs in
+    (images, targets) of at most `samples` samples are run; None: all. Batches of more than PART
+    samples run in parts, as their activations are held for the backward pass. The network runs in
     evaluation mode, so that samples do not depend on each other, and none of its parameters gets a
-    gradient. All of it is held in memory, on the CPU. Raises HalutError if there are no batches, or
-    a loss or a gradient is NaN or infinite.
+    gradient. All that is returned is held in memory, on the CPU. Raises HalutError if there are no
+    batches, or a loss or a gradient is NaN or infinite.
     """
     calls: dict[str, list[list[LayerCall]]] = {name: [] for name in names}
     layers = {name: network.get_submodule(name) for name in names}
     seen = 0
     with eval_mode(network) as device, torch.enable_grad():
-        for x, target in batches:
-            left = len(x) if samples is None else min(len(x), samples - seen)
-            if left <= 0:
-                break
-            seen += left
-            notes = _Notes(left)
+        for x, target in _parts(batches, samples):
+            seen += len(x)
+            notes = _Notes(len(x))
             with forwards(layers, notes.wrap):
-                losses = loss(network(x[:left].to(device)), target[:left].to(device))
+                losses = loss(network(x.to(device)), target.to(device))
             _store(calls, notes, losses)
     if not seen:
         raise HalutError("Taylor scores need at least one batch of (inputs, targets), got none")
     return calls
+
+
+def _parts(
+    batches: Iterable[tuple[Tensor, Tensor]], samples: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of at most PART samples, `samples` in all."""
+    left = math.inf if samples is None else samples
+    for x, target in batches:
+        for part, labels in zip(x.split(PART), target.split(PART), strict=True):
+            count = int(min(len(part), left))
+            if not count:
+                return
+            left -= count
+            yield part[:count], labels[:count]
 
 
 class _Notes:

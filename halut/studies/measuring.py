@@ -61,14 +61,15 @@ def at_least(low: int) -> Any:
 
 
 def writable_store(folder: str) -> Store:
-    """The store, whose folder is made; HalutError where nothing can be written."""
+    """The store, which need not be there yet; HalutError where nothing could be written."""
     store = Store(folder)
-    try:
-        store.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HalutError(f"--results {folder}: {error.strerror}") from error
-    if not os.access(store.path, os.W_OK):
-        raise HalutError(f"--results {folder}: the folder cannot be written to")
+    place = store.path.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise HalutError(f"--results {folder}: {place} is no folder")
+    if not os.access(place, os.W_OK):
+        raise HalutError(f"--results {folder}: {place} cannot be written to")
     return store
 
 

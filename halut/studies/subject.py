@@ -38,6 +38,7 @@ from halut.training.calibrate import CalibrationBatches
 from halut.training.config.command import command_line
 from halut.training.config.hydra_errors import one_line
 from halut.training.config.hydra_schemas import conf_dir, register
+from halut.training.config.overrides import parsed_overrides
 from halut.training.config.plugin_options import import_plugins
 from halut.training.config.renamed import with_new_keys
 from halut.training.config.run_config import TrainConfig, check, plain_values
@@ -73,7 +74,13 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
     for each in overrides:
         if "=" not in each and not each.startswith("~"):
             raise HalutError(f"{each}: neither a run folder nor an option KEY=VALUE")
-    arguments, warnings = import_plugins(with_new_keys(overrides), True)
+    try:
+        for override in parsed_overrides(overrides).values():
+            if override.is_sweep_override():
+                raise HalutError(f"{override.input_line}: one value is wanted here, not several")
+        arguments, warnings = import_plugins(with_new_keys(overrides), True)
+    except HydraException as error:
+        raise HalutError(one_line(error, TrainConfig, PROGRAM)) from error
     for warning in warnings:
         warn(warning)
     register()

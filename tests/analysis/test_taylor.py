@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import halut
+from halut.analysis import taylor
 from halut.analysis.taylor import gradients, taylor_score
 from halut.errors import HalutError
 from halut.replace import swap
@@ -126,6 +127,16 @@ def test_the_network_is_left_as_it_was(network, data):
     assert trial.training
     assert all(parameter.grad is None for parameter in trial.parameters())
     assert "forward" not in vars(trial.conv)
+
+
+def test_large_batches_run_in_parts(network, data, monkeypatch):
+    whole = gradients(network, ["conv"], data)["conv"]
+    monkeypatch.setattr(taylor, "PART", 5)
+    parts = gradients(network, ["conv"], data, samples=18)["conv"]
+    assert [each.samples for batch in parts for each in batch] == [5, 5, 2, 5, 1]
+    joined = torch.cat([each.gradient for batch in parts for each in batch])
+    expected = torch.cat([each.gradient for batch in whole for each in batch])[:18]
+    assert torch.allclose(joined, expected, atol=1e-6)
 
 
 def test_a_part_of_the_samples(network, data):

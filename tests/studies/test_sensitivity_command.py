@@ -133,7 +133,7 @@ def test_convergence_has_a_record_of_every_number_and_draw(command, tmp_path, ca
     [
         (["--sites", "nope"], "--sites: 'nope' matches no layer"),
         (["--options", "tre"], "unknown operator 'tre'"),
-        (["--results", "/dev/null/store"], "--results /dev/null/store: Not a directory"),
+        (["--results", "/dev/null/store"], "--results /dev/null/store: /dev/null is no folder"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_trained(flags, message, capsys, monkeypatch):

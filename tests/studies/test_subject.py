@@ -27,6 +27,8 @@ def test_overrides_give_a_configuration_as_train_py_does():
         (["halut.K=300"], "2..256"),
         (["nope=3"], "unknown option nope"),
         (["model=resnet999"], "did you mean"),
+        (["halut.K=8,16"], "halut.K=8,16: one value is wanted here"),
+        (["halut.K=["], "halut.K="),
         (["nowhere"], "neither a run folder nor an option"),
         (["schedule.train_batches=3", "schedule.epochs=0"], "has no effect"),
     ],
