@@ -134,7 +134,7 @@ _MODULES = ("lightning", "nn")
 
 
 def errors(network: _nn.Module, batches: Batches) -> Mapping[str, Mapping[str, float]]:
-    """mae, mse, normalized_mse and cosine of every replaced layer, by name.
+    """mae, mse, normalized_mse, cosine, ... of every replaced layer, by name.
 
     See halut.analysis.layer_errors.layer_errors.
     """

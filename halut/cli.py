@@ -1,4 +1,4 @@
-"""The console command `halut`; USAGE lists its verbs.
+"""The console command `halut`: a verb of USAGE, and its arguments.
 
 A verb gets its arguments as they stand, as most have a parser of their own: argparse's subparsers
 refuse `halut train --cfg job` and `-m`, for REMAINDER takes no option in front, and Hydra reads
@@ -23,15 +23,17 @@ usage: halut VERB [ARGUMENTS]
 Replace a network's matrix products by look-up tables or cheaper formats, retrain it, and report.
 
 verbs:
-  train      compose a configuration and run it; arguments are those of `python train.py`
-  evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
-  sweep      every combination of values, or a list of configurations, into one store
-  table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
-  results    list, filter and export the records of a store, and import run folders into it
-  cost       operations, bytes and energy of a network and its plan, before anything is learned
-  bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
-  scaling    what more ranks gain: measured here, and computed for more
-  env        versions, devices, plugins, and which kernels are active
+  train        compose a configuration and run it; arguments are those of `python train.py`
+  evaluate     accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
+  sensitivity  what replacing each site alone costs, for a list of operators and options
+  convergence  accuracy and error of sites against the number of calibration images
+  cost         operations, bytes and energy of a network and its plan, before anything is learned
+  sweep        every combination of values, or a list of configurations, into one store
+  results      list, filter and export the records of a store, and import run folders into it
+  table        gather the runs in a folder, of a sweep or of jobs: a table and a picture
+  bench        times of tables against float32 and INT8; those of `python -m halut.bench`
+  scaling      what more ranks gain: measured here, and computed for more
+  env          versions, devices, plugins, and which kernels are active
 
 `halut VERB --help` tells more. Every verb takes plugins=[my_module,./my_file.py]: encoders, codecs,
 models and data sets of your own; those of installed packages are known by themselves.
@@ -52,10 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs: dict[str, Callable[[list[str]], int]] = {
         "train": train,
         "evaluate": evaluate,
-        "sweep": sweep,
-        "table": table,
-        "results": results,
+        "sensitivity": sensitivity,
+        "convergence": convergence,
         "cost": cost,
+        "sweep": sweep,
+        "results": results,
+        "table": table,
         "bench": bench,
         "scaling": scaling,
         "env": env,
@@ -150,9 +154,16 @@ def table(arguments: list[str]) -> int:
     return 1 if show(options.folder, options.x, options.y, options.picture) else 0
 
 
-def results(arguments: list[str]) -> int:
-    """`halut results`: the records of a store, and run folders imported into it."""
-    from halut.results.main import main as run
+def sensitivity(arguments: list[str]) -> int:
+    """`halut sensitivity`: accuracy and loss when each site alone is replaced."""
+    from halut.studies.sensitivity import main as run
+
+    return run(arguments)
+
+
+def convergence(arguments: list[str]) -> int:
+    """`halut convergence`: accuracy and error against the number of calibration images."""
+    from halut.studies.convergence import main as run
 
     return run(arguments)
 
@@ -162,6 +173,13 @@ def cost(arguments: list[str]) -> int:
     from halut.studies.cost import main as run
 
     sys.argv = ["halut cost", *arguments]
+    return run(arguments)
+
+
+def results(arguments: list[str]) -> int:
+    """`halut results`: the records of a store, and run folders imported into it."""
+    from halut.results.main import main as run
+
     return run(arguments)
 
 

@@ -24,11 +24,14 @@ from halut.results.main import import_parser
 from halut.results.main import parser as results_parser
 from halut.sites.find import find_sites
 from halut.studies.sweep import parser as sweep_parser
+from halut.studies import convergence, sensitivity
+from halut.studies.options import configs_of
 from halut.training.config.hydra_schemas import conf_dir, register
 from halut.training.config.run_config import check
 from halut.training.config.unused_options import ineffective, refuse
 from halut.training.main import typed
 
+STUDIES = {"sensitivity": sensitivity.parser, "convergence": convergence.parser}
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 PLUGIN = ROOT / "examples" / "plugin" / "mine.py"
@@ -108,6 +111,8 @@ def test_the_verbs_of_the_readme_are_known_and_take_its_options(capsys):
         elif verb == "sweep":
             _, overrides = sweep_parser().parse_known_args(options)
             check_command(shlex.join(["python", "train.py", *overrides]))
+        elif verb in STUDIES:
+            configs_of(STUDIES[verb]().parse_intermixed_args(options).options)
 
 
 def first_values(arguments: list[str], last: bool = False) -> list[str]:

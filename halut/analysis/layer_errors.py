@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ from halut.sites.modules import call_inputs
 from halut.sites.operator import ReplacedLayer
 from halut.sites.usage import counting, forwards
 
-METRICS = ("mae", "mse", "normalized_mse", "cosine")
+METRICS = ("mae", "mse", "normalized_mse", "cosine", "scaled_error", "scaled_shift")
+ROUNDING = 1e-14
+"""Share of a mean square below which a variance is what rounding left."""
 
 
 @dataclass
@@ -31,8 +34,14 @@ class ErrorSums:
         normalized_mse = ||y - e||^2 / ||e||^2       0: perfect, 1: as bad as answering zero
         cosine         = <y, e> / (||y|| ||e||)      1: perfect up to a positive factor
 
+    With a and b of least squares, those of min mean (e - a y - b)^2,
+
+        scaled_error   = that minimum / var(e)       what no scale and shift of y can mend: 0..1
+        scaled_shift   = b / std(e)                  the shift, in standard deviations of e
+
     Where ||e|| = 0, normalized_mse is 0 for y = 0 and infinite otherwise; where ||y|| ||e|| = 0,
-    cosine is 1 if both vanish and 0 otherwise.
+    cosine is 1 if both vanish and 0 otherwise. Where var(e) = 0, scaled_error is 0, and the shift
+    is 0 for e = 0 and infinite otherwise; where var(y) = 0, scaled_error is 1.
     """
 
     count: int = 0
@@ -41,6 +50,8 @@ class ErrorSums:
     power: float = 0.0
     exact_power: float = 0.0
     product: float = 0.0
+    total: float = 0.0
+    exact_total: float = 0.0
 
     def add(self, y: Tensor, exact: Tensor) -> None:
         """Take in answers of one batch, of one shape."""
@@ -52,9 +63,13 @@ class ErrorSums:
         self.power += float(y @ y)
         self.exact_power += float(exact @ exact)
         self.product += float(y @ exact)
+        self.total += float(y.sum())
+        self.exact_total += float(exact.sum())
 
     def metrics(self) -> dict[str, float]:
-        """mae, mse, normalized_mse and cosine of everything added."""
+        """METRICS of everything added; all NaN if an answer was NaN or infinite."""
+        if not math.isfinite(self.squared):
+            return dict.fromkeys(METRICS, math.nan)
         powers = self.power * self.exact_power
         if self.exact_power > 0:
             normalized = self.squared / self.exact_power
@@ -69,6 +84,25 @@ class ErrorSums:
             "mse": self.squared / self.count,
             "normalized_mse": normalized,
             "cosine": cosine,
+            **self._scaled(),
+        }
+
+    def _scaled(self) -> dict[str, float]:
+        """scaled_error and scaled_shift."""
+        n = self.count
+        mean, exact_mean = self.total / n, self.exact_total / n
+        variance = max(0.0, self.power / n - mean * mean)
+        exact_variance = max(0.0, self.exact_power / n - exact_mean * exact_mean)
+        covariance = self.product / n - mean * exact_mean
+        scale = covariance / variance if variance > ROUNDING * self.power / n else 0.0
+        shift = exact_mean - scale * mean
+        if exact_variance <= ROUNDING * self.exact_power / n:
+            constant = {"scaled_error": 0.0, "scaled_shift": float("inf")}
+            return constant if exact_mean else {**constant, "scaled_shift": 0.0}
+        error = 1.0 - scale * covariance / exact_variance
+        return {
+            "scaled_error": min(1.0, max(0.0, error)),
+            "scaled_shift": shift / exact_variance**0.5,
         }
 
 
@@ -78,7 +112,7 @@ def layer_errors(
     batches: Batches,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """mae, mse, normalized_mse and cosine (see ErrorSums) of every replaced layer, by name.
+    """METRICS (see ErrorSums) of every replaced layer, by name.
 
     Each layer's answer is compared with the exact product, `ReplacedLayer.exact`, of the same
     input: that which reaches it through the network as it stands, layers before it replaced. A

@@ -206,11 +206,24 @@ class LUTLayer(TableLayer):
 def code_usage(codes: Tensor, K: int) -> tuple[float, int]:
     """Mean perplexity over codebooks (1..K) and the number of prototypes no row chose.
 
-    codes [N, C]; the perplexity of one codebook is exp of the entropy of its code frequencies.
+    codes [N, C]; see usage_of.
     """
+    return usage_of(code_counts(codes, K))
+
+
+def code_counts(codes: Tensor, K: int) -> Tensor:
+    """How often each of K prototypes was chosen: codes [N, C] -> [C, K] int64."""
     C = codes.shape[1]
     joint = codes.long() + K * torch.arange(C, device=codes.device)
-    counts = torch.bincount(joint.flatten(), minlength=C * K).view(C, K).double()
+    return torch.bincount(joint.flatten(), minlength=C * K).view(C, K)
+
+
+def usage_of(counts: Tensor) -> tuple[float, int]:
+    """Mean perplexity over codebooks and the number of unused prototypes, of counts [C, K].
+
+    The perplexity of one codebook is exp of the entropy of its code frequencies.
+    """
+    counts = counts.double()
     share = counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
     entropy = -(share * share.clamp_min(1e-30).log()).sum(dim=1)
     return float(entropy.exp().mean()), int((counts == 0).sum())

@@ -200,12 +200,22 @@ def calibration(context: Context, shard: tuple[int, int]) -> tuple[Iterator[Any]
     return batches, -(-samples // (data.config.eval_batch_size * shard[1]))
 
 
+class CalibrationBatches:
+    """All calibration batches of a data set, as often as they are asked for."""
+
+    def __init__(self, data: Any, samples: int, seed: int) -> None:
+        self.data, self.samples, self.seed = data, samples, seed
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data.calibration_batches(self.samples, seed=self.seed))
+
+
 def captured(
-    context: Context, network: nn.Module, entries: Sequence[Entry], *, alone: bool = False
+    context: Context, network: nn.Module, entries: Sequence[Entry]
 ) -> dict[str, torch.Tensor]:
-    """Calibration rows of the entries' sites; all ranks take part, or (alone) only this one."""
+    """Calibration rows of the entries' sites; all ranks take part."""
     settings = context.config.capture
-    shard = (0, 1) if alone else (rank(), world_size())
+    shard = (rank(), world_size())
     batches, total = calibration(context, shard)
     progress_shown = context.config.trainer.enable_progress_bar
     with progress_bar(f"capture {entries[0].site.name}", total, progress_shown) as progress:
@@ -222,8 +232,6 @@ def captured(
                 shard,
             )
 
-        if alone:
-            return sampled_rows(fill())
         reservoirs = run_on_all_ranks(fill)
         return sampled_rows({name: merged(reservoir) for name, reservoir in reservoirs.items()})
 

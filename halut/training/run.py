@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from halut.analysis.sensitivity import accuracy, sensitivity
+from halut.analysis.sensitivity import Candidate, sensitivity
 from halut.bundle import save_bundle, with_plugins
 from halut.data import build as build_data
 from halut.data.loader import BatchLoader
@@ -31,7 +31,7 @@ from halut.results.runs import import_runs
 from halut.results.store import Store
 from halut.sites.plan import Plan
 from halut.sites.residual import residual_roles
-from halut.training.calibrate import Context, captured
+from halut.training.calibrate import CalibrationBatches, Context
 from halut.training.cluster.lock import locked
 from halut.training.config.run_config import TrainConfig, plain_values
 from halut.training.config.unused_options import check_default_operator, check_effect_on_network
@@ -286,20 +286,23 @@ def _measured(context: Context) -> dict[str, float]:
     config, part = context.config, context.data.splits["val"]
     indices = part.indices[:: max(1, len(part) // config.schedule.sensitivity_samples)]
     size = context.data.config.eval_batch_size
-
-    def score(network: nn.Module) -> float:
-        return accuracy(network, BatchLoader(part, OrderedBatches(indices, size, shard=(0, 1))))
-
+    lost: dict[str, float] = {}
     with progress_bar(
         "sensitivity", len(context.plan.replaced), config.trainer.enable_progress_bar
     ) as progress:
-        lost = sensitivity(
+        for each in sensitivity(
             context.exact.to(device_of(config.trainer.accelerator)),
-            context.plan,
-            lambda entry: captured(context, context.exact, [entry], alone=True)[entry.site.name],
-            score,
-            config.seed,
-            progress,
-        )
+            [Candidate(entry) for entry in context.plan.replaced],
+            CalibrationBatches(context.data, config.capture.samples, config.seed),
+            BatchLoader(part, OrderedBatches(indices, size, shard=(0, 1))),
+            scores=("measured",),
+            rows=config.capture.rows,
+            memory=int(config.capture.memory_gib * 2**30),
+            seed=config.seed,
+        ):
+            if each.reason is not None:
+                raise HalutError(each.reason)
+            lost[each.candidate.site.name] = each.figures["lost"]
+            progress(1)
     context.folder.write("sensitivity.json", lost)
     return lost

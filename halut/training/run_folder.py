@@ -108,7 +108,7 @@ class RunFolder:
             raise HalutError(
                 f"run_dir={self.path} is not empty and holds no run; give another folder"
             )
-        saved = _with_defaults(with_new_names(saved))
+        saved = with_defaults(with_new_names(saved))
         differing = sorted(
             _differences(resume_relevant_config(saved), resume_relevant_config(config))
         )
@@ -163,7 +163,7 @@ def _of_no_run(path: Path) -> bool:
     return path.name in (ERROR, LOCK, TAKING) or path.name.startswith(TEMPORARY)
 
 
-def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     """The configuration of an earlier version: options that came later have their defaults."""
 
     def filled(values: Any, defaults: Any) -> Any:

@@ -39,11 +39,17 @@ def replaced(images):
 
 
 def definitions(y, e):
+    design = torch.stack([y.flatten(), torch.ones(y.numel())], 1).double()
+    target = e.flatten().double()
+    scale, shift = torch.linalg.lstsq(design, target).solution
+    rest = target - design @ torch.stack([scale, shift])
     return {
         "mae": F.l1_loss(y, e),
         "mse": F.mse_loss(y, e),
         "normalized_mse": F.mse_loss(y, e) / F.mse_loss(torch.zeros_like(e), e),
         "cosine": F.cosine_similarity(y.flatten(), e.flatten(), dim=0),
+        "scaled_error": rest.square().mean() / target.var(correction=0),
+        "scaled_shift": shift / target.std(correction=0),
     }
 
 
@@ -60,7 +66,11 @@ def test_against_the_definitions_over_all_samples(replaced, images):
     for name, metrics in expected.items():
         assert figures[name] == pytest.approx({k: float(v) for k, v in metrics.items()}, rel=1e-4)
         assert 0 < figures[name]["normalized_mse"] < 1
-    assert figures["7"] == {"mae": 0, "mse": 0, "normalized_mse": 0, "cosine": pytest.approx(1)}
+    zero, one = pytest.approx(0, abs=1e-6), pytest.approx(1)
+    assert figures["7"] == {
+        **{"mae": 0, "mse": 0, "normalized_mse": 0, "cosine": one},
+        **{"scaled_error": zero, "scaled_shift": zero},
+    }
     assert list(figures) == ["0", "4", "7"]
 
 
@@ -141,3 +151,26 @@ def test_degenerate_answers(y, e, normalized, cosine):
     sums.add(torch.tensor(y), torch.tensor(e))
     figures = sums.metrics()
     assert (figures["normalized_mse"], figures["cosine"]) == (normalized, pytest.approx(cosine))
+
+
+@pytest.mark.parametrize(
+    ("y", "exact", "error", "shift"),
+    [
+        ([1.0, 2.0, 3.0], [3.0, 5.0, 7.0], 0.0, 1 / (8 / 3) ** 0.5),  # exact = 2 y + 1
+        ([4.0, 4.0], [1.0, 3.0], 1.0, 2.0),  # a constant tells nothing
+        ([1.0, 2.0], [0.0, 0.0], 0.0, 0.0),
+        ([1.0, 2.0], [5.0, 5.0], 0.0, float("inf")),
+    ],
+)
+def test_what_a_scale_and_a_shift_mend(y, exact, error, shift):
+    total = ErrorSums()
+    total.add(torch.tensor(y), torch.tensor(exact))
+    figures = total.metrics()
+    assert figures["scaled_error"] == pytest.approx(error, abs=1e-12)
+    assert figures["scaled_shift"] == pytest.approx(shift)
+
+
+def test_no_metric_hides_an_answer_that_is_not_finite():
+    total = ErrorSums()
+    total.add(torch.tensor([1.0, float("nan")]), torch.ones(2))
+    assert all(value != value for value in total.metrics().values())

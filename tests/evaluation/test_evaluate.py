@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from halut.analysis.layer_errors import layer_errors
+from halut.analysis.layer_errors import METRICS, layer_errors
 from halut.analysis.network_cost import exact_cost, replaced_cost
 from halut.analysis.sensitivity import accuracy
 from halut.bundle import load_bundle
@@ -101,7 +101,7 @@ def test_errors_of_the_layers_over_the_whole_split(run_folder, digits, evaluate,
     images, _ = part.__getitems__(_request(part.indices))
     expected = layer_errors(network, [images])
     for layer in json.loads(json_file.read_text())["layers"]:
-        figures = {key: layer[key] for key in ("mae", "mse", "normalized_mse", "cosine")}
+        figures = {key: layer[key] for key in METRICS}
         assert figures == pytest.approx(expected[layer["name"]], rel=1e-4)
     assert [path.name for path in json_file.parent.iterdir()] == ["f.json"]
 

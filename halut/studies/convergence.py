@@ -1,0 +1,123 @@
+"""The verb `halut convergence`: accuracy and error against the number of calibration images."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from halut.errors import HalutError
+from halut.results.record import Record
+from halut.sites.plan import Plan
+from halut.studies.measuring import Setup, add_flags, at_least, measure, writable_store
+from halut.studies.options import Choice, choices_of, configs_of
+from halut.studies.sensitivity_table import label_of, remarks
+from halut.studies.subject import Subject
+from halut.training.config.run_config import TrainConfig
+from halut.training.logging.progress import console, log, set_up_logging
+
+EPILOG = """\
+examples:
+  halut convergence data=digits base.epochs=3 --images 16,64,256 --draws 3 --options 'tree K=16'
+  halut convergence data=fashion_mnist model=resnet8 --sites 'stack2.*' --options 'pq K=8,16'
+
+Each site alone is learned from each number of training images, drawn anew for every draw, and
+measured on the same validation images. A site that reads many rows of an image takes --rows of
+them: raise it to see what more images bring there.
+"""
+SHOWN = {
+    "lost": ("accuracy lost in points", "{:.2f}"),
+    "normalized_mse": ("normalized squared error of the layer", "{:.3g}"),
+}
+"""Figures that are printed: their title and format."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verb's flags."""
+    flags = argparse.ArgumentParser(
+        prog="halut convergence",
+        description="Accuracy and layer error against the number of calibration images.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(flags, samples=1000)
+    add = flags.add_argument
+    add(
+        "--images",
+        type=numbers,
+        default=[16, 64, 256, 1024],
+        metavar="N,N,...",
+        help="training images learned from (16,64,256,1024)",
+    )
+    add("--draws", type=at_least(1), default=3, help="draws of each number (%(default)s)")
+    add("--seed", type=at_least(0), help="of the first draw; by default the configuration's")
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure every number of images and draw, and show mean and spread."""
+    options = parser().parse_intermixed_args(arguments)
+    set_up_logging()
+    configs_of(options.options)
+    store = writable_store(options.results)
+
+    def choices_at(config: TrainConfig, plan: Plan) -> list[Choice]:
+        return choices_of(plan, config.halut, options.options, options.sites)
+
+    subject = Subject.of(options.overrides, options.threads, choices_at)
+    available = len(subject.data.splits["train"])
+    if max(options.images) > available:
+        raise HalutError(
+            f"--images: there are {available} training images, got {max(options.images)}"
+        )
+    first = subject.config.seed if options.seed is None else options.seed
+    setups = [
+        Setup("convergence", options.samples, images, options.rows, seed=first + draw)
+        for images in options.images
+        for draw in range(options.draws)
+    ]
+    choices = choices_at(subject.config, subject.plan)
+    records = measure(subject, setups, choices, ["measured"], store, options.batch)
+    show(records)
+    log.info("%d records in %s", len(records), store.path)
+    return 0
+
+
+def numbers(text: str) -> list[int]:
+    """N,N,... as rising numbers from 1, each once."""
+    return sorted({at_least(1)(each.strip()) for each in text.split(",")})
+
+
+def show(records: Sequence[Record]) -> None:
+    """Print the tables, and what could not be measured."""
+    for key in SHOWN:
+        console.print(table_of(records, key))
+    for line in dict.fromkeys(remarks(records)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def table_of(records: Sequence[Record], key: str) -> Table:
+    """Sites and options by number of images: mean and standard deviation of a figure over draws."""
+    title, form = SHOWN[key]
+    draws = len({record.seed for record in records})
+    table = Table(title=f"{title}: mean +- deviation of {draws} draws", title_justify="left")
+    table.add_column("site", overflow="fold")
+    table.add_column("option", overflow="fold")
+    images = sorted({r.calibration for r in records if r.calibration is not None})
+    for number in images:
+        table.add_column(f"{number} images", justify="right")
+    for site, label in dict.fromkeys((r.site, label_of(r)) for r in records):
+        own = [r for r in records if (r.site, label_of(r)) == (site, label)]
+        cells = [_cell([r for r in own if r.calibration == n], key, form) for n in images]
+        table.add_row(str(site), label, *cells)
+    return table
+
+
+def _cell(records: Sequence[Record], key: str, form: str) -> str:
+    values = [value for r in records if (value := r.figures.get(key)) is not None]
+    if not values:
+        return "NaN" if any(record.not_finite for record in records) else "-"
+    spread = form.format(statistics.stdev(values)) if len(values) > 1 else "?"
+    return f"{form.format(statistics.fmean(values))} +- {spread}"

@@ -1,0 +1,223 @@
+"""What the studies of single sites share: their flags, their records, and running what is left."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from halut.analysis.sensitivity import Candidate, sensitivity
+from halut.errors import HalutError
+from halut.results.record import Record
+from halut.results.store import Store
+from halut.studies.options import Choice
+from halut.studies.subject import Subject, context, now
+from halut.training.logging.progress import batches_shown, log
+from halut.training.logging.run_progress import Part, run
+
+
+def add_flags(parser: argparse.ArgumentParser, samples: int) -> None:
+    """The flags of every study of single sites."""
+    add = parser.add_argument
+    add(
+        "overrides",
+        nargs="*",
+        metavar="RUN | KEY=VALUE",
+        help="a run folder (its options and base weights), or options of train.py",
+    )
+    add(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="'OPERATOR KEY=A,B ...'",
+        help="operators with their options, lists in full product; by default the policy's own",
+    )
+    add(
+        "--sites",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="name patterns of the sites; by default those that the policy replaces",
+    )
+    add("--samples", type=at_least(1), default=samples, help="validation images (%(default)s)")
+    add("--rows", type=at_least(1), default=16_384, help="rows a site learns from (%(default)s)")
+    add("--batch", type=at_least(1), help="images of a batch; by default data.eval_batch_size")
+    add("--threads", type=at_least(1), help="threads of the CPU; by default trainer.threads")
+    add("--results", default="results", metavar="FOLDER", help="the store (%(default)s)")
+
+
+def at_least(low: int) -> Any:
+    """A type of argparse: a whole number from `low` on."""
+
+    def number(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low}, got {text!r}")
+        return int(text)
+
+    return number
+
+
+def writable_store(folder: str) -> Store:
+    """The store, which need not be there yet; HalutError where nothing could be written."""
+    store = Store(folder)
+    place = store.path.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise HalutError(f"--results {folder}: {place} is no folder")
+    if not os.access(place, os.W_OK):
+        raise HalutError(f"--results {folder}: {place} cannot be written to")
+    return store
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides the figures beside the candidate: `kind` of study, validation `samples`, images
+    learned from, `rows` of a site, samples of the Taylor score, `seed`."""
+
+    kind: str
+    samples: int
+    calibration: int
+    rows: int
+    taylor_samples: int = 0
+    seed: int = 0
+
+
+def record_of(
+    subject: Subject, setup: Setup, choice: Choice, score: str | None, **found: Any
+) -> Record:
+    """The record of one measurement; without what was `found`, one that has its key."""
+    entry = choice.candidate.entry
+    site = entry.site
+    data = ("train", setup.taylor_samples) if score == "fisher" else ("val", setup.samples)
+    shape = {key: getattr(site, key) for key in ("kind", "rows", "D", "M", "groups")}
+    detail = {"shape": shape, "stage": None, **asked_of(choice), **found.pop("detail", {})}
+    return Record(
+        setup.kind,
+        subject.identity,
+        subject.data_identity(*data),
+        found.pop("figures", {}),
+        site=site.name,
+        operator=entry.operator,
+        options=entry.options,
+        seed=setup.seed,
+        calibration=min(setup.calibration, len(subject.data.splits["train"])),
+        score=score,
+        settings={"rows": setup.rows},
+        detail=detail,
+        **found,
+    )
+
+
+def asked_of(choice: Choice) -> dict[str, Any]:
+    """What a record's detail says of how it was asked for: other words may mean the same."""
+    return {"label": choice.label, "asked": choice.options}
+
+
+def asked_keys(
+    subject: Subject, setups: Sequence[Setup], choices: Sequence[Choice], scores: Sequence[str]
+) -> dict[str, Choice]:
+    """Keys of all records of a study, with what each is of; a choice that its site does not support
+    has one."""
+    return {
+        record_of(subject, setup, choice, score).key: choice
+        for setup in setups
+        for choice in choices
+        for score in (scores if choice.candidate.reason is None else [None])
+    }
+
+
+def measure(
+    subject: Subject,
+    setups: Sequence[Setup],
+    choices: Sequence[Choice],
+    scores: Sequence[str],
+    store: Store,
+    batch: int | None = None,
+) -> list[Record]:
+    """Measure what the store does not hold yet, and return all that was asked for, in its order.
+
+    Every record is on disk before the next is measured.
+    """
+    keys = asked_keys(subject, setups, choices, scores)
+    known = store.keys().intersection(keys)
+    left = len(keys) - len(known)
+    log.info("%d measurements, %d of them in %s already", len(keys), len(known), store.path)
+    if left:
+        title = setups[0].kind
+        run.begin([Part(title, title, left)])
+        try:
+            with run.part(title), batches_shown(True, "", left) as show:
+                done = 0
+
+                def notify(what: str) -> None:
+                    run.at(what, done / left)
+                    show(what, done, left)
+
+                for record in _records(subject, setups, choices, scores, known, batch, notify):
+                    store.append(record)
+                    done += 1
+        except KeyboardInterrupt:
+            log.info("the same command goes on from here: what is measured is in %s", store.path)
+            raise
+    reading = store.read()
+    for problem in reading.problems:
+        log.warning("%s: %s", store.path, problem)
+    found = {record.key: record for record in reading.records}
+    return [
+        replace(found[key], detail={**found[key].detail, **asked_of(choice)})
+        for key, choice in keys.items()
+        if key in found
+    ]
+
+
+def _records(
+    subject: Subject,
+    setups: Sequence[Setup],
+    choices: Sequence[Choice],
+    scores: Sequence[str],
+    known: Collection[str],
+    batch: int | None,
+    notify: Callable[[str], None],
+) -> Iterator[Record]:
+    """The records that are not known, in turn."""
+    of = {id(choice.candidate): choice for choice in choices}
+    batches = subject.batches("val", setups[0].samples, batch)
+    where = context()
+    for setup in setups:
+
+        def wanted(candidate: Candidate, score: str | None, setup: Setup = setup) -> bool:
+            return record_of(subject, setup, of[id(candidate)], score).key not in known
+
+        def place(what: str, *_: int, setup: Setup = setup) -> None:
+            images = f"{setup.calibration} images, draw {setup.seed}: "
+            notify(f"{images if len(setups) > 1 else ''}{what}")
+
+        begun = time.perf_counter()
+        for each in sensitivity(
+            subject.network,
+            [choice.candidate for choice in choices],
+            subject.calibration(setup.calibration, setup.seed),
+            batches,
+            scores=scores,
+            wanted=wanted,
+            rows=setup.rows,
+            taylor_samples=setup.taylor_samples,
+            memory=int(subject.config.capture.memory_gib * 2**30),
+            seed=setup.seed,
+            notify=place,
+        ):
+            seconds = time.perf_counter() - begun
+            yield record_of(
+                subject,
+                setup,
+                of[id(each.candidate)],
+                each.score,
+                figures=each.figures,
+                detail={} if each.reason is None else {"reason": each.reason},
+                context={**where, "time": now(), "seconds": round(seconds, 3)},
+            )
+            begun = time.perf_counter()
