@@ -23,9 +23,9 @@ from halut.replace.operator_registry import operator_of
 from halut.results.main import import_parser
 from halut.results.main import parser as results_parser
 from halut.sites.find import find_sites
-from halut.studies.sweep import parser as sweep_parser
 from halut.studies import convergence, sensitivity
 from halut.studies.options import configs_of
+from halut.studies.sweep import parser as sweep_parser
 from halut.training.config.hydra_schemas import conf_dir, register
 from halut.training.config.run_config import check
 from halut.training.config.unused_options import ineffective, refuse
