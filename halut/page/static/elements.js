@@ -1,0 +1,88 @@
+// Elements of the page. Texts enter it as text nodes alone: no text is ever read as HTML.
+
+function el(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") element.style.cssText = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat()) {
+    if (child !== null && child !== undefined) element.append(child);
+  }
+  return element;
+}
+
+function shape(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes || {})) element.setAttribute(name, value);
+  for (const child of children.flat()) element.append(child);
+  return element;
+}
+
+let statusTimer = 0;
+function say(message) {
+  const status = document.getElementById("status");
+  status.textContent = message;
+  status.classList.add("shown");
+  clearTimeout(statusTimer);
+  statusTimer = setTimeout(() => status.classList.remove("shown"), 2500);
+}
+
+async function copyText(value, what) {
+  try {
+    await navigator.clipboard.writeText(value);
+  } catch (error) {
+    const area = el("textarea", { style: "position:fixed;opacity:0" });
+    area.value = value;
+    document.body.append(area);
+    area.select();
+    const copied = document.execCommand("copy");
+    area.remove();
+    if (!copied) { say("The browser does not let this page copy"); return; }
+  }
+  say(what + " copied");
+}
+
+function copyCommand(command) {
+  if (command) copyText(command, "Command");
+  else say("This point was recorded without a command");
+}
+
+function download(name, content, type) {
+  const link = el("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+function button(label, action, attributes) {
+  return el("button", { type: "button", class: "button", onclick: action, ...attributes }, label);
+}
+
+// A row of buttons of which one is pressed; `choices` are [value, label].
+function switcher(label, choices, value, change) {
+  const group = el("div", { class: "switch", role: "group", "aria-label": label });
+  for (const [choice, title] of choices) {
+    group.append(button(title, () => {
+      for (const each of group.children) each.setAttribute("aria-pressed", String(each.dataset.value === String(choice)));
+      change(choice);
+    }, { "data-value": choice, "aria-pressed": String(choice === value) }));
+  }
+  return group;
+}
+
+const sections = [];
+function section(id, title, lead) {
+  const element = el("section", { id, "aria-labelledby": id + "-title" },
+    el("h2", { id: id + "-title" }, title), lead ? el("p", { class: "lead" }, lead) : null);
+  document.getElementById("app").append(element);
+  sections.push([id, title]);
+  return element;
+}
+
+function commandBox(command) {
+  return el("button", { type: "button", class: "command mono", title: "Copy the command", onclick: () => copyCommand(command) }, command);
+}
