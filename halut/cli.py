@@ -1,4 +1,4 @@
-"""The console command `halut`: train, evaluate, table, bench, scaling, env.
+"""The console command `halut`: train, evaluate, table, report, bench, scaling, env.
 
 A verb gets its arguments as they stand, as most have a parser of their own: argparse's subparsers
 refuse `halut train --cfg job` and `-m`, for REMAINDER takes no option in front, and Hydra reads
@@ -26,6 +26,7 @@ verbs:
   train      compose a configuration and run it; arguments are those of `python train.py`
   evaluate   accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
   table      gather the runs in a folder, of a sweep or of jobs: a table and a picture
+  report     one HTML page of records and runs, and its charts as SVG, PDF and PNG
   bench      times of tables against float32 and INT8 products; those of `python -m halut.bench`
   scaling    what more ranks gain: measured here, and computed for more
   env        versions, devices, plugins, and which kernels are active
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train,
         "evaluate": evaluate,
         "table": table,
+        "report": report,
         "bench": bench,
         "scaling": scaling,
         "env": env,
@@ -130,6 +132,15 @@ def table(arguments: list[str]) -> int:
 
     set_up_logging()
     return 1 if show(options.folder, options.x, options.y, options.picture) else 0
+
+
+def report(arguments: list[str]) -> int:
+    """`halut report`: stores of records and run folders on one HTML page."""
+    from halut.page.command import main as run
+    from halut.training.logging.progress import set_up_logging
+
+    set_up_logging()
+    return run(arguments)
 
 
 def bench(arguments: list[str]) -> int:

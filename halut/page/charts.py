@@ -15,8 +15,26 @@ THEMES = {
     "dark": {"ink": "#e6eaf0", "soft": "#9aa6b5", "grid": "#2b333f", "paper": "transparent"},
 }
 PALETTES = {
-    "light": ["#0b62a8", "#c8500a", "#00805f", "#a5467f", "#b07a00", "#3f97cf", "#6a55a4", "#5b6675"],
-    "dark": ["#5aaef0", "#f58a42", "#3cc79f", "#e08bbb", "#e3b341", "#9ad1f5", "#b3a1ea", "#9aa6b5"],
+    "light": [
+        "#0b62a8",
+        "#c8500a",
+        "#00805f",
+        "#a5467f",
+        "#b07a00",
+        "#3f97cf",
+        "#6a55a4",
+        "#5b6675",
+    ],
+    "dark": [
+        "#5aaef0",
+        "#f58a42",
+        "#3cc79f",
+        "#e08bbb",
+        "#e3b341",
+        "#9ad1f5",
+        "#b3a1ea",
+        "#9aa6b5",
+    ],
 }
 """Told apart with any color vision: the order of Okabe and Ito, each on its own background."""
 
@@ -186,7 +204,10 @@ def convergence(figure: str = "accuracy", title: str = "accuracy in %") -> dict[
         height=300,
         encoding={"x": x, "color": color},
         layer=[
-            {"mark": {"type": "errorband", "extent": "stdev", "opacity": 0.2}, "encoding": {"y": y}},
+            {
+                "mark": {"type": "errorband", "extent": "stdev", "opacity": 0.2},
+                "encoding": {"y": y},
+            },
             {
                 "mark": {"type": "line", "point": {"size": 45}},
                 "encoding": {"y": {**y, "aggregate": "mean"}, "tooltip": tooltip},

@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     add("sources", nargs="*", type=Path, metavar="RUNS or STORE", help="folders (default: results)")
     add("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
     add("--title", help="default: the networks and data sets")
-    add("--pictures", type=Path, metavar="FOLDER", help="write the charts there as well, for papers")
+    add(
+        "--pictures", type=Path, metavar="FOLDER", help="write the charts there as well, for papers"
+    )
     add(
         "--formats",
         default="svg,pdf,png",

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -19,10 +20,12 @@ from halut.page.plain import plain_tables
 
 log = logging.getLogger("halut")
 SCRIPTS = (
-    *("data.js", "elements.js", "table.js", "filters.js", "charts.js", "summary.js", "layers.js"),
-    *("training.js", "drawings.js", "drawer.js", "sites.js", "compare.js", "records.js", "start.js"),
+    *("data", "elements", "table", "filters", "charts", "summary", "layers", "training"),
+    *("drawings", "drawer", "sites", "compare", "records", "start"),
 )
 """The page's own scripts, in order; together they are one function."""
+EXPORT = "window.vegaEmbed = vegaEmbed;"
+"""What the bundle of the charts' scripts leaves for the page's own."""
 MISSING = (
     "no charts: vl-convert-python is not installed: pip install 'halut[page]'; "
     "the tables need nothing"
@@ -45,7 +48,7 @@ def document(page: Mapping[str, Any], library: str | None = None) -> str:
     Texts of records reach the browser as JSON without any <, or escaped.
     """
     static = files("halut.page") / "static"
-    script = "\n".join((static / name).read_text("utf-8") for name in SCRIPTS)
+    script = "\n".join((static / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
     content = {**page, **templates()} if library is not None else {**page, "charts": {}}
     return Template((static / "page.html").read_text("utf-8")).substitute(
         title=escape(str(page["title"])),
@@ -78,11 +81,11 @@ def chart_library() -> str | None:
     except ImportError:
         return None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halut"
-    file = cache / f"vega-{vl_convert.get_vega_version()}-{vl_convert.__version__}.js"
+    file = cache / f"vega-{version('vl-convert-python')}.js"
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeError):
-        library = str(vl_convert.javascript_bundle())
+        library = str(vl_convert.javascript_bundle(EXPORT))
     try:
         write_bytes(file, library.encode())
     except OSError as error:
@@ -96,5 +99,5 @@ def check_library() -> None:
         import vl_convert  # noqa: F401
     except ImportError as error:
         raise HalutError(
-            "pictures need vl-convert-python: pip install 'halut[page]'; report.html's tables do not"
+            "pictures need vl-convert-python: pip install 'halut[page]'; report.html needs nothing"
         ) from error

@@ -28,9 +28,9 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
     bits = options.get("bits", options.get("width"))
     C, D = options.get("C"), shape.get("D")
     V = options.get("V")
-    if V is None and _whole(C) and _whole(D):
+    if V is None and isinstance(C, int) and isinstance(D, int) and C > 0:
         V = -(-D // C)
-    if C is None and _whole(V) and _whole(D):
+    elif C is None and isinstance(V, int) and isinstance(D, int) and V > 0:
         C = -(-D // V)
     return {
         "kind": record.kind,
@@ -88,7 +88,7 @@ def words(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={_short(settings[key])}" for key in sorted(settings))
 
 
-def record_notes(records: Sequence[Record], sites: Mapping[str, Iterable[str]] = {}) -> list[str]:  # noqa: B006
+def record_notes(records: Sequence[Record], sites: Mapping[str, Iterable[str]]) -> list[str]:
     """What a reader has to know before comparing the records.
 
     Figures that are not finite, several networks or sets of weights in one store, several data
@@ -127,10 +127,6 @@ def record_notes(records: Sequence[Record], sites: Mapping[str, Iterable[str]] =
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _short(value: Any) -> str:

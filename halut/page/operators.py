@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from halut.ops.blocks import Blocks
+
 CODEBOOKS = 64
 """Codebooks of a site that the page shows; `codebooks` of a site says how many there are."""
 
@@ -54,12 +56,23 @@ def _tables(file: Any, keys: set[str], owner: str, entry: Mapping[str, Any]) -> 
         tables |= {"codebooks": len(thresholds), "K": thresholds.shape[1] + 1}
         tables["thresholds"] = [[_rounded(t) for t in row] for row in thresholds[:CODEBOOKS]]
         tables["dims"] = dims[:CODEBOOKS].tolist()
+    tables |= _columns(entry)
     order = tensor("encoder.transform.order")
     if order is not None and dims is not None:  # columns of the site's own input
         tables["dims"] = order[dims[:CODEBOOKS]].tolist()
     elif entry.get("options", {}).get("transform", "none") != "none":
         tables["transformed"] = entry["options"]["transform"]
     return tables
+
+
+def _columns(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """First column and width of every codebook that is kept."""
+    site, options = entry["site"], entry.get("options", {})
+    C, stages = options.get("C"), 1 + options.get("residual", 0)
+    if not isinstance(C, int):
+        C = -(-site["D"] // options["V"]) if options.get("V") else 1
+    blocks = Blocks(site["D"], C * stages, site.get("groups", 1), stages)
+    return {"starts": blocks.starts[:CODEBOOKS], "widths": blocks.widths[:CODEBOOKS]}
 
 
 def _packed(values: NDArray[Any]) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from halut.analysis.network_cost import operations
+from halut.analysis.run_figures import is_number
 from halut.page.measurements import subject_of
 from halut.results.record import Record
 
@@ -26,6 +25,8 @@ EXTRA = ("energy", "latency")
 APART = ("seed", "run_dir", "base.cache", "schedule.cache", "data.root", "data.workers", "plugins")
 APART_GROUPS = ("trainer", "logger", "debug", "sweep", "hydra")
 """What does not make another configuration: the seed, and where and how it ran."""
+LABELED = 4
+"""Options in a label."""
 NAMES = {"exact": "exact", "baseline": "exact, fine-tuned", "int8": "INT8", "int4": "INT4"}
 VARIANT_OF_COST = {"exact": "exact", "int8": "INT8", "int4": "INT4", "plan": "ours"}
 
@@ -33,21 +34,33 @@ VARIANT_OF_COST = {"exact": "exact", "int8": "INT8", "int4": "INT4", "plan": "ou
 def points(runs: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list[dict[str, Any]]:
     """A point for every variant of every run and every record of a whole network.
 
-    {"subject", "variant" (exact, exact, fine-tuned, INT8, INT4, ours), "label", "accuracy",
-    "val_accuracy", "lost", "seed", "source", "command", and COSTS}; percent and points, test split.
-    `lost` is against the exact network of the same run.
+    {"subject", "variant" (exact, exact, fine-tuned, INT8, INT4, ours), "label", "options",
+    "accuracy", "val_accuracy", "lost", "seed", "source", "command", and COSTS}; percent and points,
+    test split. `lost` is against the exact network of the same run; `options` are all that tell its
+    configuration from others, `label` the few that tell most.
     """
     outcomes = [_of_run(run) for run in runs if run["variants"]]
     outcomes += [_of_record(record) for record in records if record.kind in ("run", "sweep")]
     labels = _labels([(each["subject"], each["config"]) for each in outcomes])
     rows = []
-    for outcome, label in zip(outcomes, labels, strict=True):
+    for outcome, (label, options) in zip(outcomes, labels, strict=True):
         for row in outcome["rows"]:
             ours = row["variant"] == "ours"
             name = f"{row.pop('operators', None) or 'ours'} {label}".strip()
             shared = {key: outcome[key] for key in ("subject", "seed", "source", "command")}
-            rows.append({**shared, **row, "label": name if ours else row["variant"]})
-    return _with_costs(rows, records)
+            told = {"label": name if ours else row["variant"], "options": options if ours else None}
+            rows.append({**shared, **row, **told})
+    return _with_costs(_numbered(rows), records)
+
+
+def _numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Labels that several configurations of a subject have, with a number behind."""
+    options: dict[tuple[Any, Any], dict[Any, int]] = defaultdict(dict)
+    for row in rows:
+        known = options[row["subject"], row["label"]]
+        number = known.setdefault(row["options"], 1 + len(known))
+        row["label"] += f" ({number})" if number > 1 else ""
+    return rows
 
 
 def _of_run(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,10 +117,11 @@ def _of_record(record: Record) -> dict[str, Any]:
     }
 
 
-def _labels(outcomes: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """KEY=VALUE ... of what differs among the configurations of one subject, seeds apart.
+def _labels(outcomes: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str]]:
+    """(KEY=VALUE ... of the LABELED keys with most values, the same of all keys) that differ.
 
-    Options of operators are compared among runs of the same operator alone.
+    Among the configurations of one subject, seeds apart; options of operators among runs of the
+    same operator alone.
     """
     kept = [
         {k: json.dumps(v, sort_keys=True, default=str) for k, v in config.items() if _tells(k)}
@@ -116,14 +130,18 @@ def _labels(outcomes: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     whole = [subject for subject, _ in outcomes]
     same = [(s, c.get("halut.name")) for s, c in zip(whole, kept, strict=True)]
     shared, own = _distinct(whole, kept, False), _distinct(same, kept, True)
-    return [
-        " ".join(
-            f"{key.removeprefix('halut.')}={config[key].strip(chr(34))}"
-            for key in sorted(config)
-            if key != "halut.name" and len({**shared[subject], **own[kind]}[key]) > 1
-        )
-        for subject, kind, config in zip(whole, same, kept, strict=True)
-    ]
+    labels = []
+    for subject, kind, config in zip(whole, same, kept, strict=True):
+        values = {**shared[subject], **own[kind]}
+        keys = [key for key in sorted(config) if key != "halut.name" and len(values[key]) > 1]
+        telling = sorted(keys, key=lambda key: -len(values[key]))[:LABELED]
+        labels.append((_options(config, sorted(telling)), _options(config, keys)))
+    return labels
+
+
+def _options(config: Mapping[str, str], keys: Sequence[str]) -> str:
+    quote = chr(34)
+    return " ".join(f"{key.removeprefix('halut.')}={config[key].strip(quote)}" for key in keys)
 
 
 def _distinct(
@@ -146,7 +164,7 @@ def _tells(key: str) -> bool:
 
 def _with_costs(rows: list[dict[str, Any]], records: Sequence[Record]) -> list[dict[str, Any]]:
     """Energies and latencies of cost records, where network, variant and bytes are the same."""
-    costs = {}
+    costs: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in records:
         variant = VARIANT_OF_COST.get(str(record.settings.get("variant")))
         if record.kind == "cost" and record.site is None and variant is not None:
@@ -171,8 +189,8 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], dict[Any, Mapping[str, Any]]] = defaultdict(dict)
     for row in rows:
         ours = row["variant"] == "ours"
-        key = (row["subject"], row["label"] if ours else row["variant"])
-        key += (() if ours else (row.get("bytes"),))
+        key: tuple[Any, ...] = (row["subject"], row["label"] if ours else row["variant"])
+        key += () if ours else (row.get("bytes"),)
         measured = (row["seed"], row["accuracy"], row["lost"])
         groups[key].setdefault((row["source"], *measured) if ours else measured, row)
     lines = []
@@ -182,17 +200,17 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         names = dict.fromkeys(name for row in members for name in row)
         figures: dict[str, float | None] = {}
         for name in names:
-            values = [v for row in members if _number(v := row.get(name))]
+            values = [float(row[name]) for row in members if is_number(row.get(name))]
             if name not in ("seed",) and values:
                 figures[name] = fmean(values)
                 figures[f"{name}_std"] = stdev(values) if len(values) > 1 else None
         seeds = len({row["seed"] for row in members})
-        told = {k: first[k] for k in ("subject", "variant", "label", "command")}
+        told = {k: first[k] for k in ("subject", "variant", "label", "options", "command")}
         lines.append({**told, "seeds": seeds, "count": len(members), **figures})
     order = list(dict.fromkeys(line["subject"] for line in lines))
     ranks = [*NAMES.values(), "ours"]
 
-    def rank(line: Mapping[str, Any]) -> tuple[int, int, float]:
+    def rank(line: Mapping[str, Any]) -> tuple[float, float, float]:
         variant = line["variant"]
         best = -(line.get("accuracy") or 0.0) if variant == "ours" else 0.0
         known = ranks.index(variant) if variant in ranks else len(ranks) - 1.5
@@ -204,8 +222,3 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def difference(exact: float | None, accuracy: float | None) -> float | None:
     """Points lost; None where one is not known."""
     return None if exact is None or accuracy is None else exact - accuracy
-
-
-def _number(value: Any) -> bool:
-    told = isinstance(value, int | float) and not isinstance(value, bool)
-    return told and math.isfinite(value)

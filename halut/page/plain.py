@@ -71,7 +71,9 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, 
         "<tr>" + "".join(f"<td>{escape(text(row.get(key)))}</td>" for key in columns) + "</tr>"
         for row in rows[:LIMIT]
     ]
-    more = f"<p>{LIMIT:,} of {len(rows):,} rows; the store has them all.</p>" if rows[LIMIT:] else ""
+    more = (
+        f"<p>{LIMIT:,} of {len(rows):,} rows; the store has them all.</p>" if rows[LIMIT:] else ""
+    )
     return (
         f'<h2>{escape(title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>{more}"

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from halut.analysis.run_figures import FINISHED, RunRecord, normalized_mse_of, read_run
@@ -52,21 +53,18 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
         "confusion": inspection.get("confusion"),
         "worst": inspection.get("worst"),
     }
-    last = _file(path / "sensitivity.json", name, notes)
-    run["sites"] = _guarded(lambda: _sites(plan, report, curves, last), [], name, notes)
-    tensors = next(
-        (p for p in (path / "bundle" / "model.safetensors", path / "model.safetensors") if p.exists()),
-        None,
-    )
-    operators = _guarded(lambda: site_operators(tensors, plan), {}, name, notes) if tensors else {}
+    lost = _file(path / "sensitivity.json", name, notes)
+    run["sites"] = _guarded(lambda: site_rows(plan, report, curves, lost), [], name, notes)
+    weights = path / "bundle" / "model.safetensors"
+    operators: dict[str, Any] = {}
+    if weights.exists():
+        operators = _guarded(lambda: site_operators(weights, plan), {}, name, notes)
     measured = _mapping(inspection.get("sites"))
     run["details"] = {
         site["name"]: {**operators.get(site["name"], {}), **_mapping(measured.get(site["name"]))}
         for site in run["sites"]
         if site["name"] in operators or site["name"] in measured
     }
-    for site in run["sites"]:  # which metrics.csv tells by layer, of the last validation
-        site.pop("curves", None)
     run["curves"] = {k: v for k, v in curves.items() if k.startswith(CURVES)}
     return run
 
@@ -90,13 +88,16 @@ def _facts(record: RunRecord, report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sites(
+def site_rows(
     plan: Mapping[str, Any],
     report: Mapping[str, Any],
-    curves: Mapping[str, Any],
-    sensitivity: Mapping[str, Any],
+    curves: Mapping[str, Any] = MappingProxyType({}),
+    sensitivity: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """A row for every site of the plan, and for those that only the report names."""
+    """A row for every site of the plan, and for those that only the report names.
+
+    `curves` are those of metrics.csv, {key: {"value"}}; `sensitivity` is points lost by site.
+    """
     reported = {site["name"]: site for site in _mappings(report.get("sites"))}
     rows = []
     for entry in _mappings(plan.get("entries")):

@@ -51,7 +51,7 @@ function headlineSection() {
       name: "Networks of " + subject, rows, search: rows.length > 8, page: 20,
       rowClass: (row) => (row.variant === "ours" ? "ours" : null),
       columns: [
-        { key: "label", title: "network", words: true },
+        { key: "label", title: "network", words: true, cell: (row) => el("span", { title: row.options || null }, row.label) },
         { key: "accuracy", title: "test accuracy", format: (value, row) => accuracyOf(row) },
         { key: "lost", title: "points lost", format: (value, row) => spread(row.lost, row.lost_std, 2) },
         { key: "count", title: "runs" },
