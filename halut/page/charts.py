@@ -70,7 +70,7 @@ def config(theme: str) -> dict[str, Any]:
         },
         "range": {"category": palette, "heatmap": {"scheme": "viridis"}},
         "title": {"color": colors["ink"], "fontSize": 13, "anchor": "start", "fontWeight": 600},
-        "point": {"size": 70, "filled": True},
+        "point": {"size": 70, "filled": True, "opacity": 1},
         "line": {"strokeWidth": 2},
         "rule": {"color": colors["soft"]},
         "text": {"color": colors["soft"], "fontSize": 11},
@@ -153,7 +153,9 @@ def bars(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
         encoding={
             "y": _text("site", None, sort=None, axis={"labelPadding": 6, "domain": False}),
             "yOffset": _text("option", None, sort=None),
-            "x": _number(figure, title, aggregate="mean", axis={"orient": "top"}),
+            "x": _number(
+                figure, title, aggregate="mean", axis={"orient": "top", "tickCount": 6}, stack=None
+            ),
             "color": _text("option", None, sort=None, legend={"columns": 1}),
             "tooltip": [
                 _text("site", "site"),
@@ -171,7 +173,12 @@ def heat(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
         height={"step": 34},
         mark={"type": "rect", "cornerRadius": 2, "stroke": "white", "strokeOpacity": 0.15},
         encoding={
-            "x": {"field": "K", "type": "ordinal", "title": "K, prototypes a codebook"},
+            "x": {
+                "field": "K",
+                "type": "ordinal",
+                "title": "K, prototypes a codebook",
+                "axis": {"labelAngle": 0},
+            },
             "y": {
                 "field": "C",
                 "type": "ordinal",
@@ -194,7 +201,7 @@ def convergence(figure: str = "accuracy", title: str = "accuracy in %") -> dict[
     x = _number("calibration", "calibration samples", scale={"type": "log", "nice": False})
     x["axis"] = {"format": "~s", "tickCount": 6}
     y = _number(figure, title, scale={"zero": False})
-    color = _text("series", None, sort=None)
+    color = _text("series")
     tooltip = [
         _text("series", "site"),
         _number("calibration", "samples", format=","),

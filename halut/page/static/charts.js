@@ -56,7 +56,6 @@ async function render(self) {
   if (self.change) self.change(spec, self.rows);
   const narrow = self.box.clientWidth < 480;
   spec.config = structuredClone(page.themes[theme()]);
-  spec.autosize = { type: "fit-x", contains: "padding" };
   if (narrow) {
     spec.config.axis.labelLimit = 96;
     spec.config.legend.columns = 1;

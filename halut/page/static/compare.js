@@ -3,7 +3,7 @@
 function compareSection() {
   const runs = page.runs;
   if (runs.length < 2) return;
-  const root = section("compare", "Compare runs", "Choose two or more; what differs in their configurations stands below their figures.");
+  const root = section("compare", "Compare runs", "Choose two or more; what differs in their configurations stands below their figures.", "Compare");
   const chosen = new Set(runs.slice(0, 2));
   const holder = el("div");
   root.append(el("div", { class: "bar", role: "group", "aria-label": "Runs to compare" }, runs.map((run) => {
@@ -79,7 +79,8 @@ function confusion(counts, classes) {
     pairs.sort((a, b) => b.count - a.count);
     return dataTable({ name: "Confusions", rows: pairs, page: 20, columns: [{ key: "true", title: "class" }, { key: "answered", title: "taken for" }, { key: "count", title: "samples" }] }).root;
   }
-  const table = el("table", { class: "matrix", id: "confusion" }, el("thead", null, el("tr", null, el("td", null, ""), counts.map((_, j) => el("th", { scope: "col" }, name(j))))),
+  const short = counts.every((_, j) => name(j).length < 4);
+  const table = el("table", { class: short ? "matrix short" : "matrix", id: "confusion" }, el("thead", null, el("tr", null, el("td", null, ""), counts.map((_, j) => el("th", { scope: "col" }, name(j))))),
     el("tbody", null, counts.map((row, i) => {
       const total = Math.max(1, row.reduce((a, b) => a + b, 0));
       return el("tr", null, el("th", { scope: "row" }, name(i)), row.map((count, j) => {

@@ -52,7 +52,7 @@ const DEEPEST = 4;
 function treeDrawing(site, thresholds, dims) {
   const depth = Math.log2(thresholds.length + 1), levels = Math.min(depth, DEEPEST);
   const perNode = dims.length === thresholds.length && dims.length !== depth;
-  const leaves = 2 ** levels, step = 96, height = 66;
+  const leaves = 2 ** levels, step = 180, height = 72;
   const root = shape("svg", { width: leaves * step / 2 + 20, height: levels * height + 40, role: "img", "aria-label": `Tree of ${thresholds.length} tests` });
   const span = leaves * step / 2;
   const place = (level, prefix) => [10 + span * (prefix + 0.5) / 2 ** level, 20 + level * height];
@@ -70,13 +70,10 @@ function treeDrawing(site, thresholds, dims) {
       const [x, y] = place(level, prefix), node = 2 ** level - 1 + prefix;
       const column = perNode ? dims[node] : dims[level], name = columnName(site, column);
       const value = thresholds[node], test = value === null ? "> ∞" : `> ${number(value)}`;
-      const wide = span / 2 ** level > 84;
-      const label = shape("text", { x, y: y + 4, "text-anchor": "middle" }, wide ? `${name} ${test}` : test);
-      const half = wide ? 62 : 24;
-      if (wide) root.append(shape("rect", { x: x - Math.min(half, span / 2 ** level / 2), y: y - 11, width: 2 * Math.min(half, span / 2 ** level / 2), height: 22, rx: 6, class: "node" }));
-      else root.append(shape("rect", { x: x - half, y: y - 10, width: 2 * half, height: 20, rx: 5, class: "node" }));
-      label.append(shape("title", {}, `${name} ${test}`));
-      root.append(label);
+      const tip = shape("title", {}, `${name} ${test}`);
+      root.append(shape("rect", { x: x - 42, y: y - 15, width: 84, height: 32, rx: 6, class: "node" }, tip),
+        shape("text", { x, y: y - 2, "text-anchor": "middle", class: "soft" }, name),
+        shape("text", { x, y: y + 12, "text-anchor": "middle" }, test));
     }
   }
   for (let leaf = 0; leaf < leaves; leaf++) {

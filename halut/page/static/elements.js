@@ -75,11 +75,11 @@ function switcher(label, choices, value, change) {
 }
 
 const sections = [];
-function section(id, title, lead) {
+function section(id, title, lead, short) {
   const element = el("section", { id, "aria-labelledby": id + "-title" },
     el("h2", { id: id + "-title" }, title), lead ? el("p", { class: "lead" }, lead) : null);
   document.getElementById("app").append(element);
-  sections.push([id, title]);
+  sections.push([id, short || title]);
   return element;
 }
 

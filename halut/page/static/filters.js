@@ -32,5 +32,11 @@ function filterBar(rows, fields, change) {
     return rows.filter((row) => wanted.every(([key, value]) => row[key] === value));
   }
 
-  return { root: bar, left, empty: !selects.length };
+  function choose(key, value) {
+    const select = selects.find((each) => each.dataset.field === key);
+    select.value = [...select.options].find((option) => option.textContent === text(value)).value;
+    select.dispatchEvent(new Event("change"));
+  }
+
+  return { root: bar, left, choose, empty: !selects.length };
 }

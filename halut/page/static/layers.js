@@ -18,7 +18,7 @@ function layersSection() {
   const all = tables.records.filter((row) => row.kind === "sensitivity" && row.site !== null);
   if (!all.length) return;
   const figures = figureNames.filter((name) => all.some((row) => isNumber(row[name])));
-  const root = section("layers", "Each layer alone", "One site replaced, everything else exact and nothing retrained: what each choice costs where.");
+  const root = section("layers", "Each layer alone", "One site replaced, everything else exact and nothing retrained: what each choice costs where.", "Layers");
   const state = { figure: figures.includes("lost") ? "lost" : figures[0], rows: all };
   const select = el("select", { "data-figure": "layers" }, figures.map((name) => el("option", { value: name }, titleOf(name))));
   select.value = state.figure;
@@ -49,7 +49,10 @@ function layersSection() {
       spec.height = { step: options > 4 ? 9 : 14 };
       if (options > 8) { spec.encoding.color = { field: "operator", type: "nominal", title: null }; }
     });
-    heat.draw(rows.filter((row) => isNumber(row.C) && isNumber(row.K)), alter);
+    heat.draw(rows.filter((row) => isNumber(row.C) && isNumber(row.K)), (spec, shown) => {
+      alter(spec);
+      if (distinct(shown, "K").length < 6) spec.width = { step: 90 };
+    });
   }
   draw();
 }
@@ -72,7 +75,7 @@ function convergenceSection() {
   if (!all.length) return;
   for (const row of all) row.series = [row.site, row.option].filter(Boolean).join(" ");
   const figures = figureNames.filter((name) => all.some((row) => isNumber(row[name])));
-  const root = section("calibration", "How many samples to calibrate on", "Lines are means over draws, bands their standard deviation.");
+  const root = section("calibration", "How many samples to calibrate on", "Lines are means over draws, bands their standard deviation.", "Calibration");
   const state = { figure: figures.includes("accuracy") ? "accuracy" : figures[0], rows: all };
   const select = el("select", { "data-figure": "calibration" }, figures.map((name) => el("option", { value: name }, titleOf(name))));
   select.value = state.figure;

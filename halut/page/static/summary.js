@@ -71,7 +71,8 @@ function frontSection() {
   const costs = Object.keys(page.headline.columns).filter(isCost);
   const rows = tables.headline.filter((row) => isNumber(row.accuracy));
   if (!rows.length || !costs.length) return;
-  const root = section("front", "Accuracy against cost", "Every configuration, with the exact network and its integers. The line joins the best accuracy at each cost; a click on a point copies the command that makes it.");
+  const root = section("front", "Accuracy against cost", "Every configuration, with the exact network and its integers. The line joins the best accuracy at each cost; a click on a point copies the command that makes it.", "Cost");
+  const subjects = distinct(rows, "subject");
   const state = { cost: costs.includes("bytes") ? "bytes" : costs[0], rows };
   const panel = el("div", { class: "panel" });
   const filters = filterBar(rows, [["subject", "network"], ["variant", "variant"]], (left) => { state.rows = left; draw(); });
@@ -88,5 +89,6 @@ function frontSection() {
     });
     panel.dataset.cost = state.cost;
   }
-  draw();
+  if (subjects.length > 1) filters.choose("subject", subjects[0]); // accuracies of one data set
+  else draw();
 }

@@ -17,7 +17,7 @@ function stageRows(runs) {
 function trainingSection() {
   const runs = page.runs.filter((run) => run.stages.length || Object.keys(run.curves).length);
   if (!runs.length) return;
-  const root = section("training", "Stages and training", "What each swap cost and training won back, in validation accuracy; below, what was logged over the step of the whole run. Dashed lines are where a stage begins.");
+  const root = section("training", "Stages and training", "What each swap cost and training won back, in validation accuracy; below, what was logged over the step of the whole run. Dashed lines are where a stage begins.", "Training");
   const chosen = new Set(runs.slice(0, 6).map((run) => run.name));
   if (runs.length > 1) {
     root.append(el("div", { class: "bar", role: "group", "aria-label": "Runs" }, runs.map((run) => {
