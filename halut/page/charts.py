@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 VARIANTS = ["exact", "exact, fine-tuned", "INT8", "INT4", "ours"]
+HUES = ["#7a8699", "#a8679a", "#2f86c9", "#1f9e89", "#e0701a"]
+"""Of the variants, on both backgrounds."""
 PHASES = ["before", "after swap", "after training"]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 THEMES = {
@@ -98,7 +100,7 @@ def front(cost: str = "bytes", title: str = "bytes of the network") -> dict[str,
     x = _number(cost, title, scale={"type": "log", "nice": False, "padding": 24})
     x["axis"] = {"format": "~s", "tickCount": 6}
     y = _number("accuracy", "test accuracy in %", scale={"zero": False, "padding": 12})
-    color = _text("variant", None, scale={"domain": VARIANTS})
+    color = _text("variant", None, scale={"domain": VARIANTS, "range": HUES})
     bars = {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "x": x, "color": color}
     tooltip = [
         _text("label", "configuration"),

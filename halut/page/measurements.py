@@ -16,8 +16,8 @@ SHAPE = ("C", "V", "K", "bits", "width")
 def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """A flat row for every record: what identifies it, then its figures by their own names.
 
-    `option` is its operator with those options in which records of that operator differ, and C, V,
-    K and the bits, a label for charts.
+    `option` is a label for charts: that of its detail, or its operator with C, V, K, the bits and
+    those options in which records of that operator differ.
     """
     labels = option_labels(records)
     return [_row(record, label) for record, label in zip(records, labels, strict=True)]
@@ -50,6 +50,7 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "score": record.score,
         "calibration": record.calibration,
         "seed": record.seed,
+        "variant": record.settings.get("variant"),
         "settings": words(record.settings) or None,
         "command": record.context.get("command"),
         "run": record.context.get("run"),
@@ -72,8 +73,8 @@ def option_labels(records: Sequence[Record]) -> list[str | None]:
             values[record.operator or ""][key].add(json.dumps(value, sort_keys=True, default=str))
     labels: list[str | None] = []
     for record in records:
-        if record.operator is None:
-            labels.append(None)
+        if record.operator is None or isinstance(record.detail.get("label"), str):
+            labels.append(record.detail.get("label"))
             continue
         kinds = values[record.operator]
         keys = [key for key in SHAPE if record.options.get(key) is not None]

@@ -20,11 +20,12 @@ COSTS = {
     "seconds": "seconds",
 }
 """Axes of the front that every run tells; energies and latencies come from cost records."""
-EXTRA = ("energy", "latency")
-"""How further axes begin."""
+EXTRA = {"energy": "energy of a sample in joules", "latency": "latency in seconds"}
+"""Axes that cost records bring, and how their names begin."""
 APART = ("seed", "run_dir", "base.cache", "schedule.cache", "data.root", "data.workers", "plugins")
 APART_GROUPS = ("trainer", "logger", "debug", "sweep", "hydra")
 """What does not make another configuration: the seed, and where and how it ran."""
+SIZES = ("bytes", "operations", "bops")
 LABELED = 4
 """Options in a label."""
 NAMES = {"exact": "exact", "baseline": "exact, fine-tuned", "int8": "INT8", "int4": "INT4"}
@@ -104,9 +105,11 @@ def _of_record(record: Record) -> dict[str, Any]:
     ours: dict[str, Any] = {"variant": "ours", "accuracy": test, "lost": difference(exact, test)}
     ours["val_accuracy"] = figures.get("val_accuracy")
     ours |= {key: figures.get(key) for key in COSTS}
-    ours |= {k: v for k, v in figures.items() if k.startswith(EXTRA)}
+    ours |= {k: v for k, v in figures.items() if k.startswith(tuple(EXTRA))}
     ours["operators"] = record.operator or record.settings.get("halut.name")
     config = {**record.settings, **{f"halut.{k}": v for k, v in record.options.items()}}
+    if record.operator is not None:
+        config["halut.name"] = record.operator
     return {
         "subject": subject_of(record),
         "seed": record.seed,
@@ -163,19 +166,30 @@ def _tells(key: str) -> bool:
 
 
 def _with_costs(rows: list[dict[str, Any]], records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Energies and latencies of cost records, where network, variant and bytes are the same."""
-    costs: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for record in records:
-        variant = VARIANT_OF_COST.get(str(record.settings.get("variant")))
-        if record.kind == "cost" and record.site is None and variant is not None:
-            key = (record.network.get("model"), variant, record.figures.get("bytes"))
-            extra = {k: v for k, v in record.figures.items() if k.startswith(EXTRA)}
-            costs[key] = {**costs.get(key, {}), **extra}
+    """Energies and latencies of cost records, where network, variant and costs are the same.
+
+    The same is what has as many bytes, or as many operations and bit operations. An exact network
+    whose costs are not told has those of its cost record.
+    """
+    costs = [
+        (record.network.get("model"), VARIANT_OF_COST.get(variant), record.figures)
+        for record in records
+        if record.kind == "cost"
+        and record.site is None
+        and (variant := str(record.settings.get("variant"))) in VARIANT_OF_COST
+    ]
     for row in rows:
         model = row["subject"].partition(" on ")[0]
         variant = "exact" if row["variant"].startswith("exact") else row["variant"]
-        extra = costs.get((model, variant, row.get("bytes")), {})
-        row |= {k: v for k, v in extra.items() if row.get(k) is None}
+        for of_model, of_variant, figures in costs:
+            if (of_model, of_variant) != (model, variant):
+                continue
+            if variant == "exact" and all(row.get(key) is None for key in SIZES):
+                row |= {key: figures.get(key) for key in SIZES}
+            same = [row.get(key) is not None and row[key] == figures.get(key) for key in SIZES]
+            if same[0] or all(same[1:]):
+                extra = {k: v for k, v in figures.items() if k.startswith(tuple(EXTRA))}
+                row |= {k: v for k, v in extra.items() if row.get(k) is None}
     return rows
 
 

@@ -11,7 +11,7 @@ from halut.io import write_bytes
 from halut.option import unknown
 from halut.page import charts
 from halut.page.columns import as_rows
-from halut.page.outcomes import COSTS
+from halut.page.outcomes import COSTS, EXTRA
 from halut.page.training_rows import curve_rows, stage_rows
 
 FORMATS = ("svg", "pdf", "png")
@@ -45,7 +45,7 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
     for cost in [k for k in page["headline"]["columns"] if _is_cost(k)]:
         rows = [r for r in lines if r.get(cost) and r.get("accuracy") is not None]
         if rows:
-            title = COSTS.get(cost, cost.replace("_", " "))
+            title = {**COSTS, **EXTRA}.get(cost, cost.replace("_", " "))
             yield f"front-{cost}", _filled(charts.front(cost, title), rows)
     measured = [r for r in records if r["kind"] == "sensitivity" and r.get("lost") is not None]
     if measured:
@@ -65,7 +65,9 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
 
 
 def _is_cost(name: str) -> bool:
-    return not name.endswith("_std") and (name in COSTS or name.startswith(("energy", "latency")))
+    return not name.endswith("_std") and (
+        name in COSTS or name == "energy" or name.startswith("latency")
+    )
 
 
 def _filled(spec: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

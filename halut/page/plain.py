@@ -43,6 +43,7 @@ RECORDS = {
     "subject": "network",
     "site": "site",
     "option": "operator",
+    "variant": "variant",
     "calibration": "calibration",
     "seed": "seed",
     "score": "score",

@@ -94,8 +94,7 @@ def cells(page: Any, table: str) -> list[dict[str, str]]:
     ]
     rows = page.locator(f'table[aria-label="{table}"] tbody tr')
     return [
-        dict(zip(map(str.strip, heads), row.locator("td").all_inner_texts(), strict=True))
-        for row in rows.all()
+        dict(zip(heads, row.locator("td").all_inner_texts(), strict=True)) for row in rows.all()
     ]
 
 

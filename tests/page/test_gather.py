@@ -70,11 +70,11 @@ def test_the_headline_is_mean_and_deviation_over_seeds(tmp_path):
 
 
 def test_energy_comes_from_the_cost_record_of_the_same_network(tmp_path):
-    figures = {"bytes": 8000.0, "energy_45nm": 5.5}
+    figures = {"bytes": 8000.0, "energy": 5.5}
     cost = Record("cost", synthetic.NETWORK, synthetic.DATA, figures, settings={"variant": "plan"})
     path = synthetic.store(tmp_path / "results", *synthetic.networks(), cost)
     lines = as_rows(gather([path])["headline"])
-    energies = {line["label"]: line.get("energy_45nm") for line in lines}
+    energies = {line["label"]: line.get("energy") for line in lines}
     assert energies["tree C=8"] == 5.5
     assert energies["tree C=16"] is None
 

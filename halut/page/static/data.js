@@ -25,7 +25,7 @@ const tables = {
 
 const IDENTITY = new Set([
   "kind", "subject", "model", "weights", "data", "split", "samples", "site", "operator", "option",
-  "C", "V", "K", "bits", "score", "calibration", "seed", "settings", "command", "run", "time", "stage",
+  "C", "V", "K", "bits", "score", "variant", "calibration", "seed", "settings", "command", "run", "time", "stage",
 ]);
 const figureNames = Object.keys(page.records.columns).filter((name) => !IDENTITY.has(name));
 
@@ -37,6 +37,7 @@ const TITLES = {
   bytes: "bytes", exact_bytes: "exact bytes", int8_bytes: "INT8 bytes", operations: "operations",
   bops: "bit operations", weight_bits: "bits a weight", seconds: "seconds",
   first_order: "rise of the loss, first order", second_order: "rise of the loss, second order",
+  energy: "energy of a sample", energy_compute: "energy, computing", energy_sram: "energy, SRAM", energy_dram: "energy, DRAM",
   test_accuracy: "test accuracy in %", val_accuracy: "validation accuracy in %",
 };
 
@@ -64,6 +65,20 @@ function prefixed(value) {
   let size = Math.abs(value), index = 0;
   while (size >= 999.5 && index < prefixes.length - 1) { size /= 1000; index += 1; }
   return String(Number(size.toPrecision(3))) + prefixes[index];
+}
+
+function joules(value) {
+  if (!isNumber(value) || value === 0) return number(value);
+  const units = [[1, "J"], [1e-3, "mJ"], [1e-6, "µJ"], [1e-9, "nJ"], [1e-12, "pJ"]];
+  const [scale, unit] = units.find(([least]) => Math.abs(value) >= least) || units[4];
+  return `${Number((value / scale).toPrecision(3))} ${unit}`;
+}
+
+// How a cost is told, by its name.
+function costText(name, value) {
+  if (name.startsWith("energy")) return joules(value);
+  if (["operations", "bops", "macs", "lookups", "adds"].includes(name)) return prefixed(value);
+  return number(value);
 }
 
 function spread(mean, deviation, digits) {

@@ -52,7 +52,7 @@ const DEEPEST = 4;
 function treeDrawing(site, thresholds, dims) {
   const depth = Math.log2(thresholds.length + 1), levels = Math.min(depth, DEEPEST);
   const perNode = dims.length === thresholds.length && dims.length !== depth;
-  const leaves = 2 ** levels, step = 180, height = 72;
+  const leaves = 2 ** levels, step = 94, height = 72;
   const root = shape("svg", { width: leaves * step / 2 + 20, height: levels * height + 40, role: "img", "aria-label": `Tree of ${thresholds.length} tests` });
   const span = leaves * step / 2;
   const place = (level, prefix) => [10 + span * (prefix + 0.5) / 2 ** level, 20 + level * height];

@@ -1,6 +1,6 @@
 // All records of the store, filtered, and the downloads.
 
-const RECORD_FIELDS = [["kind", "kind"], ["subject", "network"], ["weights", "weights"], ["site", "site"], ["operator", "encoder"], ["C", "C"], ["K", "K"], ["bits", "bits"], ["score", "score"], ["calibration", "calibration"], ["seed", "seed"]];
+const RECORD_FIELDS = [["kind", "kind"], ["subject", "network"], ["weights", "weights"], ["site", "site"], ["operator", "encoder"], ["C", "C"], ["K", "K"], ["bits", "bits"], ["score", "score"], ["variant", "variant"], ["calibration", "calibration"], ["seed", "seed"]];
 const SHOWN_FIGURES = ["accuracy", "test_accuracy", "lost", "normalized_mse", "code_perplexity", "dead_codes", "bytes", "operations", "bops", "first_order", "second_order"];
 
 function recordsSection() {
@@ -17,9 +17,9 @@ function recordsSection() {
     ],
     columns: [
       { key: "kind", title: "kind", cell: (row) => el("button", { type: "button", class: "link", onclick: () => recordDrawer(row) }, row.kind) },
-      { key: "subject", title: "network" }, { key: "site", title: "site", words: true }, { key: "option", title: "operator", words: true },
+      { key: "subject", title: "network" }, { key: "site", title: "site", words: true }, { key: "option", title: "operator", words: true }, { key: "variant", title: "variant" },
       { key: "calibration", title: "calibration" }, { key: "seed", title: "seed" }, { key: "score", title: "score" },
-      ...figures.map((key) => ({ key, title: titleOf(key), format: (value) => number(value) })),
+      ...figures.map((key) => ({ key, title: titleOf(key), format: (value) => (key.startsWith("energy") ? joules(value) : number(value)) })),
     ],
   });
   if (!filters.empty) root.append(filters.root);

@@ -43,6 +43,7 @@ function contents() {
 head();
 headlineSection();
 frontSection();
+costSection();
 layersSection();
 convergenceSection();
 trainingSection();

@@ -1,9 +1,9 @@
 // The headline and the front of accuracy over a cost.
 
-const COST_TITLES = { bytes: "bytes of the network", operations: "operations", bops: "bit operations", weight_bits: "bits a weight", seconds: "seconds of the run" };
+const COST_TITLES = { bytes: "bytes of the network", operations: "operations", bops: "bit operations", weight_bits: "bits a weight", seconds: "seconds of the run", energy: "energy of a sample in joules" };
 
 function isCost(name) {
-  return !name.endsWith("_std") && (name in COST_TITLES || name.startsWith("energy") || name.startsWith("latency"));
+  return !name.endsWith("_std") && (name in COST_TITLES || name.startsWith("latency"));
 }
 
 function accuracyOf(row) {
@@ -46,7 +46,7 @@ function headlineSection() {
   for (const subject of distinct(tables.headline, "subject")) {
     const rows = tables.headline.filter((row) => row.subject === subject);
     root.append(el("h3", null, subject), headlineCards(rows));
-    const extra = Object.keys(page.headline.columns).filter((name) => /^(energy|latency)/.test(name) && !name.endsWith("_std"));
+    const extra = Object.keys(page.headline.columns).filter((name) => /^(energy$|latency)/.test(name) && !name.endsWith("_std"));
     root.append(dataTable({
       name: "Networks of " + subject, rows, search: rows.length > 8, page: 20,
       rowClass: (row) => (row.variant === "ours" ? "ours" : null),
@@ -58,7 +58,7 @@ function headlineSection() {
         { key: "bytes", title: "bytes" },
         { key: "operations", title: "operations", format: prefixed },
         { key: "bops", title: "bit operations", format: prefixed },
-        ...extra.map((key) => ({ key, title: titleOf(key) })),
+        ...extra.map((key) => ({ key, title: titleOf(key), format: (value) => costText(key, value) })),
         { title: "command", cell: commandCell },
       ],
     }).root);
@@ -91,4 +91,21 @@ function frontSection() {
   }
   if (subjects.length > 1) filters.choose("subject", subjects[0]); // accuracies of one data set
   else draw();
+}
+
+// Networks whose cost was counted before anything was learned.
+function costSection() {
+  const rows = tables.records.filter((row) => row.kind === "cost" && row.site === null);
+  if (!rows.length) return;
+  const root = section("plans", "Cost of plans", "Counted for one sample before anything is learned; energies are those of the named table of energies, latencies were measured here.", "Plans");
+  const names = figureNames.filter((name) => rows.some((row) => isNumber(row[name])));
+  const first = ["bytes", "operations", "bops", "weight_bits", "energy", ...names.filter((name) => name.startsWith("latency"))].filter((name) => names.includes(name));
+  root.append(dataTable({
+    name: "Cost of plans", rows, page: 20, search: rows.length > 8,
+    columns: [
+      { key: "subject", title: "network" }, { key: "variant", title: "variant", cell: (row) => el("button", { type: "button", class: "link", onclick: () => recordDrawer(row) }, text(row.variant)) },
+      ...[...first, ...names.filter((name) => !first.includes(name))].map((key) => ({ key, title: titleOf(key), format: (value) => costText(key, value) })),
+      { key: "settings", title: "settings", words: true },
+    ],
+  }).root);
 }
