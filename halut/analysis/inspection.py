@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -127,8 +129,6 @@ def picture(x: Tensor, mean: Sequence[float] = (), std: Sequence[float] = ()) ->
 
     Values outside 0..1, once the normalization is undone, are stretched to it.
     """
-    from torchvision.io import encode_png
-
     if x.ndim != 3 or not bool(torch.isfinite(x).all()):
         return None
     x = x.float()
@@ -142,5 +142,21 @@ def picture(x: Tensor, mean: Sequence[float] = (), std: Sequence[float] = ()) ->
     if scale < 1:
         size = [max(1, round(side * scale)) for side in x.shape[-2:]]
         x = interpolate(x[None], size, mode="area")[0]
-    png = encode_png((255 * x.clamp(0, 1)).round().to(torch.uint8))
-    return f"data:image/png;base64,{base64.b64encode(bytes(png.tolist())).decode()}"
+    data = base64.b64encode(png((255 * x.clamp(0, 1)).round().to(torch.uint8))).decode()
+    return f"data:image/png;base64,{data}"
+
+
+def png(pixels: Tensor) -> bytes:
+    """A PNG file of uint8 pixels [1 or 3, H, W], gray or RGB (ISO/IEC 15948)."""
+    channels, height, width = pixels.shape
+    lines = pixels.permute(1, 2, 0).reshape(height, -1)
+    unfiltered = torch.cat([torch.zeros(height, 1, dtype=torch.uint8), lines], dim=1)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    packed = zlib.compress(unfiltered.numpy().tobytes(), 9)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", packed), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -101,7 +101,7 @@ def site_rows(
     reported = {site["name"]: site for site in _mappings(report.get("sites"))}
     rows = []
     for entry in _mappings(plan.get("entries")):
-        site = _mapping(entry.get("site"))
+        site = _mapping(entry["site"])
         row = reported.pop(site["name"], {})
         rows.append(_site(site, entry, row, curves, sensitivity))
     for name, row in reported.items():
