@@ -54,7 +54,8 @@ def inspect(
         layer.register_forward_hook(_note(sites, name), with_kwargs=True)
         for name, layer in layers.items()
     ]
-    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    names = list(classes)
+    counts = torch.zeros(len(names), len(names), dtype=torch.int64)
     worst: list[tuple[float, Tensor, int, int]] = []
     seen = 0
     with eval_mode(network, hooks) as device:
@@ -62,8 +63,11 @@ def inspect(
             logits = network(x.to(device)).float().cpu()
             for hook in hooks:
                 hook.remove()
+            if not seen and logits.shape[1] > len(names):  # answers that are no class of the data
+                names += [str(index) for index in range(len(names), logits.shape[1])]
+                counts = torch.zeros(len(names), len(names), dtype=torch.int64)
             losses, answers = cross_entropy(logits, labels, reduction="none"), logits.argmax(1)
-            counts.view(-1).index_add_(0, labels * len(classes) + answers, torch.ones_like(labels))
+            counts.view(-1).index_add_(0, labels * len(names) + answers, torch.ones_like(labels))
             worst += [
                 (float(losses[i]), x[i].cpu(), int(labels[i]), int(answers[i]))
                 for i in losses.topk(min(WORST, len(losses))).indices.tolist()
@@ -74,9 +78,9 @@ def inspect(
                 break
     return {
         "sites": sites,
-        "confusion": {"counts": counts.tolist(), "classes": list(classes), "samples": seen},
+        "confusion": {"counts": counts.tolist(), "classes": names, "samples": seen},
         "worst": [
-            {"label": classes[label], "answer": classes[answer], "loss": loss, "image": image}
+            {"label": names[label], "answer": names[answer], "loss": loss, "image": image}
             for loss, x, label, answer in worst
             if (image := picture(x, mean, std)) is not None
         ],

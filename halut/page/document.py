@@ -80,7 +80,7 @@ def chart_library() -> str | None:
         import vl_convert
     except ImportError:
         return None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "halut"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "halut"
     file = cache / f"vega-{version('vl-convert-python')}.js"
     try:
         return file.read_text("utf-8")

@@ -49,12 +49,14 @@ function isNumber(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
+const WHOLE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+
 function number(value, digits) {
   if (!isNumber(value)) return "";
   if (digits !== undefined) return value.toFixed(digits);
-  if (Number.isInteger(value)) return value.toLocaleString("en-US");
+  if (Number.isInteger(value)) return WHOLE.format(value);
   const size = Math.abs(value);
-  if (size >= 1000) return Math.round(value).toLocaleString("en-US");
+  if (size >= 1000) return WHOLE.format(value);
   if (size >= 0.01) return String(Number(value.toPrecision(4)));
   return value.toPrecision(3);
 }
