@@ -68,6 +68,7 @@ def config(theme: str) -> dict[str, Any]:
             "titleFontWeight": 500,
             "orient": "top",
             "labelLimit": 260,
+            "symbolOpacity": 1,
             "symbolStrokeWidth": 2,
         },
         "range": {"category": palette, "heatmap": {"scheme": "viridis"}},
@@ -147,8 +148,11 @@ def front(cost: str = "bytes", title: str = "bytes of the network") -> dict[str,
     )
 
 
-def bars(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
-    """Every site replaced on its own: a bar for each option, means over seeds and draws."""
+def bars(figure: str = "lost", title: str = "points lost", color: str = "option") -> dict[str, Any]:
+    """Every site replaced on its own: a bar for each option, means over seeds and draws.
+
+    `color` tells bars apart: operator, where there are more options than colors.
+    """
     return _chart(
         height={"step": 12},
         mark={"type": "bar", "cornerRadiusEnd": 2},
@@ -158,7 +162,7 @@ def bars(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
             "x": _number(
                 figure, title, aggregate="mean", axis={"orient": "top", "tickCount": 6}, stack=None
             ),
-            "color": _text("option", None, sort=None, legend={"columns": 1}),
+            "color": _text(color, None, sort=None, legend={"columns": 1}),
             "tooltip": [
                 _text("site", "site"),
                 _text("option", "option"),

@@ -201,10 +201,17 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     several runs started from count once.
     """
     groups: dict[tuple[Any, ...], dict[Any, Mapping[str, Any]]] = defaultdict(dict)
+    sizes: dict[tuple[Any, Any], dict[Any, None]] = defaultdict(dict)
+    for row in rows:
+        if row.get("bytes") is not None:
+            sizes[row["subject"], row["variant"]][row["bytes"]] = None
     for row in rows:
         ours = row["variant"] == "ours"
         key: tuple[Any, ...] = (row["subject"], row["label"] if ours else row["variant"])
-        key += () if ours else (row.get("bytes"),)
+        if not ours:  # one that tells no bytes has those of the only ones that do
+            known = list(sizes[row["subject"], row["variant"]])
+            size = row.get("bytes")
+            key += (known[0] if size is None and len(known) == 1 else size,)
         measured = (row["seed"], row["accuracy"], row["lost"])
         groups[key].setdefault((row["source"], *measured) if ours else measured, row)
     lines = []

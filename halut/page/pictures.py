@@ -49,7 +49,9 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
             yield f"front-{cost}", _filled(charts.front(cost, title), rows)
     measured = [r for r in records if r["kind"] == "sensitivity" and r.get("lost") is not None]
     if measured:
-        yield "sensitivity", _filled(charts.bars(), measured)
+        many = len({row["option"] for row in measured}) > len(charts.PALETTES["light"])
+        color = "operator" if many else "option"
+        yield "sensitivity", _filled(charts.bars(color=color), measured)
         squares = [row for row in measured if row.get("C") and row.get("K")]
         if squares:
             yield "codebooks", _filled(charts.heat(), squares)

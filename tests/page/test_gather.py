@@ -188,3 +188,14 @@ def test_what_is_neither_store_nor_run_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(HalutError, match="neither a store of results"):
         gather([tmp_path])
+
+
+def test_exact_networks_of_records_and_runs_are_one_line(tmp_path):
+    """A record of a sweep does not tell the exact network's bytes; the run of it does."""
+    record = synthetic.network(8, 0, 90.0)
+    figures = {**record.figures, "exact_accuracy": 94.0}
+    network, data = {"model": "tiny"}, {"name": "digits"}
+    same = Record(**{**vars(record), "network": network, "data": data, "figures": figures})
+    page = gather([synthetic.store(tmp_path / "s", same), synthetic.run(tmp_path / "run")])
+    (exact,) = [line for line in as_rows(page["headline"]) if line["variant"] == "exact"]
+    assert (exact["accuracy"], exact["bytes"], exact["count"]) == (94.0, 20000.0, 1)

@@ -112,7 +112,7 @@ function patches(site, details, codebook) {
     }
     list.append(el("figure", null, canvas, el("figcaption", null, String(k))));
   }
-  const reads = site.kernel && !details.transformed ? `channels ${first}–${first + channels - 1}, ${height}×${across}` : `inputs ${start}–${start + width - 1}`;
+  const reads = site.kernel && !details.transformed ? `channel${channels > 1 ? `s ${first}–${first + channels - 1}` : ` ${first}`}, ${height}×${across}` : `inputs ${start}–${start + width - 1}`;
   return el("div", null, el("p", { class: "hint" }, `Reads ${reads}. Blue is negative, white zero, orange positive; the largest is ±${number(top * details.prototypes.scale)}.`), list);
 }
 
