@@ -17,6 +17,8 @@ from halut.results.record import Record
 from halut.results.store import SUFFIX, Store
 
 SCHEMA = 1
+DETAILED_RUNS = 8
+"""Runs whose codes, trees and prototypes are on the page; each may take a megabyte."""
 
 
 def gather(paths: Sequence[Path], title: str | None = None) -> dict[str, Any]:
@@ -72,6 +74,15 @@ def page_of(
     notes = [*notes, *record_notes(records, sites)]
     if not records and not runs:
         notes.append("nothing was measured yet: neither a record nor a run")
+    detailed = [run["name"] for run in runs if run["details"]][:DETAILED_RUNS]
+    dropped = [run for run in runs if run["details"] and run["name"] not in detailed]
+    for run in dropped:
+        run["details"] = {}
+    if dropped:
+        notes.append(
+            f"codes, trees and prototypes are of the first {DETAILED_RUNS} runs, {len(dropped)} "
+            "are without; a page of fewer runs has them, as each run's own report.html"
+        )
     front = points(runs, records)
     subjects = list(dict.fromkeys([*(run["subject"] for run in runs if run["subject"])]))
     rows = record_rows(records)

@@ -172,8 +172,8 @@ def _curves(
             except (TypeError, ValueError, KeyError):
                 damaged += 1
                 continue
+            first[stage] = min(step, first.get(stage, step))
             if key.startswith((*CURVES, "layers/")):
-                first[stage] = min(step, first.get(stage, step))
                 if math.isfinite(value):
                     raw[key].append((step, value))
                 else:

@@ -129,6 +129,19 @@ def test_what_records_say_stays_text(opened, report):
     assert "1 records have figures that are not finite" in page.locator("#notes").inner_text()
 
 
+def test_a_sites_name_stays_text_in_its_drawer_and_its_rule(opened, tmp_path):
+    synthetic.run(tmp_path / "run", site=synthetic.HOSTILE)
+    write_page(tmp_path / "report.html", gather([tmp_path / "run"]))
+    page = opened(tmp_path / "report.html")
+    page.get_by_role("button", name=synthetic.HOSTILE, exact=True).click()
+    drawer = page.get_by_role("dialog")
+    assert drawer.locator("h2").inner_text() == synthetic.HOSTILE
+    (rule,) = yaml.safe_load(drawer.locator("pre").inner_text())
+    assert rule["name"] == synthetic.HOSTILE
+    assert page.locator("img").count() == 0
+    assert page.title() == "tiny on digits · halut"
+
+
 def test_filters_choose_what_charts_and_tables_show(opened, report):
     page = opened(report)
     layers = page.locator("#layers")

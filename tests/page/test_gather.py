@@ -120,6 +120,14 @@ def test_records_of_a_run_on_the_page_count_once(tmp_path):
     assert page["notes"] == ["1 records are of run folders on this page; those count once"]
 
 
+def test_details_of_many_runs_are_left_out_with_a_note(tmp_path):
+    for seed in range(10):
+        synthetic.run(tmp_path / f"s{seed}", seed=seed)
+    page = gather([tmp_path])
+    assert [bool(run["details"]) for run in page["runs"]] == [True] * 8 + [False] * 2
+    assert any("of the first 8 runs, 2 are without" in note for note in page["notes"])
+
+
 def notes_of(path: Path, *records: Record) -> list[str]:
     notes: list[str] = gather([synthetic.store(path, *records)])["notes"]
     return notes

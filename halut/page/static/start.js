@@ -40,17 +40,14 @@ function contents() {
   for (const [id] of sections) seen.observe(document.getElementById(id));
 }
 
-head();
-headlineSection();
-frontSection();
-costSection();
-layersSection();
-convergenceSection();
-trainingSection();
-sitesSection();
-errorsSection();
-compareSection();
-runsTable();
-recordsSection();
-contents();
+// What fails costs its own section alone, and is said.
+for (const build of [head, headlineSection, frontSection, costSection, layersSection, convergenceSection,
+  trainingSection, sitesSection, errorsSection, compareSection, runsTable, recordsSection, contents]) {
+  try {
+    build();
+  } catch (error) {
+    console.error(error);
+    document.querySelector("#notes ul").append(el("li", null, `This browser could not show a part of the page (${build.name}): ${error.message}`));
+  }
+}
 document.documentElement.dataset.ready = "true";

@@ -105,7 +105,6 @@ function costSection() {
     columns: [
       { key: "subject", title: "network" }, { key: "variant", title: "variant", cell: (row) => el("button", { type: "button", class: "link", onclick: () => recordDrawer(row) }, text(row.variant)) },
       ...[...first, ...names.filter((name) => !first.includes(name))].map((key) => ({ key, title: titleOf(key), format: (value) => costText(key, value) })),
-      { key: "settings", title: "settings", words: true },
     ],
   }).root);
 }
