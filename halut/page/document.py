@@ -20,8 +20,8 @@ from halut.page.plain import plain_tables
 
 log = logging.getLogger("halut")
 SCRIPTS = (
-    *("data", "elements", "table", "filters", "charts", "summary", "layers", "training"),
-    *("drawings", "drawer", "sites", "compare", "records", "start"),
+    *("data", "elements", "table", "charts", "summary", "layers", "training", "drawings"),
+    *("sites", "compare", "records", "start"),
 )
 """The page's own scripts, in order; together they are one function."""
 EXPORT = "window.vegaEmbed = vegaEmbed;"

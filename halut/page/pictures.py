@@ -12,8 +12,8 @@ from halut.option import unknown
 from halut.page import charts
 from halut.page.columns import as_rows
 from halut.page.outcomes import COSTS, EXTRA
-from halut.page.training_rows import curve_rows, stage_rows
 
+STAGE_KEYS = ("val_accuracy_before", "val_accuracy_after_swap", "val_accuracy_after_training")
 FORMATS = ("svg", "pdf", "png")
 WIDTH = 560
 """Pixels of a chart's plane."""
@@ -75,3 +75,36 @@ def _is_cost(name: str) -> bool:
 def _filled(spec: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     colors = {**charts.config("light"), "background": "white"}
     return {**spec, "width": WIDTH, "data": {"values": list(rows)}, "config": colors}
+
+
+def stage_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """{"run", "stage", "phase", "accuracy", "sites"}, three for every stage of every run."""
+    return [
+        {
+            "run": run["name"],
+            "stage": f"{index:02d}",
+            "phase": phase,
+            "accuracy": stage[key],
+            "sites": ", ".join(map(str, stage.get("sites", []))),
+        }
+        for run in runs
+        for index, stage in enumerate(run["stages"])
+        for key, phase in zip(STAGE_KEYS, charts.PHASES, strict=True)
+        if stage.get(key) is not None
+    ]
+
+
+def curve_rows(runs: Sequence[Mapping[str, Any]], key: str) -> list[dict[str, Any]]:
+    """{"run", "step", "value"} of one key, and {"run", "border", "stage"} where stages begin."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        curve = run["curves"].get(key)
+        if curve is None:
+            continue
+        points = zip(curve["step"], curve["value"], strict=True)
+        rows += [{"run": run["name"], "step": s, "value": v} for s, v in points]
+        rows += [
+            {"run": run["name"], "border": border["step"], "stage": border["stage"]}
+            for border in run["borders"]
+        ]
+    return rows

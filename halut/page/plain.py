@@ -1,4 +1,4 @@
-"""The page's tables as plain HTML: what stays where no script runs, and the tables for loggers."""
+"""The page's tables as plain HTML, what stays where no script runs, and as rows for loggers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from halut.analysis.variants import variants
 from halut.page.columns import as_rows
+from halut.page.runs import site_rows
 
 LIMIT = 2000
 """Rows of a plain table; a line below says how many there are."""
@@ -38,6 +40,24 @@ SITES = {
     "clipping_rate": "clipping rate",
     "reason": "reason kept",
 }
+VARIANTS = {
+    "variant": "network",
+    "val_accuracy": "validation accuracy in %",
+    "test_accuracy": "test accuracy in %",
+    "bytes": "bytes",
+    "operations": "operations",
+    "bops": "bit operations",
+}
+STAGES = {
+    "stage": "stage",
+    "sites": "replaced",
+    "val_accuracy_before": "before",
+    "val_accuracy_after_swap": "after swap",
+    "val_accuracy_after_training": "after training",
+}
+Table = tuple[list[str], list[list[Any]]]
+"""Titles of the columns, and the rows."""
+
 RECORDS = {
     "kind": "kind",
     "subject": "network",
@@ -88,3 +108,20 @@ def text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.5g}"
+
+
+def run_tables(report: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Table]:
+    """networks, stages and sites of a report and a plan.json; None where nothing is known."""
+    stages = [
+        {**stage, "stage": index, "sites": ", ".join(stage["sites"])}
+        for index, stage in enumerate(report.get("stages", []))
+    ]
+    return {
+        "networks": _rows(variants(report), VARIANTS),
+        "stages": _rows(stages, STAGES),
+        "sites": _rows(site_rows(plan, report), SITES),
+    }
+
+
+def _rows(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> Table:
+    return list(columns.values()), [[row.get(key) for key in columns] for row in rows]

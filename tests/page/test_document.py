@@ -18,7 +18,7 @@ from halut.page.columns import as_rows
 from halut.page.document import document, in_script
 from halut.page.gather import gather
 from halut.page.pictures import specifications
-from halut.page.run_tables import run_tables
+from halut.page.plain import run_tables
 from tests.page import synthetic
 
 

@@ -58,7 +58,7 @@ function errorsSection() {
     if (run.confusion) holder.append(confusion(run.confusion.counts, run.confusion.classes || run.classes || []));
     if (run.worst && run.worst.length) {
       holder.append(el("h3", null, "Worst images"), el("p", { class: "hint" }, "Those with the largest loss."), el("div", { class: "worst" }, run.worst.map((each) =>
-        el("figure", null, String(each.image).startsWith("data:image/png;base64,") ? el("img", { src: each.image, alt: `${each.label}, taken for ${each.answer}`, loading: "lazy" }) : null,
+        el("figure", null, String(each.image).startsWith("data:image/png;base64,") ? el("img", { src: each.image, alt: `${each.label}, taken for ${each.answer}` }) : null,
           el("figcaption", null, `${each.label} → ${each.answer}, loss ${number(each.loss, 2)}`)))));
     }
   };

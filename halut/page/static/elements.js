@@ -86,3 +86,25 @@ function section(id, title, lead, short) {
 function commandBox(command) {
   return el("button", { type: "button", class: "command mono", title: "Copy the command", onclick: () => copyCommand(command) }, command);
 }
+
+// The drawer at the side: a dialog, which Escape closes and which gives the focus back.
+function openDrawer(title, fill) {
+  const inside = el("div", { class: "inside" });
+  const dialog = el("dialog", { class: "drawer", "aria-labelledby": "drawer-title" },
+    el("header", null, el("h2", { id: "drawer-title" }, title), button("Close", () => dialog.close(), { "aria-label": "Close" })), inside);
+  const before = document.activeElement;
+  dialog.addEventListener("close", () => { dialog.remove(); if (before && before.focus) before.focus(); });
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  fill(inside);
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function facts(pairs) {
+  const list = el("dl", { class: "facts" });
+  for (const [name, value] of pairs) {
+    const words = text(value);
+    if (words !== "") list.append(el("div", null, el("dt", null, name), el("dd", null, words)));
+  }
+  return list;
+}

@@ -39,3 +39,10 @@ function runsTable() {
     ],
   }).root);
 }
+
+function recordDrawer(row) {
+  openDrawer(row.site || row.subject || "Record", (inside) => {
+    inside.append(facts(Object.entries(row).filter(([key]) => key !== "command").map(([key, value]) => [titleOf(key), value])));
+    if (row.command) inside.append(el("h3", null, "Command"), commandBox(row.command));
+  });
+}

@@ -19,7 +19,7 @@ from typing import Any
 
 from halut.errors import HalutError
 from halut.io import reading
-from halut.page.run_tables import run_tables
+from halut.page.plain import run_tables
 from halut.training.config.run_config import LoggerConfig
 from halut.training.logging.metrics import numbers_of
 from halut.training.logging.progress import console
