@@ -17,7 +17,8 @@ def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """A flat row for every record: what identifies it, then its figures by their own names.
 
     `option` is a label for charts: that of its detail, or its operator with C, V, K, the bits and
-    those options in which records of that operator differ.
+    those options in which records of that operator differ; `asked` are its options in JSON, those
+    that were given where the detail tells them.
     """
     labels = option_labels(records)
     return [_row(record, label) for record, label in zip(records, labels, strict=True)]
@@ -41,6 +42,7 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "split": record.data.get("split"),
         "samples": record.data.get("samples"),
         "site": record.site,
+        "site_kind": shape.get("kind"),
         "operator": record.operator,
         "option": label,
         "C": C,
@@ -50,6 +52,9 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "score": record.score,
         "calibration": record.calibration,
         "seed": record.seed,
+        "asked": json.dumps(record.detail.get("asked", record.options), default=str)
+        if record.operator is not None
+        else None,
         "variant": record.settings.get("variant"),
         "settings": words(record.settings) or None,
         "command": record.context.get("command"),

@@ -28,7 +28,7 @@ INSPECTION = "inspection.json"
 def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
     """A run for the page; what is missing or damaged is left out and said in `notes`.
 
-    {"name", "path", "status", "subject", "model", "data", "seed", "command", "config", "variants",
+    {"name", "status", "subject", "model", "data", "seed", "command", "config", "variants",
     "stages", "curves", "borders", "sites", "plan", "unsupported", "confusion", "worst", "versions",
     "classes", "seconds"}; variants as halut.analysis.variants has them.
     """
@@ -41,7 +41,6 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
     curves, borders = _curves(path / "metrics.csv", name, notes)
     run = {
         "name": name,
-        "path": str(path),
         "status": record.status,
         **_facts(record, report),
         "variants": _guarded(lambda: variants(report), [], name, notes) if report else [],

@@ -20,6 +20,7 @@ import yaml
 from halut.page.columns import as_rows
 from halut.page.document import write_page
 from halut.page.gather import gather
+from halut.replace.policy import Rule
 from halut.results.store import Store
 from tests.page import synthetic
 
@@ -227,11 +228,26 @@ def test_picked_sites_are_copied_as_rules(opened, report):
     page.locator("#sites").get_by_role("button", name="Copy as YAML").click()
     page.get_by_text("2 rules copied").wait_for()
     rules = yaml.safe_load(page.evaluate("navigator.clipboard.readText()"))
+    assert [Rule(**rule).operator for rule in rules] == ["keep", "tree"]
     options = {"C": 4, "K": 4, "bits": 8, "clip": "none", "learn_rows": 1000}
     assert rules == [
         {"name": "conv1", "operator": "keep", "reason": "first layer (policy.keep_first)"},
         {"name": "conv2", "operator": "tree", "options": options},
     ]
+
+
+def test_picked_options_of_a_site_are_copied_as_rules(opened, report):
+    page = opened(report, permissions=["clipboard-read", "clipboard-write"])
+    layers = page.locator("#layers")
+    layers.get_by_label("Search Options of each site").fill("block3.conv tree C=32")
+    (row,) = cells(page, "Options of each site")
+    assert row["records"] == "1"
+    layers.get_by_label("Pick block3.conv tree C=32 K=16 bits=8").check()
+    layers.get_by_role("button", name="Copy as YAML").click()
+    page.get_by_text("1 rule copied").wait_for()
+    rules = yaml.safe_load(page.evaluate("navigator.clipboard.readText()"))
+    options = {"C": 32, "K": 16, "bits": 8}
+    assert rules == [{"name": "block3.conv", "operator": "tree", "options": options}]
 
 
 def test_two_runs_are_compared_with_what_differs(opened, report):

@@ -24,7 +24,7 @@ const tables = {
 };
 
 const IDENTITY = new Set([
-  "kind", "subject", "model", "weights", "data", "split", "samples", "site", "operator", "option",
+  "kind", "subject", "model", "weights", "data", "split", "samples", "site", "site_kind", "operator", "option", "asked",
   "C", "V", "K", "bits", "score", "variant", "calibration", "seed", "settings", "command", "run", "time", "stage",
 ]);
 const figureNames = Object.keys(page.records.columns).filter((name) => !IDENTITY.has(name));

@@ -54,7 +54,45 @@ function layersSection() {
       if (distinct(shown, "K").length < 6) spec.width = { step: 90 };
     });
   }
-  draw();
+  root.append(el("h3", null, "Options of each site"), el("p", { class: "hint" }, "Means over seeds and draws; rows that are picked are copied as rules of a policy."));
+  const table = optionsTable(all);
+  root.append(table.root);
+  const subjects = distinct(all, "subject");
+  if (subjects.length > 1) filters.choose("subject", subjects[0]); // sites of one network
+  else draw();
+}
+
+const OPTION_FIGURES = ["lost", "normalized_mse", "code_perplexity", "dead_codes", "bytes", "operations", "second_order"];
+
+function optionsTable(records) {
+  const groups = new Map();
+  for (const row of records) {
+    const key = [row.subject, row.site, row.option].join("\n");
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(row);
+  }
+  const rows = [...groups.values()].map((members) => {
+    const { subject, site, site_kind, operator, option, C, V, K, bits, asked } = members[0];
+    const row = { subject, site, site_kind, operator, option, C, V, K, bits, asked, count: members.length };
+    for (const figure of OPTION_FIGURES) {
+      const values = members.map((member) => member[figure]).filter(isNumber);
+      row[figure] = values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
+    }
+    return row;
+  });
+  const several = distinct(rows, "subject").length > 1;
+  const table = dataTable({
+    name: "Options of each site", rows, page: 20, select: (row) => `${row.site} ${row.option}`,
+    tools: [button("Copy as YAML", () => copyRules(table.chosen().map((row) => ({ name: row.site, kind: row.site_kind, operator: row.operator, options: JSON.parse(row.asked) }))))],
+    columns: [
+      ...(several ? [{ key: "subject", title: "network" }] : []),
+      { key: "site", title: "site", words: true }, { key: "option", title: "operator", words: true },
+      { key: "C", title: "C" }, { key: "V", title: "V" }, { key: "K", title: "K" }, { key: "bits", title: "bits" },
+      ...OPTION_FIGURES.map((key) => ({ key, title: titleOf(key), format: (value) => number(value) })),
+      { key: "count", title: "records" },
+    ],
+  });
+  return table;
 }
 
 // Another figure in a specification that was written for one.

@@ -15,13 +15,19 @@ function pattern(name) {
 
 function yamlRule(site) {
   const lines = [`- name: ${yamlScalar(pattern(site.name))}`, `  operator: ${yamlScalar(site.operator)}`];
+  if (site.kind === "attention") lines.push("  kind: attention"); // no rule means it without
   if (site.operator === "keep") {
     if (site.reason) lines.push(`  reason: ${yamlScalar(site.reason)}`);
   } else {
     const options = Object.entries(site.options || {}).filter(([, value]) => value !== null);
-    lines.push("  options:", ...options.map(([key, value]) => `    ${key}: ${yamlScalar(value)}`));
+    if (options.length) lines.push("  options:", ...options.map(([key, value]) => `    ${key}: ${yamlScalar(value)}`));
   }
   return lines.join("\n") + "\n";
+}
+
+function copyRules(sites) {
+  if (!sites.length) say("Pick sites first");
+  else copyText(sites.map(yamlRule).join(""), `${sites.length} rule${sites.length > 1 ? "s" : ""}`);
 }
 
 function sitesSection() {
@@ -45,11 +51,7 @@ function sitesSection() {
     const table = dataTable({
       name: "Sites of " + run.name, rows, select: (row) => row.name,
       tools: [
-        button("Copy as YAML", () => {
-          const sites = table.chosen();
-          if (!sites.length) say("Pick sites first");
-          else copyText(sites.map(yamlRule).join(""), `${sites.length} rule${sites.length > 1 ? "s" : ""}`);
-        }),
+        button("Copy as YAML", () => copyRules(table.chosen())),
         button("CSV", () => download(`${run.name.replace(/\W+/g, "-")}-sites.csv`, csv(rows, Object.keys(rows[0]).filter((key) => key !== "options")), "text/csv")),
         run.plan ? button("Plan", () => download("plan.json", JSON.stringify(run.plan, null, 2), "application/json")) : null,
       ],
