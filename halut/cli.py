@@ -30,6 +30,7 @@ verbs:
   cost         operations, bytes and energy of a network and its plan, before anything is learned
   sweep        every combination of values, or a list of configurations, into one store
   results      list, filter and export the records of a store, and import run folders into it
+  report       one HTML page of records and runs, and its charts as SVG, PDF and PNG
   table        gather the runs in a folder, of a sweep or of jobs: a table and a picture
   bench        times of tables against float32 and INT8; those of `python -m halut.bench`
   scaling      what more ranks gain: measured here, and computed for more
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cost": cost,
         "sweep": sweep,
         "results": results,
+        "report": report,
         "table": table,
         "bench": bench,
         "scaling": scaling,
@@ -180,6 +182,15 @@ def results(arguments: list[str]) -> int:
     """`halut results`: the records of a store, and run folders imported into it."""
     from halut.results.main import main as run
 
+    return run(arguments)
+
+
+def report(arguments: list[str]) -> int:
+    """`halut report`: stores of records and run folders on one HTML page."""
+    from halut.page.command import main as run
+    from halut.training.logging.progress import set_up_logging
+
+    set_up_logging()
     return run(arguments)
 
 

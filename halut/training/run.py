@@ -58,6 +58,7 @@ from halut.training.ptq_baseline import quantized_baselines, widths_of
 from halut.training.report import final_report, plan_table
 from halut.training.report_tables import show_report
 from halut.training.run_folder import RunFolder, default_path
+from halut.training.run_page import write_run_page
 from halut.training.stage import check_finite, run_stage
 from halut.training.teacher import make_teacher
 
@@ -257,6 +258,7 @@ def _run(
             save_bundle(folder.path / "bundle", network, plan, report)
             logger.log_bundle(folder.path / "bundle", report)
             folder.write("report.json", report)
+            write_run_page(context, network)
             folder.next_action("nothing: finished")
         finally:
             _show(report)  # also where the disk is full

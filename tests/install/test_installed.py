@@ -52,6 +52,7 @@ def test_the_wheel_is_small_and_holds_what_runs(built):
     assert sources("halut", "*.py") | {f"halut/{x}" for x in sources("data", "*.py")} <= names
     assert sources("halut", "*.yaml") <= names  # energies of operations
     assert {f"halut/{name}" for name in sources("conf", "*.yaml")} <= names
+    assert sources("halut/page/static", "*.*") <= names
     assert {f"halut/{name}" for name in sources("kernels/cuda", "*.cu")} <= names
     assert "halut/py.typed" in names
     assert any(name.startswith("halut/_kernels") and name.endswith(".so") for name in names)
@@ -82,6 +83,9 @@ def test_the_sdist_holds_sources_alone(built):
         ".json",
         ".cff",
         ".typed",
+        ".html",
+        ".css",
+        ".js",
     }
 
 
@@ -100,6 +104,7 @@ def test_training_and_evaluation_run_elsewhere(installed, tmp_path):
     installed.halut("train", *TINY, "run_dir=run", cwd=tmp_path)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [site["name"] for site in report["sites"] if site["operator"] != "keep"]
+    assert "stack3.conv2" in (tmp_path / "run" / "report.html").read_text()
     installed.halut("evaluate", "run=run", cwd=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 

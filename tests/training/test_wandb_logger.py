@@ -55,7 +55,8 @@ def logger(path: Path, name: str = "wandb_offline", **settings) -> WandbStageLog
 
 
 def bundle(path: Path) -> Path:
-    write_json(path / "plan.json", {"version": 1, "entries": [{"site": "conv1"}]})
+    entry = {"site": {"name": "conv1", "D": 9, "M": 4}, "operator": "tree", "options": {"C": 2}}
+    write_json(path / "plan.json", {"version": 1, "entries": [entry]})
     write_json(path / "report.json", REPORT)
     (path / "model.safetensors").write_bytes(b"\0" * 64)
     return path
@@ -189,8 +190,7 @@ def test_stage_results_and_the_report_are_in_the_summary(resumed):
 
 def test_the_bundle_is_an_artifact_with_its_plan_and_report(resumed):
     path, _, second = resumed
-    (artifact,) = of("artifact", *second.parts())
-    assert artifact["type"] == "model"
+    (artifact,) = [a for a in of("artifact", *second.parts()) if a["type"] == "model"]
     assert artifact["name"] == f"bundle-{second.id}"
     files = {entry["path"]: entry for entry in artifact["manifest"]["contents"]}
     assert set(files) == {"model.safetensors", "plan.json", "report.json"}
@@ -199,6 +199,19 @@ def test_the_bundle_is_an_artifact_with_its_plan_and_report(resumed):
     metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
     assert metadata["plan"]["version"] == 1
     assert metadata["report"] == REPORT
+
+
+def test_the_tables_of_the_page_are_in_the_summary(resumed):
+    second = resumed[2]
+    figures = summary(*second.parts())
+    tables = {name: value for name, value in figures.items() if name.startswith("tables")}
+    assert set(tables) == {"tables/networks", "tables/sites"}
+    (file,) = second.parts()[-1].glob("files/media/table/**/sites*.json")
+    content = json.loads(file.read_text())
+    row = dict(zip(content["columns"], content["data"][0], strict=True))
+    assert (row["site"], row["operator"], row["C"], row["V"]) == ("conv1", "tree", 2, 5)
+    networks = tables["tables/networks"]
+    assert (networks["_type"], networks["nrows"]) == ("table-file", 3)
 
 
 def test_only_a_run_whose_bundle_was_logged_counts_as_finished(resumed):

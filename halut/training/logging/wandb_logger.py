@@ -19,6 +19,7 @@ from typing import Any
 
 from halut.errors import HalutError
 from halut.io import reading
+from halut.page.plain import run_tables
 from halut.training.config.run_config import LoggerConfig
 from halut.training.logging.metrics import numbers_of
 from halut.training.logging.progress import console
@@ -127,8 +128,9 @@ class WandbStageLogger:
                 self.run.summary[f"{stage}/{key.removeprefix(STAGE_RESULT)}"] = value
 
     def log_bundle(self, folder: Path, report: Mapping[str, Any]) -> None:
-        """Log the bundle as an artifact of type "model" with its plan and report, and the report's
-        numbers as summary. The files stay where they are: nothing is copied to a cache."""
+        """Log the bundle as an artifact of type "model" with its plan and report, the report's
+        numbers as summary, and the tables of the run's page. The files stay where they are: nothing
+        is copied to a cache."""
         metadata = {
             name: json.loads((folder / f"{name}.json").read_text())
             for name in ("plan", "report")
@@ -141,6 +143,10 @@ class WandbStageLogger:
         self.run.log_artifact(artifact)
         for part in ("base", "baseline", "ptq", "final", "cost"):
             self.run.summary.update(dict(numbers_of(part, report.get(part))))
+        for name, (columns, rows) in run_tables(report, metadata.get("plan", {})).items():
+            if rows:
+                table = self.wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+                self.run.summary[f"tables/{name}"] = table
         self.complete = True
 
     def close(self) -> None:

@@ -1,0 +1,308 @@
+"""Charts of the page and of papers, as Vega-Lite specifications without their data.
+
+The page's script gives `data` the rows that its filters leave; halut.page.pictures gives it all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+VARIANTS = ["exact", "exact, fine-tuned", "INT8", "INT4", "ours"]
+HUES = ["#7a8699", "#a8679a", "#2f86c9", "#1f9e89", "#e0701a"]
+"""Of the variants, on both backgrounds."""
+PHASES = ["before", "after swap", "after training"]
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+THEMES = {
+    "light": {"ink": "#1d2430", "soft": "#5b6675", "grid": "#e4e8ee", "paper": "transparent"},
+    "dark": {"ink": "#e6eaf0", "soft": "#9aa6b5", "grid": "#2b333f", "paper": "transparent"},
+}
+PALETTES = {
+    "light": [
+        "#0b62a8",
+        "#c8500a",
+        "#00805f",
+        "#a5467f",
+        "#b07a00",
+        "#3f97cf",
+        "#6a55a4",
+        "#5b6675",
+    ],
+    "dark": [
+        "#5aaef0",
+        "#f58a42",
+        "#3cc79f",
+        "#e08bbb",
+        "#e3b341",
+        "#9ad1f5",
+        "#b3a1ea",
+        "#9aa6b5",
+    ],
+}
+"""Told apart with any color vision: the order of Okabe and Ito, each on its own background."""
+
+
+def config(theme: str) -> dict[str, Any]:
+    """Vega-Lite's configuration of a theme, light or dark."""
+    colors, palette = THEMES[theme], PALETTES[theme]
+    return {
+        "background": colors["paper"],
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": colors["soft"],
+            "titleColor": colors["soft"],
+            "titleFontWeight": 500,
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titlePadding": 10,
+            "gridColor": colors["grid"],
+            "domainColor": colors["grid"],
+            "tickColor": colors["grid"],
+            "labelLimit": 180,
+        },
+        "legend": {
+            "labelColor": colors["ink"],
+            "titleColor": colors["soft"],
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": 500,
+            "orient": "top",
+            "labelLimit": 260,
+            "symbolOpacity": 1,
+            "symbolStrokeWidth": 2,
+        },
+        "range": {"category": palette, "heatmap": {"scheme": "viridis"}},
+        "title": {"color": colors["ink"], "fontSize": 13, "anchor": "start", "fontWeight": 600},
+        "point": {"size": 70, "filled": True, "opacity": 1},
+        "line": {"strokeWidth": 2},
+        "rule": {"color": colors["soft"]},
+        "text": {"color": colors["soft"], "fontSize": 11},
+        "mark": {"color": palette[0]},
+    }
+
+
+def _chart(**parts: Any) -> dict[str, Any]:
+    return {"width": "container", "data": {"name": "rows"}, **parts}
+
+
+def _number(field: str, title: str, **more: Any) -> dict[str, Any]:
+    return {"field": field, "type": "quantitative", "title": title, **more}
+
+
+def _text(field: str, title: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"field": field, "type": "nominal", "title": title, **more}
+
+
+def front(cost: str = "bytes", title: str = "bytes of the network") -> dict[str, Any]:
+    """Accuracy over a cost, a point a configuration, and the line that none is above and left of.
+
+    Rows: lines of the headline. Bars are the standard deviation over seeds.
+    """
+    x = _number(cost, title, scale={"type": "log", "nice": False, "padding": 24})
+    x["axis"] = {"format": "~s", "tickCount": 6}
+    y = _number("accuracy", "test accuracy in %", scale={"zero": False, "padding": 12})
+    color = _text("variant", None, scale={"domain": VARIANTS, "range": HUES})
+    bars = {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "x": x, "color": color}
+    tooltip = [
+        _text("label", "configuration"),
+        _number("accuracy", "accuracy", format=".2f"),
+        _number("accuracy_std", "deviation", format=".2f"),
+        _number("lost", "points lost", format=".2f"),
+        _number("bytes", "bytes", format=",.0f"),
+        _number("operations", "operations", format=",.0f"),
+        _number("bops", "bit operations", format=",.0f"),
+        _number("seeds", "seeds"),
+        _text("hint", "click"),
+    ]
+    return _chart(
+        height=340,
+        transform=[
+            {"filter": f"isValid(datum.accuracy) && datum[{cost!r}] > 0"},
+            {"calculate": "datum.accuracy - (datum.accuracy_std || 0)", "as": "low"},
+            {"calculate": "datum.accuracy + (datum.accuracy_std || 0)", "as": "high"},
+            {"calculate": "'copies the command'", "as": "hint"},
+        ],
+        layer=[
+            {
+                "transform": [
+                    {
+                        "window": [{"op": "max", "field": "accuracy", "as": "best"}],
+                        "sort": [{"field": cost}, {"field": "accuracy", "order": "descending"}],
+                    }
+                ],
+                "mark": {"type": "line", "interpolate": "step-after", "opacity": 0.35},
+                "encoding": {"x": x, "y": {**y, "field": "best"}},
+            },
+            {"mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.7}, "encoding": bars},
+            {
+                "mark": {"type": "point", "size": 110, "cursor": "pointer", "tooltip": True},
+                "encoding": {
+                    "x": x,
+                    "y": y,
+                    "color": color,
+                    "shape": _text("variant", None, scale={"domain": VARIANTS}),
+                    "tooltip": tooltip,
+                },
+            },
+        ],
+    )
+
+
+def bars(figure: str = "lost", title: str = "points lost", color: str = "option") -> dict[str, Any]:
+    """Every site replaced on its own: a bar for each option, means over seeds and draws.
+
+    `color` tells bars apart: operator, where there are more options than colors.
+    """
+    return _chart(
+        height={"step": 12},
+        mark={"type": "bar", "cornerRadiusEnd": 2},
+        encoding={
+            "y": _text("site", None, sort=None, axis={"labelPadding": 6, "domain": False}),
+            "yOffset": _text("option", None, sort=None),
+            "x": _number(
+                figure, title, aggregate="mean", axis={"orient": "top", "tickCount": 6}, stack=None
+            ),
+            "color": _text(color, None, sort=None, legend={"columns": 1}),
+            "tooltip": [
+                _text("site", "site"),
+                _text("option", "option"),
+                _number(figure, title, aggregate="mean", format=".4~f"),
+                {"aggregate": "count", "type": "quantitative", "title": "records"},
+            ],
+        },
+    )
+
+
+def heat(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
+    """Codebooks C times prototypes K: the mean over the sites and seeds that are shown."""
+    return _chart(
+        height={"step": 34},
+        mark={"type": "rect", "cornerRadius": 2, "stroke": "white", "strokeOpacity": 0.15},
+        encoding={
+            "x": {
+                "field": "K",
+                "type": "ordinal",
+                "title": "K, prototypes a codebook",
+                "axis": {"labelAngle": 0},
+            },
+            "y": {
+                "field": "C",
+                "type": "ordinal",
+                "title": "C, codebooks",
+                "sort": "descending",
+            },
+            "color": _number(figure, title, aggregate="mean"),
+            "tooltip": [
+                {"field": "C", "type": "ordinal"},
+                {"field": "K", "type": "ordinal"},
+                _number(figure, title, aggregate="mean", format=".4~f"),
+                {"aggregate": "count", "type": "quantitative", "title": "records"},
+            ],
+        },
+    )
+
+
+def convergence(figure: str = "accuracy", title: str = "accuracy in %") -> dict[str, Any]:
+    """A figure over the number of calibration samples; bands are the deviation over draws."""
+    x = _number("calibration", "calibration samples", scale={"type": "log", "nice": False})
+    x["axis"] = {"format": "~s", "tickCount": 6}
+    y = _number(figure, title, scale={"zero": False})
+    color = _text("series")
+    tooltip = [
+        _text("series", "site"),
+        _number("calibration", "samples", format=","),
+        _number(figure, title, aggregate="mean", format=".4~f"),
+    ]
+    return _chart(
+        height=300,
+        encoding={"x": x, "color": color},
+        layer=[
+            {
+                "mark": {"type": "errorband", "extent": "stdev", "opacity": 0.2},
+                "encoding": {"y": y},
+            },
+            {
+                "mark": {"type": "line", "point": {"size": 45}},
+                "encoding": {"y": {**y, "aggregate": "mean"}, "tooltip": tooltip},
+            },
+        ],
+    )
+
+
+def stages() -> dict[str, Any]:
+    """Validation accuracy before every stage, after its swap and after its training."""
+    x = {"field": "stage", "type": "ordinal", "title": "stage", "axis": {"labelAngle": 0}}
+    y = _number("accuracy", "validation accuracy in %", scale={"zero": False, "padding": 10})
+    tooltip = [
+        _text("run", "run"),
+        _text("stage", "stage"),
+        _text("phase", "when"),
+        _number("accuracy", "accuracy", format=".2f"),
+        _text("sites", "replaced"),
+    ]
+    return _chart(
+        height=260,
+        encoding={"x": x, "xOffset": _text("run", None)},
+        layer=[
+            {
+                "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.4},
+                "encoding": {
+                    "y": {**y, "aggregate": "min"},
+                    "y2": {"aggregate": "max", "field": "accuracy"},
+                },
+            },
+            {
+                "mark": {"type": "point", "size": 90, "tooltip": True},
+                "encoding": {
+                    "y": y,
+                    "color": _text("phase", None, scale={"domain": PHASES}),
+                    "shape": _text("phase", None, scale={"domain": PHASES}),
+                    "tooltip": tooltip,
+                },
+            },
+        ],
+    )
+
+
+def curves(title: str = "value") -> dict[str, Any]:
+    """A figure of metrics.csv over the step of the whole run; rules where a stage begins.
+
+    Rows: {"run", "step", "value"}, and {"border", "stage"} for the rules.
+    """
+    x = _number("step", "step", axis={"format": "~s", "tickCount": 8})
+    return _chart(
+        height=260,
+        layer=[
+            {
+                "transform": [{"filter": "isValid(datum.border)"}],
+                "mark": {"type": "rule", "strokeDash": [3, 3], "opacity": 0.6},
+                "encoding": {
+                    "x": {**x, "field": "border"},
+                    "tooltip": [_text("run", "run"), _text("stage", "begins")],
+                },
+            },
+            {
+                "transform": [{"filter": "isValid(datum.value)"}],
+                "mark": {"type": "line", "tooltip": True},
+                "encoding": {
+                    "x": x,
+                    "y": _number("value", title, scale={"zero": False}),
+                    "color": _text("run", None, sort=None),
+                    "tooltip": [
+                        _text("run", "run"),
+                        _number("step", "step", format=","),
+                        _number("value", title, format=".4~f"),
+                    ],
+                },
+            },
+        ],
+    )
+
+
+def templates() -> dict[str, Any]:
+    """What the page's script fills: every chart, and the themes."""
+    charts = (front, bars, heat, convergence, stages, curves)
+    return {
+        "charts": {chart.__name__: chart() for chart in charts},
+        "themes": {theme: config(theme) for theme in THEMES},
+    }

@@ -1,0 +1,131 @@
+"""Everything a page shows, from stores of records and run folders, as plain JSON types."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from halut.analysis.run_figures import is_run, run_folders
+from halut.errors import HalutError
+from halut.page.columns import as_columns
+from halut.page.measurements import record_notes, record_rows
+from halut.page.outcomes import headline, points
+from halut.page.runs import read_run_folder
+from halut.results.record import Record
+from halut.results.store import SUFFIX, Store
+
+SCHEMA = 1
+DETAILED_RUNS = 8
+"""Runs whose codes, trees and prototypes are on the page; each may take a megabyte."""
+
+
+def gather(paths: Sequence[Path], title: str | None = None) -> dict[str, Any]:
+    """The content of a page of stores, run folders and folders of these.
+
+    {"schema", "title", "notes", "headline", "points", "records", "runs"}; headline, points and
+    records as halut.page.columns has tables. Raises HalutError if a path does not exist or is
+    neither a store nor a run nor a folder that holds one.
+    """
+    records: list[Record] = []
+    notes: list[str] = []
+    folders: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            raise HalutError(f"{path}: no such folder of results or runs")
+        if any(path.glob(f"*{SUFFIX}")):
+            reading = Store(path).read()
+            records += reading.records
+            notes += [f"{path}: {problem}" for problem in reading.problems]
+            if not reading.records:
+                notes.append(f"{path}: holds no record that could be read")
+        elif runs := list(run_folders(path)):
+            folders += runs
+        elif not any(path.iterdir()):
+            notes.append(f"{path}: an empty store")
+        else:
+            raise HalutError(f"{path}: neither a store of results (*{SUFFIX}) nor a run folder")
+    records, again = _once(records)
+    if again:
+        notes.append(f"{again} records are in several stores; each counts once")
+    folders = list({os.path.realpath(folder): folder for folder in folders}.values())
+    names = run_names(folders)
+    runs_read = [read_run_folder(f, name, notes) for f, name in zip(folders, names, strict=True)]
+    shown = {os.path.realpath(folder) for folder in folders}
+    own = [record for record in records if not _is_of(record, shown)]
+    if len(own) < len(records):
+        count = len(records) - len(own)
+        notes.append(f"{count} records are of run folders on this page; those count once")
+    return page_of(own, runs_read, notes, title)
+
+
+def page_of(
+    records: Sequence[Record],
+    runs: Sequence[dict[str, Any]],
+    notes: list[str],
+    title: str | None = None,
+) -> dict[str, Any]:
+    """The content of a page of records and runs that were read."""
+    sites: dict[str, set[str]] = {}
+    for run in runs:
+        if run["model"] and run["sites"]:
+            sites.setdefault(run["model"], set()).update(site["name"] for site in run["sites"])
+    notes = [*notes, *record_notes(records, sites)]
+    if not records and not runs:
+        notes.append("nothing was measured yet: neither a record nor a run")
+    detailed = [run["name"] for run in runs if run["details"]][:DETAILED_RUNS]
+    dropped = [run for run in runs if run["details"] and run["name"] not in detailed]
+    for run in dropped:
+        run["details"] = {}
+    if dropped:
+        notes.append(
+            f"codes, trees and prototypes are of the first {DETAILED_RUNS} runs, {len(dropped)} "
+            "are without; a page of fewer runs has them, as each run's own report.html"
+        )
+    front = points(runs, records)
+    subjects = list(dict.fromkeys([*(run["subject"] for run in runs if run["subject"])]))
+    rows = record_rows(records)
+    subjects = list(dict.fromkeys([*subjects, *(row["subject"] for row in rows)]))
+    return {
+        "schema": SCHEMA,
+        "title": title or ", ".join(subjects[:3]) or "No results yet",
+        "notes": notes,
+        "headline": as_columns(headline(front)),
+        "points": as_columns(front),
+        "records": as_columns(rows),
+        "runs": [{k: v for k, v in run.items() if k != "figures"} for run in runs],
+    }
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' last names, with as many of their parents as tell them apart."""
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
+    names = [each[-1] for each in parts]
+    depth = 1
+    while len(set(names)) < len(names) and depth < max(map(len, parts)):
+        depth += 1
+        names = ["/".join(each[-depth:]) for each in parts]
+    return names
+
+
+def _once(records: Sequence[Record]) -> tuple[list[Record], int]:
+    kept: dict[str, Record] = {}
+    for record in records:
+        kept[record.key] = record
+    return list(kept.values()), len(records) - len(kept)
+
+
+def _is_of(record: Record, folders: set[str]) -> bool:
+    run = record.context.get("run")
+    return record.kind in ("run", "sweep") and run is not None and os.path.realpath(run) in folders
+
+
+def is_source(path: Path) -> bool:
+    """True for a folder that `gather` takes without complaint."""
+    return path.is_dir() and (is_run(path) or any(path.glob(f"*{SUFFIX}")))
+
+
+def sections(page: Mapping[str, Any]) -> dict[str, int]:
+    """How much of everything a page has, for the log."""
+    return {"records": page["records"]["count"], "runs": len(page["runs"])}

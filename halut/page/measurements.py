@@ -1,0 +1,141 @@
+"""Records of a store as rows of the page, and what is wrong with them in notes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from halut.results.record import Record
+
+SHAPE = ("C", "V", "K", "bits", "width")
+"""Options of an operator that the page filters by; `width` of codecs is shown as bits."""
+
+
+def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """A flat row for every record: what identifies it, then its figures by their own names.
+
+    `option` is a label for charts: that of its detail, or its operator with C, V, K, the bits and
+    those options in which records of that operator differ; `asked` are its options in JSON, those
+    that were given where the detail tells them.
+    """
+    labels = option_labels(records)
+    return [_row(record, label) for record, label in zip(records, labels, strict=True)]
+
+
+def _row(record: Record, label: str | None) -> dict[str, Any]:
+    options, shape = record.options, _mapping(record.detail.get("shape"))
+    bits = options.get("bits", options.get("width"))
+    C, D = options.get("C"), shape.get("D")
+    V = options.get("V")
+    if V is None and isinstance(C, int) and isinstance(D, int) and C > 0:
+        V = -(-D // C)
+    elif C is None and isinstance(V, int) and isinstance(D, int) and V > 0:
+        C = -(-D // V)
+    return {
+        "kind": record.kind,
+        "subject": subject_of(record),
+        "model": record.network.get("model"),
+        "weights": record.network.get("weights"),
+        "data": record.data.get("name"),
+        "split": record.data.get("split"),
+        "samples": record.data.get("samples"),
+        "site": record.site,
+        "site_kind": shape.get("kind"),
+        "operator": record.operator,
+        "option": label,
+        "C": C,
+        "V": V,
+        "K": options.get("K"),
+        "bits": bits if isinstance(bits, int | float) else None,
+        "score": record.score,
+        "calibration": record.calibration,
+        "seed": record.seed,
+        "asked": json.dumps(record.detail.get("asked", record.options), default=str)
+        if record.operator is not None
+        else None,
+        "variant": record.settings.get("variant"),
+        "settings": words(record.settings) or None,
+        "command": record.context.get("command"),
+        "run": record.context.get("run"),
+        "time": record.context.get("time"),
+        "stage": shape.get("stage", record.detail.get("stage")),
+        **record.figures,
+    }
+
+
+def subject_of(record: Record) -> str:
+    """MODEL on DATA."""
+    return f"{record.network.get('model', '?')} on {record.data.get('name', '?')}"
+
+
+def option_labels(records: Sequence[Record]) -> list[str | None]:
+    """OPERATOR KEY=VALUE ..., of each record: the keys that tell options of one operator apart."""
+    values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record in records:
+        for key, value in record.options.items():
+            values[record.operator or ""][key].add(json.dumps(value, sort_keys=True, default=str))
+    labels: list[str | None] = []
+    for record in records:
+        if record.operator is None or isinstance(record.detail.get("label"), str):
+            labels.append(record.detail.get("label"))
+            continue
+        kinds = values[record.operator]
+        keys = [key for key in SHAPE if record.options.get(key) is not None]
+        keys += [key for key in record.options if key not in keys and len(kinds[key]) > 1]
+        options = " ".join(f"{key}={_short(record.options[key])}" for key in keys)
+        labels.append(f"{record.operator} {options}".strip())
+    return labels
+
+
+def words(settings: Mapping[str, Any]) -> str:
+    """KEY=VALUE ..., in order of the keys."""
+    return " ".join(f"{key}={_short(settings[key])}" for key in sorted(settings))
+
+
+def record_notes(records: Sequence[Record], sites: Mapping[str, Iterable[str]]) -> list[str]:
+    """What a reader has to know before comparing the records.
+
+    Figures that are not finite, several networks or sets of weights in one store, several data
+    sets, and sites that the plan of the same network does not have (`sites`: names by model).
+    """
+    notes = []
+    broken = Counter(name for record in records for name in record.not_finite)
+    if broken:
+        names = ", ".join(f"{name} ({count})" for name, count in broken.items())
+        count = sum(bool(record.not_finite) for record in records)
+        notes.append(f"{count} records have figures that are not finite, shown as empty: {names}")
+    subjects = Counter(map(subject_of, records))
+    if len(subjects) > 1:
+        names = ", ".join(f"{name} ({count})" for name, count in subjects.items())
+        notes.append(f"records of several networks or data sets: {names}; filter by model and data")
+    weights: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if record.network.get("weights") is not None:
+            weights[subject_of(record)].add(str(record.network["weights"]))
+    for name, digests in weights.items():
+        if len(digests) > 1:
+            notes.append(f"{name}: records of {len(digests)} sets of weights, each its own network")
+    for model, names_of_model in sites.items():
+        known = set(names_of_model)
+        strange = Counter(
+            record.site
+            for record in records
+            if record.network.get("model") == model and record.site and record.site not in known
+        )
+        if strange:
+            listed = ", ".join(f"{site} ({count})" for site, count in list(strange.items())[:8])
+            more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
+            notes.append(f"sites that the plan of {model} does not have: {listed}{more}")
+    return notes
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "name" in value:
+        return str(value["name"])
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,110 @@
+"""The page's charts as SVG, PDF and PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from halut.errors import HalutError
+from halut.io import write_bytes
+from halut.option import unknown
+from halut.page import charts
+from halut.page.columns import as_rows
+from halut.page.outcomes import COSTS, EXTRA
+
+STAGE_KEYS = ("val_accuracy_before", "val_accuracy_after_swap", "val_accuracy_after_training")
+FORMATS = ("svg", "pdf", "png")
+WIDTH = 560
+"""Pixels of a chart's plane."""
+
+
+def write_pictures(folder: Path, page: Mapping[str, Any], formats: Sequence[str]) -> list[str]:
+    """Every chart that has data as FOLDER/NAME.FORMAT; the names. HalutError on another format."""
+    import vl_convert
+
+    for each in formats:
+        if each not in FORMATS:
+            raise HalutError(unknown("format of pictures", each, FORMATS))
+    draw = {
+        "svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
+        "pdf": lambda spec: vl_convert.vegalite_to_pdf(spec),
+        "png": lambda spec: vl_convert.vegalite_to_png(spec, scale=2),
+    }
+    written = []
+    for name, spec in specifications(page):
+        for each in formats:
+            write_bytes(folder / f"{name}.{each}", draw[each](spec))
+            written.append(f"{name}.{each}")
+    return written
+
+
+def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, chart with its data) of every chart that has any."""
+    lines, records = as_rows(page["headline"]), as_rows(page["records"])
+    for cost in [k for k in page["headline"]["columns"] if _is_cost(k)]:
+        rows = [r for r in lines if r.get(cost) and r.get("accuracy") is not None]
+        if rows:
+            title = {**COSTS, **EXTRA}.get(cost, cost.replace("_", " "))
+            yield f"front-{cost}", _filled(charts.front(cost, title), rows)
+    measured = [r for r in records if r["kind"] == "sensitivity" and r.get("lost") is not None]
+    if measured:
+        many = len({row["option"] for row in measured}) > len(charts.PALETTES["light"])
+        color = "operator" if many else "option"
+        yield "sensitivity", _filled(charts.bars(color=color), measured)
+        squares = [row for row in measured if row.get("C") and row.get("K")]
+        if squares:
+            yield "codebooks", _filled(charts.heat(), squares)
+    drawn = [r for r in records if r["kind"] == "convergence" and r.get("accuracy") is not None]
+    if drawn:
+        rows = [{**row, "series": f"{row['site']} {row['option']}"} for row in drawn]
+        yield "convergence", _filled(charts.convergence(), rows)
+    if rows := stage_rows(page["runs"]):
+        yield "stages", _filled(charts.stages(), rows)
+    for key in dict.fromkeys(key for run in page["runs"] for key in run["curves"]):
+        rows = curve_rows(page["runs"], key)
+        yield f"curve-{key.replace('/', '-')}", _filled(charts.curves(key), rows)
+
+
+def _is_cost(name: str) -> bool:
+    return not name.endswith("_std") and (
+        name in COSTS or name == "energy" or name.startswith("latency")
+    )
+
+
+def _filled(spec: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    colors = {**charts.config("light"), "background": "white"}
+    return {**spec, "width": WIDTH, "data": {"values": list(rows)}, "config": colors}
+
+
+def stage_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """{"run", "stage", "phase", "accuracy", "sites"}, three for every stage of every run."""
+    return [
+        {
+            "run": run["name"],
+            "stage": f"{index:02d}",
+            "phase": phase,
+            "accuracy": stage[key],
+            "sites": ", ".join(map(str, stage.get("sites", []))),
+        }
+        for run in runs
+        for index, stage in enumerate(run["stages"])
+        for key, phase in zip(STAGE_KEYS, charts.PHASES, strict=True)
+        if stage.get(key) is not None
+    ]
+
+
+def curve_rows(runs: Sequence[Mapping[str, Any]], key: str) -> list[dict[str, Any]]:
+    """{"run", "step", "value"} of one key, and {"run", "border", "stage"} where stages begin."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        curve = run["curves"].get(key)
+        if curve is None:
+            continue
+        points = zip(curve["step"], curve["value"], strict=True)
+        rows += [{"run": run["name"], "step": s, "value": v} for s, v in points]
+        rows += [
+            {"run": run["name"], "border": border["step"], "stage": border["stage"]}
+            for border in run["borders"]
+        ]
+    return rows

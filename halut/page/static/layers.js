@@ -1,0 +1,133 @@
+// Sites replaced on their own, the heat map of C and K, and convergence over calibration samples.
+
+const MOST_SITES = 40;
+const LAYER_FIELDS = [["subject", "network"], ["site", "site"], ["operator", "encoder"], ["C", "C"], ["K", "K"], ["bits", "bits"], ["score", "score"], ["option", "option"]];
+
+// The sites that lose most, in the network's own order.
+function worstSites(rows, figure, count) {
+  const sums = new Map();
+  for (const row of rows) {
+    const sum = sums.get(row.site) || [0, 0];
+    sums.set(row.site, [sum[0] + row[figure], sum[1] + 1]);
+  }
+  const worst = [...sums].sort((a, b) => b[1][0] / b[1][1] - a[1][0] / a[1][1]).slice(0, count);
+  return new Set(worst.map(([site]) => site));
+}
+
+function layersSection() {
+  const all = tables.records.filter((row) => row.kind === "sensitivity" && row.site !== null);
+  if (!all.length) return;
+  const figures = figureNames.filter((name) => all.some((row) => isNumber(row[name])));
+  const root = section("layers", "Each layer alone", "One site replaced, everything else exact and nothing retrained: what each choice costs where.", "Layers");
+  const state = { figure: figures.includes("lost") ? "lost" : figures[0], rows: all };
+  const select = el("select", { "data-figure": "layers" }, figures.map((name) => el("option", { value: name }, titleOf(name))));
+  select.value = state.figure;
+  select.addEventListener("change", () => { state.figure = select.value; draw(); });
+  const filters = filterBar(all, LAYER_FIELDS, (left) => { state.rows = left; draw(); });
+  filters.root.prepend(el("label", null, "figure", select));
+  const count = el("p", { class: "hint", "data-count": "layers" });
+  const tall = el("div", { class: "panel tall", tabindex: "0", role: "region", "aria-label": "Bars of each site" });
+  const square = el("div", { class: "panel" });
+  root.append(filters.root, count, tall, el("h3", null, "Codebooks and prototypes"), el("p", { class: "hint" }, "The mean over the sites that the filters leave."), square);
+  if (!hasCharts()) { tall.append(chartsMissing()); square.append(chartsMissing()); }
+  const bars = chart(tall, "bars", "Every site replaced on its own, a bar for each option; the records below have the numbers");
+  const heat = chart(square, "heat", "Mean over sites by the number of codebooks and of prototypes");
+
+  function draw() {
+    const figure = state.figure, title = titleOf(figure);
+    const rows = state.rows.filter((row) => isNumber(row[figure]));
+    const sites = distinct(rows, "site");
+    const kept = sites.length > MOST_SITES ? worstSites(rows, figure, MOST_SITES) : null;
+    const empty = state.rows.length - rows.length;
+    count.textContent = `${number(rows.length)} records of ${number(sites.length)} sites.`
+      + (empty ? ` ${number(empty)} without this figure.` : "")
+      + (kept ? ` Bars of the ${MOST_SITES} sites with the largest mean; filter by site to see another.` : "");
+    const alter = (spec) => { retarget(spec, "lost", figure, "points lost", title); };
+    bars.draw(kept ? rows.filter((row) => kept.has(row.site)) : rows, (spec, shown) => {
+      alter(spec);
+      const options = distinct(shown, "option").length;
+      spec.height = { step: options > 4 ? 9 : 14 };
+      if (options > 8) { spec.encoding.color = { field: "operator", type: "nominal", title: null }; }
+    });
+    heat.draw(rows.filter((row) => isNumber(row.C) && isNumber(row.K)), (spec, shown) => {
+      alter(spec);
+      if (distinct(shown, "K").length < 6) spec.width = { step: 90 };
+    });
+  }
+  root.append(el("h3", null, "Options of each site"), el("p", { class: "hint" }, "Means over seeds and draws; rows that are picked are copied as rules of a policy."));
+  const table = optionsTable(all);
+  root.append(table.root);
+  const subjects = distinct(all, "subject");
+  if (subjects.length > 1) filters.choose("subject", subjects[0]); // sites of one network
+  else draw();
+}
+
+const OPTION_FIGURES = ["lost", "normalized_mse", "code_perplexity", "dead_codes", "bytes", "operations", "second_order"];
+
+function optionsTable(records) {
+  const groups = new Map();
+  for (const row of records) {
+    const key = [row.subject, row.site, row.option].join("\n");
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(row);
+  }
+  const rows = [...groups.values()].map((members) => {
+    const { subject, site, site_kind, operator, option, C, V, K, bits, asked } = members[0];
+    const row = { subject, site, site_kind, operator, option, C, V, K, bits, asked, count: members.length };
+    for (const figure of OPTION_FIGURES) {
+      const values = members.map((member) => member[figure]).filter(isNumber);
+      row[figure] = values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
+    }
+    return row;
+  });
+  const several = distinct(rows, "subject").length > 1;
+  const table = dataTable({
+    name: "Options of each site", rows, page: 20, select: (row) => `${row.site} ${row.option}`,
+    tools: [button("Copy as YAML", () => copyRules(table.chosen().map((row) => ({ name: row.site, kind: row.site_kind, operator: row.operator, options: JSON.parse(row.asked) }))))],
+    columns: [
+      ...(several ? [{ key: "subject", title: "network" }] : []),
+      { key: "site", title: "site", words: true }, { key: "option", title: "operator", words: true },
+      { key: "C", title: "C" }, { key: "V", title: "V" }, { key: "K", title: "K" }, { key: "bits", title: "bits" },
+      ...OPTION_FIGURES.map((key) => ({ key, title: titleOf(key), format: (value) => number(value) })),
+      { key: "count", title: "records" },
+    ],
+  });
+  return table;
+}
+
+// Another figure in a specification that was written for one.
+function retarget(spec, field, figure, title, figureTitle) {
+  const visit = (node) => {
+    if (Array.isArray(node)) { node.forEach(visit); return; }
+    if (node === null || typeof node !== "object") return;
+    if (node.field === field) { node.field = figure; if (node.title === title || node.title === field) node.title = figureTitle; }
+    Object.values(node).forEach(visit);
+  };
+  visit(spec.encoding || {});
+  visit(spec.layer || []);
+  return spec;
+}
+
+function convergenceSection() {
+  const all = tables.records.filter((row) => row.kind === "convergence" && isNumber(row.calibration));
+  if (!all.length) return;
+  for (const row of all) row.series = [row.site, row.option].filter(Boolean).join(" ");
+  const figures = figureNames.filter((name) => all.some((row) => isNumber(row[name])));
+  const root = section("calibration", "How many samples to calibrate on", "Lines are means over draws, bands their standard deviation.", "Calibration");
+  const state = { figure: figures.includes("accuracy") ? "accuracy" : figures[0], rows: all };
+  const select = el("select", { "data-figure": "calibration" }, figures.map((name) => el("option", { value: name }, titleOf(name))));
+  select.value = state.figure;
+  select.addEventListener("change", () => { state.figure = select.value; draw(); });
+  const filters = filterBar(all, [...LAYER_FIELDS], (left) => { state.rows = left; draw(); });
+  filters.root.prepend(el("label", null, "figure", select));
+  const panel = el("div", { class: "panel" });
+  root.append(filters.root, panel);
+  if (!hasCharts()) { panel.append(chartsMissing()); return; }
+  const figure = chart(panel, "convergence", "A figure over the number of calibration samples; the records below have the numbers");
+  function draw() {
+    figure.draw(state.rows.filter((row) => isNumber(row[state.figure])), (spec) => {
+      retarget(spec, "accuracy", state.figure, "accuracy in %", titleOf(state.figure));
+    });
+  }
+  draw();
+}

@@ -1,0 +1,340 @@
+"""The page in a real browser, from disk: what it shows, and that it does so quickly.
+
+Any error on its console fails.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import yaml
+
+from halut.page.columns import as_rows
+from halut.page.document import write_page
+from halut.page.gather import gather
+from halut.replace.policy import Rule
+from halut.results.store import Store
+from tests.page import synthetic
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
+]
+OPTIONS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+DRAWN = """[...document.querySelectorAll(".chart")]
+    .every((chart) => chart.dataset.drawn || chart.dataset.rows === "0")"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser) -> Iterator[Any]:
+    """opened(path, **context): the page of a file, its charts drawn; errors fail at the end."""
+    errors: list[str] = []
+    contexts = []
+
+    def open_page(path: Path, **options: Any) -> Any:
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.goto(path.resolve().as_uri())
+        if options.get("java_script_enabled", True):
+            page.wait_for_function(DRAWN, timeout=60_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """A store, and two runs of different options."""
+    folder = tmp_path_factory.mktemp("sources")
+    records = (*synthetic.layers(6), *synthetic.convergence(), *synthetic.networks())
+    hostile = synthetic.sensitivity(synthetic.HOSTILE, "tree", lost=float("nan"), C=8, K=16)
+    synthetic.store(folder / "results", *records, hostile)
+    synthetic.run(folder / "a", seed=0, test=90.0)
+    synthetic.run(folder / "b", seed=1, test=91.5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(sources) -> Path:
+    path = sources / "report.html"
+    write_page(path, gather([sources / "results", sources / "a", sources / "b"]))
+    return path
+
+
+def cells(page: Any, table: str) -> list[dict[str, str]]:
+    """The rows of a table by its label, by the headings."""
+    heads = [
+        text.strip() for text in page.locator(f'table[aria-label="{table}"] th').all_inner_texts()
+    ]
+    rows = page.locator(f'table[aria-label="{table}"] tbody tr')
+    return [
+        dict(zip(heads, row.locator("td").all_inner_texts(), strict=True)) for row in rows.all()
+    ]
+
+
+def test_numbers_on_the_page_are_those_of_the_store(opened, report, sources):
+    page = opened(report)
+    lines = as_rows(gather([sources / "results"])["headline"])
+    (best,) = [line for line in lines if line["label"] == "tree C=32"]
+    rows = cells(page, "Networks of resnet8 on fashion_mnist")
+    (shown,) = [row for row in rows if row["network"] == "tree C=32"]
+    assert shown["test accuracy"] == f"{best['accuracy']:.2f} ± {best['accuracy_std']:.2f}"
+    assert shown["points lost"] == "0.00 ± 1.00"
+    assert shown["bytes"] == "32,000"
+    page.get_by_label("Search Records").fill("block2.conv pq")
+    records = [
+        record
+        for record in Store(sources / "results").read().records
+        if record.site == "block2.conv" and record.operator == "pq"
+    ]
+    rows = cells(page, "Records")
+    assert len(rows) == len(records) == 5
+    for row, record in zip(rows, records, strict=True):
+        assert float(row["points lost"]) == pytest.approx(record.figures["lost"], rel=1e-3)
+
+
+def test_what_records_say_stays_text(opened, report):
+    page = opened(report)
+    assert page.title().startswith("tiny on digits")
+    assert page.locator("img").count() == 0
+    page.get_by_label("Search Records").fill("onerror")
+    (row,) = cells(page, "Records")
+    assert row["site"] == synthetic.HOSTILE
+    assert "1 records have figures that are not finite" in page.locator("#notes").inner_text()
+
+
+def test_a_sites_name_stays_text_in_its_drawer_and_its_rule(opened, tmp_path):
+    synthetic.run(tmp_path / "run", site=synthetic.HOSTILE)
+    write_page(tmp_path / "report.html", gather([tmp_path / "run"]))
+    page = opened(tmp_path / "report.html")
+    page.get_by_role("button", name=synthetic.HOSTILE, exact=True).click()
+    drawer = page.get_by_role("dialog")
+    assert drawer.locator("h2").inner_text() == synthetic.HOSTILE
+    (rule,) = yaml.safe_load(drawer.locator("pre").inner_text())
+    assert rule["name"] == synthetic.HOSTILE
+    assert page.locator("img").count() == 0
+    assert page.title() == "tiny on digits · halut"
+
+
+def test_filters_choose_what_charts_and_tables_show(opened, report):
+    page = opened(report)
+    layers = page.locator("#layers")
+    assert layers.locator('[data-count="layers"]').inner_text().startswith("60 records of 6 sites.")
+    layers.locator('select[data-field="operator"]').select_option(label="pq")
+    layers.locator('select[data-field="C"]').select_option(label="16")
+    assert layers.locator('[data-count="layers"]').inner_text() == "6 records of 6 sites."
+    page.wait_for_function("document.querySelector('[data-chart=bars]').dataset.rows === '6'")
+    layers.get_by_role("button", name="Clear").click()
+    assert layers.locator('[data-count="layers"]').inner_text().startswith("60 records")
+
+
+def test_hovering_a_point_names_it_and_a_click_copies_its_command(opened, report):
+    page = opened(report, permissions=["clipboard-read", "clipboard-write"])
+    page.locator('#front select[data-field="subject"]').select_option(
+        label="resnet8 on fashion_mnist"
+    )
+    page.locator('#front select[data-field="variant"]').select_option(label="ours")
+    page.wait_for_function("document.querySelector('[data-chart=front]').dataset.rows === '3'")
+    point = page.locator('[data-chart="front"] .mark-symbol.role-mark path').first
+    point.scroll_into_view_if_needed()
+    point.hover(force=True)
+    tip = page.locator("#vg-tooltip-element")
+    tip.wait_for()
+    label = tip.locator("tr").first.inner_text()
+    assert "tree C=" in label
+    point.click(force=True)
+    page.get_by_text("Command copied").wait_for()
+    C = label.split("C=")[1].strip()
+    assert page.evaluate("navigator.clipboard.readText()") == f"python train.py halut.C={C} seed=0"
+
+
+def test_the_cost_of_the_front_is_switched(opened, report):
+    page = opened(report)
+    page.get_by_role("group", name="Cost").get_by_role(
+        "button", name="operations", exact=True
+    ).click()
+    page.wait_for_function(
+        "document.querySelector('[data-chart=front]').textContent.includes('operations')"
+    )
+    assert page.locator("#front .panel").get_attribute("data-cost") == "operations"
+
+
+def test_headings_sort(opened, report):
+    page = opened(report)
+    page.locator("#records").get_by_role("button", name="points lost").click()
+    losses = [float(row["points lost"]) for row in cells(page, "Records")]
+    assert losses == sorted(losses, reverse=True)
+    head = page.locator('#records th[aria-sort="descending"]')
+    assert head.inner_text().startswith("points lost")
+    page.locator("#records").get_by_role("button", name="points lost").press("Enter")
+    losses = [float(row["points lost"]) for row in cells(page, "Records")]
+    assert losses == sorted(losses)
+
+
+def test_a_site_opens_its_drawer_and_escape_closes_it(opened, report):
+    page = opened(report)
+    name = page.get_by_role("button", name="conv2", exact=True)
+    name.focus()
+    name.press("Enter")
+    drawer = page.get_by_role("dialog")
+    text = drawer.inner_text()
+    assert "normalized error\n0.125" in text
+    assert "clipping rate\n0.25" in text
+    assert drawer.locator('svg[aria-label^="Code use"] rect').count() == 16
+    dead = drawer.locator('svg[aria-label^="Code use"] rect[fill="none"]')
+    assert dead.count() == 3
+    assert drawer.locator('svg[aria-label="Tree of 3 tests"]').count() == 1
+    assert "ch 0 (2, 2)" in drawer.locator('svg[aria-label="Tree of 3 tests"]').text_content()
+    assert drawer.locator("canvas").count() == 4
+    drawer.get_by_role("spinbutton", name="Codebook").fill("1")
+    assert "Tree of codebook 1" in drawer.inner_text()
+    assert "ch 1 (0, 0)" in drawer.locator('svg[aria-label="Tree of 3 tests"]').text_content()
+    page.keyboard.press("Escape")
+    assert page.get_by_role("dialog").count() == 0
+    assert page.evaluate("document.activeElement.textContent") == "conv2"
+
+
+def test_picked_sites_are_copied_as_rules(opened, report):
+    page = opened(report, permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_label("Pick conv1").check()
+    page.get_by_label("Pick conv2").check()
+    page.locator("#sites").get_by_role("button", name="Copy as YAML").click()
+    page.get_by_text("2 rules copied").wait_for()
+    rules = yaml.safe_load(page.evaluate("navigator.clipboard.readText()"))
+    assert [Rule(**rule).operator for rule in rules] == ["keep", "tree"]
+    options = {"C": 4, "K": 4, "bits": 8, "clip": "none", "learn_rows": 1000}
+    assert rules == [
+        {"name": "conv1", "operator": "keep", "reason": "first layer (policy.keep_first)"},
+        {"name": "conv2", "operator": "tree", "options": options},
+    ]
+
+
+def test_picked_options_of_a_site_are_copied_as_rules(opened, report):
+    page = opened(report, permissions=["clipboard-read", "clipboard-write"])
+    layers = page.locator("#layers")
+    layers.get_by_label("Search Options of each site").fill("block3.conv tree C=32")
+    (row,) = cells(page, "Options of each site")
+    assert row["records"] == "1"
+    layers.get_by_label("Pick block3.conv tree C=32 K=16 bits=8").check()
+    layers.get_by_role("button", name="Copy as YAML").click()
+    page.get_by_text("1 rule copied").wait_for()
+    rules = yaml.safe_load(page.evaluate("navigator.clipboard.readText()"))
+    options = {"C": 32, "K": 16, "bits": 8}
+    assert rules == [{"name": "block3.conv", "operator": "tree", "options": options}]
+
+
+def test_two_runs_are_compared_with_what_differs(opened, report):
+    page = opened(report)
+    table = page.locator("#comparison")
+    rows = [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
+    told = {row[0]: row[1:] for row in rows}
+    assert told["test accuracy, ours"] == ["90.00", "91.50"]
+    assert told["halut.learn_rows"] == ["1000", "1001"]
+    assert told["seed"] == ["0", "1"]
+    assert "halut.K" not in told
+    page.get_by_role("group", name="Runs to compare").get_by_role("button", name="b").click()
+    assert page.locator("#comparison").count() == 0
+
+
+def test_downloads_hold_the_data(opened, report, sources):
+    page = opened(report)
+    with page.expect_download() as download:
+        page.locator("#records").get_by_role("button", name="CSV").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    records = Store(sources / "results").read().records
+    assert [float(row["lost"]) for row in rows if row["lost"]] == [
+        record.figures["lost"] for record in records if record.figures.get("lost") is not None
+    ]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the plan of a").click()
+    plan = json.loads(Path(download.value.path()).read_text())
+    assert plan == json.loads((sources / "a" / "plan.json").read_text())
+
+
+def test_without_scripts_the_plain_tables_stand(opened, report):
+    page = opened(report, java_script_enabled=False)
+    text = page.locator("main").inner_text()
+    assert "tree C=32" in text
+    assert "block2.conv" in text
+    assert "first layer (policy.keep_first)" in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits_phones_and_desks_in_both_themes(opened, report, width, scheme):
+    page = opened(report, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    shades = [int(part) for part in background.removeprefix("rgb(").rstrip(")").split(",")]
+    assert (fmean(shades) < 60) == (scheme == "dark")
+    other = "dark" if scheme == "light" else "light"
+    page.locator("#theme").click()
+    page.wait_for_function(
+        f"""[...document.querySelectorAll(".chart[data-drawn]")]
+            .every((chart) => chart.dataset.drawn === "{other}")"""
+    )
+
+
+def test_it_prints(opened, report):
+    page = opened(report)
+    page.emulate_media(media="print")
+    assert page.locator("#contents").is_hidden()
+    assert page.locator('table[aria-label="Networks of tiny on digits"]').is_visible()
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_an_empty_store_says_so(opened, tmp_path):
+    (tmp_path / "results").mkdir()
+    write_page(tmp_path / "report.html", gather([tmp_path / "results"]))
+    page = opened(tmp_path / "report.html")
+    assert "nothing was measured yet" in page.locator("#notes").inner_text()
+
+
+def test_ten_thousand_records_of_two_hundred_sites_stay_comfortable(opened, tmp_path):
+    """Generous bounds: the page is built for a second, and a tenth of one for a filter."""
+    store = synthetic.store(tmp_path / "results", *synthetic.layers(200, seeds=5))
+    path = tmp_path / "report.html"
+    write_page(path, gather([store]))
+    assert path.stat().st_size < 8 << 20
+    page = opened(path)
+    ready = page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    assert ready < 5000
+    seconds = page.evaluate(
+        """() => {
+            const select = document.querySelector('#records select[data-field="operator"]');
+            const begun = performance.now();
+            select.value = "1";
+            select.dispatchEvent(new Event("change"));
+            document.querySelector("#records tbody").offsetHeight;
+            return performance.now() - begun;
+        }"""
+    )
+    assert seconds < 1000
+    assert page.locator("#records .count").inner_text().endswith(" of 5,000 (10,000 in all)")
