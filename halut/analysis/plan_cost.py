@@ -93,18 +93,20 @@ def plan_cost(
 
 
 def with_latency(costs: Iterable[VariantCost], times: Mapping[str, Any]) -> list[VariantCost]:
-    """The costs with latency_ms, milliseconds of halut.analysis.plan_latency.plan_latency, of what
-    was measured: the exact network and the plan's, and the sites that the plan replaces."""
+    """The costs with `latency` in seconds, by halut.analysis.plan_latency.plan_latency, of what was
+    measured: the exact network and the plan's, and the sites that the plan replaces."""
     timed = []
     for cost in costs:
         figures = dict(cost.figures)
         if (ms := times["ms"].get(cost.variant)) is not None:
-            figures["latency_ms"] = ms
+            figures["latency"] = ms / 1e3
         sites = []
         for each in cost.sites:
             by_variant = times["sites"].get(each.entry.site.name, {})
-            own = {"latency_ms": by_variant[cost.variant]} if cost.variant in by_variant else {}
-            sites.append(replace(each, figures={**each.figures, **own}))
+            own = dict(each.figures)
+            if (ms := by_variant.get(cost.variant)) is not None:
+                own["latency"] = ms / 1e3
+            sites.append(replace(each, figures=own))
         timed.append(replace(cost, sites=tuple(sites), figures=figures))
     return timed
 

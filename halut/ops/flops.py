@@ -244,19 +244,27 @@ answer's shape, `out_shape`."""
 
 
 class _Registration(MetaPathFinder):
-    """Finds torch.utils.flop_counter, once, so that the formulas are registered as it is loaded."""
+    """Finds torch.utils.flop_counter, so that the formulas are registered as it is loaded."""
+
+    def __init__(self) -> None:
+        self.searching = False
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
-        if name != MODULE:
+        if name != MODULE or self.searching:
             return None
-        sys.meta_path.remove(self)
-        spec: ModuleSpec | None = importlib.util.find_spec(name)
+        self.searching = True
+        try:
+            spec: ModuleSpec | None = importlib.util.find_spec(name)
+        finally:
+            self.searching = False
         if spec is None or spec.loader is None:
             return spec
         load = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             load(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             _register(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]

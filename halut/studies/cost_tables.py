@@ -18,6 +18,8 @@ from halut.sites.plan import Plan
 from halut.training.logging.progress import console
 
 NAMES = {EXACT: "float32", "int8": "INT8", "int4": "INT4"}
+WIDE = 120
+"""Columns from which on a site's figures are shown beside each other."""
 COUNTS = {
     "macs": "multiply-adds",
     "encode_compares": "compares of encoders",
@@ -33,10 +35,10 @@ COUNTS = {
 
 def show(plan: Plan, costs: Sequence[VariantCost], energies: EnergyTable) -> None:
     """Print the tables of the sites and of the variants, and what the plan's figures consist of."""
-    console.print(sites_table(costs))
+    console.print(sites_table(costs, console.width))
     for name, reason in plan.unsupported.items():
         console.print(f"not counted: {name or 'the network'}: {reason}", highlight=False)
-    console.print(variants_table(plan, costs))
+    console.print(variants_table(plan, costs, console.width))
     for cost in costs:
         if cost.variant == PLAN:
             parts = [f"{cost.figures[k]:,.0f} {w}" for k, w in COUNTS.items() if cost.figures[k]]
@@ -44,55 +46,61 @@ def show(plan: Plan, costs: Sequence[VariantCost], energies: EnergyTable) -> Non
     console.print(f"energies: {energies.name}, {energies.source}", highlight=False, markup=False)
 
 
-def sites_table(costs: Sequence[VariantCost]) -> Table:
+def sites_table(costs: Sequence[VariantCost], width: int = 140) -> Table:
     """A row for every site: what it becomes; operations, bytes and energy, of a replaced one as
-    float32, INT8 and here (integers take as many operations as floats)."""
+    float32, INT8 and here (integers take as many operations as floats); beside each other, or in a
+    table of less than WIDE columns below each other."""
     table = Table(title="sites, of one sample: float32 / INT8 / here", title_justify="left")
     by_variant = {cost.variant: cost for cost in costs}
     shown = [by_variant[name] for name in (EXACT, "int8", PLAN)]
-    names = [each.entry.site.name for each in shown[0].sites]
-    table.add_column("site", overflow="fold", min_width=min(24, max(map(len, names))))
-    table.add_column("kind", overflow="fold")
-    table.add_column("rows x D x M", no_wrap=True)
+    timed = any("latency" in each.figures for each in shown[0].sites)
+    between = " / " if width >= WIDE else "\n"
+    table.add_column("site: kind, rows x D x M", overflow="fold")
     table.add_column("becomes", overflow="fold")
-    timed = any("latency_ms" in each.figures for each in shown[0].sites)
     for column in ("operations", "bytes", "energy", *(["latency"] if timed else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for exact, integers, planned in zip(*(cost.sites for cost in shown), strict=True):
         site = exact.entry.site
         replaced = planned.entry.replaced
+        two = (exact, planned) if replaced else (exact,)
         three = (exact, integers, planned) if replaced else (exact,)
         table.add_row(
-            site.name,
-            site.describe(),
-            f"{site.rows} x {site.D} x {site.M}",
+            f"{site.name}\n{site.describe()}, {site.rows} x {site.D} x {site.M}",
             _becomes(planned),
-            _cell((exact, planned) if replaced else (exact,), "operations"),
-            _cell(three, "bytes"),
-            " / ".join(in_joules(each.figures["energy"] or 0) for each in three),
-            *([_times((exact, planned))] if timed else []),
+            between.join(prefixed(each.figures["operations"] or 0) for each in two),
+            between.join(prefixed(each.figures["bytes"] or 0) for each in three),
+            between.join(in_joules(each.figures["energy"] or 0) for each in three),
+            *([between.join(_times(two))] if timed else []),
         )
     return table
 
 
-def variants_table(plan: Plan, costs: Sequence[VariantCost]) -> Table:
-    """A row for every variant of the whole network."""
+def variants_table(plan: Plan, costs: Sequence[VariantCost], width: int = 140) -> Table:
+    """A row for every variant of the whole network; below WIDE columns bytes have three digits, and
+    the memory's part of the energy is left out."""
     table = Table(title="the network, of one sample", title_justify="left")
-    table.add_column("variant")
-    columns = ("bytes", "bits a weight", "an input", "operations", "bit ops", "energy")
-    timed = any("latency_ms" in cost.figures for cost in costs)
-    for column in (*columns, "of it memory", "DRAM once", *(["latency"] if timed else [])):
-        table.add_column(column, justify="right")
+    wide = width >= WIDE
+    columns = ["bytes", "bits a weight", "an input", "operations", "bit ops", "energy"]
+    columns += [*(["of it memory"] if wide else []), "DRAM once"]
+    columns += ["latency"] if any("latency" in cost.figures for cost in costs) else []
+    table.add_column("variant", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
     for cost in costs:
         figures = cost.figures
-        table.add_row(
-            NAMES.get(cost.variant, _operators(plan)),
-            f"{figures['bytes']:,}",
-            *(f"{figures[key]:.3g}" for key in ("weight_bits", "activation_bits")),
-            *(prefixed(figures[key]) for key in ("operations", "bops")),
-            *(in_joules(figures[key]) for key in ("energy", "energy_sram", "energy_dram")),
-            *([_milliseconds(figures.get("latency_ms"))] if timed else []),
-        )
+        cells = {
+            "bytes": f"{figures['bytes']:,}" if wide else prefixed(figures["bytes"]),
+            "bits a weight": f"{figures['weight_bits']:.3g}",
+            "an input": f"{figures['activation_bits']:.3g}",
+            "operations": prefixed(figures["operations"]),
+            "bit ops": prefixed(figures["bops"]),
+            "energy": in_joules(figures["energy"]),
+            "of it memory": in_joules(figures["energy_sram"]),
+            "DRAM once": in_joules(figures["energy_dram"]),
+            "latency": _milliseconds(figures.get("latency")),
+        }
+        name = NAMES.get(cost.variant, _operators(plan))
+        table.add_row(name, *(cells[column] for column in columns))
     return table
 
 
@@ -147,17 +155,13 @@ def _row(figures: Mapping[str, float | None], names: Sequence[str]) -> list[floa
     return [figures.get(name) for name in names]
 
 
-def _cell(sites: Sequence[SiteCost], key: str) -> str:
-    return " / ".join(prefixed(each.figures[key] or 0) for each in sites)
-
-
-def _times(sites: Sequence[SiteCost]) -> str:
-    times = [_milliseconds(each.figures.get("latency_ms")) for each in sites]
-    return " / ".join(time for time in times if time)
+def _times(sites: Sequence[SiteCost]) -> list[str]:
+    times = (_milliseconds(each.figures.get("latency")) for each in sites)
+    return [time for time in times if time]
 
 
 def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g} ms"
+    return "" if value is None else f"{1e3 * value:.3g} ms"
 
 
 def _becomes(site: SiteCost) -> str:

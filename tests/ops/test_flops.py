@@ -172,7 +172,9 @@ def test_every_operator_has_a_formula_or_is_named_uncounted():
 )
 def test_the_counter_is_not_imported_for_it_and_knows_the_operators_in_either_order(order, eager):
     code = (
-        f"import sys, torch\n{order[0]}\nprint('torch.utils.flop_counter' in sys.modules)\n"
+        f"import sys, torch, importlib.util\n{order[0]}\n"
+        "print('torch.utils.flop_counter' in sys.modules)\n"
+        "assert importlib.util.find_spec('torch.utils.flop_counter')  # to look is not to import\n"
         f"{order[1]}\nprint(torch.ops.halut.tree_layer in f.flop_registry)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 
 import pytest
+from rich.console import Console
 
+from halut.analysis.plan_cost import plan_cost
 from halut.cli import main
 from halut.data import datasets
 from halut.results.store import Store
 from halut.studies.cost import planned_of
+from halut.studies.cost_tables import sites_table, variants_table
 
 
 def cost(capsys, *arguments) -> str:
@@ -54,6 +58,18 @@ def test_the_tables_name_every_variant_site_and_source(capsys):
     for text in ("float32", "INT8", "INT4", "here (tree)", "stack3.conv2", "stays: last layer"):
         assert text in out
     assert "7nm, N. Jouppi et al." in out
+
+
+def test_a_terminal_of_80_columns_shows_every_figure_whole():
+    planned = planned_of(["policy=conv3x3"])
+    costs = plan_cost(planned.plan, planned.network)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(sites_table(costs, 80), variants_table(planned.plan, costs, 80))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for figure in ("stack3.conv2", "9.22 k", "313 k", "782 M", "float32"):
+        assert figure in text
 
 
 @pytest.mark.parametrize(
@@ -163,10 +179,10 @@ def test_latency_is_measured_where_it_is_asked_for(capsys, tmp_path):
     out = cost(capsys, *options, "--results", tmp_path, "--csv", tmp_path / "cost.csv")
     assert "latency: of a batch of 2" in out
     records = Store(tmp_path).read().records
-    timed = {(r.site, r.settings["variant"]) for r in records if "latency_ms" in r.figures}
+    timed = {(r.site, r.settings["variant"]) for r in records if "latency" in r.figures}
     places = (None, "stack1.conv1", "stack1.conv2")
     assert timed == {(place, variant) for place in places for variant in ("exact", "plan")}
-    assert "latency_ms" in (tmp_path / "cost.csv").read_text().splitlines()[0]
+    assert "latency" in (tmp_path / "cost.csv").read_text().splitlines()[0]
 
 
 def test_global_pruning_is_settled(capsys, tmp_path):
