@@ -114,7 +114,7 @@ def record_of(
 
 def words_of(choice: Choice) -> dict[str, Any]:
     """What a record's detail says of how it was asked for: other words may mean the same."""
-    return {"label": choice.label, "choice": choice.options}
+    return {"label": choice.label, "asked": choice.options}
 
 
 def keys_of(

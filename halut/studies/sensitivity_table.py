@@ -141,7 +141,7 @@ def suggested_rule(records: Sequence[Record], tolerance: float) -> str:
 
 def _operator(record: Record) -> str:
     """operator and options of a rule."""
-    options = record.detail.get("choice") or {}
+    options = record.detail.get("asked") or {}
     return f"operator: {record.operator}" + (f", options: {_flow(options)}" if options else "")
 
 

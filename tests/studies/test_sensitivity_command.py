@@ -161,7 +161,7 @@ def record(site, lost, label="pq K=4", score="measured", size=10.0, **more):
         figures = {"first_order": 0.0, "second_order": lost, "bytes": size}
     return Record(
         "sensitivity", {}, {}, figures, site=site, operator=label.split()[0], score=score,
-        detail={"label": label, "choice": {"K": 4}, **more},
+        detail={"label": label, "asked": {"K": 4}, **more},
     )  # fmt: skip
 
 
