@@ -61,15 +61,15 @@ class Prefix:
     def __init__(self, network: nn.Module, name: str, memory: int = 2 << 30) -> None:
         self.network, self.name, self.memory = network, name, memory
         self.batches: dict[int, Answers] = {}
-        self.used = 0
+        self.size = 0
         self.verified: bool | None = None
 
     def verify(self, x: Tensor) -> bool:
         """Whether the network answers the batch x as it does as a whole."""
-        recorded = _Replay(Answers(x), self.name, recording=True)
-        output = self._call(x, recorded)
-        recorded.answers.drop_changed()
-        again = self._call(x, _Replay(recorded.answers, self.name))
+        first = _Replay(Answers(x), self.name, recording=True)
+        output = self._call(x, first)
+        first.answers.drop_changed()
+        again = self._call(x, _Replay(first.answers, self.name))
         self.verified = same(again, output, 1e-6)
         return self.verified
 
@@ -78,14 +78,14 @@ class Prefix:
         answers = self.batches.get(index)
         if answers is not None and answers.x.shape == x.shape and torch.equal(answers.x, x):
             return self._call(x, _Replay(answers, self.name))
-        if not self.verified or answers is not None or self.used >= self.memory:
+        if not self.verified or answers is not None or self.size >= self.memory:
             return self.network(x)
-        recorded = _Replay(Answers(x), self.name, recording=True)
-        output = self._call(x, recorded)
-        recorded.answers.drop_changed()
-        if self.used + recorded.answers.bytes <= self.memory:
-            self.batches[index] = recorded.answers
-            self.used += recorded.answers.bytes
+        first = _Replay(Answers(x), self.name, recording=True)
+        output = self._call(x, first)
+        first.answers.drop_changed()
+        if self.size + first.answers.bytes <= self.memory:
+            self.batches[index] = first.answers
+            self.size += first.answers.bytes
         return output
 
     def _call(self, x: Tensor, replay: _Replay) -> Any:

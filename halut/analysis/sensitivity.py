@@ -76,7 +76,7 @@ class Measurement:
     reason: str | None = None
 
 
-Wanted = Callable[[Candidate, str | None], bool]
+Select = Callable[[Candidate, str | None], bool]
 
 
 def sensitivity(
@@ -86,7 +86,7 @@ def sensitivity(
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     *,
     scores: Sequence[str] = SCORES,
-    wanted: Wanted | None = None,
+    select: Select | None = None,
     rows: int = 16_384,
     taylor_samples: int = 512,
     memory: int = 2 << 30,
@@ -110,7 +110,7 @@ def sensitivity(
             site replaced; "fisher": first_order and second_order of halut.analysis.taylor, of the
             loss on calibration samples. Both: the layer's errors (ErrorSums), code_perplexity and
             dead_codes on the inputs of that score, and what the layer costs.
-        wanted: which (candidate, score) to do; score None: a candidate that the site does not
+        select: which (candidate, score) to do; score None: a candidate that the site does not
             support, which is yielded with the reason and no figures.
         rows: calibration rows of a site.
         taylor_samples: calibration samples of the Taylor score.
@@ -128,47 +128,51 @@ def sensitivity(
     >>> network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> sites, _ = halut.find_sites(network, torch.zeros(1, 8))
     >>> data = [(torch.randn(64, 8), torch.zeros(64, dtype=torch.int64))]
-    >>> found = sensitivity(network, candidates_of(sites, [halut.Tree(K=4)]), data, data)
-    >>> [(each.candidate.site.name, each.score) for each in found]
+    >>> results = sensitivity(network, candidates_of(sites, [halut.Tree(K=4)]), data, data)
+    >>> [(each.candidate.site.name, each.score) for each in results]
     [('0', 'measured'), ('0', 'fisher'), ('2', 'measured'), ('2', 'fisher')]
     """
-    wants = wanted or (lambda candidate, score: True)
+    selects = select or (lambda candidate, score: True)
     show = notify or (lambda what, done, total: None)
     todo: dict[str, list[tuple[Candidate, list[str]]]] = {}
     sites: dict[str, Site] = {}
     for candidate in candidates:
         if candidate.reason is not None:
-            if wants(candidate, None):
+            if selects(candidate, None):
                 yield Measurement(candidate, None, reason=candidate.reason)
-        elif asked := [score for score in scores if wants(candidate, score)]:
-            todo.setdefault(candidate.site.name, []).append((candidate, asked))
+        elif own_scores := [score for score in scores if selects(candidate, score)]:
+            todo.setdefault(candidate.site.name, []).append((candidate, own_scores))
             sites[candidate.site.name] = candidate.site
     total, done = sum(map(len, todo.values())), 0
     base: dict[str, float] | None = None
     taylor_sites = {name for name, each in todo.items() if any("fisher" in s for _, s in each)}
     sizes = {
-        name: expected_memory([site], rows) + _kept(site, taylor_samples) * (name in taylor_sites)
+        name: expected_memory([site], rows)
+        + _activation_bytes(site, taylor_samples) * (name in taylor_sites)
         for name, site in sites.items()
     }
     for group in _groups(sites, sizes, memory):
         names = [site.name for site in group]
         show(f"capture of {len(names)} sites", done, total)
-        captured = capture(network, group, calibration, rows, memory, seed)
+        # An equal share for each would cut the rows of the largest, though all of them fit.
+        shares = len(group) * max(expected_memory([site], rows) for site in group)
+        bound = memory if len(group) == 1 else shares
+        site_rows_of = capture(network, group, calibration, rows, bound, seed)
         calls: dict[str, list[list[LayerCall]]] = {}
-        if asked := [name for name in names if name in taylor_sites]:
-            show(f"gradients of {len(asked)} sites", done, total)
-            calls = gradients(network, asked, calibration, loss, taylor_samples)  # type: ignore[arg-type]
+        if names_of_calls := [name for name in names if name in taylor_sites]:
+            show(f"gradients of {len(names_of_calls)} sites", done, total)
+            calls = gradients(network, names_of_calls, calibration, loss, taylor_samples)  # type: ignore[arg-type]
         for name in names:
-            site_rows, site_calls = captured.pop(name), calls.pop(name, [])
+            site_rows, site_calls = site_rows_of.pop(name), calls.pop(name, [])
             prefix = Prefix(network, name, memory)
-            for candidate, asked in todo[name]:
+            for candidate, own_scores in todo[name]:
                 show(f"{name} {candidate.entry.operator}", done, total)
-                if base is None and "measured" in asked:
+                if base is None and "measured" in own_scores:
                     base = evaluate(network, batches, loss)
-                if "measured" in asked and len(todo[name]) > 1 and prefix.verified is None:
+                if "measured" in own_scores and len(todo[name]) > 1 and prefix.verified is None:
                     _verify(prefix, batches)
                 yield from _measurements(
-                    candidate, asked, site_rows, site_calls, prefix, batches, base, seed, loss
+                    candidate, own_scores, site_rows, site_calls, prefix, batches, base, seed, loss
                 )
                 done += 1
     show("", done, total)
@@ -182,7 +186,7 @@ def _verify(prefix: Prefix, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
             break
 
 
-def _kept(site: Site, samples: int) -> int:
+def _activation_bytes(site: Site, samples: int) -> int:
     """Bytes of the site's inputs, and of the gradients of its answers."""
     return 4 * samples * (site.inputs // site.taps + site.rows * site.M)
 
@@ -228,7 +232,7 @@ def _measurements(
     for score in scores:
         begun = time.perf_counter()
         if score == "fisher":
-            with observed(layer) as watch, torch.no_grad():
+            with watching(layer) as watch, torch.no_grad():
                 sums = taylor_score(source, layer, calls)
             figures = {**sums.figures(), **sums.errors.metrics(), **watch.use()}
         else:
@@ -248,7 +252,7 @@ def _measured(
 ) -> dict[str, float]:
     network = prefix.network
     source = network.get_submodule(candidate.site.name)
-    with observed(layer, errors=True) as watch:
+    with watching(layer, errors=True) as watch:
         swap.swap(network, candidate.entry, layer)
         try:
             figures = evaluate(network, batches, loss, prefix.run)
@@ -295,7 +299,7 @@ class Watch:
 
 
 @contextmanager
-def observed(layer: ReplacedLayer, errors: bool = False) -> Iterator[Watch]:
+def watching(layer: ReplacedLayer, errors: bool = False) -> Iterator[Watch]:
     """Within, calls of the layer are watched."""
     watch = Watch(layer, errors)
     with forwards({"": layer}, watch.wrap):

@@ -146,10 +146,12 @@ def _store(calls: dict[str, list[list[LayerCall]]], notes: _Notes, losses: Tenso
     if not bool(torch.isfinite(losses).all()):
         raise HalutError("the exact network's loss is NaN or infinite")
     probes = [probe for _, _, probe in notes.calls]
-    found = torch.autograd.grad(losses.sum(), probes, allow_unused=True) if probes else ()
+    answer_gradients = (
+        torch.autograd.grad(losses.sum(), probes, allow_unused=True) if probes else ()
+    )
     for each in calls.values():
         each.append([])
-    for (name, inputs, probe), g in zip(notes.calls, found, strict=True):
+    for (name, inputs, probe), g in zip(notes.calls, answer_gradients, strict=True):
         g = torch.zeros_like(probe) if g is None else g
         if not bool(torch.isfinite(g).all()):
             raise HalutError(f"{name}: the loss's gradient holds NaN or infinite values")

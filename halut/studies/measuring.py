@@ -87,19 +87,19 @@ class Setup:
 
 
 def record_of(
-    subject: Subject, setup: Setup, choice: Choice, score: str | None, **found: Any
+    subject: Subject, setup: Setup, choice: Choice, score: str | None, **content: Any
 ) -> Record:
-    """The record of one measurement; without what was `found`, one that has its key."""
+    """The record of one measurement; without its `content`, one that has its key."""
     entry = choice.candidate.entry
     site = entry.site
     data = ("train", setup.taylor_samples) if score == "fisher" else ("val", setup.samples)
     shape = {key: getattr(site, key) for key in ("kind", "rows", "D", "M", "groups")}
-    detail = {"shape": shape, "stage": None, **asked_of(choice), **found.pop("detail", {})}
+    detail = {"shape": shape, "stage": None, **words_of(choice), **content.pop("detail", {})}
     return Record(
         setup.kind,
         subject.identity,
         subject.data_identity(*data),
-        found.pop("figures", {}),
+        content.pop("figures", {}),
         site=site.name,
         operator=entry.operator,
         options=entry.options,
@@ -108,16 +108,16 @@ def record_of(
         score=score,
         settings={"rows": setup.rows},
         detail=detail,
-        **found,
+        **content,
     )
 
 
-def asked_of(choice: Choice) -> dict[str, Any]:
+def words_of(choice: Choice) -> dict[str, Any]:
     """What a record's detail says of how it was asked for: other words may mean the same."""
     return {"label": choice.label, "asked": choice.options}
 
 
-def asked_keys(
+def keys_of(
     subject: Subject, setups: Sequence[Setup], choices: Sequence[Choice], scores: Sequence[str]
 ) -> dict[str, Choice]:
     """Keys of all records of a study, with what each is of; a choice that its site does not support
@@ -142,10 +142,10 @@ def measure(
 
     Every record is on disk before the next is measured.
     """
-    keys = asked_keys(subject, setups, choices, scores)
-    known = store.keys().intersection(keys)
-    left = len(keys) - len(known)
-    log.info("%d measurements, %d of them in %s already", len(keys), len(known), store.path)
+    keys = keys_of(subject, setups, choices, scores)
+    stored = store.keys().intersection(keys)
+    left = len(keys) - len(stored)
+    log.info("%d measurements, %d of them in %s already", len(keys), len(stored), store.path)
     if left:
         title = setups[0].kind
         run.begin([Part(title, title, left)])
@@ -157,7 +157,7 @@ def measure(
                     run.at(what, done / left)
                     show(what, done, left)
 
-                for record in _records(subject, setups, choices, scores, known, batch, notify):
+                for record in _records(subject, setups, choices, scores, stored, batch, notify):
                     store.append(record)
                     done += 1
         except KeyboardInterrupt:
@@ -166,11 +166,11 @@ def measure(
     reading = store.read()
     for problem in reading.problems:
         log.warning("%s: %s", store.path, problem)
-    found = {record.key: record for record in reading.records}
+    by_key = {record.key: record for record in reading.records}
     return [
-        replace(found[key], detail={**found[key].detail, **asked_of(choice)})
+        replace(by_key[key], detail={**by_key[key].detail, **words_of(choice)})
         for key, choice in keys.items()
-        if key in found
+        if key in by_key
     ]
 
 
@@ -179,18 +179,18 @@ def _records(
     setups: Sequence[Setup],
     choices: Sequence[Choice],
     scores: Sequence[str],
-    known: Collection[str],
+    stored: Collection[str],
     batch: int | None,
     notify: Callable[[str], None],
 ) -> Iterator[Record]:
-    """The records that are not known, in turn."""
+    """The records that are not stored, in turn."""
     of = {id(choice.candidate): choice for choice in choices}
     batches = subject.batches("val", setups[0].samples, batch)
-    where = context()
+    where = context(run=str(subject.folder) if subject.folder is not None else None)
     for setup in setups:
 
-        def wanted(candidate: Candidate, score: str | None, setup: Setup = setup) -> bool:
-            return record_of(subject, setup, of[id(candidate)], score).key not in known
+        def select(candidate: Candidate, score: str | None, setup: Setup = setup) -> bool:
+            return record_of(subject, setup, of[id(candidate)], score).key not in stored
 
         def place(what: str, *_: int, setup: Setup = setup) -> None:
             images = f"{setup.calibration} images, draw {setup.seed}: "
@@ -203,7 +203,7 @@ def _records(
             subject.calibration(setup.calibration, setup.seed),
             batches,
             scores=scores,
-            wanted=wanted,
+            select=select,
             rows=setup.rows,
             taylor_samples=setup.taylor_samples,
             memory=int(subject.config.capture.memory_gib * 2**30),

@@ -39,14 +39,14 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Selection:
     """Words of `--options`: the configuration, and the options that were typed."""
 
     options: dict[str, Any]
     config: Config
 
 
-def configs_of(texts: Iterable[str]) -> dict[str, Asked]:
+def configs_of(texts: Iterable[str]) -> dict[str, Selection]:
     """The configurations that the words mean, by their label.
 
     Values are written as on train.py's command line; a key with dots is an option of an option.
@@ -55,7 +55,7 @@ def configs_of(texts: Iterable[str]) -> dict[str, Asked]:
     >>> list(configs_of(["tree C=2,4 K=8", "integer"]))
     ['tree C=2 K=8', 'tree C=4 K=8', 'integer']
     """
-    configs: dict[str, Asked] = {}
+    configs: dict[str, Selection] = {}
     for text in texts:
         name, *words = text.split() or [""]
         if "=" in name:
@@ -69,11 +69,11 @@ def configs_of(texts: Iterable[str]) -> dict[str, Asked]:
             pairs = dict(zip(keys, combination, strict=True))
             label = _label(name, pairs)
             try:
-                asked = Asked(_nested(pairs), config_of(name, _nested(pairs)))
-                operator_of(asked.config)
+                selection = Selection(_nested(pairs), config_of(name, _nested(pairs)))
+                operator_of(selection.config)
             except HalutError as error:
                 raise HalutError(f"--options '{label}': {error}") from error
-            configs[label] = asked
+            configs[label] = selection
     return configs
 
 
@@ -122,9 +122,9 @@ def choices_of(
     if texts:
         configs = configs_of(texts)
         every = [
-            Choice(label, asked.options, Candidate.of(site, asked.config))
+            Choice(label, selection.options, Candidate.of(site, selection.config))
             for site in sites
-            for label, asked in configs.items()
+            for label, selection in configs.items()
         ]
     else:
         every = [_own(plan, site, default) for site in sites]

@@ -97,7 +97,7 @@ def test_what_lies_in_front_is_computed_once(network, batches):
         for index, x in enumerate(batches):
             prefix.run(index, x)
     assert network.count.calls == len(batches)
-    assert prefix.used > 0
+    assert prefix.size > 0
     assert not any("forward" in vars(module) for module in network.modules())
 
 
@@ -120,7 +120,7 @@ def test_no_more_than_the_memory_is_held(network, batches):
         for _ in range(2):
             for index, x in enumerate(batches):
                 prefix.run(index, x)
-        assert prefix.used <= memory
+        assert prefix.size <= memory
         calls.append(network.count.calls)
     assert calls[0] == 2 * len(batches)
     assert len(batches) < calls[1] <= calls[0]

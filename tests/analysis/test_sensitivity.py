@@ -104,6 +104,30 @@ def test_one_pass_over_the_data_serves_all_sites_that_fit(network, sites, data):
                 assert b.figures[key] == pytest.approx(value, rel=1e-5), key
 
 
+def test_a_large_site_keeps_its_rows_beside_small_ones(monkeypatch):
+    """Where all of them fit, whatever the others of its group are."""
+    network = nn.Sequential(nn.Linear(200, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    sites, _ = find_sites(network, torch.zeros(1, 200))
+    rows = {}
+    real = swap.build
+
+    def build(network, entry):
+        layer = real(network, entry)
+        layer.calibrate = lambda x, seed: rows.update({entry.site.name: len(x)})
+        return layer
+
+    monkeypatch.setattr(swap, "build", build)
+    data = [(torch.randn(50, 200), torch.zeros(50, dtype=torch.int64))]
+    candidates = candidates_of(sites, [halut.Integer()])
+    for memory, first in ((45_000, 50), (20_000, 25)):
+        list(
+            sensitivity(
+                network, candidates, data, data, scores=("measured",), rows=50, memory=memory
+            )
+        )
+        assert rows == {"0": first, "1": 50, "2": 50, "3": 50}
+
+
 def test_what_is_done_already_is_not_done_again(network, sites, data):
     candidates = candidates_of(sites[:1], CONFIGS)
     read = []
@@ -117,7 +141,7 @@ def test_what_is_done_already_is_not_done_again(network, sites, data):
     found = list(
         sensitivity(
             network, candidates, Read(), data,
-            wanted=lambda candidate, score: (candidate.entry.operator, score) not in done,
+            select=lambda candidate, score: (candidate.entry.operator, score) not in done,
         )
     )  # fmt: skip
     assert [(m.candidate.entry.operator, m.score) for m in found] == [
@@ -125,7 +149,7 @@ def test_what_is_done_already_is_not_done_again(network, sites, data):
         ("integer", "measured"),
     ]
     assert len(read) == 1  # no gradients
-    assert not list(sensitivity(network, candidates, Read(), data, wanted=lambda *_: False))
+    assert not list(sensitivity(network, candidates, Read(), data, select=lambda *_: False))
     assert len(read) == 1
 
 

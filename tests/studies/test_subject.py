@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from halut.errors import HalutError
-from halut.studies.subject import Subject, compose
+from halut.studies.subject import Subject, compose, context
 from halut.training.config.run_config import plain_values
 from halut.training.run_folder import save_network
 
@@ -90,3 +90,18 @@ def test_a_run_folder_gives_its_exact_network(tmp_path):
     subject = Subject.of([str(folder)])
     assert (subject.identity, subject.folder) == (trained.identity, folder)
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["/usr/bin/halut", "cost", "halut.C=1"], "halut cost halut.C=1"),
+        (["/lib/halut/cli.py", "sensitivity", "--options", "pq K=4"],
+         "halut sensitivity --options 'pq K=4'"),
+        (["halut train", "seed=1"], "halut train seed=1"),
+        (["train.py", "seed=1"], "python train.py seed=1"),
+    ],
+)  # fmt: skip
+def test_the_command_of_a_record_can_be_typed_again(words, line, monkeypatch):
+    monkeypatch.setattr("sys.argv", words)
+    assert context()["command"] == line

@@ -99,7 +99,10 @@ def command(
 
 def command_line() -> str:
     """The command line, as it can be typed again."""
-    words = shlex.split(sys.argv[0]) if sys.argv[0].startswith("halut ") else [sys.argv[0]]
+    first = sys.argv[0]
+    if os.path.basename(first) == "halut" or first.endswith(os.path.join("halut", "cli.py")):
+        first = "halut"  # the console command, wherever it is installed
+    words = shlex.split(first) if first.startswith("halut ") else [first]
     python = ["python"] if words[0].endswith(".py") else []
     return shlex.join([*python, *words, *sys.argv[1:]])
 
