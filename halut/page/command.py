@@ -10,6 +10,7 @@ from pathlib import Path
 from halut.errors import HalutError
 from halut.page.document import check_library, write_page
 from halut.page.gather import gather
+from halut.page.pictures import write_pictures
 
 log = logging.getLogger("halut")
 EPILOG = """\
@@ -57,8 +58,6 @@ def main(argv: Sequence[str]) -> int:
     count = f"{page['records']['count']} records, {len(page['runs'])} runs"
     log.info("%s: %s%s", options.output, count, "" if charts else ", without charts")
     if options.pictures is not None:
-        from halut.page.pictures import write_pictures
-
         formats = [each for each in options.formats.split(",") if each]
         written = write_pictures(options.pictures, page, formats)
         log.info("%s: %s", options.pictures, ", ".join(written) or "no chart has data")

@@ -21,6 +21,7 @@ from halut.page.columns import as_rows
 from halut.page.document import write_page
 from halut.page.gather import gather
 from halut.replace.policy import Rule
+from halut.results.record import Record
 from halut.results.store import Store
 from tests.page import synthetic
 
@@ -234,6 +235,30 @@ def test_picked_sites_are_copied_as_rules(opened, report):
         {"name": "conv1", "operator": "keep", "reason": "first layer (policy.keep_first)"},
         {"name": "conv2", "operator": "tree", "options": options},
     ]
+
+
+def test_a_kept_site_says_why_and_is_found_by_it(opened, report):
+    page = opened(report)
+    page.get_by_label("Search Sites of a").fill("keep_first")
+    (row,) = cells(page, "Sites of a")
+    assert row["site"] == "conv1"
+    assert row["operator"].split("\n") == ["keep", "first layer (policy.keep_first)"]
+
+
+def test_what_a_site_lost_alone_is_of_the_same_operator_and_sizes(opened, tmp_path):
+    network, data = {"model": "tiny"}, {"name": "digits"}
+    records = [
+        Record(**{**vars(record), "network": network, "data": data})
+        for record in (
+            synthetic.sensitivity("conv2", "tree", 0, 1.0, C=4, K=4, bits=8),
+            synthetic.sensitivity("conv2", "tree", 1, 2.0, C=4, K=4, bits=8),
+            synthetic.sensitivity("conv2", "tree", 0, 9.0, C=2, K=4, bits=8),
+        )
+    ]
+    sources = [synthetic.store(tmp_path / "s", *records), synthetic.run(tmp_path / "run")]
+    write_page(tmp_path / "report.html", gather(sources))
+    page = opened(tmp_path / "report.html")
+    assert [row["lost alone"] for row in cells(page, "Sites of run")] == ["", "1.50"]
 
 
 def test_picked_options_of_a_site_are_copied_as_rules(opened, report):

@@ -17,7 +17,7 @@ from halut.page import charts
 from halut.page.columns import as_rows
 from halut.page.document import document, in_script
 from halut.page.gather import gather
-from halut.page.pictures import specifications
+from halut.page.pictures import specifications, write_pictures
 from halut.page.plain import run_tables
 from tests.page import synthetic
 
@@ -136,8 +136,6 @@ def test_pictures_are_written_in_every_format(tmp_path):
 
 
 def test_another_format_of_pictures_is_refused(tmp_path):
-    from halut.page.pictures import write_pictures
-
     with pytest.raises(HalutError, match="svg"):
         write_pictures(tmp_path, gather([synthetic.run(tmp_path / "run")]), ["gif"])
 

@@ -36,14 +36,15 @@ function sitesSection() {
   const root = section("sites", "Sites", "Every product of the network that can be replaced, and what became of it. A name opens its codes, trees, prototypes and errors.");
   const holder = el("div");
   const show = (run) => {
-    const measured = new Map();
+    const measured = new Map(); // of the same operator at the same site, by its sizes
+    const optionOf = (row, site) => [site, row.operator, row.C, row.K, row.bits].join("\n");
     for (const row of tables.records) {
-      if (row.kind !== "sensitivity" || row.site === null || row.model !== run.model || !isNumber(row.lost)) continue;
-      const sum = measured.get(row.site) || [0, 0];
-      measured.set(row.site, [sum[0] + row.lost, sum[1] + 1]);
+      if (row.kind !== "sensitivity" || row.model !== run.model || row.data !== run.data || !isNumber(row.lost)) continue;
+      const sum = measured.get(optionOf(row, row.site)) || [0, 0];
+      measured.set(optionOf(row, row.site), [sum[0] + row.lost, sum[1] + 1]);
     }
     const rows = run.sites.map((site) => {
-      const sum = measured.get(site.name);
+      const sum = measured.get(optionOf(site, site.name));
       return { ...site, lost_alone: isNumber(site.lost_alone) ? site.lost_alone : sum ? sum[0] / sum[1] : null };
     });
     const left = { rows };
@@ -57,11 +58,11 @@ function sitesSection() {
       ],
       columns: [
         { key: "name", title: "site", words: true, cell: (row) => el("button", { type: "button", class: "link", onclick: () => siteDrawer(run, row) }, row.name) },
-        { key: "operator", title: "operator" }, { key: "C", title: "C" }, { key: "V", title: "V" }, { key: "K", title: "K" }, { key: "bits", title: "bits" },
+        { key: "operator", title: "operator", also: "reason", cell: (row) => el("span", null, row.operator, row.reason ? el("div", { class: "sub" }, row.reason) : null) }, { key: "C", title: "C" }, { key: "V", title: "V" }, { key: "K", title: "K" }, { key: "bits", title: "bits" },
         { key: "bytes", title: "bytes" }, { key: "normalized_mse", title: "error", format: (value) => number(value) },
         { key: "lost_alone", title: "lost alone", format: (value) => number(value, 2) },
         { key: "code_perplexity", title: "perplexity", format: (value) => number(value, 2) }, { key: "dead_prototypes", title: "dead codes" },
-        { key: "clipping_rate", title: "clipping", format: (value) => number(value) }, { key: "reason", title: "reason kept", words: true },
+        { key: "clipping_rate", title: "clipping", format: (value) => number(value) },
       ],
     });
     holder.replaceChildren(...(filters.empty ? [] : [filters.root]), table.root);

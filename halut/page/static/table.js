@@ -35,7 +35,7 @@ function dataTable(options) {
   function haystack(row) {
     let line = haystacks.get(row);
     if (line === undefined) {
-      line = columns.map((column) => (column.key && row[column.key] !== null ? row[column.key] : "")).join(" ").toLowerCase();
+      line = columns.map((column) => [column.key, column.also].map((key) => (key && row[key] !== null ? row[key] : "")).join(" ")).join(" ").toLowerCase();
       haystacks.set(row, line);
     }
     return line;
