@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from halut.analysis import sensitivity
 from halut.analysis.layer_errors import METRICS, layer_errors
 from halut.analysis.network_cost import exact_cost, replaced_cost
-from halut.analysis.sensitivity import accuracy
 from halut.bundle import load_bundle
 from halut.models.build import build_model
 from halut.sites.plan import Plan
@@ -28,7 +28,8 @@ def test_the_figures_of_a_bundle(run_folder, digits, evaluate, tmp_path, where):
     network, plan, _ = load_bundle(run_folder)
     part = digits.splits["test"]
     images, labels = part.__getitems__(_request(part.indices))
-    assert figures["accuracy"] == pytest.approx(accuracy(network, [(images, labels)]))
+    measured = sensitivity.evaluate(network, [(images, labels)])
+    assert figures["accuracy"] == pytest.approx(measured["accuracy"])
     assert figures["samples"] == len(labels) == 539  # 30 % of every class
     assert figures["recorded"] == {
         "samples": None,
