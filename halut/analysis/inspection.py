@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from halut.layers import lut
 from halut.replace.swap import replaced_layers
 from halut.sites.eval_mode import eval_mode
 from halut.sites.modules import call_inputs
@@ -102,11 +103,8 @@ def _note(sites: dict[str, dict[str, Any]], name: str) -> Any:
 
 def code_counts(codes: Tensor, K: int) -> dict[str, Any]:
     """How many of the rows have each code: codes [N, C] -> counts [C][K] of the first CODEBOOKS."""
-    kept = codes[:, :CODEBOOKS].long().cpu()
-    C = kept.shape[1]
-    counts = torch.bincount((kept + K * torch.arange(C)).flatten(), minlength=C * K)
     return {
-        "counts": counts.view(C, K).tolist(),
+        "counts": lut.code_counts(codes[:, :CODEBOOKS], K).tolist(),
         "rows": codes.shape[0],
         "codebooks": codes.shape[1],
     }
@@ -151,16 +149,8 @@ def picture(x: Tensor, mean: Sequence[float] = (), std: Sequence[float] = ()) ->
 
 
 def png(pixels: Tensor) -> bytes:
-    """A PNG file of uint8 pixels [1 or 3, H, W], gray or RGB (ISO/IEC 15948)."""
-    channels, height, width = pixels.shape
-    lines = pixels.permute(1, 2, 0).reshape(height, -1)
-    unfiltered = torch.cat([torch.zeros(height, 1, dtype=torch.uint8), lines], dim=1)
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    packed = zlib.compress(unfiltered.numpy().tobytes(), 9)
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", packed), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    """A PNG file of uint8 pixels [1 or 3, H, W], gray or RGB."""
+    image = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+    content = io.BytesIO()
+    Image.fromarray(image.numpy()).save(content, "PNG", optimize=True)
+    return content.getvalue()

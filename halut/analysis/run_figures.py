@@ -105,8 +105,8 @@ def read_run(path: Path) -> RunRecord:
     display: dict[str, Any] = {}
     try:
         failure, config = _read(path / ERROR), _read(path / "config.json")
-        config = config or _mapping((failure or {}).get("config"))
-        display = _mapping(config.pop("sweep", None))
+        config = config or mapping((failure or {}).get("config"))
+        display = mapping(config.pop("sweep", None))
         plain = dict(flat(with_new_names(config)))
         if failure is not None:
             message = " ".join(str(failure.get("error", "it is not said why")).split())
@@ -121,7 +121,7 @@ def read_run(path: Path) -> RunRecord:
             raise HalutError("report.json: damaged, or of another version: no final.test_accuracy")
     except HalutError as error:
         return RunRecord(path, FAILED, plain, display, {}, error=str(error))
-    names = (_mapping(report.get(key)).get("name") for key in ("model", "data"))
+    names = (mapping(report.get(key)).get("name") for key in ("model", "data"))
     subject = " on ".join(str(name) for name in names if name)
     return RunRecord(path, FINISHED, plain, display, figures, subject)
 
@@ -138,7 +138,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
         for key, value in flat({name: report.get(name) for name in SECTIONS})
         if is_number(value)
     }
-    sites, stages = _mappings(report.get("sites")), _mappings(report.get("stages"))
+    sites, stages = mappings(report.get("sites")), mappings(report.get("stages"))
     errors = [e for e in map(normalized_mse_of, sites) if is_number(e)]
     swap_accuracy = stages[-1].get("val_accuracy_after_swap") if stages else None
     exact, test = numbers.get("base.test_accuracy"), numbers.get("final.test_accuracy")
@@ -206,11 +206,13 @@ def is_number(value: Any) -> TypeGuard[float]:
         return False
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """The value of a file of JSON, if it is an object; {} for all else."""
     return value if isinstance(value, dict) else {}
 
 
-def _mappings(value: Any) -> list[dict[str, Any]]:
+def mappings(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list in a file of JSON; [] for all else."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halut.analysis.run_figures import is_run, run_folders
+from halut.analysis.run_figures import run_folders
 from halut.errors import HalutError
 from halut.page.columns import as_columns
 from halut.page.measurements import record_notes, record_rows
@@ -84,9 +84,9 @@ def page_of(
             "are without; a page of fewer runs has them, as each run's own report.html"
         )
     front = points(runs, records)
-    subjects = list(dict.fromkeys([*(run["subject"] for run in runs if run["subject"])]))
     rows = record_rows(records)
-    subjects = list(dict.fromkeys([*subjects, *(row["subject"] for row in rows)]))
+    of_runs = [run["subject"] for run in runs if run["subject"]]
+    subjects = list(dict.fromkeys([*of_runs, *(row["subject"] for row in rows)]))
     return {
         "schema": SCHEMA,
         "title": title or ", ".join(subjects[:3]) or "No results yet",
@@ -119,13 +119,3 @@ def _once(records: Sequence[Record]) -> tuple[list[Record], int]:
 def _is_of(record: Record, folders: set[str]) -> bool:
     run = record.context.get("run")
     return record.kind in ("run", "sweep") and run is not None and os.path.realpath(run) in folders
-
-
-def is_source(path: Path) -> bool:
-    """True for a folder that `gather` takes without complaint."""
-    return path.is_dir() and (is_run(path) or any(path.glob(f"*{SUFFIX}")))
-
-
-def sections(page: Mapping[str, Any]) -> dict[str, int]:
-    """How much of everything a page has, for the log."""
-    return {"records": page["records"]["count"], "runs": len(page["runs"])}

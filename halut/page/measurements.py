@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from halut.analysis.run_figures import mapping
 from halut.results.record import Record
 
 SHAPE = ("C", "V", "K", "bits", "width")
@@ -25,7 +26,7 @@ def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _row(record: Record, label: str | None) -> dict[str, Any]:
-    options, shape = record.options, _mapping(record.detail.get("shape"))
+    options, shape = record.options, mapping(record.detail.get("shape"))
     bits = options.get("bits", options.get("width"))
     C, D = options.get("C"), shape.get("D")
     V = options.get("V")
@@ -129,10 +130,6 @@ def record_notes(records: Sequence[Record], sites: Mapping[str, Iterable[str]]) 
             more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
             notes.append(f"sites that the plan of {model} does not have: {listed}{more}")
     return notes
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _short(value: Any) -> str:

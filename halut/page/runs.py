@@ -10,7 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from halut.analysis.run_figures import FINISHED, RunRecord, normalized_mse_of, read_run
+from halut.analysis.run_figures import (
+    FINISHED,
+    RunRecord,
+    mapping,
+    mappings,
+    normalized_mse_of,
+    read_run,
+)
 from halut.analysis.variants import variants
 from halut.errors import HalutError
 from halut.io import read_json, reading
@@ -44,11 +51,11 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
         "status": record.status,
         **_facts(record, report),
         "variants": _guarded(lambda: variants(report), [], name, notes) if report else [],
-        "stages": _mappings(report.get("stages")),
+        "stages": mappings(report.get("stages")),
         "curves": curves,
         "borders": borders,
         "plan": plan or None,
-        "unsupported": _mapping(plan.get("unsupported")),
+        "unsupported": mapping(plan.get("unsupported")),
         "confusion": inspection.get("confusion"),
         "worst": inspection.get("worst"),
     }
@@ -58,9 +65,9 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
     operators: dict[str, Any] = {}
     if weights.exists():
         operators = _guarded(lambda: site_operators(weights, plan), {}, name, notes)
-    measured = _mapping(inspection.get("sites"))
+    measured = mapping(inspection.get("sites"))
     run["details"] = {
-        site["name"]: {**operators.get(site["name"], {}), **_mapping(measured.get(site["name"]))}
+        site["name"]: {**operators.get(site["name"], {}), **mapping(measured.get(site["name"]))}
         for site in run["sites"]
         if site["name"] in operators or site["name"] in measured
     }
@@ -69,8 +76,8 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
 
 
 def _facts(record: RunRecord, report: Mapping[str, Any]) -> dict[str, Any]:
-    model, data = _mapping(report.get("model")), _mapping(report.get("data"))
-    environment = _mapping(report.get("environment"))
+    model, data = mapping(report.get("model")), mapping(report.get("data"))
+    environment = mapping(report.get("environment"))
     config = record.config
     return {
         "subject": record.subject
@@ -97,10 +104,10 @@ def site_rows(
 
     `curves` are those of metrics.csv, {key: {"value"}}; `sensitivity` is points lost by site.
     """
-    reported = {site["name"]: site for site in _mappings(report.get("sites"))}
+    reported = {site["name"]: site for site in mappings(report.get("sites"))}
     rows = []
-    for entry in _mappings(plan.get("entries")):
-        site = _mapping(entry["site"])
+    for entry in mappings(plan.get("entries")):
+        site = mapping(entry["site"])
         row = reported.pop(site["name"], {})
         rows.append(_site(site, entry, row, curves, sensitivity))
     for name, row in reported.items():
@@ -115,7 +122,7 @@ def _site(
     curves: Mapping[str, Any],
     sensitivity: Mapping[str, Any],
 ) -> dict[str, Any]:
-    name, options = site["name"], _mapping(entry.get("options"))
+    name, options = site["name"], mapping(entry.get("options"))
     D, C, V = site.get("D"), options.get("C"), options.get("V")
     if V is None and isinstance(C, int) and isinstance(D, int) and C:
         V = -(-D // C)
@@ -126,7 +133,7 @@ def _site(
         return curve["value"][-1] if curve else None
 
     kind = site.get("kind")
-    geometry = _mapping(site.get("geometry"))
+    geometry = mapping(site.get("geometry"))
     return {
         "name": name,
         "kind": kind,
@@ -215,11 +222,3 @@ def _guarded(make: Any, default: Any, name: str, notes: list[str]) -> Any:
     except HalutError as error:
         notes.append(str(error))
         return default
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _mappings(value: Any) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

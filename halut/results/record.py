@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
@@ -14,6 +15,8 @@ from halut.errors import HalutError
 from halut.option import unknown
 
 SCHEMA = 1
+DIGEST_LENGTH = 16
+"""Digits of the digests of weights and data, and of keys."""
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By schema: what makes of a record of that schema, as JSON has it, one of the next."""
 KINDS = ("sensitivity", "sweep", "convergence", "cost", "run")
@@ -82,7 +85,9 @@ class Record:
     def key(self) -> str:
         """A hash of what identifies the measurement: equal for one that was made again."""
         identity = {name: getattr(self, name) for name in IDENTITY}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[
+            :DIGEST_LENGTH
+        ]
 
     def line(self) -> str:
         """JSON on one line."""
@@ -144,6 +149,12 @@ def migrated(content: dict[str, Any]) -> tuple[dict[str, Any], int]:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise HalutError(f"a damaged record of schema {source}: {error!r}") from error
     return content, source
+
+
+def timestamp(seconds: float) -> str:
+    """A time in seconds since 1970 as records have it: ISO 8601 in UTC, with milliseconds."""
+    time = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return time.isoformat(timespec="milliseconds")
 
 
 def _check_types(content: Mapping[str, Any]) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from halut.analysis.run_figures import (
     FAILED,
     FIGURES,
     FINISHED,
     RunRecord,
+    mapping,
     read_run,
     run_folders,
 )
@@ -21,7 +20,7 @@ from halut.errors import HalutError, reason
 from halut.io import read_json, reading
 from halut.models.weights import read_state
 from halut.replace.swap import state_digest
-from halut.results.record import Record
+from halut.results.record import DIGEST_LENGTH, Record, timestamp
 from halut.results.store import Store
 
 WEIGHTS = Path("base") / "weights.safetensors"
@@ -29,7 +28,6 @@ WEIGHTS = Path("base") / "weights.safetensors"
 OPERATOR = "halut."
 ELSEWHERE = (*NOT_AXES, SEED, "model.", "data.name", "capture.samples")
 """Options of a run that identify nothing, or that its record has in another field."""
-DIGEST_LENGTH = 16
 
 
 @dataclass
@@ -59,10 +57,10 @@ def record_of_run(run: RunRecord) -> Record:
     report = read_json(path, {"model": dict, "data": dict})
     with reading(path):
         model, data = report["model"], report["data"]
-        samples = _mapping(data.get("evaluated")) or _mapping(data.get("samples"))
-        digest = _mapping(data.get("digests")).get("test")
+        samples = mapping(data.get("evaluated")) or mapping(data.get("samples"))
+        digest = mapping(data.get("digests")).get("test")
         operators = {site["operator"] for site in report.get("sites", []) if "operator" in site}
-        environment = _mapping(report.get("environment"))
+        environment = mapping(report.get("environment"))
         operator = operators.pop() if len(operators) == 1 else None
         others = any(run.config.get(key) for key in ("plan", "policy.rules"))
         of_group = operator == run.config.get("halut.name") and not others
@@ -76,7 +74,7 @@ def record_of_run(run: RunRecord) -> Record:
             "run",
             {
                 "model": model.get("name"),
-                "options": _mapping(model.get("options")),
+                "options": mapping(model.get("options")),
                 "weights": _weights_digest(run.path / WEIGHTS),
             },
             {
@@ -101,7 +99,7 @@ def record_of_run(run: RunRecord) -> Record:
                     if key in environment
                 },
                 "machine": environment.get("device"),
-                "time": _time_of(path),
+                "time": timestamp(path.stat().st_mtime),
                 "seconds": run.figures.get("seconds"),
                 "run": str(run.path.resolve()),
             },
@@ -156,13 +154,3 @@ def _weights_digest(path: Path) -> str | None:
     state = read_state(path)
     assert isinstance(state, Mapping)
     return state_digest(state)[:DIGEST_LENGTH]
-
-
-def _time_of(path: Path) -> str:
-    modified = path.stat().st_mtime
-    time = datetime.datetime.fromtimestamp(modified, datetime.timezone.utc)
-    return time.isoformat(timespec="milliseconds")
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -10,13 +10,9 @@ from rich.table import Table
 
 from halut.errors import HalutError
 from halut.results.record import Record
-from halut.sites.plan import Plan
-from halut.studies.measuring import Setup, add_flags, at_least, measure, writable_store
-from halut.studies.options import Choice, choices_of, configs_of
+from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
 from halut.studies.sensitivity_table import label_of, remarks
-from halut.studies.subject import Subject
-from halut.training.config.run_config import TrainConfig
-from halut.training.logging.progress import console, log, set_up_logging
+from halut.training.logging.progress import console, log
 
 EPILOG = """\
 examples:
@@ -59,14 +55,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every number of images and draw, and show mean and spread."""
     options = parser().parse_intermixed_args(arguments)
-    set_up_logging()
-    configs_of(options.options)
-    store = writable_store(options.results)
-
-    def choices_at(config: TrainConfig, plan: Plan) -> list[Choice]:
-        return choices_of(plan, config.halut, options.options, options.sites)
-
-    subject = Subject.of(options.overrides, options.threads, choices_at)
+    subject, choices, store = begin(options)
     available = len(subject.data.splits["train"])
     if max(options.images) > available:
         raise HalutError(
@@ -78,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for images in options.images
         for draw in range(options.draws)
     ]
-    choices = choices_at(subject.config, subject.plan)
     records = measure(subject, setups, choices, ["measured"], store, options.batch)
     show(records)
     log.info("%d records in %s", len(records), store.path)

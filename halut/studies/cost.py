@@ -34,8 +34,7 @@ from halut.training.config.run_config import TrainConfig
 from halut.training.config.unused_options import check_default_operator, check_effect_on_network
 from halut.training.logging.progress import log, progress_bar, set_up_logging
 from halut.training.planning import make_plan
-from halut.training.pretrained import with_pretrained_preprocessing
-from halut.training.run import build_data_of
+from halut.training.run import build_data_of, data_options
 
 DESCRIPTION = """\
 What a network costs for one sample, exact and as its plan replaces it, beside integers of 8 and of
@@ -216,8 +215,7 @@ def _data(
     config: TrainConfig, shape: tuple[int, int, int] | None, classes: int | None
 ) -> SimpleNamespace:
     """input_shape and num_classes, as make_plan asks a data set for them."""
-    fields = {name: getattr(config.data, name) for name in config.data.__dataclass_fields__}
-    fields = with_pretrained_preprocessing(fields, config.model)
+    fields = data_options(config)
     expected = datasets[fields["name"]].Config.of(fields).expected_shape()
     if expected is None and (shape is None or classes is None):
         try:

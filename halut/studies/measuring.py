@@ -13,9 +13,11 @@ from halut.analysis.sensitivity import Candidate, sensitivity
 from halut.errors import HalutError
 from halut.results.record import Record
 from halut.results.store import Store
-from halut.studies.options import Choice
+from halut.sites.plan import Plan
+from halut.studies.options import Choice, choices_of, configs_of
 from halut.studies.subject import Subject, context, now
-from halut.training.logging.progress import batches_shown, log
+from halut.training.config.run_config import TrainConfig
+from halut.training.logging.progress import batches_shown, log, set_up_logging
 from halut.training.logging.run_progress import Part, run
 
 
@@ -71,6 +73,22 @@ def writable_store(folder: str) -> Store:
     if not os.access(place, os.W_OK):
         raise HalutError(f"--results {folder}: {place} cannot be written to")
     return store
+
+
+def begin(options: argparse.Namespace) -> tuple[Subject, list[Choice], Store]:
+    """What the flags of a study mean: its subject, what is measured at which site, its store.
+
+    Raises HalutError for what cannot be, before anything is trained.
+    """
+    set_up_logging()
+    configs_of(options.options)
+    store = writable_store(options.results)
+
+    def choices_at(config: TrainConfig, plan: Plan) -> list[Choice]:
+        return choices_of(plan, config.halut, options.options, options.sites)
+
+    subject = Subject.of(options.overrides, options.threads, choices_at)
+    return subject, choices_at(subject.config, subject.plan), store
 
 
 @dataclass(frozen=True)

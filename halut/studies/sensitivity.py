@@ -6,13 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from halut.analysis.sensitivity import SCORES
-from halut.sites.plan import Plan
-from halut.studies.measuring import Setup, add_flags, at_least, measure, writable_store
-from halut.studies.options import Choice, choices_of, configs_of
+from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
 from halut.studies.sensitivity_table import show
-from halut.studies.subject import Subject
-from halut.training.config.run_config import TrainConfig
-from halut.training.logging.progress import log, set_up_logging
+from halut.training.logging.progress import log
 
 EPILOG = """\
 examples:
@@ -57,16 +53,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure each site alone, show the table, and the rule that the measurements suggest."""
     options = parser().parse_intermixed_args(arguments)
-    set_up_logging()
-    configs_of(options.options)
-    store = writable_store(options.results)
-
-    def choices_at(config: TrainConfig, plan: Plan) -> list[Choice]:
-        return choices_of(plan, config.halut, options.options, options.sites)
-
-    subject = Subject.of(options.overrides, options.threads, choices_at)
+    subject, choices, store = begin(options)
     config = subject.config
-    choices = choices_at(config, subject.plan)
     setup = Setup(
         "sensitivity",
         options.samples,

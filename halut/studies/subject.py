@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
-import lightning as L
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -27,12 +26,12 @@ from halut.data.sampler import OrderedBatches
 from halut.data.splits import balanced_subset
 from halut.errors import HalutError
 from halut.io import read_json
-from halut.models.build import build_from
 from halut.models.config import ModelConfig
 from halut.option import unknown, with_new_names
 from halut.plugins import loading
 from halut.replace import swap
 from halut.replace.operator_registry import config_type
+from halut.results.record import DIGEST_LENGTH, timestamp
 from halut.sites.plan import Plan
 from halut.training.calibrate import CalibrationBatches
 from halut.training.config.command import command_line
@@ -49,7 +48,7 @@ from halut.training.logging.metrics import RunLogger
 from halut.training.main import typed
 from halut.training.parallel.distributed import device_of, warn
 from halut.training.planning import make_plan
-from halut.training.run import build_data_of
+from halut.training.run import build_data_of, build_network_of
 from halut.training.run_folder import RunFolder, load_network, with_defaults
 
 PROGRAM = "python train.py"
@@ -164,10 +163,7 @@ class Subject:
             torch.set_num_threads(threads or config.trainer.threads or 1)
         folder = Path(overrides[0]) if overrides and Path(overrides[0]).is_dir() else None
         data = build_data_of(config)
-        L.seed_everything(config.seed, verbose=False)
-        network = build_from(config.model, data.num_classes, data.input_shape[0])
-        if config.trainer.channels_last and len(data.input_shape) == 3:
-            network.to(memory_format=torch.channels_last)
+        network = build_network_of(config, data)
         plan = make_plan(config, network, data)
         if check is not None:
             check(config, plan)
@@ -186,7 +182,7 @@ class Subject:
         else:
             raise HalutError(f"{folder} holds no exact network yet: {stored} is missing")
         network.to(device_of(config.trainer.accelerator)).eval().requires_grad_(False)
-        return cls(config, data, network, plan, swap.digest(network)[:16], folder)
+        return cls(config, data, network, plan, swap.digest(network)[:DIGEST_LENGTH], folder)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -201,7 +197,7 @@ class Subject:
             "name": self.data.config.name,
             "split": split,
             "samples": min(samples or size, size),
-            "digest": self.data.digests()[split][:16],
+            "digest": self.data.digests()[split][:DIGEST_LENGTH],
         }
 
     def batches(
@@ -236,4 +232,4 @@ def context(seconds: float | None = None, run: str | None = None) -> dict[str, A
 
 def now() -> str:
     """The time in ISO 8601, UTC."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+    return timestamp(time.time())

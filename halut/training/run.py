@@ -122,10 +122,7 @@ def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -
     resuming = broadcast_from_rank0(lambda: folder.check(plain))
     broadcast_from_rank0(folder.begin)
     data = build_data_of(config)
-    L.seed_everything(config.seed, verbose=False)
-    network = build_from(config.model, data.num_classes, data.input_shape[0])
-    if config.trainer.channels_last and len(data.input_shape) == 3:
-        network.to(memory_format=torch.channels_last)
+    network = build_network_of(config, data)
     plan = make_plan(config, network, data)
     if _trains(config):
         data.check_batch_size("schedule.batch_size", config.stage_batch_size)
@@ -161,14 +158,28 @@ def _trains(config: TrainConfig) -> bool:
     return bool(stages or (untrained and config.base.epochs))
 
 
+def data_options(config: TrainConfig) -> dict[str, Any]:
+    """The data set's options by name, with the preprocessing of pretrained weights."""
+    fields = {name: getattr(config.data, name) for name in config.data.__dataclass_fields__}
+    return with_pretrained_preprocessing(fields, config.model)
+
+
 def build_data_of(config: TrainConfig) -> Any:
     """The data set of a configuration, set up."""
-    fields = {name: getattr(config.data, name) for name in config.data.__dataclass_fields__}
-    fields = with_pretrained_preprocessing(fields, config.model)
+    fields = data_options(config)
     data = build_data(fields.pop("name"), **{**fields, "seed": config.data.seed or config.seed})
     data.prepare_data()
     data.setup()
     return data
+
+
+def build_network_of(config: TrainConfig, data: Any) -> nn.Module:
+    """The exact network for the data set, as yet untrained; seeds every generator before."""
+    L.seed_everything(config.seed, verbose=False)
+    network = build_from(config.model, data.num_classes, data.input_shape[0])
+    if config.trainer.channels_last and len(data.input_shape) == 3:
+        network.to(memory_format=torch.channels_last)
+    return network
 
 
 def _record(folder: RunFolder, data: Any) -> None:
