@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,26 +159,35 @@ def measure(
 ) -> list[Record]:
     """Measure what the store does not hold yet, and return all that was asked for, in its order.
 
-    Every record is on disk before the next is measured.
+    Every record is on disk before the next is measured. What another process measures meanwhile is
+    not measured here; where one is at work on the store already, this one goes through sites and
+    options in an order of its own, so that they meet rarely.
     """
     keys = keys_of(subject, setups, choices, scores)
-    stored = store.keys().intersection(keys)
-    left = len(keys) - len(stored)
-    log.info("%d measurements, %d of them in %s already", len(keys), len(stored), store.path)
+    before = len(store.keys().intersection(keys))
+    left = len(keys) - before
+    log.info("%d measurements, %d of them in %s already", len(keys), before, store.path)
     if left:
         title = setups[0].kind
         run.begin([Part(title, title, left)])
         try:
-            with run.part(title), batches_shown(True, "", left) as show:
-                done = 0
+            with (
+                store.at_work() as others,
+                run.part(title),
+                batches_shown(True, "", left) as show,
+            ):
 
                 def notify(what: str) -> None:
+                    done = len(store.keys().intersection(keys)) - before
                     run.at(what, done / left)
                     show(what, done, left)
 
-                for record in _records(subject, setups, choices, scores, stored, batch, notify):
-                    store.append(record)
-                    done += 1
+                if others:
+                    log.info("another process measures for %s: they share the work", store.path)
+                    setups, choices = in_own_order(setups, choices)
+                for record in _records(subject, setups, choices, scores, store, batch, notify):
+                    if record.key not in store:
+                        store.append(record)
         except KeyboardInterrupt:
             log.info("the same command goes on from here: what is measured is in %s", store.path)
             raise
@@ -192,12 +202,24 @@ def measure(
     ]
 
 
+def in_own_order(
+    setups: Sequence[Setup], choices: Sequence[Choice]
+) -> tuple[list[Setup], list[Choice]]:
+    """Both shuffled, another way in every process; choices of a site stay together."""
+    shuffled = random.SystemRandom().sample  # a run's seed is that of the other processes as well
+    by_site: dict[str, list[Choice]] = {}
+    for choice in shuffled(choices, len(choices)):
+        by_site.setdefault(choice.candidate.site.name, []).append(choice)
+    sites = shuffled(list(by_site), len(by_site))
+    return shuffled(setups, len(setups)), [each for site in sites for each in by_site[site]]
+
+
 def _records(
     subject: Subject,
     setups: Sequence[Setup],
     choices: Sequence[Choice],
     scores: Sequence[str],
-    stored: Collection[str],
+    store: Store,
     batch: int | None,
     notify: Callable[[str], None],
 ) -> Iterator[Record]:
@@ -208,7 +230,7 @@ def _records(
     for setup in setups:
 
         def select(candidate: Candidate, score: str | None, setup: Setup = setup) -> bool:
-            return record_of(subject, setup, of[id(candidate)], score).key not in stored
+            return record_of(subject, setup, of[id(candidate)], score).key not in store
 
         def place(what: str, *_: int, setup: Setup = setup) -> None:
             images = f"{setup.calibration} images, draw {setup.seed}: "

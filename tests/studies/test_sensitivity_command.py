@@ -14,6 +14,7 @@ from halut.results.record import Record
 from halut.results.store import Store
 from halut.studies import measuring
 from halut.studies.convergence import table_of
+from halut.studies.measuring import in_own_order
 from halut.studies.sensitivity_table import remarks, score_tables, suggested_rule
 from halut.training.planning import rule_of
 
@@ -102,6 +103,67 @@ def test_an_interrupt_loses_nothing(command, tmp_path, capsys, monkeypatch):
     assert "17 measurements, 3 of them" in capsys.readouterr().out
     records = Store(tmp_path / "results").read()
     assert (len(records.records), records.problems) == (17, [])
+
+
+def test_what_another_process_measures_meanwhile_is_left_to_it(
+    command, tmp_path, capsys, monkeypatch
+):
+    store, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    assert command("sensitivity", "--results", str(elsewhere)) == 0
+    records = Store(elsewhere).read().records
+    others = [r for r in records if r.site == "stack2.conv2"]
+    late = next(r for r in records if r.site == "stack2.shortcut" and r.score == "fisher")
+    real, measured = measuring.sensitivity, []
+
+    def watched(*args, **kwargs):
+        for each in real(*args, **kwargs):
+            measured.append((each.candidate.site.name, each.score))
+            if len(measured) == 2:
+                for record in others:  # while this process is at its first site
+                    Store(store).append(record)
+            if measured[-1] == (late.site, late.score) and late.key not in Store(store):
+                Store(store).append(late)  # just before this one is done
+            yield each
+
+    monkeypatch.setattr(measuring, "sensitivity", watched)
+    capsys.readouterr()
+    assert command() == 0
+    assert ("stack2.conv2", "measured") not in measured
+    assert len(measured) == len(records) - len(others)
+    reading = Store(store).read()
+    assert {r.key for r in reading.records} == {r.key for r in records}
+    assert reading.problems == []  # nothing is there twice
+    assert "17 records in" in capsys.readouterr().out
+
+
+def test_beside_another_process_the_order_is_this_one_s_own(command, tmp_path, capsys, monkeypatch):
+    shuffled = []
+
+    def reverse(setups, choices):
+        shuffled.extend(reversed(choices))
+        return setups, shuffled
+
+    monkeypatch.setattr(measuring, "in_own_order", reverse)
+    options = ["--options", "integer width=2,4", "--sites", "stack2.conv[12]"]
+    with Store(tmp_path / "results").at_work():
+        assert command("sensitivity", "--scores", "measured", options=options) == 0
+    assert "they share the work" in capsys.readouterr().out
+    records = Store(tmp_path / "results").read().records
+    asked = [(each.candidate.site.name, each.label) for each in shuffled]
+    assert [(r.site, r.detail["label"]) for r in records] == asked
+    assert not list((tmp_path / "results").glob("*.active"))
+
+
+def test_an_own_order_keeps_all_and_sites_together(command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(measuring, "_records", lambda *args: seen.append(args) or iter(()))
+    command()
+    (_, setups, choices, *_rest) = seen[0]
+    own_setups, own = in_own_order([*setups, *setups], choices)
+    assert len(own_setups) == 2
+    assert sorted(map(id, own)) == sorted(map(id, choices))
+    sites = [choice.candidate.site.name for choice in own]
+    assert len([s for s, before in zip(sites, [None, *sites], strict=False) if s != before]) == 3
 
 
 def test_attention_and_the_policy_s_own_operator(cache, tmp_path, capsys):
