@@ -111,7 +111,10 @@ def record_of(
     """The record of one measurement; without its `content`, one that has its key."""
     entry = choice.candidate.entry
     site = entry.site
-    data = ("train", setup.taylor_samples) if score == "fisher" else ("val", setup.samples)
+    gradients = min(setup.taylor_samples, setup.calibration)
+    data = ("train", gradients) if score == "fisher" else ("val", setup.samples)
+    train_samples = getattr(subject.data.config, "train_samples", None)
+    cut = {} if train_samples is None else {"data.train_samples": train_samples}
     shape = {key: getattr(site, key) for key in ("kind", "rows", "D", "M", "groups")}
     detail = {"shape": shape, "stage": None, **words_of(choice), **content.pop("detail", {})}
     return Record(
@@ -125,7 +128,7 @@ def record_of(
         seed=setup.seed,
         calibration=min(setup.calibration, len(subject.data.splits["train"])),
         score=score,
-        settings={"rows": setup.rows},
+        settings={"rows": setup.rows, **cut},
         detail=detail,
         **content,
     )
@@ -164,6 +167,8 @@ def measure(
     options in an order of its own, so that they meet rarely.
     """
     keys = keys_of(subject, setups, choices, scores)
+    for line in dict.fromkeys(line for setup in setups for line in shortfalls(subject, setup)):
+        log.warning(line)
     before = len(store.keys().intersection(keys))
     left = len(keys) - before
     log.info("%d measurements, %d of them in %s already", len(keys), before, store.path)
@@ -199,6 +204,18 @@ def measure(
         replace(by_key[key], detail={**by_key[key].detail, **words_of(choice)})
         for key, choice in keys.items()
         if key in by_key
+    ]
+
+
+def shortfalls(subject: Subject, setup: Setup) -> list[str]:
+    """A line for each part of the data that has fewer samples than were asked for."""
+    return [
+        f"{wanted} {what} images were asked for, and there are {available}: all of them are taken"
+        for what, part, wanted in (
+            ("validation", "val", setup.samples),
+            ("calibration", "train", setup.calibration),
+        )
+        if wanted > (available := len(subject.data.splits[part]))
     ]
 
 
