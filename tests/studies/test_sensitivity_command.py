@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -207,6 +208,46 @@ def test_bad_input_is_told_before_anything_is_trained(flags, message, capsys, mo
 def test_more_images_than_there_are_is_refused(command, capsys):
     assert command("convergence", "--images", "16,999") == 1
     assert "there are 200 training images, got 999" in capsys.readouterr().err
+
+
+def test_fewer_images_than_asked_for_are_told_and_recorded(command, tmp_path, capsys):
+    flags = ("--samples", "9999", "--calibration", "8", "--fisher-samples", "16")
+    options = ["--options", "integer", "--sites", "stack2.conv1"]
+    assert command("sensitivity", *flags, options=options) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    measured, fisher = Store(tmp_path / "results").read().records
+    available = measured.data["samples"]
+    assert f"9999 validation images were asked for, and there are {available}: all" in told
+    assert 40 < available < 9999
+    assert (fisher.data["samples"], fisher.calibration) == (8, 8)
+    assert measured.settings == {"rows": 256, "data.train_samples": 200}
+    assert measured.figures["calibration_rows"] == min(256, 8 * measured.detail["shape"]["rows"])
+
+
+def test_rows_that_cap_what_more_images_bring_are_marked(command, capsys):
+    flags = ("--images", "2,64", "--draws", "1", "--rows", "100")
+    options = ["--options", "integer", "--sites", "stack2.conv1"]
+    assert command("convergence", *flags, options=options) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "* stack2.conv1: learned from 100 of the 1,024 rows that 64 images have" in out
+    assert "--rows 1024 takes all" in out
+    few, many = re.search(r"integer │ (\S+ \+- \S+) │ (\S+ \+- \S+) │", out).groups()
+    assert (few[-1], many[-1]) == ("?", "*")
+
+
+def test_rows_that_do_not_fit_memory_are_told():
+    fit = record("a", 0.5, shape={"rows": 16})
+    figures = {**fit.figures, "calibration_rows": 320}
+    more = {"calibration": 64, "settings": {"rows": 512}, "figures": figures}
+    (line,) = remarks([replace(fit, **more)])
+    assert line == "a: learned from 320 rows, not 512: more do not fit capture.memory_gib"
+    assert remarks([replace(fit, **{**more, "calibration": 20})]) == []
+
+
+def test_sites_that_one_reason_refuses_are_named_together():
+    records = [record(site, None, reason="no", score=None) for site in "abc"]
+    records.append(record("d", None, reason="another", score=None))
+    assert remarks(records) == ["- a, b, c, pq K=4: no", "- d, pq K=4: another"]
 
 
 @pytest.mark.parametrize("verb", ["sensitivity", "convergence"])
