@@ -198,6 +198,19 @@ def test_the_library_example_replaces_trains_and_is_three_lines():
     assert network[2].blend.item() == 1 / 8
 
 
+def test_the_sensitivity_example_runs(capsys):
+    import halut
+
+    example = next(block for block in blocks("python") if "import candidates_of" in block)
+    network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    data = torch.utils.data.TensorDataset(torch.randn(64, 8), torch.arange(64) % 2)
+    loader = torch.utils.data.DataLoader(data, batch_size=16)
+    names = {"halut": halut, "network": network, "x": torch.zeros(1, 8)}
+    exec(example, {**names, "loader": loader, "val_loader": loader})
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[site, score] for site in ("0", "2") for score in ("measured", "fisher")]
+
+
 def test_names_of_the_library_in_the_readme_exist():
     import halut
 

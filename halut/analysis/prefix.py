@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from halut.sites.calls import tensors_of
+from halut.sites.calls import Call, tensors_of
 from halut.sites.usage import Forward, forwards, same
 
 Path = tuple[int, ...]
@@ -17,12 +16,12 @@ Path = tuple[int, ...]
 
 @dataclass
 class Answers:
-    """Answers of the modules that one batch `x` had completed when the layer was called first.
+    """Answers of the modules that one batch had completed when the layer was called first.
 
     `outputs` by place; `versions` of their tensors, which tell whether one was changed in place.
     """
 
-    x: Tensor
+    batch: Call
     outputs: dict[Path, Any] = field(default_factory=dict)
     versions: dict[Path, list[int]] = field(default_factory=dict)
 
@@ -64,31 +63,31 @@ class Prefix:
         self.size = 0
         self.verified: bool | None = None
 
-    def verify(self, x: Tensor) -> bool:
-        """Whether the network answers the batch x as it does as a whole."""
-        first = _Replay(Answers(x), self.name, recording=True)
-        output = self._call(x, first)
+    def verify(self, batch: Call) -> bool:
+        """Whether the network answers the batch as it does as a whole."""
+        first = _Replay(Answers(batch), self.name, recording=True)
+        output = self._call(batch, first)
         first.answers.drop_changed()
-        again = self._call(x, _Replay(first.answers, self.name))
+        again = self._call(batch, _Replay(first.answers, self.name))
         self.verified = same(again, output, 1e-6)
         return self.verified
 
-    def run(self, index: int, x: Tensor) -> Any:
-        """The network's answer to batch number `index`, x."""
+    def run(self, index: int, batch: Call) -> Any:
+        """The network's answer to batch number `index`."""
         answers = self.batches.get(index)
-        if answers is not None and answers.x.shape == x.shape and torch.equal(answers.x, x):
-            return self._call(x, _Replay(answers, self.name))
+        if answers is not None and answers.batch.equals(batch):
+            return self._call(batch, _Replay(answers, self.name))
         if not self.verified or answers is not None or self.size >= self.memory:
-            return self.network(x)
-        first = _Replay(Answers(x), self.name, recording=True)
-        output = self._call(x, first)
+            return batch(self.network)
+        first = _Replay(Answers(batch), self.name, recording=True)
+        output = self._call(batch, first)
         first.answers.drop_changed()
         if self.size + first.answers.bytes <= self.memory:
             self.batches[index] = first.answers
             self.size += first.answers.bytes
         return output
 
-    def _call(self, x: Tensor, replay: _Replay) -> Any:
+    def _call(self, batch: Call, replay: _Replay) -> Any:
         inside = f"{self.name}."
         modules = {
             name: module
@@ -96,7 +95,7 @@ class Prefix:
             if name and not name.startswith(inside)
         }
         with forwards(modules, replay.wrap):
-            return self.network(x)
+            return batch(self.network)
 
 
 class _Replay:

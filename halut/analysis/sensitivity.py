@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from halut.layers.lut import LUTLayer, code_counts, usage_of
 from halut.replace import swap
 from halut.replace.operator_registry import operator_of
 from halut.sites.calibration import capture, expected_memory
-from halut.sites.calls import Batches
+from halut.sites.calls import Batches, Call, batch_call, is_loop, labeled_call, logits_of
 from halut.sites.eval_mode import eval_mode
 from halut.sites.find import Site
 from halut.sites.modules import call_inputs, set_module
@@ -83,7 +83,7 @@ def sensitivity(
     network: nn.Module,
     candidates: Sequence[Candidate],
     calibration: Batches,
-    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    batches: Iterable[Any] = (),
     *,
     scores: Sequence[str] = SCORES,
     select: Select | None = None,
@@ -104,15 +104,20 @@ def sensitivity(
         network: the exact network.
         candidates: see `candidates_of`; neighbors of one site are learned from the same rows.
         calibration: batches that can be read again and again, of (inputs, targets) for "fisher", as
-            `capture` takes them for "measured" alone.
-        batches: (inputs, targets) that accuracy and loss are measured on.
+            `capture` takes them for "measured" alone. Inputs are a tensor, a tuple of positional
+            arguments, a mapping or a halut.Call.
+        batches: (inputs, targets) that accuracy and loss are measured on, again and again; of an
+            answer that is no tensor its "logits" are taken.
         scores: "measured": accuracy (percent), lost (points of it) and loss of the network with the
             site replaced; "fisher": first_order and second_order of halut.analysis.taylor, of the
             loss on calibration samples. Both: the layer's errors (ErrorSums), code_perplexity and
-            dead_codes on the inputs of that score, and what the layer costs.
+            dead_codes on the inputs of that score, calibration_rows, those that the layer was
+            learned from, and what it costs.
         select: which (candidate, score) to do; score None: a candidate that the site does not
-            support, which is yielded with the reason and no figures.
-        rows: calibration rows of a site.
+            support, which is yielded with the reason and no figures. Asked at the start, and again
+            before rows are captured and before a candidate is learned: what has been done elsewhere
+            by then is left out.
+        rows: calibration rows of a site, fewer where as many do not fit `memory`.
         taylor_samples: calibration samples of the Taylor score.
         memory: bytes of the calibration rows, and of the inputs and gradients, that are held: one
             pass over the data serves as many sites as fit. As much again is held of what the
@@ -121,8 +126,9 @@ def sensitivity(
         loss: loss of each sample, of the network's output and the targets.
         notify: called with (what is done, candidates done, all of them).
 
-    Raises HalutError if the exact network's activations, loss or gradients are not finite, or there
-    is no data. A candidate that cannot be learned is yielded with the reason.
+    Raises HalutError if the exact network's activations, loss or gradients are not finite, there is
+    no data, or it can be read only once. A candidate that cannot be learned is yielded with the
+    reason.
 
     >>> import halut
     >>> network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -143,6 +149,7 @@ def sensitivity(
         elif own_scores := [score for score in scores if selects(candidate, score)]:
             todo.setdefault(candidate.site.name, []).append((candidate, own_scores))
             sites[candidate.site.name] = candidate.site
+    _check_data(calibration, batches, {s for each in todo.values() for _, own in each for s in own})
     total, done = sum(map(len, todo.values())), 0
     base: dict[str, float] | None = None
     taylor_sites = {name for name, each in todo.items() if any("fisher" in s for _, s in each)}
@@ -151,8 +158,16 @@ def sensitivity(
         + _activation_bytes(site, taylor_samples) * (name in taylor_sites)
         for name, site in sites.items()
     }
-    for group in _groups(sites, sizes, memory):
+
+    def is_left(site: Site) -> bool:
+        return any(selects(c, score) for c, own in todo[site.name] for score in own)
+
+    for neighbors in _groups(sites, sizes, memory):
+        group = [site for site in neighbors if is_left(site)]
         names = [site.name for site in group]
+        done += sum(len(todo[site.name]) for site in neighbors if site not in group)
+        if not group:
+            continue
         show(f"capture of {len(names)} sites", done, total)
         # An equal share for each would cut the rows of the largest, though all of them fit.
         shares = len(group) * max(expected_memory([site], rows) for site in group)
@@ -165,8 +180,12 @@ def sensitivity(
         for name in names:
             site_rows, site_calls = site_rows_of.pop(name), calls.pop(name, [])
             prefix = Prefix(network, name, memory)
-            for candidate, own_scores in todo[name]:
-                show(f"{name} {candidate.entry.operator}", done, total)
+            for candidate, selected in todo[name]:
+                done += 1
+                own_scores = [score for score in selected if selects(candidate, score)]
+                if not own_scores:
+                    continue
+                show(f"{name} {candidate.entry.operator}", done - 1, total)
                 if base is None and "measured" in own_scores:
                     base = evaluate(network, batches, loss)
                 if "measured" in own_scores and len(todo[name]) > 1 and prefix.verified is None:
@@ -174,15 +193,26 @@ def sensitivity(
                 yield from _measurements(
                     candidate, own_scores, site_rows, site_calls, prefix, batches, base, seed, loss
                 )
-                done += 1
     show("", done, total)
 
 
-def _verify(prefix: Prefix, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def _check_data(calibration: Batches, batches: Iterable[Any], scores: Collection[str]) -> None:
+    """Raise HalutError for data that can be read only once, or that a score cannot use."""
+    if "fisher" in scores and is_loop(calibration):
+        raise HalutError("fisher needs batches of (inputs, targets), not a forward loop")
+    for name, data in (("calibration", calibration), ("batches", batches)):
+        if isinstance(data, Iterator):
+            raise HalutError(
+                f"{name} is read again and again: a list or a data loader is wanted, got "
+                f"{type(data).__name__}"
+            )
+
+
+def _verify(prefix: Prefix, batches: Iterable[Any]) -> None:
     """Let the prefix be used, if the network answers the first batch with it as without."""
     with eval_mode(prefix.network) as device:
-        for x, _ in batches:
-            prefix.verify(x.to(device))
+        for batch in batches:
+            prefix.verify(batch_call(prefix.network, batch).to(device))
             break
 
 
@@ -213,7 +243,7 @@ def _measurements(
     rows: Tensor,
     calls: Sequence[Sequence[LayerCall]],
     prefix: Prefix,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     base: dict[str, float] | None,
     seed: int,
     loss: Loss,
@@ -228,7 +258,8 @@ def _measurements(
         yield from (Measurement(candidate, score, reason=str(error)) for score in scores)
         return
     layer.eval()
-    common = {**cost_figures(candidate.site, layer), "seconds_learn": time.perf_counter() - begun}
+    learning = {"calibration_rows": len(rows), "seconds_learn": time.perf_counter() - begun}
+    common = {**cost_figures(candidate.site, layer), **learning}
     for score in scores:
         begun = time.perf_counter()
         if score == "fisher":
@@ -246,7 +277,7 @@ def _measured(
     candidate: Candidate,
     layer: ReplacedLayer,
     prefix: Prefix,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     base: dict[str, float],
     loss: Loss,
 ) -> dict[str, float]:
@@ -274,21 +305,29 @@ class Watch:
         self.layer, self.measures_errors = layer, errors
         self.errors = ErrorSums()
         self.counts: Tensor | None = None
+        self.inside = False
 
     def wrap(self, name: str, forward: Forward) -> Forward:
         """For `forwards`."""
 
         def run(*args: Any, **kwargs: Any) -> Tensor:
             y: Tensor = forward(*args, **kwargs)
-            inputs = call_inputs(args, kwargs)
-            if self.measures_errors:
-                self.errors.add(y, self.layer.exact(*inputs))
-            if isinstance(self.layer, LUTLayer):
-                counts = code_counts(self.layer.codes(*inputs), self.layer.options.K)
-                self.counts = counts if self.counts is None else self.counts + counts
+            if not self.inside:  # a layer may answer `exact` or `codes` by its own forward
+                self.inside = True
+                try:
+                    self._see(y, call_inputs(args, kwargs))
+                finally:
+                    self.inside = False
             return y
 
         return run
+
+    def _see(self, y: Tensor, inputs: tuple[Any, ...]) -> None:
+        if self.measures_errors:
+            self.errors.add(y, self.layer.exact(*inputs))
+        if isinstance(self.layer, LUTLayer):
+            counts = code_counts(self.layer.codes(*inputs), self.layer.options.K)
+            self.counts = counts if self.counts is None else self.counts + counts
 
     def use(self) -> dict[str, float]:
         """code_perplexity and dead_codes of a layer of tables; {} of others."""
@@ -321,23 +360,25 @@ def cost_figures(site: Site, layer: ReplacedLayer) -> dict[str, float]:
 
 def evaluate(
     network: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     loss: Loss = cross_entropy,
-    run: Callable[[int, Tensor], Any] | None = None,
+    run: Callable[[int, Call], Any] | None = None,
 ) -> dict[str, float]:
     """accuracy (top-1, percent) and loss (mean) over (inputs, targets), in evaluation mode.
 
+    Inputs are those of halut.sites.calls.labeled_call; accuracy is that of `logits_of` the answers.
     `run`, if given, answers batch number i in the network's place. Raises HalutError if there are
     no batches.
     """
     right = total = 0
     losses = 0.0
     with eval_mode(network) as device:
-        for index, (x, target) in enumerate(batches):
-            x, target = x.to(device), target.to(device)
-            output = network(x) if run is None else run(index, x)
-            right += int((output.argmax(dim=1) == target).sum())
-            losses += float(loss(output.float(), target).double().sum())
+        for index, batch in enumerate(batches):
+            call, target = labeled_call(network, batch)
+            call, target = call.to(device), target.to(device)
+            output = call(network) if run is None else run(index, call)
+            right += int((logits_of(output).argmax(dim=1) == target).sum())
+            losses += float(loss(output, target).double().sum())
             total += len(target)
     if not total:
         raise HalutError("an accuracy needs at least one batch of (inputs, targets), got none")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from halut.analysis.layer_errors import ErrorSums
 from halut.errors import HalutError
+from halut.sites.calls import Call, labeled_call, logits_of
 from halut.sites.eval_mode import eval_mode
 from halut.sites.modules import call_inputs
 from halut.sites.usage import Forward, forwards
@@ -36,9 +37,9 @@ PART = 64
 """Samples of a forward pass whose activations are held for the backward pass."""
 
 
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each sample [B]."""
-    return F.cross_entropy(output, target, reduction="none")
+def cross_entropy(output: Any, target: Tensor) -> Tensor:
+    """Cross-entropy of each sample [B], of logits or of an answer that has them."""
+    return F.cross_entropy(logits_of(output).float(), target, reduction="none")
 
 
 @dataclass
@@ -76,13 +77,14 @@ class TaylorSums:
 def gradients(
     network: nn.Module,
     names: Sequence[str],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Any],
     loss: Loss = cross_entropy,
     samples: int | None = None,
 ) -> dict[str, list[list[LayerCall]]]:
     """By layer's name a list, for each part of a batch, of its calls with their gradients.
 
-    (images, targets) of at most `samples` samples are run; None: all. Batches of more than PART
+    (inputs, targets) of at most `samples` samples are run; None: all. Inputs are those of
+    `labeled_call`. Batches of more than PART
     samples run in parts, as their activations are held for the backward pass. The network runs in
     evaluation mode, so that samples do not depend on each other, and none of its parameters gets a
     gradient. All that is returned is held in memory, on the CPU. Raises HalutError if there are no
@@ -92,11 +94,11 @@ def gradients(
     layers = {name: network.get_submodule(name) for name in names}
     seen = 0
     with eval_mode(network) as device, torch.enable_grad():
-        for x, target in _parts(batches, samples):
-            seen += len(x)
-            notes = _Notes(len(x))
+        for call, target in _parts(network, batches, samples):
+            seen += len(target)
+            notes = _Notes(len(target))
             with forwards(layers, notes.wrap):
-                losses = loss(network(x.to(device)), target.to(device))
+                losses = loss(call.to(device)(network), target.to(device))
             _store(calls, notes, losses)
     if not seen:
         raise HalutError("Taylor scores need at least one batch of (inputs, targets), got none")
@@ -104,17 +106,19 @@ def gradients(
 
 
 def _parts(
-    batches: Iterable[tuple[Tensor, Tensor]], samples: int | None
-) -> Iterator[tuple[Tensor, Tensor]]:
+    network: nn.Module, batches: Iterable[Any], samples: int | None
+) -> Iterator[tuple[Call, Tensor]]:
     """Batches of at most PART samples, `samples` in all."""
     left = math.inf if samples is None else samples
-    for x, target in batches:
-        for part, labels in zip(x.split(PART), target.split(PART), strict=True):
-            count = int(min(len(part), left))
-            if not count:
+    for batch in batches:
+        call, target = labeled_call(network, batch)
+        size = len(target)
+        for start in range(0, size, PART):
+            stop = start + int(min(PART, size - start, left))
+            if stop == start:
                 return
-            left -= count
-            yield part[:count], labels[:count]
+            left -= stop - start
+            yield call.part(start, stop, size), target[start:stop]
 
 
 class _Notes:

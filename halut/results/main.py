@@ -15,12 +15,14 @@ from halut.results.export import write_records, write_table
 from halut.results.mixed import mixed
 from halut.results.record import KINDS, Record
 from halut.results.runs import import_runs
-from halut.results.select import fields_of, sort_by, text_of, value_of, where
+from halut.results.select import fields_of, parts_of, sort_by, text_of, value_of, where
 from halut.results.store import Reading, Store
 from halut.results.table import tables
 
 STORE = Path("results")
 LIMIT = 100
+MAX_VALUES = 12
+"""Values of a field that a refusal lists."""
 SELECTIONS = {"model": "models", "data": "data sets", "site": "sites", "operator": "operators"}
 """Fields that have a flag of their own, and what they name."""
 EXAMPLES = """\
@@ -83,10 +85,17 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--sort", metavar="NAME", help="order by a field; by default as measured")
     parser.add_argument("--reverse", action="store_true", help="largest first")
     text = f"lines of a table, 0: all (default: {LIMIT})"
-    parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=text)
+    parser.add_argument("--limit", type=_count, default=LIMIT, metavar="N", help=text)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the records as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records as JSON")
     return parser
+
+
+def _count(text: str) -> int:
+    """A type of argparse: a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, got {text!r}")
+    return int(text)
 
 
 def selected(reading: Reading, options: argparse.Namespace) -> list[Record]:
@@ -100,10 +109,18 @@ def selected(reading: Reading, options: argparse.Namespace) -> list[Record]:
         if not records:
             raise HalutError(unknown(name, value, choices) if choices else f"none has a {name}")
     for condition in options.where:
-        count, records = len(records), where(records, [condition])
+        before, records = records, where(records, [condition], reading.records)
         if not records:
-            raise HalutError(f"none of {count} records has {condition}")
+            raise HalutError(_none_has(condition, before))
     return sort_by(records, options.sort, options.reverse) if options.sort else records
+
+
+def _none_has(condition: str, records: Sequence[Record]) -> str:
+    """That no record meets a condition, and the values of its field that there are."""
+    values = values_of(records, parts_of(condition)[0])
+    more = f", and {len(values) - MAX_VALUES} more" if len(values) > MAX_VALUES else ""
+    there = f": it is {', '.join(values[:MAX_VALUES])}{more}" if values else ""
+    return f"none of {len(records)} records has {condition}{there}"
 
 
 def not_finite(records: Sequence[Record]) -> list[str]:

@@ -28,13 +28,15 @@ def data_of(records: Iterable[Record]) -> list[str]:
 
 
 def mixed(records: Sequence[Record]) -> list[str]:
-    """A line each if the records of a kind are of several networks, or of several data sets.
+    """A line each if the records of a kind and score are of several networks, or data sets.
 
-    Accuracy and errors of one network, or of one sample of the data, say nothing of another's.
+    Accuracy and errors of one network, or of one sample of the data, say nothing of another's. The
+    scores of a sensitivity are of different data by their nature.
     """
     lines = []
-    for kind in dict.fromkeys(record.kind for record in records):
-        alike = [record for record in records if record.kind == kind]
+    for kind, score in dict.fromkeys((record.kind, record.score) for record in records):
+        alike = [record for record in records if (record.kind, record.score) == (kind, score)]
+        name = kind if score is None else f"{kind}, {score}"
         for noun, names, hint in (
             ("networks", networks_of(alike), "--model, or --where weights=...,"),
             ("data sets", data_of(alike), "--data, or --where data.digest=... samples=...,"),
@@ -42,5 +44,5 @@ def mixed(records: Sequence[Record]) -> list[str]:
             if len(names) > 1:
                 text = "; ".join(names[:MAX_NAMED])
                 more = f"; and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-                lines.append(f"mixed: {kind}: {len(names)} {noun}: {text}{more}. {hint} selects")
+                lines.append(f"mixed: {name}: {len(names)} {noun}: {text}{more}. {hint} selects")
     return lines

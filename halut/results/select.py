@@ -64,30 +64,38 @@ def value_of(fields: Mapping[str, Any], name: str) -> Any:
     return next((fields[place] for place in _places(name) if place in fields), None)
 
 
-def where(records: Iterable[Record], conditions: Sequence[str]) -> list[Record]:
+def where(
+    records: Iterable[Record], conditions: Sequence[str], known: Iterable[Record] = ()
+) -> list[Record]:
     """The records for which all conditions hold: NAME=VALUE, !=, <, <=, >, >=.
 
     NAME is a field (`fields_of`), its group left out where it is clear; VALUE a number or a text,
     with = and != one of several by commas and with * and ? as in file names. A record that lacks
     the field meets NAME!=VALUE and NAME=null alone. Raises HalutError for what is no condition, and
-    for a name that no record has.
+    for a name that no record has, nor one of those that are `known`.
 
     >>> where(records, ["C=16,32", "lost<1", "site=stack3.*"])
     """
     rows = [(record, fields_of(record)) for record in records]
+    every = [fields for _, fields in rows] + [fields_of(record) for record in known]
     for condition in conditions:
+        check_name(every, parts_of(condition)[0])
         rows = _where(rows, condition)
     return [record for record, _ in rows]
 
 
-def _where(rows: list[Row], condition: str) -> list[Row]:
+def parts_of(condition: str) -> tuple[str, str, str]:
+    """Name, comparison and value of a condition; HalutError for what is none."""
     match = CONDITION.fullmatch(condition)
     if match is None:
         comparisons = " ".join(COMPARISONS)
         raise HalutError(f"{condition!r} is no condition NAME=VALUE; comparisons: {comparisons}")
     name, sign, text = (part.strip() for part in match.groups())
-    sign = "=" if sign == "==" else sign
-    check_name([fields for _, fields in rows], name)
+    return name, "=" if sign == "==" else sign, text
+
+
+def _where(rows: list[Row], condition: str) -> list[Row]:
+    name, sign, text = parts_of(condition)
     if sign in ("=", "!="):
         equal = _equal_to(text)
         return [row for row in rows if equal(value_of(row[1], name)) == (sign == "=")]

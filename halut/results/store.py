@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
 import socket
@@ -15,6 +17,8 @@ from halut.io import TEMPORARY, naming
 from halut.results.record import Record, parse
 
 SUFFIX = ".jsonl"
+ACTIVE = ".active"
+DAY = 24 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,16 @@ class Store:
         self.path = Path(path)
         self._file: Path | None = None
         self._process = os.getpid()
+        self._keys: set[str] = set()
+        self._places: dict[str, int] = {}  # by file: up to where `keys` has read it
 
     def prepare(self) -> None:
         """Make the folder; OSError, naming it, where nothing can be written there.
 
         To be called before measurements that take long.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file, and a store is a folder", self.path)
         with naming(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -60,8 +68,7 @@ class Store:
         line = (record.line() + "\n").encode()
         if self._file is None or self._process != os.getpid():  # a fork has a file of its own
             self._process = os.getpid()
-            name = f"{socket.gethostname()}-{self._process}-{secrets.token_hex(4)}{SUFFIX}"
-            self._file = self.path / name
+            self._file = self.path / f"{_own_name()}{SUFFIX}"
         file, self._file = self._file, None  # after a failure, which may leave a torn line, another
         with naming(file):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -78,7 +85,9 @@ class Store:
         Raises HalutError if there is no store; OSError if its folder cannot be read.
         """
         if not self.path.is_dir():
-            raise HalutError(f"{self.path}: no such store of results")
+            is_file = self.path.exists()
+            what = "a file, and a store is a folder" if is_file else "no such store of results"
+            raise HalutError(f"{self.path}: {what}")
         newest: dict[str, Record] = {}
         problems: list[str] = []
         again = 0
@@ -91,8 +100,61 @@ class Store:
         return Reading(sorted(newest.values(), key=time_of), problems)
 
     def keys(self) -> set[str]:
-        """Keys of all records; none if there is no store yet."""
-        return {record.key for record in self.read().records} if self.path.is_dir() else set()
+        """Keys of all records that can be read; none if there is no store yet.
+
+        Called again, it reads only what was appended since, by whichever process.
+        """
+        self._follow_all()
+        return set(self._keys)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is a record of that key by now; see `keys`."""
+        self._follow_all()
+        return key in self._keys
+
+    def _follow_all(self) -> None:
+        if not self.path.is_dir():
+            return
+        with naming(self.path), os.scandir(self.path) as entries:
+            files = [each for each in entries if each.name.endswith(SUFFIX)]
+        for file in files:
+            try:
+                self._follow(file)
+            except OSError:  # of which `read` tells
+                continue
+
+    def _follow(self, file: os.DirEntry[str]) -> None:
+        """Take in the keys of the complete lines that a file has beyond its place."""
+        place = self._places.get(file.name, 0)
+        if file.stat().st_size <= place:
+            return
+        with open(file.path, "rb") as stream:
+            stream.seek(place)
+            lines, newline, _ = stream.read().rpartition(b"\n")
+        self._places[file.name] = place + len(lines) + len(newline)
+        for line in lines.split(b"\n"):
+            with contextlib.suppress(HalutError):
+                self._keys.add(parse(line).key)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[bool]:
+        """Within, a file in the store says that this process is measuring for it.
+
+        Yields whether another one says so, which then may be about to measure the same. A process
+        that is killed leaves its file; it counts for a day. OSError where nothing can be written.
+        """
+        own = self.path / f"{_own_name()}{ACTIVE}"
+        with naming(own):
+            self.path.mkdir(parents=True, exist_ok=True)
+            own.touch()
+            oldest = own.stat().st_mtime - DAY
+        try:
+            yield any(each != own and _modified(each) > oldest for each in self._active_files())
+        finally:
+            own.unlink(missing_ok=True)
+
+    def _active_files(self) -> list[Path]:
+        return [each for each in self.path.iterdir() if each.suffix == ACTIVE]
 
     def _records(self, problems: list[str]) -> Iterator[Record]:
         with naming(self.path):
@@ -116,6 +178,19 @@ class Store:
             for message, count in bad.items():
                 more = f" (and {count - 1} more)" if count > 1 else ""
                 problems.append(f"{file.name}, line {first[message]}{more}: {message}")
+
+
+def _own_name() -> str:
+    """A name that no other process gives, nor this one again."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _modified(path: Path) -> float:
+    """When a file was modified, in seconds; 0 if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def time_of(record: Record) -> str:

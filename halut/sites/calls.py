@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from halut.errors import HalutError
 
@@ -61,8 +61,20 @@ class Call:
 
     def head(self, count: int) -> Call:
         """The call with the first `count` samples: every tensor as long as the batch is cut."""
-        samples = self.samples
-        return self.map(lambda t: t[:count] if t.ndim and len(t) == samples else t)
+        return self.part(0, count)
+
+    def part(self, start: int, stop: int, samples: int | None = None) -> Call:
+        """The call with samples `start` to `stop` of a batch of `samples` (by default, `samples`
+        of the call): every tensor as long as that is cut."""
+        size = self.samples if samples is None else samples
+        return self.map(lambda t: t[start:stop] if t.ndim and len(t) == size else t)
+
+    def equals(self, other: Call) -> bool:
+        """Whether both have the same arguments, tensors by their values."""
+        (leaves, spec), (others, other_spec) = (
+            tree_flatten((each.args, each.kwargs)) for each in (self, other)
+        )
+        return spec == other_spec and all(map(_equal, leaves, others))
 
     def __repr__(self) -> str:
         shapes = self.map(lambda t: list(t.shape))  # type: ignore[arg-type, return-value]
@@ -175,6 +187,39 @@ class _FirstCall(BaseException):
     def __init__(self, call: Call) -> None:
         super().__init__()
         self.call = call
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    return a is b or (type(a) is type(b) and isinstance(a, str | int | float) and a == b)
+
+
+def labeled_call(network: nn.Module, batch: Any) -> tuple[Call, Tensor]:
+    """The call and the targets of a batch (inputs, targets, ...); HalutError for another.
+
+    Inputs are those of `batch_call`: a tensor, a tuple of positional arguments, a mapping, a Call.
+    """
+    if isinstance(batch, tuple | list) and len(batch) > 1 and isinstance(batch[1], Tensor):
+        return batch_call(network, batch), batch[1]
+    raise HalutError(
+        f"accuracy and loss need batches of (inputs, targets), targets a tensor, got "
+        f"{type(batch).__name__}"
+    )
+
+
+def logits_of(output: Any) -> Tensor:
+    """A network's answer, or the "logits" of one that is a mapping or an object; HalutError else.
+
+    >>> logits_of({"logits": torch.ones(2, 3)}).shape
+    torch.Size([2, 3])
+    """
+    logits = output.get("logits") if isinstance(output, Mapping) else output
+    logits = getattr(logits, "logits", logits)
+    if not isinstance(logits, Tensor):
+        kind = type(output).__name__
+        raise HalutError(f"a tensor, or an answer with logits is wanted of the network, got {kind}")
+    return logits
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:

@@ -21,7 +21,7 @@ examples:
 
 Each site alone is learned from each number of training images, drawn anew for every draw, and
 measured on the same validation images. A site that reads many rows of an image takes --rows of
-them: raise it to see what more images bring there.
+them, which the tables mark by *: raise it to see what more images bring there.
 """
 SHOWN = {
     "lost": ("accuracy lost in points", "{:.2f}"),
@@ -82,8 +82,32 @@ def show(records: Sequence[Record]) -> None:
     """Print the tables, and what could not be measured."""
     for key in SHOWN:
         console.print(table_of(records, key))
-    for line in dict.fromkeys(remarks(records)):
+    for line in dict.fromkeys([*capped_lines(records), *remarks(records)]):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def rows_of(record: Record) -> tuple[int, int]:
+    """Rows that a site learned from, and those that its images had."""
+    rows = record.detail.get("shape", {}).get("rows") or 0
+    there = rows * (record.calibration or 0)
+    taken = record.figures.get("calibration_rows") or record.settings.get("rows") or there
+    return min(int(taken), there), there
+
+
+def capped_lines(records: Sequence[Record]) -> list[str]:
+    """A line for each site that learned from fewer rows than some number of images had."""
+    most: dict[str | None, tuple[int, int, int]] = {}
+    for record in records:
+        taken, there = rows_of(record)
+        if record.figures and taken < there:
+            most[record.site] = max(
+                most.get(record.site, (0, 0, 0)), (there, taken, record.calibration or 0)
+            )
+    return [
+        f"* {site}: learned from {taken:,} of the {there:,} rows that {images} images have; more "
+        f"images bring other rows, not more of them: --rows {there} takes all"
+        for site, (there, taken, images) in most.items()
+    ]
 
 
 def table_of(records: Sequence[Record], key: str) -> Table:
@@ -108,4 +132,5 @@ def _cell(records: Sequence[Record], key: str, form: str) -> str:
     if not values:
         return "NaN" if any(record.not_finite for record in records) else "-"
     spread = form.format(statistics.stdev(values)) if len(values) > 1 else "?"
-    return f"{form.format(statistics.fmean(values))} +- {spread}"
+    capped = any(taken < there for taken, there in map(rows_of, records))
+    return f"{form.format(statistics.fmean(values))} +- {spread}{'*' if capped else ''}"

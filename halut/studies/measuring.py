@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,7 +111,10 @@ def record_of(
     """The record of one measurement; without its `content`, one that has its key."""
     entry = choice.candidate.entry
     site = entry.site
-    data = ("train", setup.taylor_samples) if score == "fisher" else ("val", setup.samples)
+    gradients = min(setup.taylor_samples, setup.calibration)
+    data = ("train", gradients) if score == "fisher" else ("val", setup.samples)
+    train_samples = getattr(subject.data.config, "train_samples", None)
+    cut = {} if train_samples is None else {"data.train_samples": train_samples}
     shape = {key: getattr(site, key) for key in ("kind", "rows", "D", "M", "groups")}
     detail = {"shape": shape, "stage": None, **words_of(choice), **content.pop("detail", {})}
     return Record(
@@ -124,7 +128,7 @@ def record_of(
         seed=setup.seed,
         calibration=min(setup.calibration, len(subject.data.splits["train"])),
         score=score,
-        settings={"rows": setup.rows},
+        settings={"rows": setup.rows, **cut},
         detail=detail,
         **content,
     )
@@ -158,26 +162,37 @@ def measure(
 ) -> list[Record]:
     """Measure what the store does not hold yet, and return all that was asked for, in its order.
 
-    Every record is on disk before the next is measured.
+    Every record is on disk before the next is measured. What another process measures meanwhile is
+    not measured here; where one is at work on the store already, this one goes through sites and
+    options in an order of its own, so that they meet rarely.
     """
     keys = keys_of(subject, setups, choices, scores)
-    stored = store.keys().intersection(keys)
-    left = len(keys) - len(stored)
-    log.info("%d measurements, %d of them in %s already", len(keys), len(stored), store.path)
+    for line in dict.fromkeys(line for setup in setups for line in shortfalls(subject, setup)):
+        log.warning(line)
+    before = len(store.keys().intersection(keys))
+    left = len(keys) - before
+    log.info("%d measurements, %d of them in %s already", len(keys), before, store.path)
     if left:
         title = setups[0].kind
         run.begin([Part(title, title, left)])
         try:
-            with run.part(title), batches_shown(True, "", left) as show:
-                done = 0
+            with (
+                store.at_work() as others,
+                run.part(title),
+                batches_shown(True, "", left) as show,
+            ):
 
                 def notify(what: str) -> None:
+                    done = len(store.keys().intersection(keys)) - before
                     run.at(what, done / left)
                     show(what, done, left)
 
-                for record in _records(subject, setups, choices, scores, stored, batch, notify):
-                    store.append(record)
-                    done += 1
+                if others:
+                    log.info("another process measures for %s: they share the work", store.path)
+                    setups, choices = in_own_order(setups, choices)
+                for record in _records(subject, setups, choices, scores, store, batch, notify):
+                    if record.key not in store:
+                        store.append(record)
         except KeyboardInterrupt:
             log.info("the same command goes on from here: what is measured is in %s", store.path)
             raise
@@ -192,12 +207,36 @@ def measure(
     ]
 
 
+def shortfalls(subject: Subject, setup: Setup) -> list[str]:
+    """A line for each part of the data that has fewer samples than were asked for."""
+    return [
+        f"{wanted} {what} images were asked for, and there are {available}: all of them are taken"
+        for what, part, wanted in (
+            ("validation", "val", setup.samples),
+            ("calibration", "train", setup.calibration),
+        )
+        if wanted > (available := len(subject.data.splits[part]))
+    ]
+
+
+def in_own_order(
+    setups: Sequence[Setup], choices: Sequence[Choice]
+) -> tuple[list[Setup], list[Choice]]:
+    """Both shuffled, another way in every process; choices of a site stay together."""
+    shuffled = random.SystemRandom().sample  # a run's seed is that of the other processes as well
+    by_site: dict[str, list[Choice]] = {}
+    for choice in shuffled(choices, len(choices)):
+        by_site.setdefault(choice.candidate.site.name, []).append(choice)
+    sites = shuffled(list(by_site), len(by_site))
+    return shuffled(setups, len(setups)), [each for site in sites for each in by_site[site]]
+
+
 def _records(
     subject: Subject,
     setups: Sequence[Setup],
     choices: Sequence[Choice],
     scores: Sequence[str],
-    stored: Collection[str],
+    store: Store,
     batch: int | None,
     notify: Callable[[str], None],
 ) -> Iterator[Record]:
@@ -208,7 +247,7 @@ def _records(
     for setup in setups:
 
         def select(candidate: Candidate, score: str | None, setup: Setup = setup) -> bool:
-            return record_of(subject, setup, of[id(candidate)], score).key not in stored
+            return record_of(subject, setup, of[id(candidate)], score).key not in store
 
         def place(what: str, *_: int, setup: Setup = setup) -> None:
             images = f"{setup.calibration} images, draw {setup.seed}: "

@@ -65,6 +65,10 @@ def configs_of(texts: Iterable[str]) -> dict[str, Selection]:
         if name not in operator_names():
             raise HalutError(f"--options: {unknown('operator', name, operator_names())}")
         keys, values = zip(*map(_values, words), strict=True) if words else ((), ())
+        if twice := [key for index, key in enumerate(keys) if key in keys[:index]]:
+            raise HalutError(
+                f"--options '{text}': {twice[0]} is given twice; several values are {twice[0]}=A,B"
+            )
         for combination in itertools.product(*values):
             pairs = dict(zip(keys, combination, strict=True))
             label = _label(name, pairs)

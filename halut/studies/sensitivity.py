@@ -18,7 +18,8 @@ examples:
 
 Nothing is retrained. `measured` evaluates the network with the one site replaced; `fisher` predicts
 the rise of the loss from gradients of the exact network, which serve all options of a site. Records
-are appended to the store one by one, and what it holds is not measured again.
+are appended to the store one by one, and what it holds is not measured again: the same command as
+several processes or jobs at once shares the work.
 """
 
 

@@ -26,7 +26,7 @@ def show(records: Sequence[Record], tolerance: float) -> None:
         if any(record.score == score for record in records):
             for table in score_tables(records, score):
                 console.print(table)
-    for line in remarks(records):
+    for line in dict.fromkeys(remarks(records)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if any(record.score == "measured" and value_of(record) is not None for record in records):
         rule = suggested_rule(records, tolerance)
@@ -87,11 +87,15 @@ def _cell(record: Record | None) -> str:
 
 def remarks(records: Sequence[Record]) -> list[str]:
     """What cannot be at a site, what is not finite, and how far the two scores agree."""
+    refused: dict[tuple[str, str], list[str]] = {}
+    for r in records:
+        if reason := r.detail.get("reason"):
+            refused.setdefault((label_of(r), str(reason)), []).append(str(r.site))
     lines = [
-        f"- {r.site}, {label_of(r)}: {r.detail['reason']}"
-        for r in records
-        if r.detail.get("reason")
+        f"- {', '.join(dict.fromkeys(sites))}, {label}: {reason}"
+        for (label, reason), sites in refused.items()
     ]
+    lines += [line for r in records if (line := fewer_rows(r)) is not None]
     lines += [
         f"NaN or infinite: {r.site}, {label_of(r)}: {', '.join(r.not_finite)} ({r.score})"
         for r in records
@@ -113,6 +117,20 @@ def remarks(records: Sequence[Record]) -> list[str]:
             f"{rank_correlation(losses, rises):.3f} with the loss"
         )
     return lines
+
+
+def fewer_rows(record: Record) -> str | None:
+    """That a site learned from fewer rows than were asked for and were there, if it did."""
+    asked, taken = record.settings.get("rows"), record.figures.get("calibration_rows")
+    rows = record.detail.get("shape", {}).get("rows")
+    if not (asked and taken and rows and record.calibration):
+        return None
+    if taken >= min(asked, rows * record.calibration):
+        return None
+    return (
+        f"{record.site}: learned from {taken:,} rows, not {asked:,}: more do not fit "
+        "capture.memory_gib"
+    )
 
 
 def suggested_rule(records: Sequence[Record], tolerance: float) -> str:

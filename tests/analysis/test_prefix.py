@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from halut.analysis.prefix import Prefix
+from halut.sites.calls import Call
 
 
 class Block(nn.Module):
@@ -80,22 +81,22 @@ def changed(network, name):
 )
 def test_it_answers_as_the_whole_network_does(network, batches, name):
     prefix = Prefix(network, name)
-    assert prefix.verify(batches[0])
+    assert prefix.verify(Call(batches[0]))
     for _ in range(3):
         expected = [copy.deepcopy(network)(x) for x in batches]
         for index, x in enumerate(batches):
-            assert torch.equal(prefix.run(index, x), expected[index])
+            assert torch.equal(prefix.run(index, Call(x)), expected[index])
         changed(network, name)
     assert len(prefix.batches) == len(batches)
 
 
 def test_what_lies_in_front_is_computed_once(network, batches):
     prefix = Prefix(network, "second.1.conv")
-    prefix.verify(batches[0])
+    prefix.verify(Call(batches[0]))
     network.count.calls = 0
     for _ in range(4):
         for index, x in enumerate(batches):
-            prefix.run(index, x)
+            prefix.run(index, Call(x))
     assert network.count.calls == len(batches)
     assert prefix.size > 0
     assert not any("forward" in vars(module) for module in network.modules())
@@ -103,23 +104,23 @@ def test_what_lies_in_front_is_computed_once(network, batches):
 
 def test_batches_in_another_order_run_in_full(network, batches):
     prefix = Prefix(network, "head")
-    prefix.verify(batches[0])
+    prefix.verify(Call(batches[0]))
     expected = [network(x) for x in batches]
     for index, x in enumerate(batches):
-        prefix.run(index, x)
+        prefix.run(index, Call(x))
     for index, x in enumerate(reversed(batches)):
-        assert torch.equal(prefix.run(index, x), expected[-1 - index])
+        assert torch.equal(prefix.run(index, Call(x)), expected[-1 - index])
 
 
 def test_no_more_than_the_memory_is_held(network, batches):
     calls = []
     for memory in (0, 500):
         prefix = Prefix(network, "head", memory)
-        prefix.verify(batches[0])
+        prefix.verify(Call(batches[0]))
         network.count.calls = 0
         for _ in range(2):
             for index, x in enumerate(batches):
-                prefix.run(index, x)
+                prefix.run(index, Call(x))
         assert prefix.size <= memory
         calls.append(network.count.calls)
     assert calls[0] == 2 * len(batches)
@@ -140,7 +141,7 @@ def test_a_network_that_answers_otherwise_runs_in_full(batches):
 
     network = Counting().eval().requires_grad_(False)
     prefix = Prefix(network, "head")
-    assert not prefix.verify(batches[0])
+    assert not prefix.verify(Call(batches[0]))
     for _ in range(3):
-        assert torch.equal(prefix.run(0, batches[0]), network(batches[0]))
+        assert torch.equal(prefix.run(0, Call(batches[0])), network(batches[0]))
     assert not prefix.batches

@@ -18,6 +18,7 @@ from tests.results.stored import RECORDS, sensitivity, write_store
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_store(tmp_path / "results")
+    (tmp_path / "results" / "a.jsonl").touch()
     return tmp_path / "results"
 
 
@@ -44,6 +45,12 @@ def test_it_filters(store, capsys):
     assert "not finite: 1 record has no number for accuracy, lost" in out
 
 
+def test_a_limit_below_0_is_refused(store, capsys):
+    with pytest.raises(SystemExit):
+        main(["results", "--limit", "-1"])
+    assert "must be a whole number from 0, got '-1'" in capsys.readouterr().err
+
+
 def test_lines_over_the_limit_are_counted(store, capsys):
     assert main(["results", "--limit", "3"]) == 0
     assert "1 more; --limit 0 shows all" in " ".join(capsys.readouterr().out.split())
@@ -54,9 +61,13 @@ def test_lines_over_the_limit_are_counted(store, capsys):
     [
         (["--site", "conv2"], "error: unknown site 'conv2'; did you mean conv1? choose one of: "),
         (["--kind", "cost"], "error: unknown kind 'cost'; choose one of: sensitivity"),
-        (["--where", "C=99"], "error: none of 4 records has C=99"),
+        (["--where", "C=99"], "error: none of 4 records has C=99: it is 16, 8"),
+        (["--operator", "pq", "--where", "C=16"], "error: none of 1 records has C=16"),
+        (["--operator", "pq", "--where", "Q=16"], "error: unknown field 'Q'; "),
+        (["--where", "C"], "error: 'C' is no condition NAME=VALUE"),
         (["--sort", "loss"], "error: unknown field 'loss'; did you mean lost? "),
         (["nowhere"], "error: nowhere: no such store of results"),
+        (["results/a.jsonl"], "error: results/a.jsonl: a file, and a store is a folder"),
         (["import", "nowhere"], "warning: nowhere: no such folder"),
     ],
 )
@@ -78,7 +89,7 @@ def test_results_of_another_network_are_told(store, capsys):
     other = {"model": "ds_cnn", "options": {}, "weights": "bbbb"}
     Store(store).append(sensitivity("fc", 1.0, network=other))
     assert main(["results"]) == 0
-    assert "mixed: sensitivity: 2 networks: " in capsys.readouterr().out
+    assert "mixed: sensitivity, measured: 2 networks: " in capsys.readouterr().out
     assert main(["results", "--model", "ds_cnn"]) == 0
     assert "mixed" not in capsys.readouterr().out
 

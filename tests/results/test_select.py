@@ -79,7 +79,9 @@ def test_other_networks_and_other_data_are_named():
     fewer = sensitivity("fc", 1.0, data={**CONV1.data, "samples": 100})
     run = sensitivity("fc", 1.0, kind="run", data={**CONV1.data, "split": "test"})
     assert mixed([*RECORDS, run]) == []
+    gradients = sensitivity("fc", 1.0, score="fisher", data={**CONV1.data, "split": "train"})
+    assert mixed([*RECORDS, gradients]) == []  # other data by its nature
     network, data = mixed([*RECORDS, other, fewer])
-    assert network.startswith("mixed: sensitivity: 2 networks: ")
+    assert network.startswith("mixed: sensitivity, measured: 2 networks: ")
     assert "2 networks: resnet8 (weights aaaa); resnet8 (weights bbbb)" in network
     assert "digits val, 270 samples (dddd); digits val, 100 samples (dddd)" in data

@@ -251,3 +251,73 @@ def test_mappings_are_kept_as_json_has_them() -> None:
     assert parse(made.line()) == made
     with pytest.raises(HalutError, match=r"settings.path of a record is PosixPath"):
         Record("cost", network, data, {}, settings={"path": Path("x")})
+
+
+def append_some(path: Path, process: int, count: int) -> None:
+    store = Store(path)
+    for index in range(count):
+        store.append(record(f"{process}.{index}", lost=float(index)))
+
+
+def test_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=append_some, args=(tmp_path, n, 25)) for n in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    reading = Store(tmp_path).read()
+
+    assert reading.problems == []
+    sites = {each.site for each in reading.records}
+    assert sites == {f"{process}.{index}" for process in range(8) for index in range(25)}
+
+
+def test_keys_follow_what_others_append(tmp_path: Path) -> None:
+    ours, theirs = Store(tmp_path / "results"), Store(tmp_path / "results")
+    assert ours.keys() == set()
+    for site in ("a", "b"):
+        theirs.append(record(site))
+        assert record(site).key in ours
+    ours.append(record("c"))
+    assert ours.keys() == {record(site).key for site in "abc"} == theirs.keys()
+    assert record("d").key not in ours
+
+
+def test_keys_take_a_line_in_once_it_is_complete(tmp_path: Path) -> None:
+    store, line = Store(tmp_path), record("b").line()
+    file = tmp_path / "another.jsonl"
+    file.write_text(f"{record('a').line()}\n{line[:40]}")
+    assert store.keys() == {record("a").key}
+    with file.open("a") as stream:
+        stream.write(f"{line[40:]}\n{line[:9]}\n{record('c').line()}\n")  # one is damaged
+    assert store.keys() == {record(site).key for site in "abc"}
+
+
+def test_lines_are_read_once_for_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, lines = Store(tmp_path), []
+    monkeypatch.setattr(
+        "halut.results.store.parse", lambda line: (lines.append(line), parse(line))[1]
+    )
+    for site in "abc":
+        store.append(record(site))
+        assert record(site).key in store
+        assert record("d").key not in store
+    assert len(lines) == 3
+
+
+def test_processes_at_work_see_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    with Store(path).at_work() as first, Store(path).at_work() as second:
+        assert (first, second) == (False, True)
+        assert Store(path).read().records == []
+    with Store(path).at_work() as others:
+        assert not others
+        (left_behind,) = path.iterdir()
+        killed = left_behind.rename(path / "killed.active")
+    with Store(path).at_work() as others:
+        assert others
+    os.utime(killed, (0, 0))
+    with Store(path).at_work() as others:
+        assert not others

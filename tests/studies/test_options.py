@@ -42,6 +42,7 @@ def test_values_are_those_of_the_command_line():
         ("tree Q=4", "unknown option halut.Q; choose from: C, V, K"),
         ("tree K=300", r"halut.K must be in 2\.\.256, got 300"),
         ("tree K=a,b", "halut.K must be int, got 'a'"),
+        ("tree K=4 C=2 K=8", "K is given twice; several values are K=A,B"),
         ("tree K", "'K' is no KEY=VALUE"),
         ("tree K=[", "cannot be read"),
         ("", "unknown operator ''"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from halut.results.record import Record
 from halut.results.store import Store
 from halut.studies import measuring
 from halut.studies.convergence import table_of
+from halut.studies.measuring import in_own_order
 from halut.studies.sensitivity_table import remarks, score_tables, suggested_rule
 from halut.training.planning import rule_of
 
@@ -104,6 +106,67 @@ def test_an_interrupt_loses_nothing(command, tmp_path, capsys, monkeypatch):
     assert (len(records.records), records.problems) == (17, [])
 
 
+def test_what_another_process_measures_meanwhile_is_left_to_it(
+    command, tmp_path, capsys, monkeypatch
+):
+    store, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    assert command("sensitivity", "--results", str(elsewhere)) == 0
+    records = Store(elsewhere).read().records
+    others = [r for r in records if r.site == "stack2.conv2"]
+    late = next(r for r in records if r.site == "stack2.shortcut" and r.score == "fisher")
+    real, measured = measuring.sensitivity, []
+
+    def watched(*args, **kwargs):
+        for each in real(*args, **kwargs):
+            measured.append((each.candidate.site.name, each.score))
+            if len(measured) == 2:
+                for record in others:  # while this process is at its first site
+                    Store(store).append(record)
+            if measured[-1] == (late.site, late.score) and late.key not in Store(store):
+                Store(store).append(late)  # just before this one is done
+            yield each
+
+    monkeypatch.setattr(measuring, "sensitivity", watched)
+    capsys.readouterr()
+    assert command() == 0
+    assert ("stack2.conv2", "measured") not in measured
+    assert len(measured) == len(records) - len(others)
+    reading = Store(store).read()
+    assert {r.key for r in reading.records} == {r.key for r in records}
+    assert reading.problems == []  # nothing is there twice
+    assert "17 records in" in capsys.readouterr().out
+
+
+def test_beside_another_process_the_order_is_this_one_s_own(command, tmp_path, capsys, monkeypatch):
+    shuffled = []
+
+    def reverse(setups, choices):
+        shuffled.extend(reversed(choices))
+        return setups, shuffled
+
+    monkeypatch.setattr(measuring, "in_own_order", reverse)
+    options = ["--options", "integer width=2,4", "--sites", "stack2.conv[12]"]
+    with Store(tmp_path / "results").at_work():
+        assert command("sensitivity", "--scores", "measured", options=options) == 0
+    assert "they share the work" in capsys.readouterr().out
+    records = Store(tmp_path / "results").read().records
+    asked = [(each.candidate.site.name, each.label) for each in shuffled]
+    assert [(r.site, r.detail["label"]) for r in records] == asked
+    assert not list((tmp_path / "results").glob("*.active"))
+
+
+def test_an_own_order_keeps_all_and_sites_together(command, monkeypatch):
+    seen = []
+    monkeypatch.setattr(measuring, "_records", lambda *args: seen.append(args) or iter(()))
+    command()
+    (_, setups, choices, *_rest) = seen[0]
+    own_setups, own = in_own_order([*setups, *setups], choices)
+    assert len(own_setups) == 2
+    assert sorted(map(id, own)) == sorted(map(id, choices))
+    sites = [choice.candidate.site.name for choice in own]
+    assert len([s for s, before in zip(sites, [None, *sites], strict=False) if s != before]) == 3
+
+
 def test_attention_and_the_policy_s_own_operator(cache, tmp_path, capsys):
     arguments = ["data=digits", "data.train_samples=200", "base.epochs=1", f"base.cache={cache}"]
     arguments += ["model=tiny_vit", "halut=integer", "policy.kinds=[attention,linear]"]
@@ -145,6 +208,46 @@ def test_bad_input_is_told_before_anything_is_trained(flags, message, capsys, mo
 def test_more_images_than_there_are_is_refused(command, capsys):
     assert command("convergence", "--images", "16,999") == 1
     assert "there are 200 training images, got 999" in capsys.readouterr().err
+
+
+def test_fewer_images_than_asked_for_are_told_and_recorded(command, tmp_path, capsys):
+    flags = ("--samples", "9999", "--calibration", "8", "--fisher-samples", "16")
+    options = ["--options", "integer", "--sites", "stack2.conv1"]
+    assert command("sensitivity", *flags, options=options) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    measured, fisher = Store(tmp_path / "results").read().records
+    available = measured.data["samples"]
+    assert f"9999 validation images were asked for, and there are {available}: all" in told
+    assert 40 < available < 9999
+    assert (fisher.data["samples"], fisher.calibration) == (8, 8)
+    assert measured.settings == {"rows": 256, "data.train_samples": 200}
+    assert measured.figures["calibration_rows"] == min(256, 8 * measured.detail["shape"]["rows"])
+
+
+def test_rows_that_cap_what_more_images_bring_are_marked(command, capsys):
+    flags = ("--images", "2,64", "--draws", "1", "--rows", "100")
+    options = ["--options", "integer", "--sites", "stack2.conv1"]
+    assert command("convergence", *flags, options=options) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "* stack2.conv1: learned from 100 of the 1,024 rows that 64 images have" in out
+    assert "--rows 1024 takes all" in out
+    few, many = re.search(r"integer │ (\S+ \+- \S+) │ (\S+ \+- \S+) │", out).groups()
+    assert (few[-1], many[-1]) == ("?", "*")
+
+
+def test_rows_that_do_not_fit_memory_are_told():
+    fit = record("a", 0.5, shape={"rows": 16})
+    figures = {**fit.figures, "calibration_rows": 320}
+    more = {"calibration": 64, "settings": {"rows": 512}, "figures": figures}
+    (line,) = remarks([replace(fit, **more)])
+    assert line == "a: learned from 320 rows, not 512: more do not fit capture.memory_gib"
+    assert remarks([replace(fit, **{**more, "calibration": 20})]) == []
+
+
+def test_sites_that_one_reason_refuses_are_named_together():
+    records = [record(site, None, reason="no", score=None) for site in "abc"]
+    records.append(record("d", None, reason="another", score=None))
+    assert remarks(records) == ["- a, b, c, pq K=4: no", "- d, pq K=4: another"]
 
 
 @pytest.mark.parametrize("verb", ["sensitivity", "convergence"])
