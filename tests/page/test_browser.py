@@ -1,6 +1,6 @@
 """The page in a real browser, from disk: what it shows, and that it does so quickly.
 
-Any error on its console fails.
+Any error or warning on its console fails.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+NOISE = ("error", "warning", "assert")
+"""Kinds of messages on the console that fail."""
 DRAWN = """[...document.querySelectorAll(".chart")]
     .every((chart) => chart.dataset.drawn || chart.dataset.rows === "0")"""
 
@@ -49,7 +51,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser) -> Iterator[Any]:
-    """opened(path, **context): the page of a file, its charts drawn; errors fail at the end."""
+    """opened(path, **context): the page of a file, its charts drawn; messages on the console fail at the end."""
     errors: list[str] = []
     contexts = []
 
@@ -58,7 +60,7 @@ def opened(browser) -> Iterator[Any]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.on("console", lambda m: errors.append(m.text) if m.type in NOISE else None)
         page.goto(path.resolve().as_uri())
         if options.get("java_script_enabled", True):
             page.wait_for_function(DRAWN, timeout=60_000)

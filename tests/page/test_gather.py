@@ -137,7 +137,7 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path):
     (tmp_path / "results").mkdir()
     page = gather([tmp_path / "results"])
     assert page["notes"] == [
-        f"{tmp_path / 'results'}: an empty store",
+        "results: an empty store",
         "nothing was measured yet: neither a record nor a run",
     ]
 
