@@ -51,7 +51,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser) -> Iterator[Any]:
-    """opened(path, **context): the page of a file, its charts drawn; messages on the console fail at the end."""
+    """opened(path, **context): the page of a file, charts drawn; messages fail at the end."""
     errors: list[str] = []
     contexts = []
 
