@@ -72,18 +72,20 @@ def subject_of(record: Record) -> str:
 
 
 def option_labels(records: Sequence[Record]) -> list[str | None]:
-    """OPERATOR KEY=VALUE ..., of each record: the keys that tell options of one operator apart."""
+    """OPERATOR KEY=VALUE ... of each record: what tells options of an operator in its kind apart."""
     options = [dict(flat(dict(record.options))) for record in records]
-    values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    values: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for record, each in zip(records, options, strict=True):
         for key, value in each.items():
-            values[record.operator or ""][key].add(json.dumps(value, sort_keys=True, default=str))
+            values[record.kind, record.operator][key].add(
+                json.dumps(value, sort_keys=True, default=str)
+            )
     labels: list[str | None] = []
     for record, each in zip(records, options, strict=True):
         if record.operator is None or isinstance(record.detail.get("label"), str):
             labels.append(record.detail.get("label"))
             continue
-        kinds = values[record.operator]
+        kinds = values[record.kind, record.operator]
         keys = [key for key in LABELED if key in each]
         keys += [key for key in each if key not in keys and len(kinds[key]) > 1]
         words_of = [f"{key}={_short(each[key])}" for key in keys if each[key] is not None]
