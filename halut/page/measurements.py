@@ -72,7 +72,7 @@ def subject_of(record: Record) -> str:
 
 
 def option_labels(records: Sequence[Record]) -> list[str | None]:
-    """OPERATOR KEY=VALUE ... of each record: what tells options of an operator in its kind apart."""
+    """OPERATOR KEY=VALUE ... of each record: what tells an operator's options in its kind apart."""
     options = [dict(flat(dict(record.options))) for record in records]
     values: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for record, each in zip(records, options, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -73,6 +75,17 @@ def test_nothing_is_fetched(tmp_path):
     assert not re.search(r"(src|href)=.(https?:)?//", text)
     assert "@import" not in text
     assert "url(" not in text
+
+
+def test_the_scripts_of_charts_are_packed_and_left_out_where_nothing_is_drawn(tmp_path):
+    library = "window.vegaEmbed = 0; // </script>" * 50
+    text = document(gather([synthetic.run(tmp_path / "run")]), library)
+    script = Elements(text).scripts["chart-library"]
+    assert gzip.decompress(base64.b64decode(script)).decode() == library
+    assert len(script) < len(library)
+    (tmp_path / "empty").mkdir()
+    empty = Elements(document(gather([tmp_path / "empty"]), library))
+    assert "chart-library" not in empty.scripts
 
 
 def test_a_plain_table_is_there_without_scripts(tmp_path):
