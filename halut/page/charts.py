@@ -249,7 +249,7 @@ def stages() -> dict[str, Any]:
 
     Colors are phases of one run, and runs where there are several.
     """
-    x = {"field": "stage", "type": "ordinal", "title": "stage", "sort": None}
+    x: dict[str, Any] = {"field": "stage", "type": "ordinal", "title": "stage", "sort": None}
     x["axis"] = {"labelAngle": 0}
     y = _number("accuracy", "validation accuracy in %", scale={"zero": False, "padding": 10})
     tooltip = [
