@@ -499,3 +499,27 @@ def test_ten_thousand_records_of_two_hundred_sites_stay_comfortable(opened, tmp_
     )
     assert seconds < 1000
     assert page.locator("#records .count").inner_text().endswith(" of 5,000 (10,000 in all)")
+
+
+def test_two_hundred_sites_are_filtered_and_sorted(opened, tmp_path):
+    path = synthetic.run(tmp_path / "run")
+    plan = json.loads((path / "plan.json").read_text())
+    _, replaced = plan["entries"]
+    more = [
+        {
+            **replaced,
+            "site": {**replaced["site"], "name": f"block{index}.conv"},
+            "options": {**replaced["options"], "K": 4 if index % 2 else 16},
+        }
+        for index in range(198)
+    ]
+    synthetic.write(path / "plan.json", {**plan, "entries": [*plan["entries"], *more]})
+    write_page(tmp_path / "report.html", gather([path]))
+    page = opened(tmp_path / "report.html")
+    sites = page.locator("#sites")
+    assert sites.locator(".count").inner_text().endswith(" of 200")
+    sites.locator('select[data-field="K"]').select_option(label="16")
+    assert sites.locator(".count").inner_text().endswith(" of 99 (200 in all)")
+    sites.locator("button.sort").first.click()
+    names = [row["site"] for row in cells(page, "Sites of run")]
+    assert names[:3] == ["block0.conv", "block2.conv", "block4.conv"]
