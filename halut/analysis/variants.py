@@ -28,15 +28,17 @@ def variants(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(_row("exact, fine-tuned", baseline, before, macs, bops))
     for name, entry in report.get("ptq", {}).items():
         total_bytes = narrow = None
-        if before is not None:
+        if before is not None and "exact_bytes" in entry:
             total_bytes = before - entry["exact_bytes"] + entry["bytes"]
         if bops is not None and "macs" in entry:
             width = entry["weight_bits"] * entry["activation_bits"]
             narrow = bops + (width - FLOAT * FLOAT) * entry["macs"]
         rows.append(_row(name.upper(), entry, total_bytes, macs, narrow))
-    names = list(dict.fromkeys(site["operator"] for site in report.get("sites", [])))
+    sites = report.get("sites", [])
+    names = list(dict.fromkeys(site["operator"] for site in sites if "operator" in site))
     ours = f"ours ({', '.join(names)})" if names else "ours"
-    total = operations(cost["replaced"]) if "replaced" in cost else None
+    replaced = cost.get("replaced", {})
+    total = operations(replaced) if "lookups" in replaced else None
     after, bits = memory.get("after", {}).get("total"), cost.get("bits", {}).get("bops")
     return [*rows, _row(ours, report.get("final", {}), after, total, bits)]
 

@@ -69,6 +69,8 @@ def config(theme: str) -> dict[str, Any]:
             "orient": "top",
             "labelLimit": 260,
             "symbolOpacity": 1,
+            "symbolBaseFillColor": colors["soft"],
+            "symbolBaseStrokeColor": colors["soft"],
             "symbolStrokeWidth": 2,
         },
         "range": {"category": palette, "heatmap": {"scheme": "viridis"}},
@@ -175,30 +177,43 @@ def bars(figure: str = "lost", title: str = "points lost", color: str = "option"
 
 def heat(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
     """Codebooks C times prototypes K: the mean over the sites and seeds that are shown."""
+    tooltip = [
+        {"field": "C", "type": "ordinal"},
+        {"field": "K", "type": "ordinal"},
+        _number("mean", title, format=".4~f"),
+        _number("records", "records"),
+    ]
+    means = [
+        {"op": "mean", "field": figure, "as": "mean"},
+        {"op": "count", "as": "records"},
+    ]
+    span = [
+        {"op": "min", "field": "mean", "as": "low"},
+        {"op": "max", "field": "mean", "as": "top"},
+    ]
+    bright = "datum.mean - datum.low > 0.6 * (datum.top - datum.low)"
+    x = {"field": "K", "type": "ordinal", "title": "K, prototypes a codebook"}
+    y = {"field": "C", "type": "ordinal", "title": "C, codebooks", "sort": "descending"}
     return _chart(
         height={"step": 34},
-        mark={"type": "rect", "cornerRadius": 2, "stroke": "white", "strokeOpacity": 0.15},
-        encoding={
-            "x": {
-                "field": "K",
-                "type": "ordinal",
-                "title": "K, prototypes a codebook",
-                "axis": {"labelAngle": 0},
+        transform=[
+            {"aggregate": means, "groupby": ["C", "K"]},
+            {"joinaggregate": span},
+        ],
+        encoding={"x": {**x, "axis": {"labelAngle": 0}}, "y": y, "tooltip": tooltip},
+        layer=[
+            {
+                "mark": {"type": "rect", "cornerRadius": 2},
+                "encoding": {"color": _number("mean", title, legend={"gradientLength": 160})},
             },
-            "y": {
-                "field": "C",
-                "type": "ordinal",
-                "title": "C, codebooks",
-                "sort": "descending",
+            {
+                "mark": {"type": "text", "fontSize": 12},
+                "encoding": {
+                    "text": _number("mean", title, format=".3~g"),
+                    "color": {"condition": {"test": bright, "value": "#111"}, "value": "#fff"},
+                },
             },
-            "color": _number(figure, title, aggregate="mean"),
-            "tooltip": [
-                {"field": "C", "type": "ordinal"},
-                {"field": "K", "type": "ordinal"},
-                _number(figure, title, aggregate="mean", format=".4~f"),
-                {"aggregate": "count", "type": "quantitative", "title": "records"},
-            ],
-        },
+        ],
     )
 
 
@@ -230,8 +245,12 @@ def convergence(figure: str = "accuracy", title: str = "accuracy in %") -> dict[
 
 
 def stages() -> dict[str, Any]:
-    """Validation accuracy before every stage, after its swap and after its training."""
-    x = {"field": "stage", "type": "ordinal", "title": "stage", "axis": {"labelAngle": 0}}
+    """Validation accuracy before every stage, after its swap and after its training.
+
+    Colors are phases of one run, and runs where there are several.
+    """
+    x: dict[str, Any] = {"field": "stage", "type": "ordinal", "title": "stage", "sort": None}
+    x["axis"] = {"labelAngle": 0}
     y = _number("accuracy", "validation accuracy in %", scale={"zero": False, "padding": 10})
     tooltip = [
         _text("run", "run"),
@@ -240,19 +259,21 @@ def stages() -> dict[str, Any]:
         _number("accuracy", "accuracy", format=".2f"),
         _text("sites", "replaced"),
     ]
+    ends = [
+        {"op": "min", "field": "accuracy", "as": "low"},
+        {"op": "max", "field": "accuracy", "as": "high"},
+    ]
     return _chart(
         height=260,
-        encoding={"x": x, "xOffset": _text("run", None)},
+        transform=[{"joinaggregate": ends, "groupby": ["run", "stage"]}],
+        encoding={"x": x, "xOffset": _text("run", None, sort=None)},
         layer=[
             {
-                "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.4},
-                "encoding": {
-                    "y": {**y, "aggregate": "min"},
-                    "y2": {"aggregate": "max", "field": "accuracy"},
-                },
+                "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.25},
+                "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}},
             },
             {
-                "mark": {"type": "point", "size": 90, "tooltip": True},
+                "mark": {"type": "point", "size": 80, "tooltip": True},
                 "encoding": {
                     "y": y,
                     "color": _text("phase", None, scale={"domain": PHASES}),
@@ -269,7 +290,7 @@ def curves(title: str = "value") -> dict[str, Any]:
 
     Rows: {"run", "step", "value"}, and {"border", "stage"} for the rules.
     """
-    x = _number("step", "step", axis={"format": "~s", "tickCount": 8})
+    x = _number("step", "step", axis={"format": "~s", "tickCount": 8}, scale={"nice": False})
     return _chart(
         height=260,
         layer=[
@@ -278,6 +299,7 @@ def curves(title: str = "value") -> dict[str, Any]:
                 "mark": {"type": "rule", "strokeDash": [3, 3], "opacity": 0.6},
                 "encoding": {
                     "x": {**x, "field": "border"},
+                    "color": _text("run", None, sort=None),
                     "tooltip": [_text("run", "run"), _text("stage", "begins")],
                 },
             },

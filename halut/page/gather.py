@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from halut.analysis.run_figures import run_folders
 from halut.errors import HalutError
 from halut.page.columns import as_columns
 from halut.page.measurements import record_notes, record_rows
-from halut.page.outcomes import headline, points
+from halut.page.outcomes import headline, points, repeated_seeds
 from halut.page.runs import read_run_folder
 from halut.results.record import Record
 from halut.results.store import SUFFIX, Store
 
 SCHEMA = 1
+KEPT = ("run_dir", "results", "data.root", "base.cache", "schedule.cache")
+"""Keys of a configuration that say where a run was kept."""
 DETAILED_RUNS = 8
 """Runs whose codes, trees and prototypes are on the page; each may take a megabyte."""
 
@@ -31,29 +33,30 @@ def gather(paths: Sequence[Path], title: str | None = None) -> dict[str, Any]:
     records: list[Record] = []
     notes: list[str] = []
     folders: list[Path] = []
-    for path in paths:
+    paths = list({os.path.realpath(path): path for path in paths}.values())
+    for path, name in zip(paths, folder_names(paths), strict=True):
         if not path.is_dir():
             raise HalutError(f"{path}: no such folder of results or runs")
         if any(path.glob(f"*{SUFFIX}")):
             reading = Store(path).read()
             records += reading.records
-            notes += [f"{path}: {problem}" for problem in reading.problems]
+            notes += [f"{name}: {problem}" for problem in reading.problems]
             if not reading.records:
-                notes.append(f"{path}: holds no record that could be read")
+                notes.append(f"{name}: holds no record that could be read")
         elif runs := list(run_folders(path)):
             folders += runs
         elif not any(path.iterdir()):
-            notes.append(f"{path}: an empty store")
+            notes.append(f"{name}: an empty store")
         else:
             raise HalutError(f"{path}: neither a store of results (*{SUFFIX}) nor a run folder")
     records, again = _once(records)
     if again:
         notes.append(f"{again} records are in several stores; each counts once")
     folders = list({os.path.realpath(folder): folder for folder in folders}.values())
-    names = run_names(folders)
+    names = folder_names(folders)
     runs_read = [read_run_folder(f, name, notes) for f, name in zip(folders, names, strict=True)]
-    shown = {os.path.realpath(folder) for folder in folders}
-    own = [record for record in records if not _is_of(record, shown)]
+    on_page = {os.path.realpath(folder) for folder in folders}
+    own = [record for record in records if not _is_of(record, on_page)]
     if len(own) < len(records):
         count = len(records) - len(own)
         notes.append(f"{count} records are of run folders on this page; those count once")
@@ -84,6 +87,7 @@ def page_of(
             "are without; a page of fewer runs has them, as each run's own report.html"
         )
     front = points(runs, records)
+    notes += repeated_seeds(front)
     rows = record_rows(records)
     of_runs = [run["subject"] for run in runs if run["subject"]]
     subjects = list(dict.fromkeys([*of_runs, *(row["subject"] for row in rows)]))
@@ -94,12 +98,21 @@ def page_of(
         "headline": as_columns(headline(front)),
         "points": as_columns(front),
         "records": as_columns(rows),
-        "runs": [{k: v for k, v in run.items() if k != "figures"} for run in runs],
+        "runs": [shown(run) for run in runs],
     }
 
 
-def run_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' last names, with as many of their parents as tell them apart."""
+def shown(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page has of a run: neither its figures by path nor where it was kept."""
+    config = {k: v for k, v in run["config"].items() if not k.startswith(KEPT)}
+    return {**{k: v for k, v in run.items() if k != "figures"}, "config": config}
+
+
+def folder_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' last names, with as many of their parents as tell them apart.
+
+    A page says no more of where they are: it is the same from a copy elsewhere.
+    """
     parts = [Path(os.path.abspath(folder)).parts for folder in folders]
     names = [each[-1] for each in parts]
     depth = 1

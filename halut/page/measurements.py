@@ -7,11 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from halut.analysis.run_figures import mapping
+from halut.analysis.run_figures import flat, mapping
+from halut.page.shapes import sizes
 from halut.results.record import Record
 
-SHAPE = ("C", "V", "K", "bits", "width")
-"""Options of an operator that the page filters by; `width` of codecs is shown as bits."""
+LABELED = ("C", "V", "K", "bits", "width", "weight.width")
+"""Options that a label has first."""
+WHOLE = ("run", "sweep")
+"""Kinds of records of whole networks, each of which has weights of its own."""
 
 
 def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -26,14 +29,7 @@ def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _row(record: Record, label: str | None) -> dict[str, Any]:
-    options, shape = record.options, mapping(record.detail.get("shape"))
-    bits = options.get("bits", options.get("width"))
-    C, D = options.get("C"), shape.get("D")
-    V = options.get("V")
-    if V is None and isinstance(C, int) and isinstance(D, int) and C > 0:
-        V = -(-D // C)
-    elif C is None and isinstance(V, int) and isinstance(D, int) and V > 0:
-        C = -(-D // V)
+    shape = mapping(record.detail.get("shape"))
     return {
         "kind": record.kind,
         "subject": subject_of(record),
@@ -46,10 +42,7 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "site_kind": shape.get("kind"),
         "operator": record.operator,
         "option": label,
-        "C": C,
-        "V": V,
-        "K": options.get("K"),
-        "bits": bits if isinstance(bits, int | float) else None,
+        **sizes(record.options, shape.get("D")),
         "score": record.score,
         "calibration": record.calibration,
         "seed": record.seed,
@@ -59,11 +52,18 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "variant": record.settings.get("variant"),
         "settings": words(record.settings) or None,
         "command": record.context.get("command"),
-        "run": record.context.get("run"),
+        "run": run_name(record),
         "time": record.context.get("time"),
         "stage": shape.get("stage", record.detail.get("stage")),
+        "not_finite": " ".join(record.not_finite) or None,
         **record.figures,
     }
+
+
+def run_name(record: Record) -> str | None:
+    """The last two parts of its run folder's path, as FOLDER/RUN of a sweep."""
+    run = record.context.get("run")
+    return None if run is None else "/".join(str(run).replace("\\", "/").split("/")[-2:])
 
 
 def subject_of(record: Record) -> str:
@@ -72,21 +72,24 @@ def subject_of(record: Record) -> str:
 
 
 def option_labels(records: Sequence[Record]) -> list[str | None]:
-    """OPERATOR KEY=VALUE ..., of each record: the keys that tell options of one operator apart."""
-    values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for record in records:
-        for key, value in record.options.items():
-            values[record.operator or ""][key].add(json.dumps(value, sort_keys=True, default=str))
+    """OPERATOR KEY=VALUE ... of each record: what tells an operator's options in its kind apart."""
+    options = [dict(flat(dict(record.options))) for record in records]
+    values: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record, each in zip(records, options, strict=True):
+        for key, value in each.items():
+            values[record.kind, record.operator][key].add(
+                json.dumps(value, sort_keys=True, default=str)
+            )
     labels: list[str | None] = []
-    for record in records:
+    for record, each in zip(records, options, strict=True):
         if record.operator is None or isinstance(record.detail.get("label"), str):
             labels.append(record.detail.get("label"))
             continue
-        kinds = values[record.operator]
-        keys = [key for key in SHAPE if record.options.get(key) is not None]
-        keys += [key for key in record.options if key not in keys and len(kinds[key]) > 1]
-        options = " ".join(f"{key}={_short(record.options[key])}" for key in keys)
-        labels.append(f"{record.operator} {options}".strip())
+        kinds = values[record.kind, record.operator]
+        keys = [key for key in LABELED if key in each]
+        keys += [key for key in each if key not in keys and len(kinds[key]) > 1]
+        words_of = [f"{key}={_short(each[key])}" for key in keys if each[key] is not None]
+        labels.append(" ".join([record.operator, *words_of]))
     return labels
 
 
@@ -113,7 +116,7 @@ def record_notes(records: Sequence[Record], sites: Mapping[str, Iterable[str]]) 
         notes.append(f"records of several networks or data sets: {names}; filter by model and data")
     weights: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        if record.network.get("weights") is not None:
+        if record.kind not in WHOLE and record.network.get("weights") is not None:
             weights[subject_of(record)].add(str(record.network["weights"]))
     for name, digests in weights.items():
         if len(digests) > 1:

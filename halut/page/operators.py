@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from halut.ops.blocks import Blocks
+from halut.page.shapes import sizes
 
 CODEBOOKS = 64
 """Codebooks of a site that the page shows; `codebooks` of a site says how many there are."""
@@ -68,9 +69,7 @@ def _tables(file: Any, keys: set[str], owner: str, entry: Mapping[str, Any]) -> 
 def _columns(entry: Mapping[str, Any]) -> dict[str, Any]:
     """First column and width of every codebook that is kept."""
     site, options = entry["site"], entry.get("options", {})
-    C, stages = options.get("C"), 1 + options.get("residual", 0)
-    if not isinstance(C, int):
-        C = -(-site["D"] // options["V"]) if options.get("V") else 1
+    C, stages = sizes(options, site["D"])["C"] or 1, 1 + options.get("residual", 0)
     blocks = Blocks(site["D"], C * stages, site.get("groups", 1), stages)
     return {"starts": blocks.starts[:CODEBOOKS], "widths": blocks.widths[:CODEBOOKS]}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from halut.analysis.run_figures import is_number
+from halut.analysis.run_figures import flat, is_number
+from halut.analysis.sweep_results import NOT_AXES, SEED
 from halut.page.measurements import subject_of
 from halut.results.record import Record
 
@@ -22,9 +23,12 @@ COSTS = {
 """Axes of the front that every run tells; energies and latencies come from cost records."""
 EXTRA = {"energy": "energy of a sample in joules", "latency": "latency in seconds"}
 """Axes that cost records bring, and how their names begin."""
-APART = ("seed", "run_dir", "base.cache", "schedule.cache", "data.root", "data.workers", "plugins")
-APART_GROUPS = ("trainer", "logger", "debug", "sweep", "hydra")
-"""What does not make another configuration: the seed, and where and how it ran."""
+APART = (
+    *(*NOT_AXES, SEED, "schedule.cache", "plugins", "sweep.", "hydra.", "data.name", "model.name"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+)
+"""Keys, by how they begin, that make no other configuration: the seed, where and how it ran, and
+what the subject says."""
 SIZES = ("bytes", "operations", "bops")
 LABELED = 4
 """Options in a label."""
@@ -67,47 +71,45 @@ def _numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _of_run(run: Mapping[str, Any]) -> dict[str, Any]:
     exact = run["variants"][0]["test_accuracy"]
     figures, rows = run["figures"], []
-    for row in run["variants"]:
-        ours = row["variant"].startswith("ours")
-        rows.append(
-            {
-                "variant": "ours" if ours else row["variant"],
-                "accuracy": row["test_accuracy"],
-                "val_accuracy": row["val_accuracy"],
-                "lost": difference(exact, row["test_accuracy"]),
-                **{key: row[key] for key in ("bytes", "operations", "bops")},
-                "weight_bits": figures.get("weight_bits") if ours else None,
-                "seconds": run["seconds"] if ours else None,
-                "operators": row["variant"][6:-1] if ours and "(" in row["variant"] else None,
-            }
-        )
+    for told in run["variants"]:
+        ours = told["variant"].startswith("ours")
+        row = {
+            "variant": "ours" if ours else told["variant"],
+            "accuracy": told["test_accuracy"],
+            "val_accuracy": told["val_accuracy"],
+            "lost": difference(exact, told["test_accuracy"]),
+            **{key: value for key, value in told.items() if _is_cost(key)},
+        }
+        if ours:
+            known = {**figures, "seconds": run["seconds"]}
+            row |= {k: v for k, v in known.items() if _is_cost(k) and row.get(k) is None}
+            row["operators"] = told["variant"][6:-1] if "(" in told["variant"] else None
+        rows.append(row)
     keys = ("subject", "seed", "command", "config")
     return {**{key: run[key] for key in keys}, "source": run["name"], "rows": rows}
 
 
 def _of_record(record: Record) -> dict[str, Any]:
+    """The variants of a record: of those but ours a figure's name begins with the variant's."""
     figures = record.figures
     exact = figures.get("exact_accuracy")
-    before, macs = figures.get("memory.before.total"), figures.get("cost.exact.macs")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for key, variant in NAMES.items():
         accuracy = figures.get(f"{key}_accuracy")
         if accuracy is None:
             continue
-        size = before
-        if key in ("int8", "int4"):
-            exact_bytes, own = (figures.get(f"ptq.{key}.{k}") for k in ("exact_bytes", "bytes"))
-            told = None not in (before, exact_bytes, own)
-            size = before - exact_bytes + own if told else None  # type: ignore[operator]
+        prefix = "exact_" if key == "baseline" else f"{key}_"  # the same network, trained on
+        own = {k.removeprefix(prefix): v for k, v in figures.items() if k.startswith(prefix)}
         row = {"variant": variant, "accuracy": accuracy, "lost": difference(exact, accuracy)}
-        rows.append({**row, "bytes": size, "operations": macs})
+        rows.append({**row, **{k: v for k, v in own.items() if _is_cost(k)}})
     test = figures.get("test_accuracy", figures.get("accuracy"))
     ours: dict[str, Any] = {"variant": "ours", "accuracy": test, "lost": difference(exact, test)}
     ours["val_accuracy"] = figures.get("val_accuracy")
-    ours |= {key: figures.get(key) for key in COSTS}
-    ours |= {k: v for k, v in figures.items() if k.startswith(tuple(EXTRA))}
+    ours |= {key: value for key, value in figures.items() if _is_cost(key)}
     ours["operators"] = record.operator or record.settings.get("halut.name")
-    config = {**record.settings, **{f"halut.{k}": v for k, v in record.options.items()}}
+    config = {**record.settings, **{f"halut.{k}": v for k, v in flat(dict(record.options))}}
+    config |= {f"model.options.{k}": v for k, v in flat(dict(record.network.get("options") or {}))}
+    config["capture.samples"] = record.calibration
     if record.operator is not None:
         config["halut.name"] = record.operator
     return {
@@ -115,19 +117,28 @@ def _of_record(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "command": record.context.get("command"),
         "config": config,
-        "source": record.context.get("run") or f"record {record.key}",
+        "source": record.key,
         "rows": [*rows, ours],
     }
+
+
+def _is_cost(name: str) -> bool:
+    return name in COSTS or name.startswith(tuple(EXTRA))
 
 
 def _labels(outcomes: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, str]]:
     """(KEY=VALUE ... of the LABELED keys with most values, the same of all keys) that differ.
 
     Among the configurations of one subject, seeds apart; options of operators among runs of the
-    same operator alone.
+    same operator alone. A configuration that lacks a key differs in nothing by that, as older
+    ones do; null is not written.
     """
     kept = [
-        {k: json.dumps(v, sort_keys=True, default=str) for k, v in config.items() if _tells(k)}
+        {
+            k: json.dumps(v, sort_keys=True, default=str)
+            for k, v in config.items()
+            if not k.startswith(APART)
+        }
         for _, config in outcomes
     ]
     whole = [subject for subject, _ in outcomes]
@@ -144,25 +155,23 @@ def _labels(outcomes: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str
 
 def _options(config: Mapping[str, str], keys: Sequence[str]) -> str:
     quote = chr(34)
-    return " ".join(f"{key.removeprefix('halut.')}={config[key].strip(quote)}" for key in keys)
+    return " ".join(
+        f"{key.removeprefix('halut.')}={config[key].strip(quote)}"
+        for key in keys
+        if config[key] != "null"
+    )
 
 
 def _distinct(
     groups: Sequence[Any], configs: Sequence[Mapping[str, str]], of_operator: bool
-) -> dict[Any, dict[str, set[str | None]]]:
+) -> dict[Any, dict[str, set[str]]]:
     """The values of every key in each group, of keys `halut.*` or of the others."""
-    keys: dict[Any, set[str]] = defaultdict(set)
+    values: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for group, config in zip(groups, configs, strict=True):
-        keys[group] |= {key for key in config if key.startswith("halut.") == of_operator}
-    values: dict[Any, dict[str, set[str | None]]] = defaultdict(lambda: defaultdict(set))
-    for group, config in zip(groups, configs, strict=True):
-        for key in keys[group]:
-            values[group][key].add(config.get(key))
+        for key, value in config.items():
+            if key.startswith("halut.") == of_operator:
+                values[group][key].add(value)
     return values
-
-
-def _tells(key: str) -> bool:
-    return key not in APART and key.partition(".")[0] not in APART_GROUPS
 
 
 def _with_costs(rows: list[dict[str, Any]], records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -238,6 +247,16 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return order.index(line["subject"]), known, best
 
     return sorted(lines, key=rank)
+
+
+def repeated_seeds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note for every configuration with several runs of one seed: they count as if of several."""
+    runs = Counter((r["subject"], r["label"], r["seed"]) for r in rows if r["variant"] == "ours")
+    return [
+        f"{subject}, {label}: {count} runs of seed {seed}; each counts for the mean and the spread"
+        for (subject, label, seed), count in runs.items()
+        if count > 1
+    ]
 
 
 def difference(exact: float | None, accuracy: float | None) -> float | None:

@@ -67,6 +67,7 @@ RECORDS = {
     "calibration": "calibration",
     "seed": "seed",
     "score": "score",
+    "not_finite": "not finite",
 }
 
 

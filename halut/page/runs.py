@@ -22,6 +22,7 @@ from halut.analysis.variants import variants
 from halut.errors import HalutError
 from halut.io import read_json, reading
 from halut.page.operators import site_operators
+from halut.page.shapes import sizes
 from halut.sites.plan import KEEP
 
 POINTS = 300
@@ -123,10 +124,6 @@ def _site(
     sensitivity: Mapping[str, Any],
 ) -> dict[str, Any]:
     name, options = site["name"], mapping(entry.get("options"))
-    D, C, V = site.get("D"), options.get("C"), options.get("V")
-    if V is None and isinstance(C, int) and isinstance(D, int) and C:
-        V = -(-D // C)
-    bits = options.get("bits", options.get("width"))
 
     def last(figure: str) -> float | None:
         curve = curves.get(f"layers/{name}/{figure}")
@@ -138,15 +135,12 @@ def _site(
         "name": name,
         "kind": kind,
         "operator": entry.get("operator"),
-        "D": D,
+        "D": site.get("D"),
         "M": site.get("M"),
         "groups": site.get("groups"),
         "rows": site.get("rows"),
         "kernel": geometry.get("kernel"),
-        "C": C,
-        "V": V,
-        "K": options.get("K"),
-        "bits": bits if isinstance(bits, int | float) else None,
+        **sizes(options, site.get("D")),
         "stage": entry.get("stage"),
         "bytes": report.get("bytes"),
         "exact_bytes": report.get("exact_bytes"),

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from halut.analysis.run_figures import (
     FAILED,
     FIGURES,
     FINISHED,
     RunRecord,
+    is_number,
     mapping,
     read_run,
     run_folders,
 )
 from halut.analysis.sweep_results import NOT_AXES, SEED
+from halut.analysis.variants import variants
 from halut.errors import HalutError, reason
 from halut.io import read_json, reading
 from halut.models.weights import read_state
@@ -47,8 +50,9 @@ def record_of_run(run: RunRecord) -> Record:
     `operator` is that of its replaced layers, None where they differ; `options` are those of the
     group halut by dotted key, if that operator has them all from there; `settings` is the rest of
     the configuration that decides the figures; `figures` are those of
-    halut.analysis.run_figures.FIGURES that the run has. Raises HalutError if a file of the folder
-    is damaged.
+    halut.analysis.run_figures.FIGURES that the run has, and what the exact network and its integers
+    cost: exact_bytes, exact_operations, exact_bops, int8_bytes, ... Raises HalutError if a file of
+    the folder is damaged.
 
     >>> record_of_run(read_run(Path("runs/mine"))).figures["lost"]
     0.3
@@ -83,7 +87,10 @@ def record_of_run(run: RunRecord) -> Record:
                 "samples": samples.get("test"),
                 "digest": digest[:DIGEST_LENGTH] if digest else None,
             },
-            {key: value for key in FIGURES if (value := run.figures.get(key)) is not None},
+            {
+                **{key: value for key in FIGURES if (value := run.figures.get(key)) is not None},
+                **_costs_beside(report),
+            },
             operator=operator,
             options=options,
             seed=run.config.get(SEED) or 0,
@@ -104,6 +111,17 @@ def record_of_run(run: RunRecord) -> Record:
                 "run": str(run.path.resolve()),
             },
         )
+
+
+def _costs_beside(report: Mapping[str, Any]) -> dict[str, float]:
+    """VARIANT_COST of the exact network and its integers: numbers of halut.analysis.variants."""
+    return {
+        f"{row['variant'].lower()}_{name}": float(value)
+        for row in variants(report)
+        if row["variant"] == "exact" or row["variant"].lower() in mapping(report.get("ptq"))
+        for name, value in row.items()
+        if not name.endswith("accuracy") and is_number(value)
+    }
 
 
 def import_runs(

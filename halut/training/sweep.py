@@ -30,6 +30,7 @@ from halut.analysis.sweep_results import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.errors import HalutError, reason, report_error
 from halut.training.cluster.lock import InUse, Lock, release
+from halut.training.config.command import override_value
 from halut.training.config.list_sweeper import register
 from halut.training.config.overrides import (
     given_overrides,
@@ -230,7 +231,7 @@ def alone(folder: Path) -> Iterator[None]:
     unread = ("run_dir=", "sweep.", "+sweep.")  # of one value by itself
     task = [o for o in HydraConfig.get().overrides.task if not o.startswith(unread)]
     single = ["hydra.mode=RUN"] if any(o.startswith("experiment=") for o in task) else []
-    sys.argv = [argv[0], *task, f"run_dir={folder}", *single]
+    sys.argv = [argv[0], *task, f"run_dir={override_value(str(folder))}", *single]
     try:
         yield
     finally:

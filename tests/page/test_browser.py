@@ -1,6 +1,6 @@
 """The page in a real browser, from disk: what it shows, and that it does so quickly.
 
-Any error on its console fails.
+Any error or warning on its console fails.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+NOISE = ("error", "warning", "assert")
+"""Kinds of messages on the console that fail."""
 DRAWN = """[...document.querySelectorAll(".chart")]
     .every((chart) => chart.dataset.drawn || chart.dataset.rows === "0")"""
 
@@ -49,7 +51,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser) -> Iterator[Any]:
-    """opened(path, **context): the page of a file, its charts drawn; errors fail at the end."""
+    """opened(path, **context): the page of a file, charts drawn; messages fail at the end."""
     errors: list[str] = []
     contexts = []
 
@@ -58,7 +60,7 @@ def opened(browser) -> Iterator[Any]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.on("console", lambda m: errors.append(m.text) if m.type in NOISE else None)
         page.goto(path.resolve().as_uri())
         if options.get("java_script_enabled", True):
             page.wait_for_function(DRAWN, timeout=60_000)
@@ -335,6 +337,140 @@ def test_it_prints(opened, report):
     assert page.pdf().startswith(b"%PDF")
 
 
+def test_print_says_how_many_rows_there_are_and_keeps_headings_in_place(opened, report):
+    page = opened(report)
+    page.emulate_media(media="print")
+    counter = page.locator("#records .count")
+    assert counter.is_visible()
+    assert " of " in counter.inner_text()
+    assert page.locator("#records .pager button").first.is_hidden()
+    positions = page.locator("#records th").evaluate_all(
+        "heads => heads.map((head) => getComputedStyle(head).position)"
+    )
+    assert set(positions) == {"static"}
+
+
+UNICODE = "blöck0.\u202econv “quoted” 'single' 层 🙂"
+NAMES = (
+    synthetic.HOSTILE,
+    "<script>document.title='taken'</script>",
+    "<!-- <script> " + "very.long.name." * 30,
+    UNICODE,
+    "${alert(1)} `x` {{datum}} \\",
+)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_name_is_read_as_anything_but_text(opened, tmp_path, width):
+    records = [synthetic.sensitivity(name, name, C=8, K=16) for name in NAMES]
+    records += [
+        Record(**{**vars(r), "network": {"model": name}, "data": {"name": name}})
+        for name, r in zip(NAMES, records, strict=True)
+    ]
+    for index, name in enumerate(NAMES):
+        synthetic.run(tmp_path / "runs" / f"run {index} <b>'\"", seed=index, site=name)
+    page_of = gather([synthetic.store(tmp_path / "s", *records), tmp_path / "runs"], NAMES[1])
+    write_page(tmp_path / "report.html", page_of)
+    page = opened(tmp_path / "report.html", viewport={"width": width, "height": 800})
+    assert page.title() == f"{NAMES[1]} · halut"
+    assert page.locator("img, script:not([id]):not(:last-of-type)").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert {row["site"] for row in cells(page, "Options of each site")} == set(NAMES)
+    page.locator("#sites select[data-field=run-of-sites]").select_option(index=2)
+    page.locator("#sites").get_by_role("button", name="very.long.name").click()
+    drawer = page.get_by_role("dialog")
+    assert drawer.locator("h2").inner_text() == NAMES[2]
+    assert drawer.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [synthetic.sensitivity("fc", "tree", C=8, K=16)],
+        list(synthetic.convergence()),
+        [synthetic.network(8, 0, 90.0)],
+        [
+            Record("cost", synthetic.NETWORK, synthetic.DATA, {"bytes": 8.0, "energy": 5.5e-6}),
+            Record("cost", synthetic.NETWORK, synthetic.DATA, {"bytes": 4.0}, site="fc"),
+        ],
+        [synthetic.sensitivity("fc", "tree", lost=float("nan"))],
+    ],
+    ids=["one", "convergence", "network", "cost", "nan"],
+)
+def test_a_store_of_one_kind_is_a_page(opened, tmp_path, records):
+    write_page(tmp_path / "report.html", gather([synthetic.store(tmp_path / "s", *records)]))
+    page = opened(tmp_path / "report.html")
+    assert len(cells(page, "Records")) == len(records)
+    assert "could not show" not in page.locator("#notes").text_content()
+
+
+def test_what_is_not_finite_is_said_and_not_drawn(opened, tmp_path):
+    records = [synthetic.sensitivity("fc", "tree", lost=float("nan"), C=8, K=16)]
+    records += [synthetic.sensitivity("conv", "tree", lost=0.0, C=8, K=16)]
+    write_page(tmp_path / "report.html", gather([synthetic.store(tmp_path / "s", *records)]))
+    page = opened(tmp_path / "report.html")
+    shown = {row["site"]: row["points lost"] for row in cells(page, "Records")}
+    assert shown == {"fc": "not finite", "conv": "0"}
+    assert page.locator('[data-chart="bars"]').get_attribute("data-rows") == "1"
+    assert "1 without this figure" in page.locator('[data-count="layers"]').inner_text()
+
+
+def test_an_older_run_without_inspection_beside_one_of_another_network(opened, tmp_path):
+    old, new = synthetic.run(tmp_path / "old"), synthetic.run(tmp_path / "new", site="head")
+    (old / "inspection.json").unlink()
+    shutil.rmtree(old / "bundle")
+    for name in ("report.json", "plan.json"):
+        content = json.loads((new / name).read_text())
+        synthetic.write(new / name, {**content, "model": {"name": "other"}})
+    write_page(tmp_path / "report.html", gather([old, new]))
+    page = opened(tmp_path / "report.html")
+    assert page.locator("h1").inner_text() == "tiny on digits, other on digits"
+    assert page.locator("#headline h3").all_inner_texts() == ["tiny on digits", "other on digits"]
+    page.get_by_role("button", name="conv2", exact=True).click()
+    assert "were not recorded" in page.get_by_role("dialog").inner_text()
+
+
+def test_energy_and_latency_are_axes(opened, tmp_path):
+    record = synthetic.network(8, 0, 90.0)
+    costs = {"exact_energy": 9e-6, "int8_energy": 2e-6, "energy": 1e-6, "latency": 0.002}
+    told = Record(**{**vars(record), "figures": {**record.figures, **costs, "exact_latency": 0.01}})
+    write_page(tmp_path / "report.html", gather([synthetic.store(tmp_path / "s", told)]))
+    page = opened(tmp_path / "report.html")
+    for name, points in (("energy of a sample in joules", "3"), ("latency", "2"), ("bytes", "1")):
+        page.get_by_role("group", name="Cost").get_by_role("button", name=name).click()
+        page.wait_for_function(
+            f"document.querySelector('[data-chart=front]').dataset.rows === '{points}'"
+        )
+        page.wait_for_function(
+            f"document.querySelector('[data-chart=front]').textContent.includes('{name}')"
+        )
+
+
+def test_every_column_of_sites_sorts_by_keyboard(opened, report):
+    page = opened(report)
+    heads = page.locator('table[aria-label="Sites of a"] button.sort')
+    for head in heads.all():
+        for direction in ({"ascending", "descending"},) * 2:
+            before = head.locator("..").get_attribute("aria-sort")
+            head.focus()
+            page.keyboard.press("Space")
+            after = head.locator("..").get_attribute("aria-sort")
+            assert after in direction - {before}
+    assert heads.count() >= 9
+
+
+def test_tab_reaches_a_pick_and_space_picks_it(opened, report):
+    page = opened(report)
+    page.get_by_label("Search Sites of a").focus()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        label = page.evaluate("document.activeElement.getAttribute('aria-label')")
+        if label == "Pick conv1":
+            break
+    page.keyboard.press("Space")
+    assert page.get_by_label("Pick conv1").is_checked()
+
+
 def test_an_empty_store_says_so(opened, tmp_path):
     (tmp_path / "results").mkdir()
     write_page(tmp_path / "report.html", gather([tmp_path / "results"]))
@@ -363,3 +499,27 @@ def test_ten_thousand_records_of_two_hundred_sites_stay_comfortable(opened, tmp_
     )
     assert seconds < 1000
     assert page.locator("#records .count").inner_text().endswith(" of 5,000 (10,000 in all)")
+
+
+def test_two_hundred_sites_are_filtered_and_sorted(opened, tmp_path):
+    path = synthetic.run(tmp_path / "run")
+    plan = json.loads((path / "plan.json").read_text())
+    _, replaced = plan["entries"]
+    more = [
+        {
+            **replaced,
+            "site": {**replaced["site"], "name": f"block{index}.conv"},
+            "options": {**replaced["options"], "K": 4 if index % 2 else 16},
+        }
+        for index in range(198)
+    ]
+    synthetic.write(path / "plan.json", {**plan, "entries": [*plan["entries"], *more]})
+    write_page(tmp_path / "report.html", gather([path]))
+    page = opened(tmp_path / "report.html")
+    sites = page.locator("#sites")
+    assert sites.locator(".count").inner_text().endswith(" of 200")
+    sites.locator('select[data-field="K"]').select_option(label="16")
+    assert sites.locator(".count").inner_text().endswith(" of 99 (200 in all)")
+    sites.locator("button.sort").first.click()
+    names = [row["site"] for row in cells(page, "Sites of run")]
+    assert names[:3] == ["block0.conv", "block2.conv", "block4.conv"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import os
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +19,7 @@ from halut.cli import main
 from halut.errors import HalutError
 from halut.page import charts
 from halut.page.columns import as_rows
-from halut.page.document import document, in_script
+from halut.page.document import document, in_script, write_page
 from halut.page.gather import gather
 from halut.page.pictures import specifications, write_pictures
 from halut.page.plain import run_tables
@@ -73,6 +77,17 @@ def test_nothing_is_fetched(tmp_path):
     assert "url(" not in text
 
 
+def test_the_scripts_of_charts_are_packed_and_left_out_where_nothing_is_drawn(tmp_path):
+    library = "window.vegaEmbed = 0; // </script>" * 50
+    text = document(gather([synthetic.run(tmp_path / "run")]), library)
+    script = Elements(text).scripts["chart-library"]
+    assert gzip.decompress(base64.b64decode(script)).decode() == library
+    assert len(script) < len(library)
+    (tmp_path / "empty").mkdir()
+    empty = Elements(document(gather([tmp_path / "empty"]), library))
+    assert "chart-library" not in empty.scripts
+
+
 def test_a_plain_table_is_there_without_scripts(tmp_path):
     page = gather([synthetic.store(tmp_path / "s", *synthetic.networks())])
     plain = document(page).split("<noscript>")[1].split("</noscript>")[0]
@@ -80,9 +95,30 @@ def test_a_plain_table_is_there_without_scripts(tmp_path):
     assert plain.count("<tr>") == 2 + len(as_rows(page["headline"])) + page["records"]["count"]
 
 
-def test_the_same_sources_make_the_same_page(tmp_path):
-    path = synthetic.store(tmp_path / "s", *synthetic.layers(2))
-    assert document(gather([path])) == document(gather([path]))
+def test_the_same_sources_make_the_same_page_wherever_they_lie(tmp_path, monkeypatch):
+    """Bytes of a page that the repository ships: no time, no order of chance, no path."""
+    here, there = tmp_path / "here", tmp_path / "there" / "deeper"
+    records = (*synthetic.layers(2), *synthetic.convergence(), *synthetic.networks())
+    synthetic.store(here / "results", *records, records[0])
+    next((here / "results").glob("*.jsonl")).open("a").write("torn")
+    synthetic.run(here / "runs" / "a")
+    synthetic.run(here / "runs" / "b", seed=1)
+    shutil.copytree(here, there)
+    os.utime(there / "runs" / "a" / "report.json", (0, 0))
+    pages = []
+    for folder in (here, there):
+        config = folder / "runs" / "a" / "config.json"
+        content = json.loads(config.read_text())
+        moved = {**content, "run_dir": str(config.parent), "results": str(folder / "results")}
+        synthetic.write(config, moved)
+        write_page(folder / "report.html", gather([folder / "results", folder / "runs"]))
+        pages.append((folder / "report.html").read_bytes())
+    monkeypatch.chdir(there)
+    write_page(Path("again.html"), gather([Path("results"), Path("runs")]))
+    pages.append(Path("again.html").read_bytes())
+    assert pages[0] == pages[1] == pages[2]
+    assert str(tmp_path).encode() not in pages[0]
+    assert b"measured again" in pages[0]
 
 
 def test_without_the_package_tables_are_written_and_one_line_says_what_to_install(

@@ -8,10 +8,13 @@ from statistics import fmean, stdev
 
 import pytest
 
+from halut.analysis.run_figures import read_run
 from halut.errors import HalutError
 from halut.page.columns import as_columns, as_rows
 from halut.page.gather import gather
+from halut.page.shapes import sizes
 from halut.results.record import Record
+from halut.results.runs import record_of_run
 from halut.results.store import Store
 from tests.page import synthetic
 
@@ -137,7 +140,7 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path):
     (tmp_path / "results").mkdir()
     page = gather([tmp_path / "results"])
     assert page["notes"] == [
-        f"{tmp_path / 'results'}: an empty store",
+        "results: an empty store",
         "nothing was measured yet: neither a record nor a run",
     ]
 
@@ -207,3 +210,60 @@ def test_exact_networks_of_records_and_runs_are_one_line(tmp_path):
     page = gather([synthetic.store(tmp_path / "s", same), synthetic.run(tmp_path / "run")])
     (exact,) = [line for line in as_rows(page["headline"]) if line["variant"] == "exact"]
     assert (exact["accuracy"], exact["bytes"], exact["count"]) == (94.0, 20000.0, 1)
+
+
+def test_sizes_of_operators_come_from_their_options():
+    assert sizes({"V": 9, "K": 8, "bits": 8}, D=147) == {"C": 17, "V": 9, "K": 8, "bits": 8}
+    assert sizes({"C": 16, "V": None}, D=144)["V"] == 9
+    assert sizes({"weight": {"name": "integer", "width": 4}, "width": None})["bits"] == 4
+    assert sizes({"weight.width": None, "width": 8})["bits"] == 8
+    assert sizes({"width": 8, "weight.width": 4})["bits"] == 4
+    assert sizes({}) == {"C": None, "V": None, "K": None, "bits": None}
+
+
+def test_bits_of_number_formats_are_those_of_the_weights(tmp_path):
+    weight = {"name": "integer", "width": 4}
+    records = (
+        synthetic.sensitivity("fc", "integer", weight=weight, contraction="dense"),
+        synthetic.sensitivity("fc", "integer", weight={**weight, "width": 8}, contraction="dense"),
+    )
+    rows = as_rows(gather([synthetic.store(tmp_path / "s", *records)])["records"])
+    assert [(row["bits"], row["option"]) for row in rows] == [
+        (4, "integer weight.width=4"),
+        (8, "integer weight.width=8"),
+    ]
+
+
+def test_integers_of_a_record_have_what_they_cost(tmp_path):
+    record = synthetic.network(8, 0, 90.0)
+    figures = {"exact_bytes": 4000.0, "exact_bops": 9e6, "int8_bytes": 1000.0, "int8_energy": 2.0}
+    told = Record(**{**vars(record), "figures": {**record.figures, **figures}})
+    page = gather([synthetic.store(tmp_path / "s", told)])
+    lines = {line["variant"]: line for line in as_rows(page["headline"])}
+    assert (lines["exact"]["bytes"], lines["exact"]["bops"]) == (4000.0, 9e6)
+    assert (lines["INT8"]["bytes"], lines["INT8"]["energy"]) == (1000.0, 2.0)
+    assert lines["ours"]["bytes"] == 8000.0
+
+
+def test_the_record_of_a_run_is_the_same_line_as_its_folder(tmp_path):
+    run = synthetic.run(tmp_path / "run")
+    record = record_of_run(read_run(run))
+    again = Record(**{**vars(record), "seed": 1, "context": {"run": "/elsewhere/sweep/run"}})
+    page = gather([synthetic.store(tmp_path / "s", again), run])
+    lines = [line for line in as_rows(page["headline"]) if line["variant"] != "INT8"]
+    assert [(line["variant"], line["seeds"], line["bytes"]) for line in lines] == [
+        ("exact", 2, 20000.0),
+        ("exact, fine-tuned", 2, 20000.0),
+        ("ours", 2, 9000.0),
+    ]
+    assert lines[2]["label"] == "tree"
+    (row,) = as_rows(page["records"])
+    assert row["run"] == "sweep/run"
+
+
+def test_several_runs_of_one_seed_are_noted(tmp_path):
+    synthetic.run(tmp_path / "a")
+    synthetic.run(tmp_path / "b")
+    assert gather([tmp_path])["notes"] == [
+        "tiny on digits, tree: 2 runs of seed 0; each counts for the mean and the spread"
+    ]

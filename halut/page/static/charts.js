@@ -2,7 +2,7 @@
 
 const charts = [];
 const waiting = [];
-let libraryLoaded = false;
+let library = null;
 let drawing = false;
 
 function hasCharts() {
@@ -15,12 +15,13 @@ function theme() {
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
-function loadLibrary() {
-  if (libraryLoaded) return;
+// Vega and Vega-Embed lie in the page packed, gzip in base64, until the first chart is drawn.
+async function loadLibrary() {
+  const bytes = Uint8Array.from(atob(document.getElementById("chart-library").textContent), (sign) => sign.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const script = document.createElement("script");
-  script.textContent = "(() => {" + document.getElementById("chart-library").textContent + "\n})();";
+  script.textContent = "(() => {" + await new Response(stream).text() + "\n})();";
   document.head.append(script);
-  libraryLoaded = true;
 }
 
 // A chart of page.charts[name] in `parent`; `label` tells what it shows. draw(rows, change) fills
@@ -44,7 +45,14 @@ function drawNext() {
   drawing = true;
   const run = async () => {
     const self = waiting.shift();
-    try { loadLibrary(); await render(self); } finally { drawing = false; }
+    try {
+      library = library || loadLibrary();
+      await library;
+      await render(self);
+    } catch (error) {
+      console.error(error);
+      self.box.replaceChildren(el("p", { class: "hint" }, `This browser could not draw the chart: ${error.message}`));
+    } finally { drawing = false; }
     drawNext();
   };
   if (window.requestIdleCallback) requestIdleCallback(run, { timeout: 1500 });

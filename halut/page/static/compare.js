@@ -30,18 +30,19 @@ function compareSection() {
       const exact = figure(run, "exact", "test_accuracy"), ours = figure(run, "ours", "test_accuracy");
       return isNumber(exact) && isNumber(ours) ? number(exact - ours, 2) : "";
     }));
-    for (const [key, title] of [["bytes", "bytes"], ["operations", "operations"], ["bops", "bit operations"]]) line(title, shown.map((run) => text(figure(run, "ours", key))));
+    const costs = ["bytes", "operations", "bops", ...new Set(shown.flatMap((run) => run.variants.flatMap((row) => Object.keys(row).filter((key) => /^(energy$|latency)/.test(key)))))];
+    for (const key of costs) line(titleOf(key), shown.map((run) => { const value = figure(run, "ours", key); return key.startsWith("energy") ? joules(value) : text(value); }));
     line("seconds", shown.map((run) => (isNumber(run.seconds) ? number(Math.round(run.seconds)) : "")));
-    const keys = [...new Set(shown.flatMap((run) => Object.keys(run.config)))].sort();
+    const keys = [...new Set(shown.flatMap((run) => Object.keys(run.config)))].sort((a, b) => (b === "halut.name") - (a === "halut.name") || (a < b ? -1 : 1));
     const values = (key) => shown.map((run) => (key in run.config ? JSON.stringify(run.config[key]) : "–"));
-    const differing = keys.filter((key) => key !== "run_dir" && new Set(values(key)).size > 1);
+    const differing = keys.filter((key) => new Set(values(key)).size > 1);
     const head = el("thead", null, el("tr", null, el("th", { scope: "col" }, ""), shown.map((run) => el("th", { scope: "col" }, run.name))));
     const body = el("tbody", null,
       lines.map(([name, cells]) => el("tr", null, el("th", { scope: "row" }, name), cells.map((cell) => el("td", null, cell)))),
       differing.map((key) => el("tr", { class: "config" }, el("th", { scope: "row" }, key), values(key).map((cell) => el("td", { class: "words differs" }, cell.replace(/^"|"$/g, ""))))));
     holder.replaceChildren(
       el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparison" }, el("table", { id: "comparison" }, head, body)),
-      el("p", { class: "hint" }, differing.length ? `${differing.length} options differ.` : "The configurations are the same."));
+      el("p", { class: "hint" }, differing.length ? `${differing.length} option${differing.length > 1 ? "s differ" : " differs"}; – where a run has no such option.` : "The configurations are the same."));
   }
   draw();
 }

@@ -25,7 +25,7 @@ const tables = {
 
 const IDENTITY = new Set([
   "kind", "subject", "model", "weights", "data", "split", "samples", "site", "site_kind", "operator", "option", "asked",
-  "C", "V", "K", "bits", "score", "variant", "calibration", "seed", "settings", "command", "run", "time", "stage",
+  "C", "V", "K", "bits", "score", "variant", "calibration", "seed", "settings", "command", "run", "time", "stage", "not_finite",
 ]);
 const figureNames = Object.keys(page.records.columns).filter((name) => !IDENTITY.has(name));
 
@@ -37,7 +37,7 @@ const TITLES = {
   bytes: "bytes", exact_bytes: "exact bytes", int8_bytes: "INT8 bytes", operations: "operations",
   bops: "bit operations", weight_bits: "bits a weight", seconds: "seconds",
   first_order: "rise of the loss, first order", second_order: "rise of the loss, second order",
-  energy: "energy of a sample", energy_compute: "energy, computing", energy_sram: "energy, SRAM", energy_dram: "energy, DRAM",
+  energy: "energy of a sample", not_finite: "not finite", energy_compute: "energy, computing", energy_sram: "energy, SRAM", energy_dram: "energy, DRAM",
   test_accuracy: "test accuracy in %", val_accuracy: "validation accuracy in %",
 };
 

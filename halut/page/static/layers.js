@@ -46,12 +46,14 @@ function layersSection() {
     bars.draw(kept ? rows.filter((row) => kept.has(row.site)) : rows, (spec, shown) => {
       alter(spec);
       const options = distinct(shown, "option").length;
-      spec.height = { step: options > 4 ? 9 : 14 };
+      const step = options > 4 ? 9 : 14; // as a number: Vega-Lite warns of steps beside a fitted width
+      spec.height = distinct(shown, "site").length * (options + 1) * step;
       if (options > 8) { spec.encoding.color = { field: "operator", type: "nominal", title: null }; }
     });
     heat.draw(rows.filter((row) => isNumber(row.C) && isNumber(row.K)), (spec, shown) => {
       alter(spec);
-      if (distinct(shown, "K").length < 6) spec.width = { step: 90 };
+      if (distinct(shown, "K").length < 9) Object.assign(spec, { width: { step: 90 }, autosize: "pad" });
+      else spec.height = distinct(shown, "C").length * 34;
     });
   }
   root.append(el("h3", null, "Options of each site"), el("p", { class: "hint" }, "Means over seeds and draws; rows that are picked are copied as rules of a policy."));
@@ -103,8 +105,7 @@ function retarget(spec, field, figure, title, figureTitle) {
     if (node.field === field) { node.field = figure; if (node.title === title || node.title === field) node.title = figureTitle; }
     Object.values(node).forEach(visit);
   };
-  visit(spec.encoding || {});
-  visit(spec.layer || []);
+  for (const part of ["transform", "encoding", "layer"]) visit(spec[part] || {});
   return spec;
 }
 

@@ -9,21 +9,38 @@ function recordsSection() {
   const filters = filterBar(tables.records, RECORD_FIELDS, (left) => table.setRows(left));
   const names = Object.keys(page.records.columns);
   const figures = [...SHOWN_FIGURES.filter((name) => figureNames.includes(name)), ...figureNames.filter((name) => /^(energy|latency)/.test(name))];
+  const told = [
+    ["subject", "network"], ["site", "site"], ["option", "operator"], ["variant", "variant"],
+    ["calibration", "calibration"], ["seed", "seed"], ["score", "score"],
+  ];
+  const rows = tables.records;
+  const shared = rows.length > 1 ? told.filter(([key]) => isSame(rows, key)) : []; // said once, not in a column
+  const line = shared.map(([key, title]) => `${title} ${text(rows[0][key])}`).join(", ");
+  if (line) root.append(el("p", { class: "hint" }, `All of them: ${line}.`));
   const table = dataTable({
-    name: "Records", rows: tables.records,
+    name: "Records", rows,
     tools: [
       button("CSV", () => download("records.csv", csv(table.rows(), names), "text/csv")),
       button("JSON", () => download("records.json", JSON.stringify(table.rows(), null, 1), "application/json")),
     ],
     columns: [
       { key: "kind", title: "kind", cell: (row) => el("button", { type: "button", class: "link", onclick: () => recordDrawer(row) }, row.kind) },
-      { key: "subject", title: "network" }, { key: "site", title: "site", words: true }, { key: "option", title: "operator", words: true }, { key: "variant", title: "variant" },
-      { key: "calibration", title: "calibration" }, { key: "seed", title: "seed" }, { key: "score", title: "score" },
-      ...figures.map((key) => ({ key, title: titleOf(key), format: (value) => (key.startsWith("energy") ? joules(value) : number(value)) })),
+      ...told.filter((each) => !shared.includes(each)).map(([key, title]) => ({ key, title, words: key === "site" || key === "option" })),
+      ...figures.map((key) => ({ key, title: titleOf(key), format: (value, row) => (isNotFinite(row, key) ? "not finite" : costText(key, value)) })),
     ],
   });
   if (!filters.empty) root.append(filters.root);
   root.append(table.root);
+}
+
+function isSame(rows, key) {
+  const first = rows[0][key];
+  return first !== null && first !== undefined && rows.every((row) => row[key] === first);
+}
+
+// A figure that was measured and is no number: NaN or infinite.
+function isNotFinite(row, key) {
+  return Boolean(row.not_finite) && row.not_finite.split(" ").includes(key);
 }
 
 function runsTable() {

@@ -109,7 +109,7 @@ function siteDrawer(run, site) {
     if (details.codes) {
       inside.append(el("h3", null, "Code use"), el("p", { class: "hint" }, `Of ${number(details.codes.rows)} rows; a click on a codebook shows it below.`
         + (details.codes.codebooks > details.codes.counts.length ? ` The first ${details.codes.counts.length} of ${details.codes.codebooks} codebooks.` : "")),
-        el("div", { class: "drawing", tabindex: "0", role: "region", "aria-label": "Code use" }, codeUse(details.codes.counts, (c) => { if (c < codebooks) show(c); })));
+        el("div", { class: "drawing uses", tabindex: "0", role: "region", "aria-label": "Code use" }, codeUse(details.codes.counts, (c) => { if (c < codebooks) show(c); })));
     }
     if (codebooks) {
       inside.append(el("div", { class: "bar" }, el("label", null, `codebook (0–${codebooks - 1}${codebooks < details.codebooks ? " of " + details.codebooks : ""})`, field)), holder);

@@ -17,7 +17,7 @@ function headlineCards(rows) {
   const cards = [];
   const card = (what, value, more) => cards.push(el("div", { class: "card" }, el("div", { class: "what" }, what), el("div", { class: "value" }, value), el("div", { class: "more" }, more)));
   if (ours) {
-    card("test accuracy, replaced", [number(ours.accuracy, 2), el("small", null, isNumber(ours.accuracy_std) ? ` ± ${number(ours.accuracy_std, 2)} %` : " %")],
+    card(`test accuracy, ${ours.label}`, [number(ours.accuracy, 2), el("small", null, isNumber(ours.accuracy_std) ? ` ± ${number(ours.accuracy_std, 2)} %` : " %")],
       exact ? `exact ${accuracyOf(exact)}${tuned ? `, fine-tuned ${accuracyOf(tuned)}` : ""}` : "");
     if (isNumber(ours.lost)) {
       card("points lost", [number(ours.lost, 2), el("small", null, isNumber(ours.lost_std) ? ` ± ${number(ours.lost_std, 2)}` : "")],

@@ -9,16 +9,21 @@ function dataTable(options) {
   const columns = options.columns.filter((column) => column.cell || options.rows.some((row) => row[column.key] !== null && row[column.key] !== undefined));
   const numeric = new Map(columns.map((column) => [column, !column.words && options.rows.some((row) => isNumber(row[column.key]))]));
   const size = options.page || PAGE;
+  const pinned = columns.find((column) => column.words) || columns[0]; // what a row is about stays in sight
   const body = el("tbody");
   const counter = el("span", { class: "count" });
   const previous = button("Previous", () => { state.at -= size; draw(); });
   const next = button("Next", () => { state.at += size; draw(); });
   const heads = columns.map((column) => {
-    const head = el("th", { scope: "col", class: numeric.get(column) ? "number" : null });
+    const head = el("th", { scope: "col", class: classOf(column) });
     if (column.cell && !column.key) head.append(column.title);
     else head.append(el("button", { type: "button", class: "sort", onclick: () => sortBy(column, head) }, column.title));
     return head;
   });
+  function classOf(column) {
+    const kind = numeric.get(column) ? "number" : column.words ? "words" : "";
+    return (column === pinned ? kind + " pinned" : kind).trim() || null;
+  }
   if (options.select) heads.unshift(el("th", { scope: "col" }, el("span", { class: "sub" }, "pick")));
   const table = el("table", { "aria-label": options.name }, el("thead", null, el("tr", null, heads)), body);
   const root = el("div", { class: "data-table" });
@@ -28,7 +33,11 @@ function dataTable(options) {
     root.append(el("div", { class: "bar" }, field, options.tools || []));
   }
   const pager = el("div", { class: "pager" }, previous, next, counter);
-  root.append(el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": options.name }, table), pager);
+  const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": options.name }, table);
+  const fade = () => scroll.classList.toggle("more", scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 2);
+  scroll.addEventListener("scroll", fade, { passive: true });
+  new ResizeObserver(fade).observe(scroll);
+  root.append(scroll, pager);
   let shown = [];
   const haystacks = new Map();
 
@@ -76,7 +85,7 @@ function dataTable(options) {
     state.at = Math.max(0, Math.min(state.at, Math.floor(Math.max(0, shown.length - 1) / size) * size));
     const part = shown.slice(state.at, state.at + size);
     body.replaceChildren(...part.map((row) => {
-      const cells = columns.map((column) => el("td", { class: numeric.get(column) ? "number" : column.words ? "words" : null }, cellOf(row, column)));
+      const cells = columns.map((column) => el("td", { class: classOf(column) }, cellOf(row, column)));
       if (options.select) {
         const box = el("input", { type: "checkbox", "aria-label": "Pick " + options.select(row) });
         box.checked = state.chosen.has(row);

@@ -43,7 +43,9 @@ function trainingSection() {
     const lines = keys.length ? chart(curves, "curves", "A logged figure over the step of the run") : null;
     draw = () => {
       const shown = runs.filter((run) => chosen.has(run.name));
-      steps.draw(stageRows(shown));
+      steps.draw(stageRows(shown), (spec) => {
+        if (shown.length > 1) spec.layer[1].encoding.color = { field: "run", type: "nominal", title: null, sort: null };
+      });
       if (!lines) return;
       const rows = [];
       for (const run of shown) {

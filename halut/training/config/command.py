@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -105,6 +106,18 @@ def command_line() -> str:
     words = shlex.split(first) if first.startswith("halut ") else [first]
     python = ["python"] if words[0].endswith(".py") else []
     return shlex.join([*python, *words, *sys.argv[1:]])
+
+
+def override_value(text: str) -> str:
+    """Text as the value of an override that Hydra reads as the same text, in quotes if needed.
+
+    >>> override_value("runs/sweep/halut.K=8,seed=0")
+    "'runs/sweep/halut.K=8,seed=0'"
+    """
+    if "/" in text and re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+        return text
+    escaped = re.sub(r"(\\*)'", lambda quote: quote[1] * 2 + "\\'", text)
+    return "'" + re.sub(r"\\+$", lambda end: end[0] * 2, escaped) + "'"
 
 
 def _program() -> str:
