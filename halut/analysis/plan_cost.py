@@ -94,7 +94,7 @@ def plan_cost(
 
 def with_latency(costs: Iterable[VariantCost], times: Mapping[str, Any]) -> list[VariantCost]:
     """The costs with `latency` in seconds, by halut.analysis.plan_latency.plan_latency, of what was
-    measured: the exact network and the plan's, and the sites that the plan replaces."""
+    measured: networks, and the sites that the plan replaces."""
     timed = []
     for cost in costs:
         figures = dict(cost.figures)

@@ -13,12 +13,16 @@ from halut.analysis.sensitivity import Candidate, sensitivity
 from halut.errors import HalutError
 from halut.results.record import Record
 from halut.results.store import Store
+from halut.sites.find import Site
 from halut.sites.plan import Plan
 from halut.studies.options import Choice, choices_of, configs_of
 from halut.studies.subject import Subject, context, now
 from halut.training.config.run_config import TrainConfig
 from halut.training.logging.progress import batches_shown, log, set_up_logging
 from halut.training.logging.run_progress import Part, run
+
+SHAPE = ("kind", "kernel", "rows", "D", "M", "groups")
+"""What a site is by: linear, conv2d or attention, rows of a sample, inputs D and outputs M."""
 
 
 def add_flags(parser: argparse.ArgumentParser, samples: int) -> None:
@@ -111,8 +115,12 @@ def record_of(
     entry = choice.candidate.entry
     site = entry.site
     data = ("train", setup.taylor_samples) if score == "fisher" else ("val", setup.samples)
-    shape = {key: getattr(site, key) for key in ("kind", "rows", "D", "M", "groups")}
-    detail = {"shape": shape, "stage": None, **words_of(choice), **content.pop("detail", {})}
+    detail = {
+        "shape": shape_of(site),
+        "stage": None,
+        **words_of(choice),
+        **content.pop("detail", {}),
+    }
     return Record(
         setup.kind,
         subject.identity,
@@ -128,6 +136,12 @@ def record_of(
         detail=detail,
         **content,
     )
+
+
+def shape_of(site: Site) -> dict[str, Any]:
+    """What a record's detail says of a site: SHAPE, the kernel as 3x3, None of a Linear."""
+    kernel = "x".join(map(str, site.geometry.kernel_size)) if site.geometry is not None else None
+    return {key: kernel if key == "kernel" else getattr(site, key) for key in SHAPE}
 
 
 def words_of(choice: Choice) -> dict[str, Any]:

@@ -10,13 +10,18 @@ import torch
 from torch import nn
 
 import halut
+from halut.analysis import plan_latency as plan_latency_module
 from halut.analysis.bit_operations import bit_figures
 from halut.analysis.energy import load_energies
 from halut.analysis.memory import memory_figures
 from halut.analysis.network_cost import exact_cost, operations, replaced_cost
 from halut.analysis.plan_cost import SUMS, VARIANTS, plan_cost, with_latency
 from halut.analysis.plan_latency import plan_latency
+from halut.bench.method import relative_error
 from halut.errors import HalutError
+from halut.inference import onednn
+from halut.inference.onednn import Int8Product
+from halut.models.build import build_model
 from halut.replace import swap
 from halut.replace.operator_registry import operator_names
 from halut.replace.policy import Rule, resolve
@@ -210,8 +215,46 @@ def test_latency_is_measured_of_every_replaced_site_and_changes_nothing(operator
     assert list(times["sites"]) == replaced
     assert times["batch"] == 2
     costs = {c.variant: c for c in with_latency(plan_cost(plan, network), times)}
-    assert costs["plan"].figures["latency"] == times["ms"]["plan"] / 1e3
-    assert costs["exact"].figures["latency"] == times["ms"]["exact"] / 1e3
-    assert "latency" not in costs["int8"].figures
-    timed = [s.entry.site.name for s in costs["plan"].sites if "latency" in s.figures]
-    assert timed == replaced
+    variants = ["exact", "plan", *(["int8"] if onednn.available() else [])]
+    for variant in variants:
+        assert costs[variant].figures["latency"] == times["ms"][variant] / 1e3
+        timed = [s.entry.site.name for s in costs[variant].sites if "latency" in s.figures]
+        assert timed == replaced
+    assert set(times["ran"]) == set(variants)
+    assert set(times["missing"]) == set(VARIANTS) - set(variants)
+    assert "latency" not in costs["int4"].figures
+    assert "4-bit" in times["missing"]["int4"]
+    what = {"tree": "tree_layer", "pq": "nearest_layer", "integer": "float products of quantized"}
+    assert what[operator] in times["ran"]["plan"]
+
+
+@pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
+def test_int8_is_timed_at_the_replaced_sites_alone():
+    network, plan = planned()
+    network.requires_grad_(False)
+    replaced = [entry.site.name for entry in plan.replaced]
+    ready, note, alone = plan_latency_module._in_int8(network, replaced, torch.randn(2, 3, 9, 9))
+    products = [m for m in ready.modules() if isinstance(m, Int8Product)]
+    assert len(products) == len(replaced) == len(alone)
+    assert "all replaced sites, bytes between neighbors" in note
+    kept = [m for m in ready.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(kept) == 2  # the stem and the head
+    x = torch.randn(2, 3, 9, 9)
+    assert relative_error(ready(x), network(x)) < 0.1
+
+
+@pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
+def test_what_has_no_int8_kernel_is_said():
+    pytest.importorskip("timm")
+    network = build_model("tiny_vit", 4, 1, dim=16, depth=1, heads=2).eval()
+    expose_attention(network)
+    sites, _ = find_sites(network, torch.zeros(1, 1, 8, 8))
+    products, integer = Rule(kind="attention", operator="integer"), Rule(operator="integer")
+    rules = [Rule("head"), Rule("patch_embed.*"), products, integer]
+    plan = resolve(sites, rules, "integer", {}, model={"input_shape": [1, 8, 8]})
+    times = plan_latency(network, plan)
+    name = "blocks.0.attn.products"
+    assert "int8" not in times["sites"][name]
+    assert times["missing_at"][name]["int8"] == "no INT8 kernel for this product"
+    assert "at 4 of 5 sites" in times["ran"]["int8"]
+    assert {"exact", "int8", "plan"} <= times["sites"]["blocks.0.mlp.fc1"].keys()

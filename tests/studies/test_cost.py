@@ -12,6 +12,7 @@ from rich.console import Console
 from halut.analysis.plan_cost import plan_cost
 from halut.cli import main
 from halut.data import datasets
+from halut.inference import onednn
 from halut.results.store import Store
 from halut.studies.cost import planned_of
 from halut.studies.cost_tables import sites_table, variants_table
@@ -170,7 +171,7 @@ def test_records_are_appended_once(capsys, tmp_path):
     assert plan.context["command"].startswith("halut cost policy=conv3x3 halut.C=4")
     site = next(r for r in reading.records if r.site == "stack1.conv1" and r.operator == "tree")
     assert site.detail["shape"] == {
-        "kind": "conv 3x3", "rows": 64, "D": 144, "M": 16, "groups": 1,
+        "kind": "conv2d", "kernel": "3x3", "rows": 64, "D": 144, "M": 16, "groups": 1,
     }  # fmt: skip
 
 
@@ -178,11 +179,21 @@ def test_latency_is_measured_where_it_is_asked_for(capsys, tmp_path):
     options = ("policy.only=[stack1.*]", "halut.C=4", "--latency", "--batch", "2")
     out = cost(capsys, *options, "--results", tmp_path, "--csv", tmp_path / "cost.csv")
     assert "latency: of a batch of 2" in out
+    assert "INT4: not timed, no kernel of 4-bit weights" in out
+    assert "no kernel" in next(line for line in out.splitlines() if line.startswith("│ INT4"))
     records = Store(tmp_path).read().records
     timed = {(r.site, r.settings["variant"]) for r in records if "latency" in r.figures}
     places = (None, "stack1.conv1", "stack1.conv2")
-    assert timed == {(place, variant) for place in places for variant in ("exact", "plan")}
-    assert "latency" in (tmp_path / "cost.csv").read_text().splitlines()[0]
+    variants = ("exact", "int8", "plan") if onednn.available() else ("exact", "plan")
+    assert timed == {(place, variant) for place in places for variant in variants}
+    assert all(r.detail["latency_of"] for r in records)
+    with (tmp_path / "cost.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        known = (row["site"] or None, row["variant"]) in timed
+        assert bool(row["latency"]) == known
+        assert row["latency_of"]
+        assert known != row["latency_of"].startswith(("no ", "not timed"))
 
 
 def test_global_pruning_is_settled(capsys, tmp_path):
