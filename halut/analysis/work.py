@@ -85,7 +85,7 @@ def work_of(
         reads = _stationary(cost["weight_bits"] / 8, site.rows, reuse)
         operations = _products(site.macs, weight, activation)
         return Work(operations, reads + _inputs(site, activation[1]), state)
-    products = _products(cost.get("macs", site.macs), ("fp", FLOAT), ("fp", FLOAT))
+    products = float_products(cost.get("macs", site.macs))
     reads = _stationary(FLOAT / 8 * site.weights, site.rows, reuse)
     return Work(products, reads + _inputs(site, FLOAT), state)
 
@@ -122,6 +122,11 @@ def _tables(layer: LUTLayer, cost: Mapping[str, int], state: int, reuse: int | N
 def _number(codec: Codec | None) -> tuple[str, int]:
     """The kind and the bits of a codec's values as factors; floats without one."""
     return ("fp", FLOAT) if codec is None else (codec.number, codec.width)
+
+
+def float_products(macs: int) -> dict[Operation, int]:
+    """Multiply-adds in float32."""
+    return _products(macs, ("fp", FLOAT), ("fp", FLOAT))
 
 
 def _products(macs: int, first: tuple[str, int], second: tuple[str, int]) -> dict[Operation, int]:

@@ -18,6 +18,7 @@ from torch import nn
 
 from halut import bundle
 from halut.analysis.energy import DEFAULT, EnergyTable, energy_tables, load_energies
+from halut.analysis.network_cost import macs_outside
 from halut.analysis.plan_cost import VariantCost, plan_cost, with_latency
 from halut.analysis.plan_latency import plan_latency
 from halut.data import datasets
@@ -61,6 +62,12 @@ class Planned:
     data: str | None
     settings: dict[str, Any]
     run: str | None = None
+
+    @property
+    def macs_outside(self) -> int:
+        """See halut.analysis.network_cost.macs_outside."""
+        example = torch.zeros(1, *self.plan.model["input_shape"])
+        return macs_outside(self.plan, self.network, example)
 
     @property
     def digest(self) -> str:
@@ -126,7 +133,12 @@ def main(arguments: Sequence[str]) -> int:
     energies = load_energies(options.energy)
     planned = planned_of(options.subject, options.shape, options.classes)
     costs = plan_cost(
-        planned.plan, planned.network, energies, reuse=options.reuse, bank=options.bank
+        planned.plan,
+        planned.network,
+        energies,
+        reuse=options.reuse,
+        bank=options.bank,
+        macs_outside=planned.macs_outside,
     )
     times = None
     if options.latency:

@@ -43,8 +43,13 @@ def show(
     what was timed."""
     console.print(sites_table(costs, console.width))
     for name, reason in plan.unsupported.items():
-        console.print(f"not counted: {name or 'the network'}: {reason}", highlight=False)
+        console.print(f"no site: {name or 'the network'}: {reason}", highlight=False)
     console.print(variants_table(plan, costs, console.width))
+    if outside := costs[0].figures["macs_outside"]:
+        console.print(
+            f"of every network {outside:,} multiply-adds in float32 are outside of the sites",
+            highlight=False,
+        )
     for cost in costs:
         if cost.variant == PLAN:
             parts = [f"{cost.figures[k]:,.0f} {w}" for k, w in COUNTS.items() if cost.figures[k]]

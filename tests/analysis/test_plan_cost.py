@@ -14,7 +14,7 @@ from halut.analysis import plan_latency as plan_latency_module
 from halut.analysis.bit_operations import bit_figures
 from halut.analysis.energy import load_energies
 from halut.analysis.memory import memory_figures
-from halut.analysis.network_cost import exact_cost, operations, replaced_cost
+from halut.analysis.network_cost import exact_cost, macs_outside, operations, replaced_cost
 from halut.analysis.plan_cost import SUMS, VARIANTS, plan_cost, with_latency
 from halut.analysis.plan_latency import plan_latency
 from halut.bench.method import relative_error
@@ -110,8 +110,7 @@ def test_the_baselines_are_integers_at_the_sites_that_the_plan_replaces():
         assert cost.figures["macs"] == exact["macs"]
         sites = [e.site for e in plan.replaced]
         integers_bytes = sum(s.figures["bytes"] for s in cost.sites if s.entry.replaced)
-        codes = sum(-(-site.weights * width // 8) for site in sites)
-        assert codes < integers_bytes <= quantized_bytes(sites, width)
+        assert integers_bytes == quantized_bytes(sites, width)
     assert by_variant["int4"].figures["energy"] < by_variant["int8"].figures["energy"]
     assert by_variant["int8"].figures["energy"] < exact["energy"]
 
@@ -119,11 +118,15 @@ def test_the_baselines_are_integers_at_the_sites_that_the_plan_replaces():
 def test_the_network_s_figures_are_the_sums_of_its_sites():
     network, plan = planned()
     for cost in plan_cost(plan, network):
-        for key in SUMS:
-            assert cost.figures[key] == pytest.approx(sum(s.figures[key] for s in cost.sites))
-        held = sum(s.figures["bytes"] for s in cost.sites)
         rest = 4 * 4 * 8 + 8  # the norm: scale, shift, mean, variance, and a count of batches
+        for key in SUMS:
+            outside = rest * 162.5e-12 if key == "energy_dram" else 0
+            total = sum(s.figures[key] for s in cost.sites) + outside
+            assert cost.figures[key] == pytest.approx(total), key
+        held = sum(s.figures["bytes"] for s in cost.sites)
         assert cost.figures["bytes"] == held + rest
+        assert cost.figures["macs_outside"] == 0
+        assert cost.figures["energy_dram"] == pytest.approx(cost.figures["bytes"] * 162.5e-12)
 
 
 def test_tokens_and_groups_are_counted():
@@ -166,7 +169,7 @@ def test_attention_is_a_site():
     rules = [Rule(kind="attention", operator="integer", options={"width": 8}), Rule("*")]
     plan = resolve(sites, rules, "integer", {})
     costs = plan_cost(plan, network)
-    (exact, *_, ours) = (
+    (exact, int8, _, ours) = (
         next(s.figures for s in cost.sites if s.entry.site.kind == "attention") for cost in costs
     )
     tokens, heads, d = 5, 2, 12
@@ -174,6 +177,63 @@ def test_attention_is_a_site():
     assert ours["bops"] == 64 * ours["macs"]
     assert exact["weight_bits"] is None
     assert ours["energy"] < exact["energy"] / 4
+    assert int8 == exact  # no weight to quantize: as the baseline of a run has it
+
+
+class Attending(nn.Module):
+    """torch's attention, whose layers are read without a call, and a matmul of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 6)
+
+    def forward(self, x):
+        y, _ = self.attention(x, x, x, need_weights=False)
+        return self.head(y) @ self.head(x).transpose(1, 2)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_products_outside_of_the_sites_are_counted(batch):
+    """10 tokens of 8: q, k, v and the output's projection, two products of attention, one more."""
+    network = Attending().eval()
+    x = torch.randn(batch, 10, 8)
+    sites, unsupported = find_sites(network, x[:1])
+    assert [site.name for site in sites] == ["head"]
+    assert [each.name for each in unsupported] == ["attention.out_proj"]
+    plan = resolve(sites, [Rule(operator="tree", options={"V": 4})], "tree", {}, unsupported)
+    outside = macs_outside(plan, network, x)
+    assert outside == 10 * 8 * 8 * 4 + 2 * 10 * 10 * 8 + 10 * 10 * 6
+    exact, int8, _, ours = plan_cost(plan, network, macs_outside=outside)
+    head = 2 * 10 * 8 * 6  # called twice
+    assert exact.figures["macs"] == head + outside
+    assert ours.figures["macs"] == outside
+    assert ours.figures["operations"] == outside + sum(s.figures["operations"] for s in ours.sites)
+    assert int8.figures["bops"] == 64 * head + 1024 * outside
+    compute = (outside + head) * (3.7 + 0.9) * 1e-12
+    assert exact.figures["energy_compute"] == pytest.approx(compute)
+    assert (
+        halut.plan_cost(network, halut.Tree(V=4), x, keep_last=False, keep_first=False)[0].figures[
+            "macs"
+        ]
+        == exact.figures["macs"]
+    )
+
+
+def test_what_a_policy_leaves_out_counts_as_if_it_were_a_site():
+    pytest.importorskip("timm")
+    network = build_model("tiny_vit", 4, 1, dim=16, depth=2, heads=2).eval()
+    x = torch.zeros(1, 1, 8, 8)
+    rules = [Rule(kind="linear", operator="integer"), Rule("*")]
+    plan = resolve(find_sites(network, x)[0], rules, "integer", {})
+    outside = macs_outside(plan, network, x)
+    exposed = copy.deepcopy(network)
+    expose_attention(exposed)
+    sites, _ = find_sites(exposed, x)
+    assert outside == sum(s.macs for s in sites if s.kind == "attention") == 2 * 2 * 4 * 4 * 16
+    whole = resolve(sites, rules, "integer", {})
+    assert macs_outside(whole, exposed, x) == 0
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_energy_follows_its_table_and_memories():
