@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from halut.analysis.run_figures import is_number
+from halut.analysis.variants import COSTS as OF_VARIANTS
 from halut.page.measurements import subject_of
 from halut.results.record import Record
 
@@ -19,9 +20,9 @@ COSTS = {
     "weight_bits": "bits a weight",
     "seconds": "seconds",
 }
-"""Axes of the front that every run tells; energies and latencies come from cost records."""
+"""Axes of the front that every run tells, of earlier versions too."""
 EXTRA = {"energy": "energy of a sample in joules", "latency": "latency in seconds"}
-"""Axes that cost records bring, and how their names begin."""
+"""Axes that runs (energy) and cost records bring, and how their names begin."""
 APART = ("seed", "run_dir", "base.cache", "schedule.cache", "data.root", "data.workers", "plugins")
 APART_GROUPS = ("trainer", "logger", "debug", "sweep", "hydra")
 """What does not make another configuration: the seed, and where and how it ran."""
@@ -66,7 +67,7 @@ def _numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _of_run(run: Mapping[str, Any]) -> dict[str, Any]:
     exact = run["variants"][0]["test_accuracy"]
-    figures, rows = run["figures"], []
+    rows = []
     for row in run["variants"]:
         ours = row["variant"].startswith("ours")
         rows.append(
@@ -75,8 +76,7 @@ def _of_run(run: Mapping[str, Any]) -> dict[str, Any]:
                 "accuracy": row["test_accuracy"],
                 "val_accuracy": row["val_accuracy"],
                 "lost": difference(exact, row["test_accuracy"]),
-                **{key: row[key] for key in ("bytes", "operations", "bops")},
-                "weight_bits": figures.get("weight_bits") if ours else None,
+                **{key: row[key] for key in OF_VARIANTS},
                 "seconds": run["seconds"] if ours else None,
                 "operators": row["variant"][6:-1] if ours and "(" in row["variant"] else None,
             }
@@ -88,19 +88,14 @@ def _of_run(run: Mapping[str, Any]) -> dict[str, Any]:
 def _of_record(record: Record) -> dict[str, Any]:
     figures = record.figures
     exact = figures.get("exact_accuracy")
-    before, macs = figures.get("memory.before.total"), figures.get("cost.exact.macs")
     rows = []
     for key, variant in NAMES.items():
         accuracy = figures.get(f"{key}_accuracy")
         if accuracy is None:
             continue
-        size = before
-        if key in ("int8", "int4"):
-            exact_bytes, own = (figures.get(f"ptq.{key}.{k}") for k in ("exact_bytes", "bytes"))
-            told = None not in (before, exact_bytes, own)
-            size = before - exact_bytes + own if told else None  # type: ignore[operator]
         row = {"variant": variant, "accuracy": accuracy, "lost": difference(exact, accuracy)}
-        rows.append({**row, "bytes": size, "operations": macs})
+        place = f"cost.variants.{'exact' if key == 'baseline' else key}"
+        rows.append({**row, **{cost: figures.get(f"{place}.{cost}") for cost in OF_VARIANTS}})
     test = figures.get("test_accuracy", figures.get("accuracy"))
     ours: dict[str, Any] = {"variant": "ours", "accuracy": test, "lost": difference(exact, test)}
     ours["val_accuracy"] = figures.get("val_accuracy")

@@ -37,7 +37,7 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
 
     {"name", "status", "subject", "model", "data", "seed", "command", "config", "variants",
     "stages", "curves", "borders", "sites", "plan", "unsupported", "confusion", "worst", "versions",
-    "classes", "seconds"}; variants as halut.analysis.variants has them.
+    "classes", "energies", "seconds"}; variants as halut.analysis.variants has them.
     """
     record = read_run(path)
     if record.status != FINISHED:
@@ -78,6 +78,7 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
 def _facts(record: RunRecord, report: Mapping[str, Any]) -> dict[str, Any]:
     model, data = mapping(report.get("model")), mapping(report.get("data"))
     environment = mapping(report.get("environment"))
+    energies = mapping(mapping(report.get("cost")).get("energies"))
     config = record.config
     return {
         "subject": record.subject
@@ -90,6 +91,7 @@ def _facts(record: RunRecord, report: Mapping[str, Any]) -> dict[str, Any]:
         "figures": record.figures,
         "versions": {k: v for k, v in environment.items() if isinstance(v, str | int | float)},
         "classes": data.get("classes"),
+        "energies": f"{energies['name']}, {energies.get('source')}" if "name" in energies else None,
         "seconds": report.get("seconds"),
     }
 

@@ -16,6 +16,7 @@ from halut.analysis.run_figures import (
     run_folders,
 )
 from halut.analysis.sweep_results import NOT_AXES, SEED
+from halut.analysis.variants import COSTS
 from halut.errors import HalutError, reason
 from halut.io import read_json, reading
 from halut.models.weights import read_state
@@ -28,6 +29,11 @@ WEIGHTS = Path("base") / "weights.safetensors"
 OPERATOR = "halut."
 ELSEWHERE = (*NOT_AXES, SEED, "model.", "data.name", "capture.samples")
 """Options of a run that identify nothing, or that its record has in another field."""
+
+BASELINE_COSTS = tuple(
+    f"cost.variants.{variant}.{cost}" for variant in ("exact", "int8", "int4") for cost in COSTS
+)
+"""Numbers of a report that say what the networks cost whose accuracies stand beside the run's."""
 
 
 @dataclass
@@ -47,8 +53,8 @@ def record_of_run(run: RunRecord) -> Record:
     `operator` is that of its replaced layers, None where they differ; `options` are those of the
     group halut by dotted key, if that operator has them all from there; `settings` is the rest of
     the configuration that decides the figures; `figures` are those of
-    halut.analysis.run_figures.FIGURES that the run has. Raises HalutError if a file of the folder
-    is damaged.
+    halut.analysis.run_figures.FIGURES and BASELINE_COSTS that the run has. Raises HalutError if a
+    file of the folder is damaged.
 
     >>> record_of_run(read_run(Path("runs/mine"))).figures["lost"]
     0.3
@@ -83,13 +89,20 @@ def record_of_run(run: RunRecord) -> Record:
                 "samples": samples.get("test"),
                 "digest": digest[:DIGEST_LENGTH] if digest else None,
             },
-            {key: value for key in FIGURES if (value := run.figures.get(key)) is not None},
+            {
+                key: value
+                for key in (*FIGURES, *BASELINE_COSTS)
+                if (value := run.figures.get(key)) is not None
+            },
             operator=operator,
             options=options,
             seed=run.config.get(SEED) or 0,
             calibration=run.config.get("capture.samples"),
             settings={k: v for k, v in run.config.items() if not k.startswith(elsewhere)},
-            detail={"sites": len(report.get("sites", []))},
+            detail={
+                "sites": len(report.get("sites", [])),
+                "energies": mapping(mapping(report.get("cost")).get("energies")).get("name"),
+            },
             context={
                 "command": report.get("command"),
                 "commit": environment.get("commit"),

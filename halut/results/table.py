@@ -34,6 +34,8 @@ FIGURES = {
         "bytes": ("bytes", "{:,.0f}"),
         "bops": ("bit ops", "{:.2g}"),
         "weight_bits": ("bits w", "{:.3g}"),
+        "energy": ("energy J", "{:.2g}"),
+        "latency": ("latency s", "{:.2g}"),
     },
     "run": {
         "test_accuracy": ("test", "{:.2f}"),
@@ -46,6 +48,7 @@ FIGURES = {
         "bytes": ("bytes", "{:,.0f}"),
         "operations": ("operations", "{:,.0f}"),
         "bops": ("bit ops", "{:.2g}"),
+        "energy": ("energy J", "{:.2g}"),
         "seconds": ("s", "{:.0f}"),
     },
 }
