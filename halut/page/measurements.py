@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from halut.analysis.run_figures import mapping
+from halut.results.code_bits import code_bits
 from halut.results.record import Record
 
 SHAPE = ("C", "V", "K", "bits", "width")
-"""Options of an operator that the page filters by; `width` of codecs is shown as bits."""
+"""Options of an operator that its label begins with."""
 
 
 def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -27,7 +28,6 @@ def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _row(record: Record, label: str | None) -> dict[str, Any]:
     options, shape = record.options, mapping(record.detail.get("shape"))
-    bits = options.get("bits", options.get("width"))
     C, D = options.get("C"), shape.get("D")
     V = options.get("V")
     if V is None and isinstance(C, int) and isinstance(D, int) and C > 0:
@@ -49,7 +49,7 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "C": C,
         "V": V,
         "K": options.get("K"),
-        "bits": bits if isinstance(bits, int | float) else None,
+        "bits": code_bits(record.operator, options),
         "score": record.score,
         "calibration": record.calibration,
         "seed": record.seed,
