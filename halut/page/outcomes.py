@@ -42,7 +42,7 @@ def points(runs: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list
     configuration from others, `label` the few that tell most.
     """
     outcomes = [_of_run(run) for run in runs if run["variants"]]
-    outcomes += [_of_record(record) for record in records if record.kind in ("run", "sweep")]
+    outcomes += [_of_record(record) for record in records if record.kind == "run"]
     labels = _labels([(each["subject"], each["config"]) for each in outcomes])
     rows = []
     for outcome, (label, options) in zip(outcomes, labels, strict=True):

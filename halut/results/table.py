@@ -54,7 +54,6 @@ FIGURES = {
 }
 """Figures that a table of a kind shows where a record has them: title and format."""
 FIGURES["convergence"] = FIGURES["sensitivity"]
-FIGURES["sweep"] = FIGURES["run"]
 IDENTITY = ("model", "data", "split", "samples", "site", "operator", "calibration", "score", "seed")
 """Fields that are a column where the records differ in them, and else told above the table."""
 MAX_OPTION_COLUMNS = 5
