@@ -162,5 +162,7 @@ def _inputs(site: Site, bits: int) -> tuple[Read, ...]:
 
 
 def _input_bytes(site: Site, bits: int) -> int:
-    """Bytes of a site's inputs for one sample, an input of several kernel positions once."""
-    return math.ceil(site.inputs / site.taps * bits / 8)
+    """Bytes of a site's inputs for one sample: of a convolution's map, an input of several kernel
+    positions once, and those that a stride steps over as well."""
+    stride = math.prod(site.geometry.stride) if site.geometry is not None else 1
+    return math.ceil(site.inputs / site.taps * stride * bits / 8)

@@ -30,7 +30,7 @@ from halut.results.record import Record
 from halut.results.store import Store
 from halut.sites.plan import Entry, Plan
 from halut.studies import cost_tables
-from halut.studies.measuring import at_least, shape_of
+from halut.studies.measuring import at_least, check_file, shape_of, writable_store
 from halut.studies.subject import compose, context
 from halut.training.config.run_config import TrainConfig
 from halut.training.config.unused_options import check_default_operator, check_effect_on_network
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         help="measure here: float32, INT8 and the plan, the networks and every replaced layer",
     )
     parser.add_argument(
-        "--batch", type=at_least(1), default=1, help="samples of a measured batch (default 1)"
+        "--batch", type=at_least(1), help="samples of a measured batch, with --latency (default 1)"
     )
     parser.add_argument("--json", type=Path, help="write everything to this file")
     parser.add_argument("--csv", type=Path, help="write a row for every site and variant")
@@ -127,6 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
     options = parser().parse_args(arguments)
     set_up_logging()
+    _check(options)
     begun = time.monotonic()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -143,7 +144,8 @@ def main(arguments: Sequence[str]) -> int:
     times = None
     if options.latency:
         with progress_bar("latency", len(planned.plan.replaced)) as progress:
-            times = plan_latency(planned.network, planned.plan, options.batch, progress=progress)
+            batch = options.batch or 1
+            times = plan_latency(planned.network, planned.plan, batch, progress=progress)
         costs = with_latency(costs, times)
     cost_tables.show(planned.plan, costs, energies, times)
     if options.json is not None:
@@ -157,6 +159,17 @@ def main(arguments: Sequence[str]) -> int:
         added = append(Store(options.results), planned, costs, energies, options, seconds, times)
         log.info("%d records added to %s", added, options.results)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise HalutError for what has no effect and for what could not be written at the end."""
+    if options.batch and not options.latency:
+        raise HalutError("--batch is that of what is timed: it needs --latency")
+    for flag, path in (("--json", options.json), ("--csv", options.csv)):
+        if path is not None:
+            check_file(path, flag)
+    if options.results is not None:
+        writable_store(options.results)
 
 
 def planned_of(
@@ -175,6 +188,11 @@ def planned_of(
         if len(subject) > 1:
             others = " ".join(each for each in subject if each != paths[0])
             raise HalutError(f"{paths[0]} is a plan, which says all: leave out {others}")
+        if shape is not None or classes is not None:
+            raise HalutError(
+                f"{paths[0]} is a plan, which says all: leave out "
+                f"{'--classes' if shape is None else '--shape'}"
+            )
         return _of_file(Path(paths[0]))
     config = compose(subject)
     data = _data(config, shape, classes)
@@ -244,17 +262,17 @@ def append(
     seconds: float | None = None,
     times: Mapping[str, Any] | None = None,
 ) -> int:
-    """Append a record for every network and site to the store, less those that are there already;
-    with latencies, all of them.
+    """Append a record for every network and site to the store, less those that it has with the same
+    figures: not what was timed anew, nor what another version counted otherwise.
 
     Returns how many were added.
     """
-    known = store.keys() if not options.latency else set()  # what is measured is measured anew
-    fresh = [
-        record
-        for record in records(planned, costs, energies, options, seconds, times)
-        if record.key not in known
-    ]
+    store.prepare()
+    known = {record.key: record.figures for record in store.read().records}
+    fresh = []
+    for record in records(planned, costs, energies, options, seconds, times):
+        if times is not None or not record.figures.items() <= known.get(record.key, {}).items():
+            fresh.append(record)
     for record in fresh:
         store.append(record)
     return len(fresh)
@@ -292,7 +310,7 @@ def records(
             **planned.settings,
             "variant": cost.variant,
             "plan": planned.digest,
-            "energies": energies.name,
+            "energies": _named(energies),
             "reuse": options.reuse,
             "bank": options.bank,
         }
@@ -323,6 +341,14 @@ def records(
                 )
             )
     return made
+
+
+def _named(energies: EnergyTable) -> str:
+    """The table's name; of one that is not halut's own with a digest of what it says."""
+    if energies.name in energy_tables() and energies == load_energies(energies.name):
+        return energies.name
+    content = json.dumps(vars(energies), sort_keys=True, default=dict).encode()
+    return f"{energies.name}-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
 def _content(

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from halut.analysis.sensitivity import Candidate, sensitivity
@@ -66,17 +67,28 @@ def at_least(low: int) -> Any:
     return number
 
 
-def writable_store(folder: str) -> Store:
+def writable_store(folder: str | Path) -> Store:
     """The store, which need not be there yet; HalutError where nothing could be written."""
-    store = Store(folder)
-    place = store.path.absolute()
-    while not place.exists():
+    check_place(Path(folder), f"--results {folder}")
+    return Store(folder)
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Raise HalutError where no file could be written."""
+    if path.is_dir():
+        raise HalutError(f"{flag} {path} is a folder: give a file")
+    check_place(path.parent, f"{flag} {path}")
+
+
+def check_place(folder: Path, words: str) -> None:
+    """Raise HalutError, which begins with `words`, where no folder could be made or written to."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise HalutError(f"--results {folder}: {place} is no folder")
+        raise HalutError(f"{words}: {place} is no folder")
     if not os.access(place, os.W_OK):
-        raise HalutError(f"--results {folder}: {place} cannot be written to")
-    return store
+        raise HalutError(f"{words}: {place} cannot be written to")
 
 
 def begin(options: argparse.Namespace) -> tuple[Subject, list[Choice], Store]:
