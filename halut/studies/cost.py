@@ -50,7 +50,8 @@ needed.
 
 Energy is that of operations and of reads from on-chip memories, by the table --energy; DRAM, the
 energy of reading all weights and tables once from there, is a column of its own. Not counted:
-writes, registers, norms and activation functions, addresses, control, leakage."""
+writes, registers, norms and activation functions, addresses, control, leakage. Products that are no
+sites count as float32 in every variant."""
 
 
 @dataclass(frozen=True)
