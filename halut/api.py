@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from halut import bundle
 from halut.analysis.energy import DEFAULT, load_energies
-from halut.analysis.network_cost import exact_cost, layer_costs, replaced_cost
+from halut.analysis.network_cost import exact_cost, layer_costs, macs_outside, replaced_cost
 from halut.analysis.plan_cost import VariantCost
 from halut.analysis.plan_cost import plan_cost as cost_variants
 from halut.configs import Config
@@ -332,8 +332,11 @@ def plan_cost(
     if policy.wants_attention:
         network = copy.deepcopy(network)
         expose_attention(network)
-    plan = _plan(network, example_call(network, example).to(_device(network)), policy, 0)
-    return cost_variants(plan, network, load_energies(energies), reuse=reuse, bank=bank)
+    call = example_call(network, example).to(_device(network))
+    plan = _plan(network, call, policy, 0)
+    outside = macs_outside(plan, network, call)
+    table = load_energies(energies)
+    return cost_variants(plan, network, table, reuse=reuse, bank=bank, macs_outside=outside)
 
 
 def plan_of(network: nn.Module, model: Mapping[str, Any] | None = None) -> Plan:

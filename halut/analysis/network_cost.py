@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from halut.layers.codec import CodecLayer
 from halut.replace.operator_registry import make_operator
 from halut.replace.swap import replaced_layers
+from halut.sites.calls import Call, example_call
+from halut.sites.eval_mode import eval_mode
 from halut.sites.find import Site
 from halut.sites.operator import ReplacedLayer
 from halut.sites.plan import Entry, Plan
@@ -93,6 +96,51 @@ def planned_costs(plan: Plan) -> Iterator[tuple[Entry, ReplacedLayer | None, dic
             figures = without_encoder(figures)
         encoded |= {entry.shares} - {None}  # type: ignore[arg-type]
         yield entry, layer, figures
+
+
+def replaced_costs(
+    plan: Plan, network: nn.Module
+) -> Iterator[tuple[Entry, ReplacedLayer | None, dict[str, int]]]:
+    """As `planned_costs`, of the layers that `network` has at the plan's sites."""
+    layers, counted = dict(replaced_layers(network)), set[int]()
+    for entry in plan:
+        layer = layers.get(entry.site.name)
+        if layer is None:
+            yield entry, None, exact_site_cost(entry.site)
+        else:
+            yield entry, layer, layer_cost(layer, counted)
+
+
+def macs_outside(plan: Plan, network: nn.Module, example: Any) -> int:
+    """Multiply-adds of one sample in products of the exact `network` that are none of the plan's
+    sites: attention's two where the policy leaves them out, layers that are read without being
+    called, a network's own matmuls.
+
+    What torch's FLOP counter finds in a forward pass of `example` (see halut.sites.calls.Call; of
+    its first sample, or of all of it where the network cannot take one), less the sites'. 0 where
+    it finds no more.
+    """
+    call = example_call(network, example)
+    try:
+        flops = _flops(network, call.head(1))
+    except Exception:  # the network's own code, which may want a whole batch
+        flops = _flops(network, call) // max(call.samples, 1)
+    return max(flops // 2 - sum(entry.site.macs for entry in plan), 0)
+
+
+def _flops(network: nn.Module, call: Call) -> int:
+    """FLOPs of a call; of fused attention, which the counter does not know, by its plain form."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    counter = FlopCounterMode(display=False)
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with eval_mode(network) as device, sdpa_kernel(SDPBackend.MATH), counter:
+            call.to(device)(network)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return int(counter.get_total_flops())
 
 
 @torch.no_grad()

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from halut.analysis.energy import EnergyTable, energy, load_energies
-from halut.analysis.network_cost import ENCODE, operations, planned_costs
-from halut.analysis.work import work_of
+from halut.analysis.network_cost import ENCODE, operations, planned_costs, replaced_costs
+from halut.analysis.work import Work, float_products, work_of
 from halut.replace.operator_registry import make_operator
+from halut.replace.ptq import INPUT_BITS, SCALE_BITS, quantizable, quantized_bytes
+from halut.sites.operator import ReplacedLayer
 from halut.sites.plan import KEEP, Entry, Plan
 
 EXACT, PLAN = "exact", "plan"
-INTEGERS: dict[str, dict[str, Any]] = {
-    "int8": {"width": 8},
-    "int4": {"width": 4, "activation": {"name": "integer", "width": 8}},
-}
-"""The options of `integer` that the baselines have at the plan's replaced sites: 8-bit inputs, and
-weights of 8 or 4 bits, as halut.replace.ptq quantizes them."""
+INTEGERS = {"int8": 8, "int4": 4}
+"""Bits of the weights that the baselines have at the plan's replaced sites; inputs have 8. As
+halut.replace.ptq quantizes them: with a float scale for each output, and attention's two products,
+which have no weight, exact."""
 VARIANTS = (EXACT, *INTEGERS, PLAN)
 
 SUMS = (
@@ -28,7 +28,9 @@ SUMS = (
     *("table_bytes", "encoder_bytes", "weight_bytes", "code_bytes"),
     *("energy", "energy_compute", "energy_sram", "energy_dram"),
 )
-"""Figures of sites that add up to the network's."""
+"""Figures of sites that add up, with what is outside of them, to the network's."""
+OUTSIDE = ("macs", "operations", "bops", "energy", "energy_compute", "energy_dram")
+"""Those of them that what is outside of the sites has: products in float32, other parameters."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class VariantCost:
     """A network in one variant: its sites in the network's order, and the figures of all of it.
 
     figures: sums of the sites', weight_bits and activation_bits as averages over all of them, kept
-    ones included; bytes: of the whole network, also of what is no site: norms, biases, embeddings.
+    ones included; macs_outside: multiply-adds in float32 of products that are no sites, such as
+    attention's, which are part of macs, operations, bops and energy (of their operations; what they
+    read is not counted); bytes: of the whole network, also of what is no site: norms, embeddings.
     """
 
     variant: str
@@ -68,13 +72,18 @@ def plan_cost(
     variants: Iterable[str] = VARIANTS,
     reuse: int | None = None,
     bank: int | None = None,
+    *,
+    macs_outside: int = 0,
+    replaced: nn.Module | None = None,
 ) -> list[VariantCost]:
     """The cost for one sample of `network`, which is exact, in each of the variants.
 
-    `exact` has every site in 32-bit floats, `int8` and `int4` have integers (INTEGERS) where the
+    `exact` has every site in 32-bit floats, `int8`, `int4`, ... have integers (INTEGERS) where the
     plan replaces, `plan` is the plan. Nothing is learned, and the network's weights are not read:
     it may be on the meta device. `energies`: None is that of 45 nm; `reuse`: see
-    halut.analysis.work.work_of, `bank`: halut.analysis.energy.energy.
+    halut.analysis.work.work_of, `bank`: halut.analysis.energy.energy; `macs_outside`: as
+    halut.analysis.network_cost.macs_outside counts them. With `replaced`, the network that the plan
+    has made, `plan` is what that costs, with all it has learned.
 
     >>> from halut.sites.find import Site
     >>> network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -86,15 +95,17 @@ def plan_cost(
     """
     energies = load_energies() if energies is None else energies
     rest = bytes_outside(network, [entry.site.name for entry in plan])
-    return [
-        _variant(name, rest, site_costs(variant_of(plan, name), energies, reuse, bank))
-        for name in variants
-    ]
+    made = []
+    for name in variants:
+        layers = variant_layers(plan, name, replaced)
+        sites = site_costs(layers, energies, reuse, bank)
+        made.append(_variant(name, sites, rest, macs_outside, energies))
+    return made
 
 
 def with_latency(costs: Iterable[VariantCost], times: Mapping[str, Any]) -> list[VariantCost]:
     """The costs with `latency` in seconds, by halut.analysis.plan_latency.plan_latency, of what was
-    measured: the exact network and the plan's, and the sites that the plan replaces."""
+    measured: networks, and the sites that the plan replaces."""
     timed = []
     for cost in costs:
         figures = dict(cost.figures)
@@ -111,6 +122,24 @@ def with_latency(costs: Iterable[VariantCost], times: Mapping[str, Any]) -> list
     return timed
 
 
+def variant_layers(
+    plan: Plan, variant: str, replaced: nn.Module | None = None
+) -> Iterator[tuple[Entry, ReplacedLayer | None, dict[str, int]]]:
+    """Every entry as `variant` has it, its layer, None of an exact one, and what that costs."""
+    if variant == PLAN and replaced is not None:
+        yield from replaced_costs(plan, replaced)
+        return
+    for entry, layer, cost in planned_costs(variant_of(plan, variant)):
+        if variant != PLAN and layer is not None:
+            width = integer_bits(variant)
+            cost = {
+                **cost,
+                "weight_bits": width * entry.site.weights + SCALE_BITS * entry.site.M,
+                "weight_bytes": quantized_bytes([entry.site], width),
+            }
+        yield entry, layer, cost
+
+
 def variant_of(plan: Plan, variant: str) -> Plan:
     """The plan with what `variant` has at the sites that it replaces."""
     if variant == PLAN:
@@ -119,18 +148,30 @@ def variant_of(plan: Plan, variant: str) -> Plan:
     for entry in plan:
         if not entry.replaced or variant == EXACT:
             entries.append(Entry(entry.site, KEEP, reason=entry.reason))
-            continue
-        operator = make_operator("integer", **INTEGERS[variant])
-        entries.append(Entry(entry.site, "integer", operator.plan_options(entry.site)))
+        elif not quantizable([entry]):
+            entries.append(Entry(entry.site, KEEP, reason="no weight to quantize"))
+        else:
+            activation = {"name": "integer", "width": INPUT_BITS}
+            width = integer_bits(variant)
+            operator = make_operator("integer", width=width, activation=activation)
+            entries.append(Entry(entry.site, "integer", operator.plan_options(entry.site)))
     return replace(plan, entries=tuple(entries))
 
 
+def integer_bits(variant: str) -> int:
+    """Bits of the weights of int8, int4, and of any other width that halut.replace.ptq has."""
+    return INTEGERS[variant] if variant in INTEGERS else int(variant.removeprefix("int"))
+
+
 def site_costs(
-    plan: Plan, energies: EnergyTable, reuse: int | None = None, bank: int | None = None
+    layers: Iterable[tuple[Entry, ReplacedLayer | None, Mapping[str, int]]],
+    energies: EnergyTable,
+    reuse: int | None = None,
+    bank: int | None = None,
 ) -> tuple[SiteCost, ...]:
-    """The cost of every site of a plan; a shared encoder's at the first site that has it."""
+    """The cost of every site, by its layer and that layer's own cost."""
     costs = []
-    for entry, layer, cost in planned_costs(plan):
+    for entry, layer, cost in layers:
         site = entry.site
         held = {key: cost.get(key, 0) for key in ("table_bytes", "encoder_bytes", "weight_bytes")}
         weight_bits = cost.get("weight_bits", 32 * site.weights)
@@ -161,11 +202,22 @@ def bytes_outside(network: nn.Module, sites: Iterable[str]) -> int:
     return sum(t.numel() * t.element_size() for t in outside.values())
 
 
-def _variant(name: str, rest: int, sites: tuple[SiteCost, ...]) -> VariantCost:
+def _variant(
+    name: str, sites: tuple[SiteCost, ...], rest: int, macs_outside: int, energies: EnergyTable
+) -> VariantCost:
     figures: dict[str, float] = {key: sum(site.figures[key] or 0 for site in sites) for key in SUMS}
     figures["bytes"] = rest + sum(site.figures["bytes"] or 0 for site in sites)
     for key, count in (("weight_bits", "weights"), ("activation_bits", "inputs")):
         counts = [getattr(each.entry.site, count) for each in sites]
         bits = sum((each.figures[key] or 0) * n for each, n in zip(sites, counts, strict=True))
         figures[key] = bits / max(sum(counts), 1)
+    work = Work(float_products(macs_outside), state=rest)
+    outside = {
+        **dict.fromkeys(("macs", "operations"), macs_outside),
+        "bops": 32 * 32 * macs_outside,
+        **energy(work, energies),
+    }
+    for key in OUTSIDE:
+        figures[key] += outside[key]
+    figures["macs_outside"] = macs_outside
     return VariantCost(name, sites, figures)

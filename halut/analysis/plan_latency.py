@@ -7,8 +7,10 @@ the answers are worth nothing.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +18,26 @@ import torch
 from torch import Tensor, nn
 
 from halut.analysis.latency import latency
+from halut.analysis.plan_cost import EXACT, PLAN
 from halut.analysis.timing import interleaved
+from halut.errors import HalutError
+from halut.inference import onednn
+from halut.inference.base import InferenceLayer
+from halut.inference.bit_layers import BitLayer
+from halut.inference.codec_layers import DecodedCodecLayer
+from halut.inference.int8 import is_product
+from halut.inference.mxint8 import Mxint8Layer
+from halut.inference.onednn import Grid, Int8Product, Quantize
 from halut.inference.prepare import prepare, with_packed_layers
+from halut.inference.sign_magnitude import SignMagnitudeLayer
+from halut.inference.table_layers import PackedLayer
+from halut.layers.codec_attention import CodecAttention
+from halut.ops import status
 from halut.replace import swap
 from halut.sites.attention import expose_attention
 from halut.sites.calibration import capture
+from halut.sites.modules import replace_module
+from halut.sites.operator import ReplacedLayer
 from halut.sites.plan import Entry, Plan
 from halut.sites.usage import forwards
 
@@ -31,6 +48,16 @@ SAMPLES = 4
 QUICK: dict[str, Any] = {"ridge": None, "boosting": 0, "output_metric": False, "tau": 1.0}
 """Options of learning tables that decide neither shapes nor what runs."""
 ROUNDS, SITE_ROUNDS = 15, 7
+CODEC_FORMS: dict[type[nn.Module], str] = {
+    BitLayer: "counted bits",
+    CodecAttention: "float products of quantized values",
+    DecodedCodecLayer: "float products of quantized values",
+    Mxint8Layer: "float products of values decoded at use",
+    SignMagnitudeLayer: "sums of unsigned products of bytes",
+}
+NO_INT8 = "no INT8 kernel: this torch has no oneDNN"
+NO_INT8_PRODUCT = "no INT8 kernel for this product"
+NO_INT4 = "no kernel of 4-bit weights"
 
 
 @torch.no_grad()
@@ -41,13 +68,21 @@ def plan_latency(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Median milliseconds of a batch, by the exact network and by its replacement, prepared.
+    """Median milliseconds of a batch, by the network in the variants of plan_cost, as far as they
+    can run here.
 
-    `network` is the exact one of the plan, of any weights, on the CPU; it is not changed. All that
-    is timed is taken in turns: on a busy machine only ratios say much. Returns {"batch", "threads",
-    "ms": {"exact", "plan"}, "spread": likewise, "sites": {name: {"exact", "plan"}}}, the sites'
-    layers alone at the shapes that they meet in the network. `progress` is called with 1 as a layer
-    is learned. Codecs run as prepared networks have them: most multiply decoded floats.
+    exact: in float32, batch norms folded. int8: oneDNN's INT8 products at the sites that the plan
+    replaces, all else in float32; ranges are those of the batch, and neighbors pass bytes. plan:
+    its replacement, prepared. int4: nothing here multiplies 4-bit weights. Maps are timed
+    contiguous and channels_last, and the quicker counts. All that is timed is taken in turns: on a
+    busy machine only ratios say much.
+
+    `network` is the exact one of the plan, of any weights, on the CPU; it is not changed. Returns
+    {"batch", "threads", "ms": {variant: ms}, "spread": likewise, "sites": {name: {variant: ms}},
+    "ran": {variant: what ran, in words}, "missing": {variant: why there is no time}, "missing_at":
+    {name: likewise}}; the sites' layers run alone, from float32 to float32, at the shapes that they
+    meet in the network. `progress` is called with 1 as a layer is learned. Codecs run as prepared
+    networks have them: most multiply decoded floats.
 
     Raises HalutError where the plan's layers cannot be prepared.
     """
@@ -58,19 +93,144 @@ def plan_latency(
         torch.manual_seed(seed)
         x = torch.randn(max(batch, SAMPLES), *shape)
         ready = _learned(exact, plan, x, seed, progress)
-        x = x[:batch].clone()
-        forms = with_packed_layers(copy.deepcopy(ready)).requires_grad_(False)
+        networks = {EXACT: prepare(exact, x), PLAN: prepare(ready, x)}
         names = [entry.site.name for entry in plan.replaced]
-        inputs = _inputs(exact, names, x)
-        sites = {}
-        for name in names:
-            arguments = inputs[name]
-            layers = {"exact": exact.get_submodule(name), "plan": forms.get_submodule(name)}
-            runs = {key: _call(layer, arguments) for key, layer in layers.items()}
-            times = interleaved(runs, SITE_ROUNDS)
-            sites[name] = {key: 1e3 * time.median for key, time in times.items()}
-        prepared = prepare(ready, x)
-    return {**latency({"exact": exact, "plan": prepared}, x, ROUNDS), "sites": sites}
+        x = x[:batch].clone()
+        integers, note, alone = _in_int8(exact, names, x)
+        networks |= {"int8": integers} if integers is not None else {}
+        forms = with_packed_layers(copy.deepcopy(ready))
+        sites, missing_at = _sites(exact, forms, alone, names, x)
+    ran = {EXACT: "PyTorch, batch norms folded", PLAN: _words(ready)}
+    return {
+        **_quicker(networks, x),
+        "sites": sites,
+        "ran": ran | ({"int8": note} if integers is not None else {}),
+        "missing": {"int4": NO_INT4} | ({"int8": note} if integers is None else {}),
+        "missing_at": missing_at,
+    }
+
+
+def _in_int8(
+    exact: nn.Module, names: list[str], x: Tensor
+) -> tuple[nn.Module | None, str, dict[str, nn.Module]]:
+    """The network with oneDNN's INT8 products at the sites, and in words what it runs; or None, and
+    why there is none. And the sites' INT8 layers alone, from float32 to float32."""
+    if not onednn.available():
+        return None, NO_INT8, {}
+    products = {n: exact.get_submodule(n) for n in names if is_product(exact.get_submodule(n))}
+    if not products:
+        return None, NO_INT8_PRODUCT, {}
+    alone: dict[str, nn.Module] = {}
+    for name, (inputs, *_) in _inputs(exact, products, x).items():
+        grid = Grid.around(inputs)
+        product = Int8Product(products[name], grid, None, inputs.shape)  # type: ignore[arg-type]
+        alone[name] = nn.Sequential(Quantize(grid), product)
+    layers = {n: m for n, m in exact.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    count, passing, network = 0, "bytes between neighbors", exact
+    with contextlib.suppress(HalutError):  # torch.fx follows nothing of it
+        network = prepare(exact, calibration=x, keep=[n for n in layers if n not in names])
+        count = sum(isinstance(module, Int8Product) for module in network.modules())
+    if count < len(products):
+        network, count, passing = copy.deepcopy(exact), len(products), "each from and to float32"
+        for name, layer in alone.items():
+            replace_module(network, name, layer)
+    where = f"{count} of {len(names)} sites" if count < len(names) else "all replaced sites"
+    return network, f"oneDNN's INT8 products at {where}, {passing}; the rest in float32", alone
+
+
+def _sites(
+    exact: nn.Module,
+    forms: nn.Module,
+    alone: Mapping[str, nn.Module],
+    names: list[str],
+    x: Tensor,
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str]]]:
+    """Milliseconds of every site's layer alone by variant, and of those without, why not."""
+    forms.requires_grad_(False)
+    inputs = _inputs(exact, names, x)
+    sites, missing = {}, {}
+    for name in names:
+        arguments = inputs[name]
+        layers = {EXACT: exact.get_submodule(name), PLAN: forms.get_submodule(name)}
+        missing[name] = {"int4": NO_INT4}
+        if name in alone:
+            layers["int8"] = alone[name]
+        else:
+            missing[name]["int8"] = NO_INT8_PRODUCT if onednn.available() else NO_INT8
+        runs = {
+            (variant, place): _call(layers[variant], each)
+            for variant in layers
+            for place, each in enumerate(_formats(arguments))
+        }
+        times = interleaved({str(key): run for key, run in runs.items()}, SITE_ROUNDS)
+        sites[name] = {
+            variant: 1e3 * min(times[str(key)].median for key in runs if key[0] == variant)
+            for variant in layers
+        }
+    return sites, missing
+
+
+def _quicker(networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Any]:
+    """`latency` of the networks, each in the memory format that it is quicker in."""
+    last = {
+        f"{name} channels_last": _ChannelsLast(copy.deepcopy(network))
+        for name, network in networks.items()
+        if x.ndim == 4
+    }
+    times = latency({**networks, **last}, x, ROUNDS)
+    ms, spread = times["ms"], times["spread"]
+    best = {
+        name: min((key for key in (name, f"{name} channels_last") if key in ms), key=ms.__getitem__)
+        for name in networks
+    }
+    figures = {"ms": ms, "spread": spread}
+    return {
+        **times,
+        **{key: {n: of[best[n]] for n in networks} for key, of in figures.items()},
+    }
+
+
+class _ChannelsLast(nn.Module):
+    """A network whose convolutions' weights and input maps lie channels_last."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+        self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x.contiguous(memory_format=torch.channels_last))
+
+
+def _formats(arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """The arguments of a layer, and if they are maps the same channels_last."""
+    if not isinstance(arguments[0], Tensor) or arguments[0].ndim != 4:
+        return [arguments]
+    formats = (torch.contiguous_format, torch.channels_last)
+    return [
+        tuple(each.contiguous(memory_format=f) if _is_map(each) else each for each in arguments)
+        for f in formats
+    ]
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4
+
+
+def _words(network: nn.Module) -> str:
+    """What the replaced layers of a network run as, once it is prepared."""
+    forms = with_packed_layers(copy.deepcopy(network)).modules()
+    kinds = Counter(_kind(m) for m in forms if isinstance(m, InferenceLayer | ReplacedLayer))
+    return ", ".join(f"{count} by {kind}" for kind, count in kinds.items())
+
+
+def _kind(layer: nn.Module) -> str:
+    if isinstance(layer, PackedLayer):
+        name = "code_layer" if layer.form == "encoder" else f"{layer.form}_layer"
+        return f"{name}, {status.kernels()[name]}"
+    return CODEC_FORMS.get(type(layer), type(layer).__name__)
 
 
 def _learned(
@@ -91,7 +251,7 @@ def _quick(entry: Entry) -> Entry:
     return replace(entry, options={**entry.options, **quick}) if entry.has_tables else entry
 
 
-def _inputs(network: nn.Module, names: list[str], x: Tensor) -> dict[str, tuple[Any, ...]]:
+def _inputs(network: nn.Module, names: Iterable[str], x: Tensor) -> dict[str, tuple[Any, ...]]:
     """The arguments of the first call of every named module, for the batch x."""
     seen: dict[str, tuple[Any, ...]] = {}
 

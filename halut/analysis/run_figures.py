@@ -32,6 +32,7 @@ FIGURES = {
     "weight_bits": "bits a weight",
     "activation_bits": "bits an activation",
     "bops": "bit operations",
+    "energy": "energy of a sample in joules",
     "operations": "operations: multiply-adds, compares, look-ups with their adds",
     "macs": "multiply-adds",
     "encode_compares": "compares of encoders",
@@ -43,6 +44,11 @@ FIGURES = {
     "seconds": "seconds",
 }
 """The figures of a finished run, and what their axis says."""
+
+OURS = "cost.variants.plan."
+"""Where reports have what the run's own network costs; earlier ones have it in other places."""
+OF_ALL = ("weight_bits", "activation_bits", "bops", "energy", "operations", "macs", "bytes")
+"""Figures that are those of all of the network there, what is no site included."""
 
 SECTIONS = ("base", "baseline", "ptq", "final", "cost", "memory")
 """Sections of a report whose numbers are figures as well, by their dotted path."""
@@ -144,6 +150,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
     exact, test = numbers.get("base.test_accuracy"), numbers.get("final.test_accuracy")
     counts = {k: v for k, v in numbers.items() if k.startswith("cost.replaced.")}
     replaced = {key.rpartition(".")[2]: value for key, value in counts.items()}
+    whole = {k.removeprefix(OURS): v for k, v in numbers.items() if k.startswith(OURS)}
     weights = [replaced.get(key) for key in ("weight_bytes", "table_bytes")]
     seconds = report.get("seconds")
     return {
@@ -161,6 +168,8 @@ def figures_of(report: dict[str, Any]) -> dict[str, float | None]:
         "operations": operations(replaced) if "lookups" in replaced else None,
         **{k: replaced.get(k) for k in ("macs", "encode_compares", "encode_macs", "lookups")},
         "bytes": numbers.get("memory.after.total"),
+        "energy": None,
+        **{key: whole[key] for key in OF_ALL if key in whole},
         "table_bytes": replaced.get("table_bytes"),
         "weight_bytes": None if None in weights else sum(w for w in weights if w is not None),
         "seconds": float(seconds) if is_number(seconds) else None,

@@ -85,7 +85,7 @@ def work_of(
         reads = _stationary(cost["weight_bits"] / 8, site.rows, reuse)
         operations = _products(site.macs, weight, activation)
         return Work(operations, reads + _inputs(site, activation[1]), state)
-    products = _products(cost.get("macs", site.macs), ("fp", FLOAT), ("fp", FLOAT))
+    products = float_products(cost.get("macs", site.macs))
     reads = _stationary(FLOAT / 8 * site.weights, site.rows, reuse)
     return Work(products, reads + _inputs(site, FLOAT), state)
 
@@ -124,6 +124,11 @@ def _number(codec: Codec | None) -> tuple[str, int]:
     return ("fp", FLOAT) if codec is None else (codec.number, codec.width)
 
 
+def float_products(macs: int) -> dict[Operation, int]:
+    """Multiply-adds in float32."""
+    return _products(macs, ("fp", FLOAT), ("fp", FLOAT))
+
+
 def _products(macs: int, first: tuple[str, int], second: tuple[str, int]) -> dict[Operation, int]:
     """`macs` multiplications and additions of two kinds of numbers.
 
@@ -157,5 +162,7 @@ def _inputs(site: Site, bits: int) -> tuple[Read, ...]:
 
 
 def _input_bytes(site: Site, bits: int) -> int:
-    """Bytes of a site's inputs for one sample, an input of several kernel positions once."""
-    return math.ceil(site.inputs / site.taps * bits / 8)
+    """Bytes of a site's inputs for one sample: of a convolution's map, an input of several kernel
+    positions once, and those that a stride steps over as well."""
+    stride = math.prod(site.geometry.stride) if site.geometry is not None else 1
+    return math.ceil(site.inputs / site.taps * stride * bits / 8)

@@ -31,6 +31,8 @@ MAX_INT8_ERROR = 0.25
 """Distance of a step's answer from the floats', ||y - y'|| / ||y'||, that bytes may have: eight
 bits of inputs, weights and answers take a tenth of it, codes of tables that flip some more."""
 KEEPS_VALUES = (nn.Identity, nn.Dropout, nn.Flatten)
+IN_FLOATS = "_halut_in_floats"
+"""The attribute of layers that stay in floats, whatever bytes would do."""
 FLATTENS = (torch.flatten, "flatten")
 
 
@@ -419,7 +421,7 @@ class _Conversion:
 
 def is_product(module: nn.Module) -> bool:
     """Whether oneDNN has the module's product: torch's own code on floats, zeros around maps."""
-    if not onednn.available() or hooked(module):
+    if not onednn.available() or hooked(module) or getattr(module, IN_FLOATS, False):
         return False
     if isinstance(module, nn.Conv2d):
         kind = type(module)
@@ -431,6 +433,11 @@ def is_product(module: nn.Module) -> bool:
     elif not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         return False
     return module.weight.dtype == torch.float32
+
+
+def keep_in_floats(module: nn.Module) -> None:
+    """Mark an exact layer, of which copies and folded forms keep the mark, to stay in floats."""
+    setattr(module, IN_FLOATS, True)
 
 
 def holds_products(network: nn.Module) -> bool:

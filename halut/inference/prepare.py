@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from halut.errors import HalutError
 from halut.inference.base import InferenceLayer, refuse_training
 from halut.inference.fold import Step, fold
-from halut.inference.int8 import holds_products, require_cpu, verified_int8
+from halut.inference.int8 import holds_products, keep_in_floats, require_cpu, verified_int8
 from halut.inference.lowering import lower
 from halut.inference.regions import converted, faithful
 from halut.inference.table_layers import packed
@@ -21,6 +21,7 @@ from halut.inference.trace import Arguments, foldable
 from halut.inference.verify import check_code, check_layers, probes, verified_folding
 from halut.layers.codec import CodecLayer
 from halut.layers.lut import LUTLayer
+from halut.option import unknown
 from halut.replace import swap
 from halut.sites.calls import Call, example_call
 from halut.sites.eval_mode import eval_mode
@@ -29,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(
-    network: nn.Module, example: Any = None, calibration: Tensor | None = None
+    network: nn.Module,
+    example: Any = None,
+    calibration: Tensor | None = None,
+    keep: Sequence[str] = (),
 ) -> nn.Module:
     """A copy of `network` for inference, `network` itself unchanged.
 
@@ -53,15 +57,17 @@ def prepare(
     well where that serves: a convolution by tables reads and answers uint8, and exact layers run by
     oneDNN's INT8 operators (on CPUs, where torch has them), their weights rounded. The ranges are
     those of the batch. A step of bytes whose answer is further from the floats' than rounding
-    explains stays in floats. Such a network runs on the CPU and in float32 only; one of which
-    torch.fx follows nothing is refused.
+    explains stays in floats, and so do the exact layers named in `keep`. Such a network runs on the
+    CPU and in float32 only; one of which torch.fx follows nothing is refused.
 
     The answers are the network's in evaluation mode up to float rounding (a rounding may move an
     input across a threshold, and then one code differs). The copy has no gradient and refuses
     inputs that want one, takes float32, float16 or bfloat16 inputs as its exact layers do, and can
     be compiled, exported and saved by state dict: its twin is made by preparing the same network.
-    Raises HalutError for a layer that has no inference form (halut.average), and for an example
-    that the network does not take.
+    Raises HalutError for a layer that has no inference form (halut.average), for an example that
+    the network does not take, and for a name in `keep` that no exact layer has.
+
+    >>> int8 = prepare(network, calibration=batch, keep=["conv1", "fc"])
     """
     if calibration is not None:
         if not isinstance(calibration, Tensor):
@@ -74,7 +80,11 @@ def prepare(
             raise HalutError(
                 f"calibration must be a batch of float32 inputs, got {calibration.dtype}"
             )
+    elif keep:
+        raise HalutError("keep says what stays in floats of a network in bytes: give calibration=")
     ready = with_packed_layers(copy.deepcopy(network).eval())
+    for name in keep:
+        keep_in_floats(_exact_layer(ready, name))
     _freeze(ready)
     with torch.no_grad():
         batches = _batches(network, ready, example, calibration)
@@ -99,6 +109,13 @@ def with_packed_layers(network: nn.Module) -> nn.Module:
         form.like = nn.Parameter(layer.weight.detach().new_full((), torch.nan), False)
         swap.replace_module(network, name, form.eval())
     return network
+
+
+def _exact_layer(network: nn.Module, name: str) -> nn.Module:
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    if name not in layers:
+        raise HalutError(f"keep: {unknown('exact layer', name, layers)}")
+    return layers[name]
 
 
 def _freeze(network: nn.Module) -> None:

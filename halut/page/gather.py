@@ -131,4 +131,4 @@ def _once(records: Sequence[Record]) -> tuple[list[Record], int]:
 
 def _is_of(record: Record, folders: set[str]) -> bool:
     run = record.context.get("run")
-    return record.kind in ("run", "sweep") and run is not None and os.path.realpath(run) in folders
+    return record.kind == "run" and run is not None and os.path.realpath(run) in folders

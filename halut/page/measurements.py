@@ -13,8 +13,6 @@ from halut.results.record import Record
 
 LABELED = ("C", "V", "K", "bits", "width", "weight.width")
 """Options that a label has first."""
-WHOLE = ("run", "sweep")
-"""Kinds of records of whole networks, each of which has weights of its own."""
 
 
 def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -42,7 +40,7 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "site_kind": shape.get("kind"),
         "operator": record.operator,
         "option": label,
-        **sizes(record.options, shape.get("D")),
+        **sizes(record.operator, record.options, shape.get("D")),
         "score": record.score,
         "calibration": record.calibration,
         "seed": record.seed,
@@ -116,7 +114,7 @@ def record_notes(records: Sequence[Record], sites: Mapping[str, Iterable[str]]) 
         notes.append(f"records of several networks or data sets: {names}; filter by model and data")
     weights: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        if record.kind not in WHOLE and record.network.get("weights") is not None:
+        if record.kind != "run" and record.network.get("weights") is not None:
             weights[subject_of(record)].add(str(record.network["weights"]))
     for name, digests in weights.items():
         if len(digests) > 1:

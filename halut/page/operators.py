@@ -69,7 +69,10 @@ def _tables(file: Any, keys: set[str], owner: str, entry: Mapping[str, Any]) -> 
 def _columns(entry: Mapping[str, Any]) -> dict[str, Any]:
     """First column and width of every codebook that is kept."""
     site, options = entry["site"], entry.get("options", {})
-    C, stages = sizes(options, site["D"])["C"] or 1, 1 + options.get("residual", 0)
+    C, stages = (
+        sizes(entry.get("operator"), options, site["D"])["C"] or 1,
+        1 + options.get("residual", 0),
+    )
     blocks = Blocks(site["D"], C * stages, site.get("groups", 1), stages)
     return {"starts": blocks.starts[:CODEBOOKS], "widths": blocks.widths[:CODEBOOKS]}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from halut.analysis.run_figures import flat, is_number
 from halut.analysis.sweep_results import NOT_AXES, SEED
+from halut.analysis.variants import COSTS as OF_VARIANTS
 from halut.page.measurements import subject_of
 from halut.results.record import Record
 
@@ -20,9 +21,9 @@ COSTS = {
     "weight_bits": "bits a weight",
     "seconds": "seconds",
 }
-"""Axes of the front that every run tells; energies and latencies come from cost records."""
+"""Axes of the front that every run tells, of earlier versions too."""
 EXTRA = {"energy": "energy of a sample in joules", "latency": "latency in seconds"}
-"""Axes that cost records bring, and how their names begin."""
+"""Axes that runs (energy) and cost records bring, and how their names begin."""
 APART = (
     *(*NOT_AXES, SEED, "schedule.cache", "plugins", "sweep.", "hydra.", "data.name", "model.name"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
@@ -45,7 +46,7 @@ def points(runs: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list
     configuration from others, `label` the few that tell most.
     """
     outcomes = [_of_run(run) for run in runs if run["variants"]]
-    outcomes += [_of_record(record) for record in records if record.kind in ("run", "sweep")]
+    outcomes += [_of_record(record) for record in records if record.kind == "run"]
     labels = _labels([(each["subject"], each["config"]) for each in outcomes])
     rows = []
     for outcome, (label, options) in zip(outcomes, labels, strict=True):
@@ -98,10 +99,9 @@ def _of_record(record: Record) -> dict[str, Any]:
         accuracy = figures.get(f"{key}_accuracy")
         if accuracy is None:
             continue
-        prefix = "exact_" if key == "baseline" else f"{key}_"  # the same network, trained on
-        own = {k.removeprefix(prefix): v for k, v in figures.items() if k.startswith(prefix)}
         row = {"variant": variant, "accuracy": accuracy, "lost": difference(exact, accuracy)}
-        rows.append({**row, **{k: v for k, v in own.items() if _is_cost(k)}})
+        place = f"cost.variants.{'exact' if key == 'baseline' else key}"
+        rows.append({**row, **{cost: figures.get(f"{place}.{cost}") for cost in OF_VARIANTS}})
     test = figures.get("test_accuracy", figures.get("accuracy"))
     ours: dict[str, Any] = {"variant": "ours", "accuracy": test, "lost": difference(exact, test)}
     ours["val_accuracy"] = figures.get("val_accuracy")

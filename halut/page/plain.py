@@ -22,6 +22,7 @@ HEADLINE = {
     "bytes": "bytes",
     "operations": "operations",
     "bops": "bit operations",
+    "energy": "energy in J",
     "command": "command",
 }
 SITES = {
@@ -47,6 +48,7 @@ VARIANTS = {
     "bytes": "bytes",
     "operations": "operations",
     "bops": "bit operations",
+    "energy": "energy in J",
 }
 STAGES = {
     "stage": "stage",

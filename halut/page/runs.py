@@ -38,7 +38,7 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
 
     {"name", "status", "subject", "model", "data", "seed", "command", "config", "variants",
     "stages", "curves", "borders", "sites", "plan", "unsupported", "confusion", "worst", "versions",
-    "classes", "seconds"}; variants as halut.analysis.variants has them.
+    "classes", "energies", "seconds"}; variants as halut.analysis.variants has them.
     """
     record = read_run(path)
     if record.status != FINISHED:
@@ -79,6 +79,7 @@ def read_run_folder(path: Path, name: str, notes: list[str]) -> dict[str, Any]:
 def _facts(record: RunRecord, report: Mapping[str, Any]) -> dict[str, Any]:
     model, data = mapping(report.get("model")), mapping(report.get("data"))
     environment = mapping(report.get("environment"))
+    energies = mapping(mapping(report.get("cost")).get("energies"))
     config = record.config
     return {
         "subject": record.subject
@@ -91,6 +92,7 @@ def _facts(record: RunRecord, report: Mapping[str, Any]) -> dict[str, Any]:
         "figures": record.figures,
         "versions": {k: v for k, v in environment.items() if isinstance(v, str | int | float)},
         "classes": data.get("classes"),
+        "energies": f"{energies['name']}, {energies.get('source')}" if "name" in energies else None,
         "seconds": report.get("seconds"),
     }
 
@@ -140,7 +142,7 @@ def _site(
         "groups": site.get("groups"),
         "rows": site.get("rows"),
         "kernel": geometry.get("kernel"),
-        **sizes(options, site.get("D")),
+        **sizes(entry.get("operator"), options, site.get("D")),
         "stage": entry.get("stage"),
         "bytes": report.get("bytes"),
         "exact_bytes": report.get("exact_bytes"),

@@ -26,6 +26,8 @@ from halut.sites.plan import Entry
 
 WIDTHS = range(2, 9)
 INPUT_BITS = 8
+SCALE_BITS = 32
+"""Of a scale, of which every output has one."""
 AUTO, NONE = "auto", "none"
 CHOICES = f"{AUTO}, {NONE} or widths in {WIDTHS[0]}..{WIDTHS[-1]} such as [8,4]"
 MISSING = (
@@ -174,7 +176,8 @@ def wider(ranges: Sequence[Range]) -> Range:
 def quantized_bytes(sites: Iterable[Site], width: int) -> int:
     """What inference must hold of the sites: codes, scales of 4 bytes, zero points of 1, biases."""
     return sum(
-        -(-site.weights * width // 8) + 4 * site.M + 5 + 4 * site.M * site.bias for site in sites
+        -(-site.weights * width // 8) + SCALE_BITS // 8 * site.M + 5 + 4 * site.M * site.bias
+        for site in sites
     )
 
 

@@ -30,6 +30,7 @@ examples:
   halut results                                       every record of the store results/
   halut results --kind sensitivity --site 'stack3.*' --where 'C=16,32' 'lost<1' --sort lost
   halut results benchmarks/store --model resnet8 --csv resnet8.csv
+  halut results --kind run --where 'run=*/runs/C/*'   the runs of one sweep, by their folder
   halut results import runs/C runs/mine               records of finished runs, into results/
 
 --where takes NAME=VALUE, !=, <, <=, > and >= of options, figures, settings and context; = takes

@@ -18,7 +18,7 @@ from halut.analysis.run_figures import (
     run_folders,
 )
 from halut.analysis.sweep_results import NOT_AXES, SEED
-from halut.analysis.variants import variants
+from halut.analysis.variants import COSTS, variants
 from halut.errors import HalutError, reason
 from halut.io import read_json, reading
 from halut.models.weights import read_state
@@ -50,9 +50,8 @@ def record_of_run(run: RunRecord) -> Record:
     `operator` is that of its replaced layers, None where they differ; `options` are those of the
     group halut by dotted key, if that operator has them all from there; `settings` is the rest of
     the configuration that decides the figures; `figures` are those of
-    halut.analysis.run_figures.FIGURES that the run has, and what the exact network and its integers
-    cost: exact_bytes, exact_operations, exact_bops, int8_bytes, ... Raises HalutError if a file of
-    the folder is damaged.
+    halut.analysis.run_figures.FIGURES that the run has, and what its variants cost:
+    cost.variants.int8.bytes. Raises HalutError if a file of the folder is damaged.
 
     >>> record_of_run(read_run(Path("runs/mine"))).figures["lost"]
     0.3
@@ -89,14 +88,17 @@ def record_of_run(run: RunRecord) -> Record:
             },
             {
                 **{key: value for key in FIGURES if (value := run.figures.get(key)) is not None},
-                **_costs_beside(report),
+                **_variant_costs(report),
             },
             operator=operator,
             options=options,
             seed=run.config.get(SEED) or 0,
             calibration=run.config.get("capture.samples"),
             settings={k: v for k, v in run.config.items() if not k.startswith(elsewhere)},
-            detail={"sites": len(report.get("sites", []))},
+            detail={
+                "sites": len(report.get("sites", [])),
+                "energies": mapping(mapping(report.get("cost")).get("energies")).get("name"),
+            },
             context={
                 "command": report.get("command"),
                 "commit": environment.get("commit"),
@@ -113,14 +115,16 @@ def record_of_run(run: RunRecord) -> Record:
         )
 
 
-def _costs_beside(report: Mapping[str, Any]) -> dict[str, float]:
-    """VARIANT_COST of the exact network and its integers: numbers of halut.analysis.variants."""
+def _variant_costs(report: Mapping[str, Any]) -> dict[str, float]:
+    """What the networks cost whose accuracies stand beside the run's, by cost.variants.NAME.COST,
+    of reports of earlier versions as far as they tell."""
+    rows = {row["variant"].lower(): row for row in variants(report)}
+    names = [name for name in ("exact", *mapping(report.get("ptq"))) if name in rows]
     return {
-        f"{row['variant'].lower()}_{name}": float(value)
-        for row in variants(report)
-        if row["variant"] == "exact" or row["variant"].lower() in mapping(report.get("ptq"))
-        for name, value in row.items()
-        if not name.endswith("accuracy") and is_number(value)
+        f"cost.variants.{name}.{cost}": float(rows[name][cost])
+        for name in names
+        for cost in COSTS
+        if is_number(rows[name][cost])
     }
 
 

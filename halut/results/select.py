@@ -11,13 +11,14 @@ from typing import Any
 
 from halut.analysis.run_figures import flat, is_number
 from halut.errors import HalutError
+from halut.results.code_bits import code_bits
 from halut.results.record import Record
 
 BASE = (
-    *("kind", "model", "weights", "data", "split", "samples", "site", "operator", "seed"),
+    *("kind", "model", "weights", "data", "split", "samples", "site", "operator", "bits", "seed"),
     *("calibration", "score"),
 )
-"""Fields of every record."""
+"""Fields of every record; bits: see halut.results.code_bits."""
 GROUPS = ("options", "settings", "figures", "context")
 """Mappings whose keys are fields, with the group's name before them: options.C, figures.lost."""
 SHORT = ("options", "figures", "settings", "context", "data", "network")
@@ -52,7 +53,10 @@ def fields_of(record: Record) -> dict[str, Any]:
         "data": data.get("name"),
         "split": data.get("split"),
         "samples": data.get("samples"),
-        **{name: getattr(record, name) for name in BASE[6:]},
+        "site": record.site,
+        "operator": record.operator,
+        "bits": code_bits(record.operator, record.options),
+        **{name: getattr(record, name) for name in BASE[BASE.index("bits") + 1 :]},
     }
     groups = {"network": dict(network), "data": dict(data)}
     groups |= {name: dict(getattr(record, name)) for name in GROUPS}

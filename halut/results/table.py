@@ -34,6 +34,8 @@ FIGURES = {
         "bytes": ("bytes", "{:,.0f}"),
         "bops": ("bit ops", "{:.2g}"),
         "weight_bits": ("bits w", "{:.3g}"),
+        "energy": ("energy J", "{:.2g}"),
+        "latency": ("latency s", "{:.2g}"),
     },
     "run": {
         "test_accuracy": ("test", "{:.2f}"),
@@ -46,12 +48,12 @@ FIGURES = {
         "bytes": ("bytes", "{:,.0f}"),
         "operations": ("operations", "{:,.0f}"),
         "bops": ("bit ops", "{:.2g}"),
+        "energy": ("energy J", "{:.2g}"),
         "seconds": ("s", "{:.0f}"),
     },
 }
 """Figures that a table of a kind shows where a record has them: title and format."""
 FIGURES["convergence"] = FIGURES["sensitivity"]
-FIGURES["sweep"] = FIGURES["run"]
 IDENTITY = ("model", "data", "split", "samples", "site", "operator", "calibration", "score", "seed")
 """Fields that are a column where the records differ in them, and else told above the table."""
 MAX_OPTION_COLUMNS = 5

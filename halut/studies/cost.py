@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from torch import nn
 
 from halut import bundle
 from halut.analysis.energy import DEFAULT, EnergyTable, energy_tables, load_energies
+from halut.analysis.network_cost import macs_outside
 from halut.analysis.plan_cost import VariantCost, plan_cost, with_latency
 from halut.analysis.plan_latency import plan_latency
 from halut.data import datasets
@@ -27,8 +28,9 @@ from halut.models.build import build_from
 from halut.replace.global_pruning import with_global_pruning
 from halut.results.record import Record
 from halut.results.store import Store
-from halut.sites.plan import Plan
+from halut.sites.plan import Entry, Plan
 from halut.studies import cost_tables
+from halut.studies.measuring import at_least, check_file, shape_of, writable_store
 from halut.studies.subject import compose, context
 from halut.training.config.run_config import TrainConfig
 from halut.training.config.unused_options import check_default_operator, check_effect_on_network
@@ -48,7 +50,8 @@ needed.
 
 Energy is that of operations and of reads from on-chip memories, by the table --energy; DRAM, the
 energy of reading all weights and tables once from there, is a column of its own. Not counted:
-writes, registers, norms and activation functions, addresses, control, leakage."""
+writes, registers, norms and activation functions, addresses, control, leakage. Products that are no
+sites count as float32 in every variant."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class Planned:
     data: str | None
     settings: dict[str, Any]
     run: str | None = None
+
+    @property
+    def macs_outside(self) -> int:
+        """See halut.analysis.network_cost.macs_outside."""
+        example = torch.zeros(1, *self.plan.model["input_shape"])
+        return macs_outside(self.plan, self.network, example)
 
     @property
     def digest(self) -> str:
@@ -81,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shape", type=_shape, help="C,H,W of the input, where the data set does not tell"
     )
-    parser.add_argument("--classes", type=_positive, help="classes, likewise")
+    parser.add_argument("--classes", type=at_least(1), help="classes, likewise")
     names = ", ".join(energy_tables())
     parser.add_argument(
         "--energy",
@@ -90,28 +99,28 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--reuse",
-        type=_positive,
+        type=at_least(1),
         help="rows that a weight serves once it is read (default: all of a sample's)",
     )
     parser.add_argument(
         "--bank",
-        type=_positive,
+        type=at_least(1),
         help="bytes of the banks that memories consist of (default: one memory per site)",
     )
     parser.add_argument(
         "--latency",
         action="store_true",
-        help="measure the exact network and the prepared one here, and every replaced layer",
+        help="measure here: float32, INT8 and the plan, the networks and every replaced layer",
     )
     parser.add_argument(
-        "--batch", type=_positive, default=1, help="samples of a measured batch (default 1)"
+        "--batch", type=at_least(1), help="samples of a measured batch, with --latency (default 1)"
     )
     parser.add_argument("--json", type=Path, help="write everything to this file")
     parser.add_argument("--csv", type=Path, help="write a row for every site and variant")
     parser.add_argument(
         "--results", type=Path, help="append records to this store (folder) of results"
     )
-    parser.add_argument("--threads", type=_positive, help="threads of torch")
+    parser.add_argument("--threads", type=at_least(1), help="threads of torch")
     return parser
 
 
@@ -119,36 +128,49 @@ def main(arguments: Sequence[str]) -> int:
     """Entry point; returns the exit code."""
     options = parser().parse_args(arguments)
     set_up_logging()
+    _check(options)
     begun = time.monotonic()
     if options.threads:
         torch.set_num_threads(options.threads)
     energies = load_energies(options.energy)
     planned = planned_of(options.subject, options.shape, options.classes)
     costs = plan_cost(
-        planned.plan, planned.network, energies, reuse=options.reuse, bank=options.bank
+        planned.plan,
+        planned.network,
+        energies,
+        reuse=options.reuse,
+        bank=options.bank,
+        macs_outside=planned.macs_outside,
     )
+    times = None
     if options.latency:
         with progress_bar("latency", len(planned.plan.replaced)) as progress:
-            times = plan_latency(planned.network, planned.plan, options.batch, progress=progress)
+            batch = options.batch or 1
+            times = plan_latency(planned.network, planned.plan, batch, progress=progress)
         costs = with_latency(costs, times)
-    cost_tables.show(planned.plan, costs, energies)
-    if options.latency:
-        log.info(
-            "latency: of a batch of %d by %d threads, float32 and prepared, in turns; inputs are "
-            "random, integers are not measured (halut bench has INT8 products)",
-            *(options.batch, times["threads"]),
-        )
+    cost_tables.show(planned.plan, costs, energies, times)
     if options.json is not None:
-        write_json(options.json, _content(planned, costs, energies, options))
+        write_json(options.json, _content(planned, costs, energies, options, times))
         log.info("figures in %s", options.json)
     if options.csv is not None:
-        write_bytes(options.csv, cost_tables.csv_of(costs).encode())
+        write_bytes(options.csv, cost_tables.csv_of(costs, times).encode())
         log.info("a row for every site and variant in %s", options.csv)
     if options.results is not None:
         seconds = time.monotonic() - begun
-        added = append(Store(options.results), planned, costs, energies, options, seconds)
+        added = append(Store(options.results), planned, costs, energies, options, seconds, times)
         log.info("%d records added to %s", added, options.results)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise HalutError for what has no effect and for what could not be written at the end."""
+    if options.batch and not options.latency:
+        raise HalutError("--batch is that of what is timed: it needs --latency")
+    for flag, path in (("--json", options.json), ("--csv", options.csv)):
+        if path is not None:
+            check_file(path, flag)
+    if options.results is not None:
+        writable_store(options.results)
 
 
 def planned_of(
@@ -167,6 +189,11 @@ def planned_of(
         if len(subject) > 1:
             others = " ".join(each for each in subject if each != paths[0])
             raise HalutError(f"{paths[0]} is a plan, which says all: leave out {others}")
+        if shape is not None or classes is not None:
+            raise HalutError(
+                f"{paths[0]} is a plan, which says all: leave out "
+                f"{'--classes' if shape is None else '--shape'}"
+            )
         return _of_file(Path(paths[0]))
     config = compose(subject)
     data = _data(config, shape, classes)
@@ -234,18 +261,19 @@ def append(
     energies: EnergyTable,
     options: argparse.Namespace,
     seconds: float | None = None,
+    times: Mapping[str, Any] | None = None,
 ) -> int:
-    """Append a record for every network and site to the store, less those that are there already;
-    with latencies, all of them.
+    """Append a record for every network and site to the store, less those that it has with the same
+    figures: not what was timed anew, nor what another version counted otherwise.
 
     Returns how many were added.
     """
-    known = store.keys() if not options.latency else set()  # what is measured is measured anew
-    fresh = [
-        record
-        for record in records(planned, costs, energies, options, seconds)
-        if record.key not in known
-    ]
+    store.prepare()
+    known = {record.key: record.figures for record in store.read().records}
+    fresh = []
+    for record in records(planned, costs, energies, options, seconds, times):
+        if times is not None or not record.figures.items() <= known.get(record.key, {}).items():
+            fresh.append(record)
     for record in fresh:
         store.append(record)
     return len(fresh)
@@ -257,8 +285,16 @@ def records(
     energies: EnergyTable,
     options: argparse.Namespace,
     seconds: float | None = None,
+    times: Mapping[str, Any] | None = None,
 ) -> list[Record]:
-    """Records of kind "cost": one of each variant for the network, and one for each site."""
+    """Records of kind "cost": one of each variant for the network, and one for each site; their
+    detail says what was timed, or why nothing was."""
+
+    def note(variant: str, entry: Entry | None = None) -> dict[str, Any]:
+        if times is None:
+            return {}
+        return {"latency_of": cost_tables.latency_note(times, variant, entry)}
+
     model = planned.plan.model
     network = {"model": model.get("name"), "options": model.get("options", {}), "weights": None}
     data = {
@@ -275,11 +311,19 @@ def records(
             **planned.settings,
             "variant": cost.variant,
             "plan": planned.digest,
-            "energies": energies.name,
+            "energies": _named(energies),
             "reuse": options.reuse,
             "bank": options.bank,
         }
-        whole = Record("cost", network, data, cost.figures, settings=settings, context=origin)
+        whole = Record(
+            "cost",
+            network,
+            data,
+            cost.figures,
+            settings=settings,
+            detail=note(cost.variant),
+            context=origin,
+        )
         made.append(whole)
         for site in cost.sites:
             entry = site.entry
@@ -290,10 +334,22 @@ def records(
                     site=entry.site.name,
                     operator=entry.operator,
                     options=entry.options,
-                    detail={"shape": cost_tables.shape_of(entry.site), "stage": None},
+                    detail={
+                        "shape": shape_of(entry.site),
+                        "stage": None,
+                        **note(cost.variant, entry),
+                    },
                 )
             )
     return made
+
+
+def _named(energies: EnergyTable) -> str:
+    """The table's name; of one that is not halut's own with a digest of what it says."""
+    if energies.name in energy_tables() and energies == load_energies(energies.name):
+        return energies.name
+    content = json.dumps(vars(energies), sort_keys=True, default=dict).encode()
+    return f"{energies.name}-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
 def _content(
@@ -301,6 +357,7 @@ def _content(
     costs: Sequence[VariantCost],
     energies: EnergyTable,
     options: argparse.Namespace,
+    times: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What --json holds."""
     return {
@@ -309,15 +366,10 @@ def _content(
         "settings": {**planned.settings, "reuse": options.reuse, "bank": options.bank},
         "energies": vars(energies),
         "variants": [cost_tables.content_of(cost) for cost in costs],
+        "latency": times,
         "unsupported": planned.plan.unsupported,
         "context": context(),
     }
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a number from 1 is wanted, got {text!r}")
-    return int(text)
 
 
 def _shape(text: str) -> tuple[int, int, int]:

@@ -13,8 +13,8 @@ from halut.analysis.energy import EnergyTable, in_joules
 from halut.analysis.plan_cost import EXACT, PLAN, SiteCost, VariantCost
 from halut.analysis.variants import prefixed
 from halut.replace.operator_registry import make_operator
-from halut.sites.find import Site
-from halut.sites.plan import Plan
+from halut.sites.plan import Entry, Plan
+from halut.studies.measuring import SHAPE, shape_of
 from halut.training.logging.progress import console
 
 NAMES = {EXACT: "float32", "int8": "INT8", "int4": "INT4"}
@@ -33,17 +33,42 @@ COUNTS = {
 }
 
 
-def show(plan: Plan, costs: Sequence[VariantCost], energies: EnergyTable) -> None:
-    """Print the tables of the sites and of the variants, and what the plan's figures consist of."""
+def show(
+    plan: Plan,
+    costs: Sequence[VariantCost],
+    energies: EnergyTable,
+    times: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the tables of the sites and of the variants, what the plan's figures consist of, and
+    what was timed."""
     console.print(sites_table(costs, console.width))
     for name, reason in plan.unsupported.items():
-        console.print(f"not counted: {name or 'the network'}: {reason}", highlight=False)
+        console.print(f"no site: {name or 'the network'}: {reason}", highlight=False)
     console.print(variants_table(plan, costs, console.width))
+    if outside := costs[0].figures["macs_outside"]:
+        console.print(
+            f"of every network {outside:,} multiply-adds in float32 are outside of the sites",
+            highlight=False,
+        )
     for cost in costs:
         if cost.variant == PLAN:
             parts = [f"{cost.figures[k]:,.0f} {w}" for k, w in COUNTS.items() if cost.figures[k]]
             console.print(f"the plan: {', '.join(parts)}", highlight=False, markup=False)
     console.print(f"energies: {energies.name}, {energies.source}", highlight=False, markup=False)
+    for line in latency_lines(plan, times) if times is not None else []:
+        console.print(line, highlight=False, markup=False)
+
+
+def latency_lines(plan: Plan, times: Mapping[str, Any]) -> list[str]:
+    """What the latencies are of, and why there is none of the others."""
+    lines = [
+        f"latency: of a batch of {times['batch']} on {times['threads']} threads, random inputs, "
+        "taken in turns, each in the quicker memory format; sites alone, from and to float32"
+    ]
+    for variant, words in {**times["ran"], **times["missing"]}.items():
+        name = NAMES.get(variant, _operators(plan))
+        lines.append(f"{name}: {'not timed, ' if variant in times['missing'] else ''}{words}")
+    return lines
 
 
 def sites_table(costs: Sequence[VariantCost], width: int = 140) -> Table:
@@ -70,7 +95,7 @@ def sites_table(costs: Sequence[VariantCost], width: int = 140) -> Table:
             between.join(prefixed(each.figures["operations"] or 0) for each in two),
             between.join(prefixed(each.figures["bytes"] or 0) for each in three),
             between.join(in_joules(each.figures["energy"] or 0) for each in three),
-            *([between.join(_times(two))] if timed else []),
+            *([between.join(_times(three)) if replaced else "not timed"] if timed else []),
         )
     return table
 
@@ -124,31 +149,32 @@ def content_of(cost: VariantCost) -> dict[str, Any]:
     }
 
 
-def csv_of(costs: Sequence[VariantCost]) -> str:
-    """A row for every site and variant, and one without a site for every network."""
+def csv_of(costs: Sequence[VariantCost], times: Mapping[str, Any] | None = None) -> str:
+    """A row for every site and variant, and one without a site for every network; of `times` what
+    ran, or why nothing did."""
     figures = list(costs[0].figures)
-    shape = ("kind", "rows", "D", "M", "groups")
+    notes = ["latency_of"] if times is not None else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("variant", "site", *shape, "operator", *figures))
+    writer.writerow(("variant", "site", *SHAPE, "operator", *figures, *notes))
     for cost in costs:
-        writer.writerow((cost.variant, "", *[""] * len(shape), "", *_row(cost.figures, figures)))
-        for each in cost.sites:
-            sizes = shape_of(each.entry.site)
-            row = (cost.variant, each.entry.site.name, *(sizes[key] for key in shape))
-            writer.writerow((*row, each.entry.operator, *_row(each.figures, figures)))
+        row: tuple[Any, ...] = (cost.variant, "", *[""] * len(SHAPE), "")
+        for site, of in ((None, cost.figures), *((s.entry, s.figures) for s in cost.sites)):
+            if site is not None:
+                row = (cost.variant, site.site.name, *shape_of(site.site).values(), site.operator)
+            note = [latency_note(times, cost.variant, site)] if times is not None else []
+            writer.writerow((*row, *_row(of, figures), *note))
     return text.getvalue()
 
 
-def shape_of(site: Site) -> dict[str, Any]:
-    """kind in a word or two, rows of a sample, inputs D, outputs M and groups."""
-    return {
-        "kind": site.describe(),
-        "rows": site.rows,
-        "D": site.D,
-        "M": site.M,
-        "groups": site.groups,
-    }
+def latency_note(times: Mapping[str, Any], variant: str, entry: Entry | None) -> str:
+    """What was timed of a variant of the network, or of a site of it, or why nothing was."""
+    if entry is None:
+        return str(times["ran"].get(variant) or times["missing"][variant])
+    name = entry.site.name
+    if name not in times["sites"]:
+        return "not timed: it stays"
+    return str(times["missing_at"][name].get(variant, "alone, from and to float32"))
 
 
 def _row(figures: Mapping[str, float | None], names: Sequence[str]) -> list[float | None]:
@@ -156,12 +182,11 @@ def _row(figures: Mapping[str, float | None], names: Sequence[str]) -> list[floa
 
 
 def _times(sites: Sequence[SiteCost]) -> list[str]:
-    times = (_milliseconds(each.figures.get("latency")) for each in sites)
-    return [time for time in times if time]
+    return [_milliseconds(each.figures.get("latency")) for each in sites]
 
 
 def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{1e3 * value:.3g} ms"
+    return "no kernel" if value is None else f"{1e3 * value:.3g} ms"
 
 
 def _becomes(site: SiteCost) -> str:

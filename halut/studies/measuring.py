@@ -8,18 +8,23 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from halut.analysis.sensitivity import Candidate, sensitivity
 from halut.errors import HalutError
 from halut.results.record import Record
 from halut.results.store import Store
+from halut.sites.find import Site
 from halut.sites.plan import Plan
 from halut.studies.options import Choice, choices_of, configs_of
 from halut.studies.subject import Subject, context, now
 from halut.training.config.run_config import TrainConfig
 from halut.training.logging.progress import batches_shown, log, set_up_logging
 from halut.training.logging.run_progress import Part, run
+
+SHAPE = ("kind", "kernel", "rows", "D", "M", "groups")
+"""What a site is by: linear, conv2d or attention, rows of a sample, inputs D and outputs M."""
 
 
 def add_flags(parser: argparse.ArgumentParser, samples: int) -> None:
@@ -63,17 +68,28 @@ def at_least(low: int) -> Any:
     return number
 
 
-def writable_store(folder: str) -> Store:
+def writable_store(folder: str | Path) -> Store:
     """The store, which need not be there yet; HalutError where nothing could be written."""
-    store = Store(folder)
-    place = store.path.absolute()
-    while not place.exists():
+    check_place(Path(folder), f"--results {folder}")
+    return Store(folder)
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Raise HalutError where no file could be written."""
+    if path.is_dir():
+        raise HalutError(f"{flag} {path} is a folder: give a file")
+    check_place(path.parent, f"{flag} {path}")
+
+
+def check_place(folder: Path, words: str) -> None:
+    """Raise HalutError, which begins with `words`, where no folder could be made or written to."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise HalutError(f"--results {folder}: {place} is no folder")
+        raise HalutError(f"{words}: {place} is no folder")
     if not os.access(place, os.W_OK):
-        raise HalutError(f"--results {folder}: {place} cannot be written to")
-    return store
+        raise HalutError(f"{words}: {place} cannot be written to")
 
 
 def begin(options: argparse.Namespace) -> tuple[Subject, list[Choice], Store]:
@@ -115,8 +131,12 @@ def record_of(
     data = ("train", gradients) if score == "fisher" else ("val", setup.samples)
     train_samples = getattr(subject.data.config, "train_samples", None)
     cut = {} if train_samples is None else {"data.train_samples": train_samples}
-    shape = {key: getattr(site, key) for key in ("kind", "rows", "D", "M", "groups")}
-    detail = {"shape": shape, "stage": None, **words_of(choice), **content.pop("detail", {})}
+    detail = {
+        "shape": shape_of(site),
+        "stage": None,
+        **words_of(choice),
+        **content.pop("detail", {}),
+    }
     return Record(
         setup.kind,
         subject.identity,
@@ -132,6 +152,12 @@ def record_of(
         detail=detail,
         **content,
     )
+
+
+def shape_of(site: Site) -> dict[str, Any]:
+    """What a record's detail says of a site: SHAPE, the kernel as 3x3, None of a Linear."""
+    kernel = "x".join(map(str, site.geometry.kernel_size)) if site.geometry is not None else None
+    return {key: kernel if key == "kernel" else getattr(site, key) for key in SHAPE}
 
 
 def words_of(choice: Choice) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import nn
 
 from halut import __version__
 from halut.analysis.bit_operations import bit_figures
+from halut.analysis.energy import load_energies
 from halut.analysis.memory import memory_figures, site_bytes
-from halut.analysis.network_cost import exact_cost, layer_costs, replaced_cost
+from halut.analysis.network_cost import exact_cost, layer_costs, macs_outside, replaced_cost
+from halut.analysis.plan_cost import EXACT, PLAN, plan_cost
 from halut.analysis.site_bytes import (
     SiteBytes,
     bytes_of_site,
@@ -84,6 +87,7 @@ def final_report(
             "exact": exact_cost(context.plan, context.exact),
             "replaced": replaced_cost(context.plan, network),
             "bits": bit_figures(context.plan, network),
+            **variant_figures(context, network, at_bits),
         },
         "memory": memory,
         "model": {**context.plan.model, "pretrained": _pretrained(context)},
@@ -99,6 +103,27 @@ def final_report(
         "seed": config.seed,
         "command": command_line(),
         "configuration": {"loss": asdict(config.loss), "optim": asdict(config.optim)},
+    }
+
+
+def variant_figures(
+    context: Context, network: nn.Module, integers: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """energies: the table's name and source; variants: of the exact network, of it with integers at
+    the replaced sites and of the run's own ("plan"), what `halut cost` says of them."""
+    energies, exact = load_energies(), context.exact
+    example = torch.zeros(1, *context.plan.model["input_shape"])
+    costs = plan_cost(
+        context.plan,
+        exact,
+        energies,
+        (EXACT, *integers, PLAN),
+        macs_outside=macs_outside(context.plan, exact, example),
+        replaced=network,
+    )
+    return {
+        "energies": {"name": energies.name, "source": energies.source},
+        "variants": {cost.variant: dict(cost.figures) for cost in costs},
     }
 
 

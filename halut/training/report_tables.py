@@ -28,7 +28,9 @@ def variants_table(report: Mapping[str, Any]) -> Table:
     parts = [("validation", counts.get("val")), ("test", counts.get("test"))]
     samples = " and ".join(f"{count} {name}" for name, count in parts if count)
     of = f" of {samples} samples" if samples else ""
-    title = f"accuracy in percent{of}, bytes, operations per sample"
+    energies = (report["cost"].get("energies") or {}).get("name")
+    title = f"accuracy in percent{of}, bytes; operations per sample"
+    title += f", energy at {energies}" if energies else ""
     table = Table(title=title, title_justify="left")
     table.add_column("variant", overflow="fold")
     for column in COLUMNS:
@@ -73,7 +75,14 @@ def cost_lines(cost: Mapping[str, Mapping[str, Any]]) -> list[str]:
         parts += _counts(c, lookups="look-ups and adds", weight_bytes="bytes of weights")
         parts += _counts(c, table_bytes="bytes of tables")
         lines.append(f"{name}: {', '.join(parts)}")
-    return [*lines, bits_line(cost["bits"])] if "bits" in cost else lines  # earlier ones have none
+    lines += [bits_line(cost["bits"])] if "bits" in cost else []  # earlier ones have none
+    if outside := cost.get("variants", {}).get("exact", {}).get("macs_outside"):
+        lines.append(
+            f"outside of the sites, in the table's figures: {outside:,} multiply-adds in float32"
+        )
+    if "energies" in cost:
+        lines.append(f"energies: {cost['energies']['name']}, {cost['energies']['source']}")
+    return lines
 
 
 def _counts(cost: Mapping[str, Any], **words: str) -> list[str]:

@@ -10,13 +10,18 @@ import torch
 from torch import nn
 
 import halut
+from halut.analysis import plan_latency as plan_latency_module
 from halut.analysis.bit_operations import bit_figures
 from halut.analysis.energy import load_energies
 from halut.analysis.memory import memory_figures
-from halut.analysis.network_cost import exact_cost, operations, replaced_cost
+from halut.analysis.network_cost import exact_cost, macs_outside, operations, replaced_cost
 from halut.analysis.plan_cost import SUMS, VARIANTS, plan_cost, with_latency
 from halut.analysis.plan_latency import plan_latency
+from halut.bench.method import relative_error
 from halut.errors import HalutError
+from halut.inference import onednn
+from halut.inference.onednn import Int8Product
+from halut.models.build import build_model
 from halut.replace import swap
 from halut.replace.operator_registry import operator_names
 from halut.replace.policy import Rule, resolve
@@ -105,8 +110,7 @@ def test_the_baselines_are_integers_at_the_sites_that_the_plan_replaces():
         assert cost.figures["macs"] == exact["macs"]
         sites = [e.site for e in plan.replaced]
         integers_bytes = sum(s.figures["bytes"] for s in cost.sites if s.entry.replaced)
-        codes = sum(-(-site.weights * width // 8) for site in sites)
-        assert codes < integers_bytes <= quantized_bytes(sites, width)
+        assert integers_bytes == quantized_bytes(sites, width)
     assert by_variant["int4"].figures["energy"] < by_variant["int8"].figures["energy"]
     assert by_variant["int8"].figures["energy"] < exact["energy"]
 
@@ -114,11 +118,15 @@ def test_the_baselines_are_integers_at_the_sites_that_the_plan_replaces():
 def test_the_network_s_figures_are_the_sums_of_its_sites():
     network, plan = planned()
     for cost in plan_cost(plan, network):
-        for key in SUMS:
-            assert cost.figures[key] == pytest.approx(sum(s.figures[key] for s in cost.sites))
-        held = sum(s.figures["bytes"] for s in cost.sites)
         rest = 4 * 4 * 8 + 8  # the norm: scale, shift, mean, variance, and a count of batches
+        for key in SUMS:
+            outside = rest * 162.5e-12 if key == "energy_dram" else 0
+            total = sum(s.figures[key] for s in cost.sites) + outside
+            assert cost.figures[key] == pytest.approx(total), key
+        held = sum(s.figures["bytes"] for s in cost.sites)
         assert cost.figures["bytes"] == held + rest
+        assert cost.figures["macs_outside"] == 0
+        assert cost.figures["energy_dram"] == pytest.approx(cost.figures["bytes"] * 162.5e-12)
 
 
 def test_tokens_and_groups_are_counted():
@@ -161,7 +169,7 @@ def test_attention_is_a_site():
     rules = [Rule(kind="attention", operator="integer", options={"width": 8}), Rule("*")]
     plan = resolve(sites, rules, "integer", {})
     costs = plan_cost(plan, network)
-    (exact, *_, ours) = (
+    (exact, int8, _, ours) = (
         next(s.figures for s in cost.sites if s.entry.site.kind == "attention") for cost in costs
     )
     tokens, heads, d = 5, 2, 12
@@ -169,6 +177,63 @@ def test_attention_is_a_site():
     assert ours["bops"] == 64 * ours["macs"]
     assert exact["weight_bits"] is None
     assert ours["energy"] < exact["energy"] / 4
+    assert int8 == exact  # no weight to quantize: as the baseline of a run has it
+
+
+class Attending(nn.Module):
+    """torch's attention, whose layers are read without a call, and a matmul of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 6)
+
+    def forward(self, x):
+        y, _ = self.attention(x, x, x, need_weights=False)
+        return self.head(y) @ self.head(x).transpose(1, 2)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_products_outside_of_the_sites_are_counted(batch):
+    """10 tokens of 8: q, k, v and the output's projection, two products of attention, one more."""
+    network = Attending().eval()
+    x = torch.randn(batch, 10, 8)
+    sites, unsupported = find_sites(network, x[:1])
+    assert [site.name for site in sites] == ["head"]
+    assert [each.name for each in unsupported] == ["attention.out_proj"]
+    plan = resolve(sites, [Rule(operator="tree", options={"V": 4})], "tree", {}, unsupported)
+    outside = macs_outside(plan, network, x)
+    assert outside == 10 * 8 * 8 * 4 + 2 * 10 * 10 * 8 + 10 * 10 * 6
+    exact, int8, _, ours = plan_cost(plan, network, macs_outside=outside)
+    head = 2 * 10 * 8 * 6  # called twice
+    assert exact.figures["macs"] == head + outside
+    assert ours.figures["macs"] == outside
+    assert ours.figures["operations"] == outside + sum(s.figures["operations"] for s in ours.sites)
+    assert int8.figures["bops"] == 64 * head + 1024 * outside
+    compute = (outside + head) * (3.7 + 0.9) * 1e-12
+    assert exact.figures["energy_compute"] == pytest.approx(compute)
+    assert (
+        halut.plan_cost(network, halut.Tree(V=4), x, keep_last=False, keep_first=False)[0].figures[
+            "macs"
+        ]
+        == exact.figures["macs"]
+    )
+
+
+def test_what_a_policy_leaves_out_counts_as_if_it_were_a_site():
+    pytest.importorskip("timm")
+    network = build_model("tiny_vit", 4, 1, dim=16, depth=2, heads=2).eval()
+    x = torch.zeros(1, 1, 8, 8)
+    rules = [Rule(kind="linear", operator="integer"), Rule("*")]
+    plan = resolve(find_sites(network, x)[0], rules, "integer", {})
+    outside = macs_outside(plan, network, x)
+    exposed = copy.deepcopy(network)
+    expose_attention(exposed)
+    sites, _ = find_sites(exposed, x)
+    assert outside == sum(s.macs for s in sites if s.kind == "attention") == 2 * 2 * 4 * 4 * 16
+    whole = resolve(sites, rules, "integer", {})
+    assert macs_outside(whole, exposed, x) == 0
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_energy_follows_its_table_and_memories():
@@ -210,8 +275,46 @@ def test_latency_is_measured_of_every_replaced_site_and_changes_nothing(operator
     assert list(times["sites"]) == replaced
     assert times["batch"] == 2
     costs = {c.variant: c for c in with_latency(plan_cost(plan, network), times)}
-    assert costs["plan"].figures["latency"] == times["ms"]["plan"] / 1e3
-    assert costs["exact"].figures["latency"] == times["ms"]["exact"] / 1e3
-    assert "latency" not in costs["int8"].figures
-    timed = [s.entry.site.name for s in costs["plan"].sites if "latency" in s.figures]
-    assert timed == replaced
+    variants = ["exact", "plan", *(["int8"] if onednn.available() else [])]
+    for variant in variants:
+        assert costs[variant].figures["latency"] == times["ms"][variant] / 1e3
+        timed = [s.entry.site.name for s in costs[variant].sites if "latency" in s.figures]
+        assert timed == replaced
+    assert set(times["ran"]) == set(variants)
+    assert set(times["missing"]) == set(VARIANTS) - set(variants)
+    assert "latency" not in costs["int4"].figures
+    assert "4-bit" in times["missing"]["int4"]
+    what = {"tree": "tree_layer", "pq": "nearest_layer", "integer": "float products of quantized"}
+    assert what[operator] in times["ran"]["plan"]
+
+
+@pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
+def test_int8_is_timed_at_the_replaced_sites_alone():
+    network, plan = planned()
+    network.requires_grad_(False)
+    replaced = [entry.site.name for entry in plan.replaced]
+    ready, note, alone = plan_latency_module._in_int8(network, replaced, torch.randn(2, 3, 9, 9))
+    products = [m for m in ready.modules() if isinstance(m, Int8Product)]
+    assert len(products) == len(replaced) == len(alone)
+    assert "all replaced sites, bytes between neighbors" in note
+    kept = [m for m in ready.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(kept) == 2  # the stem and the head
+    x = torch.randn(2, 3, 9, 9)
+    assert relative_error(ready(x), network(x)) < 0.1
+
+
+@pytest.mark.skipif(not onednn.available(), reason="this torch has no oneDNN")
+def test_what_has_no_int8_kernel_is_said():
+    pytest.importorskip("timm")
+    network = build_model("tiny_vit", 4, 1, dim=16, depth=1, heads=2).eval()
+    expose_attention(network)
+    sites, _ = find_sites(network, torch.zeros(1, 1, 8, 8))
+    products, integer = Rule(kind="attention", operator="integer"), Rule(operator="integer")
+    rules = [Rule("head"), Rule("patch_embed.*"), products, integer]
+    plan = resolve(sites, rules, "integer", {}, model={"input_shape": [1, 8, 8]})
+    times = plan_latency(network, plan)
+    name = "blocks.0.attn.products"
+    assert "int8" not in times["sites"][name]
+    assert times["missing_at"][name]["int8"] == "no INT8 kernel for this product"
+    assert "at 4 of 5 sites" in times["ran"]["int8"]
+    assert {"exact", "int8", "plan"} <= times["sites"]["blocks.0.mlp.fc1"].keys()

@@ -11,7 +11,7 @@ from torch import nn
 from halut.bench.cpu.onednn import kernels_of
 from halut.bench.method import relative_error
 from halut.errors import HalutError
-from halut.inference import onednn
+from halut.inference import onednn, prepare
 from halut.inference.fold import fold
 from halut.inference.int8 import int8_network
 from halut.inference.int8_steps import MaxPool, MeanPool
@@ -165,3 +165,23 @@ def test_off_the_cpu_it_is_refused(network):
         int8_network(graph, x.to("meta"))
     with pytest.raises(HalutError, match=r"network\.cpu\(\)"):
         int8_network(graph.to("meta"), x)
+
+
+def test_layers_that_are_kept_stay_in_floats(network):
+    x = torch.randn(4, 3, 17, 12)
+    ready = prepare(network, calibration=x, keep=["stem", "conv2", "head"])
+    assert sum(isinstance(m, Int8Product) for m in ready.modules()) == 4
+    kept = [m for m in ready.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert [type(m) for m in kept] == [nn.Conv2d, nn.Conv2d, nn.Linear]
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in ready.modules())  # folded as ever
+    assert relative_error(ready(x), network(x)) < 0.05
+    everything = prepare(network, calibration=x)  # nothing is left of it on the network
+    assert sum(isinstance(m, Int8Product) for m in everything.modules()) == 7
+
+
+def test_keep_is_refused_where_it_says_nothing(network):
+    x = torch.randn(4, 3, 17, 12)
+    with pytest.raises(HalutError, match="unknown exact layer 'conv9'; did you mean conv"):
+        prepare(network, calibration=x, keep=["conv9"])
+    with pytest.raises(HalutError, match="give calibration="):
+        prepare(network, x, keep=["conv1"])

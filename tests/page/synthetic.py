@@ -77,7 +77,7 @@ def network(C: int, seed: int, test: float) -> Record:
     figures = {"test_accuracy": test, "val_accuracy": test + 1, "exact_accuracy": EXACT}
     figures |= {"int8_accuracy": EXACT - 0.1, "bytes": 1000.0 * C, "operations": 5000.0 * C}
     return Record(
-        "sweep",
+        "run",
         NETWORK,
         {**DATA, "split": "test"},
         figures,

@@ -213,12 +213,12 @@ def test_exact_networks_of_records_and_runs_are_one_line(tmp_path):
 
 
 def test_sizes_of_operators_come_from_their_options():
-    assert sizes({"V": 9, "K": 8, "bits": 8}, D=147) == {"C": 17, "V": 9, "K": 8, "bits": 8}
-    assert sizes({"C": 16, "V": None}, D=144)["V"] == 9
-    assert sizes({"weight": {"name": "integer", "width": 4}, "width": None})["bits"] == 4
-    assert sizes({"weight.width": None, "width": 8})["bits"] == 8
-    assert sizes({"width": 8, "weight.width": 4})["bits"] == 4
-    assert sizes({}) == {"C": None, "V": None, "K": None, "bits": None}
+    assert sizes(None, {"V": 9, "K": 8, "bits": 8}, D=147) == {"C": 17, "V": 9, "K": 8, "bits": 8}
+    assert sizes("tree", {"C": 16, "V": None}, D=144)["V"] == 9
+    assert sizes(None, {"weight": {"name": "integer", "width": 4}, "width": None})["bits"] == 4
+    assert sizes(None, {"weight.width": None, "width": 8})["bits"] == 8
+    assert sizes(None, {"width": 8, "weight.width": 4})["bits"] == 4
+    assert sizes(None, {}) == {"C": None, "V": None, "K": None, "bits": None}
 
 
 def test_bits_of_number_formats_are_those_of_the_weights(tmp_path):
@@ -236,7 +236,8 @@ def test_bits_of_number_formats_are_those_of_the_weights(tmp_path):
 
 def test_integers_of_a_record_have_what_they_cost(tmp_path):
     record = synthetic.network(8, 0, 90.0)
-    figures = {"exact_bytes": 4000.0, "exact_bops": 9e6, "int8_bytes": 1000.0, "int8_energy": 2.0}
+    costs = {"exact.bytes": 4e3, "exact.bops": 9e6, "int8.bytes": 1e3, "int8.energy": 2.0}
+    figures = {f"cost.variants.{name}": cost for name, cost in costs.items()}
     told = Record(**{**vars(record), "figures": {**record.figures, **figures}})
     page = gather([synthetic.store(tmp_path / "s", told)])
     lines = {line["variant"]: line for line in as_rows(page["headline"])}

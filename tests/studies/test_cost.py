@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from halut.analysis import energy
 from halut.analysis.plan_cost import plan_cost
 from halut.cli import main
 from halut.data import datasets
+from halut.inference import onednn
 from halut.results.store import Store
+from halut.studies import cost as program
+from halut.studies import measuring
 from halut.studies.cost import planned_of
 from halut.studies.cost_tables import sites_table, variants_table
 
@@ -137,6 +142,8 @@ def test_a_plan_file_says_all(capsys, tmp_path):
     plan = f"plan={folder / 'plan.json'}"
     assert content(capsys, tmp_path, "model=resnet8", plan)["variants"] == expected
     assert "leave out halut.C=8" in refusal(capsys, folder, "halut.C=8")
+    assert "leave out --shape" in refusal(capsys, folder, "--shape", "3,8,8")
+    assert "leave out --classes" in refusal(capsys, folder, "--classes", "3")
 
 
 def test_a_row_for_every_site_and_variant(capsys, tmp_path):
@@ -170,19 +177,69 @@ def test_records_are_appended_once(capsys, tmp_path):
     assert plan.context["command"].startswith("halut cost policy=conv3x3 halut.C=4")
     site = next(r for r in reading.records if r.site == "stack1.conv1" and r.operator == "tree")
     assert site.detail["shape"] == {
-        "kind": "conv 3x3", "rows": 64, "D": 144, "M": 16, "groups": 1,
+        "kind": "conv2d", "kernel": "3x3", "rows": 64, "D": 144, "M": 16, "groups": 1,
     }  # fmt: skip
+
+
+def test_energies_of_one_name_are_told_apart_by_what_they_say(capsys, tmp_path):
+    own = (energy.FOLDER / "45nm.yaml").read_text()
+    names = set()
+    for dram in ("162.5", "163.5"):
+        (tmp_path / "mine.yaml").write_text(own.replace("dram: 162.5", f"dram: {dram}"))
+        cost(capsys, "--energy", tmp_path / "mine.yaml", "--results", tmp_path / "results")
+        names = {r.settings["energies"] for r in Store(tmp_path / "results").read().records}
+    assert len(names) == 2
+    assert "45nm" in names  # the first says what halut's own says
+
+
+def test_what_another_version_counted_otherwise_is_appended_again(capsys, tmp_path):
+    first, second = Store(tmp_path / "first"), Store(tmp_path / "second")
+    cost(capsys, "halut.C=4", "--results", first.path)
+    for record in first.read().records:
+        stale = record.site is None and record.settings["variant"] == "plan"
+        figures = {**record.figures, "energy": 1.0} if stale else record.figures
+        second.append(replace(record, figures=figures))
+    assert "1 records added" in cost(capsys, "halut.C=4", "--results", second.path)
+    figures = [{r.key: r.figures for r in store.read().records} for store in (first, second)]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--json", "--results"])
+def test_where_nothing_can_be_written_is_told_before_anything_is_counted(
+    capsys, tmp_path, flag, monkeypatch
+):
+    def fails(*arguments, **named):
+        raise AssertionError("it was counted")
+
+    monkeypatch.setattr(program, "planned_of", fails)
+    (tmp_path / "file").write_text("")
+    line = refusal(capsys, "--latency", flag, tmp_path / "file" / "out")
+    assert f"{flag} {tmp_path / 'file' / 'out'}: {tmp_path / 'file'} is no folder" in line
+    if flag != "--results":
+        assert "is a folder: give a file" in refusal(capsys, flag, tmp_path)
+    monkeypatch.setattr(measuring.os, "access", lambda *arguments: False)  # root may write anywhere
+    assert "cannot be written to" in refusal(capsys, flag, tmp_path / "out")
 
 
 def test_latency_is_measured_where_it_is_asked_for(capsys, tmp_path):
     options = ("policy.only=[stack1.*]", "halut.C=4", "--latency", "--batch", "2")
     out = cost(capsys, *options, "--results", tmp_path, "--csv", tmp_path / "cost.csv")
     assert "latency: of a batch of 2" in out
+    assert "INT4: not timed, no kernel of 4-bit weights" in out
+    assert "no kernel" in next(line for line in out.splitlines() if line.startswith("│ INT4"))
     records = Store(tmp_path).read().records
     timed = {(r.site, r.settings["variant"]) for r in records if "latency" in r.figures}
     places = (None, "stack1.conv1", "stack1.conv2")
-    assert timed == {(place, variant) for place in places for variant in ("exact", "plan")}
-    assert "latency" in (tmp_path / "cost.csv").read_text().splitlines()[0]
+    variants = ("exact", "int8", "plan") if onednn.available() else ("exact", "plan")
+    assert timed == {(place, variant) for place in places for variant in variants}
+    assert all(r.detail["latency_of"] for r in records)
+    with (tmp_path / "cost.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        known = (row["site"] or None, row["variant"]) in timed
+        assert bool(row["latency"]) == known
+        assert row["latency_of"]
+        assert known != row["latency_of"].startswith(("no ", "not timed"))
 
 
 def test_global_pruning_is_settled(capsys, tmp_path):
@@ -201,6 +258,7 @@ def test_global_pruning_is_settled(capsys, tmp_path):
         (("nowhere",), "nowhere: "),
         (("--energy", "5nm"), "unknown energy table '5nm'"),
         (("model=resnet51",), "resnet51"),
+        (("--batch", "4"), "needs --latency"),
     ],
 )
 def test_refusals_are_one_line(capsys, arguments, message):

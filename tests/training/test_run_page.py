@@ -30,6 +30,10 @@ def test_a_run_leaves_a_page_with_its_own_figures(train, tmp_path, monkeypatch):
     assert ours["accuracy"] == report["final"]["test_accuracy"]
     assert ours["bytes"] == report["memory"]["after"]["total"]
     assert ours["command"] == report["command"]
+    energies = {line["variant"]: line["energy"] for line in as_rows(page["headline"])}
+    costs = report["cost"]["variants"]
+    assert energies == {n: costs[v]["energy"] for n, v in (("exact", "exact"), ("ours", "plan"))}
+    assert page["runs"][0]["energies"].startswith("45nm, M. Horowitz")
     (shown,) = page["runs"]
     (site,) = [site for site in shown["sites"] if site["operator"] != "keep"]
     assert site["code_perplexity"] == report["sites"][0]["code_perplexity"]

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from halut.analysis.plan_cost import plan_cost
+from halut.analysis.variants import variants
 from halut.replace.swap import state_digest
 from halut.results.store import Store
+from halut.studies.cost import planned_of
 from tests.training.smoke_run import COMMON, NARROW, Run
 
 QUICK = (*COMMON, *NARROW, "schedule.epochs=0", "capture.samples=16", "halut=integer")
@@ -30,6 +33,10 @@ def test_a_run_and_the_values_of_a_sweep_land_in_one_store(train: Any, tmp_path:
     assert (record.kind, record.operator, record.options["width"]) == ("run", "integer", 6)
     assert record.figures["test_accuracy"] == report["final"]["test_accuracy"]
     assert record.figures["bytes"] == report["memory"]["after"]["total"]
+    assert record.figures["energy"] == report["cost"]["variants"]["plan"]["energy"] > 0
+    assert record.detail["energies"] == report["cost"]["energies"]["name"] == "45nm"
+    exact = report["cost"]["variants"]["exact"]
+    assert record.figures["cost.variants.exact.energy"] == exact["energy"]
     weights = state_digest(load_file(run / "base" / "weights.safetensors"))
     assert record.network == {
         "model": "resnet8",
@@ -50,6 +57,40 @@ def test_a_run_and_the_values_of_a_sweep_land_in_one_store(train: Any, tmp_path:
         # The value 6 is what the run above measured, which the store has.
         assert sorted(each.options["width"] for each in records.records) == [6, 8]
         assert records.problems == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("halut=tree", "halut.C=4"),
+        ("halut=integer", "halut.width=3"),
+        ("halut=prune", "halut.sparsity=0.5", "halut.scope=global"),
+    ],
+)
+def test_a_run_reports_what_halut_cost_said_before(
+    train: Any, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    pytest.importorskip("torchao")
+    run = tmp_path / "run"
+    command = (*COMMON, *NARROW, "policy=conv3x3", "schedule.epochs=0", "capture.samples=16")
+    outcome = train(*command, *options, "ptq=[8,4]", f"run_dir={run}")
+    assert outcome.code == 0, outcome.err
+    report = Run(run).report
+    planned = planned_of([str(run)])
+    expected = plan_cost(planned.plan, planned.network, macs_outside=planned.macs_outside)
+    for cost in expected:
+        assert report["cost"]["variants"][cost.variant] == cost.figures, cost.variant
+    rows = {row["variant"]: row for row in variants(report)}
+    assert list(rows) == ["exact", "INT8", "INT4", f"ours ({options[0][6:]})"]
+    energies = [row["energy"] for row in rows.values()]
+    assert energies == [cost.figures["energy"] for cost in expected]
+    for name in ("int8", "int4"):
+        sizes = report["ptq"][name]
+        rest = report["memory"]["before"]["total"] - sizes["exact_bytes"]
+        assert rows[name.upper()]["bytes"] == rest + sizes["bytes"]
+    assert rows[f"ours ({options[0][6:]})"]["bytes"] == report["memory"]["after"]["total"]
+    assert "energy" in outcome.out
+    assert "energies: 45nm, M. Horowitz" in outcome.out
 
 
 def test_a_store_that_cannot_be_written_is_told_before_anything_runs(

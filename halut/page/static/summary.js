@@ -42,7 +42,8 @@ function commandCell(row) {
 
 function headlineSection() {
   if (!tables.headline.length) return;
-  const root = section("headline", "Result", "Means over seeds with their sample standard deviation. Accuracies are of the test split, points lost against the exact network of the same run.");
+  const energies = distinct(page.runs.filter((run) => run.energies), "energies").map((name) => " Energies of runs are those at " + name + ".");
+  const root = section("headline", "Result", "Means over seeds with their sample standard deviation. Accuracies are of the test split, points lost against the exact network of the same run." + energies.join(""));
   for (const subject of distinct(tables.headline, "subject")) {
     const rows = tables.headline.filter((row) => row.subject === subject);
     root.append(el("h3", null, subject), headlineCards(rows));
