@@ -62,7 +62,7 @@ class Listing:
 
 
 def class_list(path: Path) -> list[str]:
-    """The classes of a text file, one a line; HalutError if there are none, or one is there twice."""
+    """The classes of a text file, one a line; HalutError if there are none, or one twice."""
     names = read_lines(GROUP, path)
     if not names:
         raise HalutError(f"{GROUP}: {printable(path)} names no class; wanted is one a line")
