@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halut.analysis.layer_errors import ErrorSums
+from halut.analysis.layer_errors import BLOCK, ErrorSums
 from halut.errors import HalutError
 from halut.sites.eval_mode import eval_mode
 from halut.sites.modules import call_inputs
@@ -33,7 +33,9 @@ Loss = Callable[[Any, Tensor], Tensor]
 
 
 PART = 64
-"""Samples of a forward pass whose activations are held for the backward pass."""
+"""Samples of a forward pass whose activations are held for the backward pass, at most."""
+ENTRIES = 1 << 21
+"""Entries of the input of such a pass; 13 images of 224 x 224 pixels."""
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -83,10 +85,10 @@ def gradients(
     """By layer's name a list, for each part of a batch, of its calls with their gradients.
 
     (images, targets) of at most `samples` samples are run; None: all. Batches of more than PART
-    samples run in parts, as their activations are held for the backward pass. The network runs in
-    evaluation mode, so that samples do not depend on each other, and none of its parameters gets a
-    gradient. All that is returned is held in memory, on the CPU. Raises HalutError if there are no
-    batches, or a loss or a gradient is NaN or infinite.
+    samples, or ENTRIES inputs, run in parts, as their activations are held for the backward pass.
+    The network runs in evaluation mode, so that samples do not depend on each other, and none of
+    its parameters gets a gradient. All that is returned is held in memory, on the CPU. Raises
+    HalutError if there are no batches, or a loss or a gradient is NaN or infinite.
     """
     calls: dict[str, list[list[LayerCall]]] = {name: [] for name in names}
     layers = {name: network.get_submodule(name) for name in names}
@@ -106,10 +108,11 @@ def gradients(
 def _parts(
     batches: Iterable[tuple[Tensor, Tensor]], samples: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of at most PART samples, `samples` in all."""
+    """Batches of at most PART samples and, of more than one, ENTRIES inputs; `samples` in all."""
     left = math.inf if samples is None else samples
     for x, target in batches:
-        for part, labels in zip(x.split(PART), target.split(PART), strict=True):
+        size = max(1, min(PART, ENTRIES * len(x) // max(1, x.numel())))
+        for part, labels in zip(x.split(size), target.split(size), strict=True):
             count = int(min(len(part), left))
             if not count:
                 return
@@ -175,9 +178,17 @@ def taylor_score(
             inputs = tuple(each.to(device) for each in call.inputs)
             y, exact = layer(*inputs), source(*inputs)
             sums.errors.add(y, exact)
-            change = (y.float() - exact.float()).reshape(call.samples, -1)
-            each = (change * call.gradient.to(device).reshape(call.samples, -1)).sum(1)
+            each = _products(y, exact, call.gradient.to(device), call.samples)
             products = each if products is None else products + each
         if products is not None:
             sums.add(products)
     return sums
+
+
+def _products(y: Tensor, exact: Tensor, gradient: Tensor, samples: int) -> Tensor:
+    """<g, y - exact> of each sample [samples], in blocks of about BLOCK entries."""
+    rows = len(y) // samples
+    size = rows * max(1, BLOCK * samples // max(1, y.numel()))
+    parts = zip(y.split(size), exact.split(size), gradient.split(size), strict=True)
+    products = [((a.float() - b.float()) * g).unflatten(0, (-1, rows)) for a, b, g in parts]
+    return torch.cat([each.sum(tuple(range(1, each.ndim))) for each in products])
