@@ -27,12 +27,16 @@ log = logging.getLogger("halut")
 
 @dataclass(frozen=True)
 class Pools:
-    """What a data set's files hold. Without `val`, validation is split off from `train`."""
+    """What a data set's files hold. Without `val`, validation is split off from `train`.
+
+    `partial`: the network may have classes that no training sample is of.
+    """
 
     train: Split
     test: Split
     class_names: list[str]
     val: Split | None = None
+    partial: bool = False
 
 
 class DataModule(LightningDataModule):
@@ -86,7 +90,7 @@ class DataModule(LightningDataModule):
         splits = {"training": pools.train, "validation": pools.val, "test": pools.test}
         for name, split in splits.items():
             if split is not None:
-                self._check_classes(name, split, pools.class_names)
+                self._check_classes(name, split, pools)
         train, val = pools.train, pools.val
         if val is None:
             train_positions, val_positions = stratified_split(
@@ -216,10 +220,11 @@ class DataModule(LightningDataModule):
                 "; ".join(messages),
             )
 
-    def _check_classes(self, name: str, split: Split, class_names: list[str]) -> None:
+    def _check_classes(self, name: str, split: Split, pools: Pools) -> None:
+        class_names = pools.class_names
         counts = torch.bincount(split.labels, minlength=len(class_names))
         empty = [class_names[c] for c in range(len(class_names)) if counts[c] == 0]
-        if name == "training" and empty:
+        if name == "training" and empty and not pools.partial:
             raise HalutError(f"data.{self.config.name}: no {name} samples of class {empty[0]!r}")
         if len(split) == 0:
             raise HalutError(f"data.{self.config.name}: no {name} samples")

@@ -49,7 +49,9 @@ _MEASURED = 512  # pictures that mean, std and white are measured on
 @dataclass
 class ImageFolderConfig(ImageFilesConfig):
     """`test_fraction` of every class is the test split, `val_fraction` of the rest validates, where
-    the folder has no such parts; `split_seed` alone decides which. `channels` is 1 or 3.
+    the folder has no such parts; `split_seed` alone decides which. `channels` is 1 or 3. With
+    `classes` labels are places in that list, and the network has as many answers, whichever of
+    them there are pictures of: for weights that know more classes than the folder has.
     """
 
     DEFAULTS = {"interpolation": "bicubic", "crop_pct": 1.0}
@@ -58,6 +60,9 @@ class ImageFolderConfig(ImageFilesConfig):
     batch_size: int = redefined(ImageFilesConfig, "batch_size", 16)
     val_fraction: float = redefined(ImageFilesConfig, "val_fraction", 0.2)
     test_fraction: float = option(0.2, "share of every class that is the test split")
+    classes: str | None = option(
+        None, "text file of all classes, one a line, in the network's order; null: the folders"
+    )
     channels: int | None = option(None, "1 or 3; null: 1 if all pictures are gray")
     crop_scale: float = redefined(ImageFilesConfig, "crop_scale", 0.5)
     color_jitter: float = redefined(ImageFilesConfig, "color_jitter", 0.2)
@@ -74,7 +79,7 @@ class ImageFolderConfig(ImageFilesConfig):
 
 @datasets.register("image_folder")
 class ImageFolder(DataModule):
-    """Images [1 or 3, S, S]; a class for every folder, sorted by name."""
+    """Images [1 or 3, S, S]; a class for every folder, sorted by name, or those of a list."""
 
     Config = ImageFolderConfig
     config: ImageFolderConfig
@@ -82,8 +87,9 @@ class ImageFolder(DataModule):
     def load(self) -> Pools:
         config = self.config
         root = self._root()
+        named = config.classes and image_folder_files.class_list(Path(config.classes).expanduser())
         pictures = image_folder_files.listing(
-            root, config.val_fraction, config.test_fraction, config.split_seed
+            *(root, config.val_fraction, config.test_fraction, config.split_seed), named or None
         )
         self._files = pictures.files
         evaluation_files = [*pictures.files["val"], *pictures.files["test"]]
@@ -100,7 +106,7 @@ class ImageFolder(DataModule):
             source.transforms = transforms(config, self.mean, self.std)
         parts = {part: Split(source) for part, source in sources.items()}
         classes = [printable(name) for name in pictures.classes]
-        return Pools(parts["train"], parts["test"], classes, parts["val"])
+        return Pools(parts["train"], parts["test"], classes, parts["val"], partial=bool(named))
 
     def download(self) -> None:
         raise HalutError(f"{GROUP}: there is nothing to download; set data.download=false")
@@ -147,7 +153,9 @@ class ImageFolder(DataModule):
         if rank_and_world()[0] != 0:
             return
         counts = ", ".join(f"{len(names)} {part}" for part, names in pictures.files.items())
-        log.info("%s: %d classes in %s; %s", GROUP, len(pictures.classes), printable(root), counts)
+        occurring = len({label for labels in pictures.labels.values() for label in labels})
+        of = f" of {len(pictures.classes)}" if config.classes else ""
+        log.info("%s: %d%s classes in %s; %s", GROUP, occurring, of, printable(root), counts)
         size = f"{config.image_size} x {config.image_size}"
         shortest, longest = min(sides), max(sides)
         log.info(

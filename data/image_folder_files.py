@@ -5,6 +5,8 @@ It is parts if a folder named as a training part holds folders and no pictures o
 stands alone or beside another part; so a class may be called "train". What is missing is drawn from
 the training pictures, class by class, test first. A picture's place in the draw is the SHA-256 of
 the seed and its name: the same on every machine, and hardly another when pictures are added.
+
+The classes are the training part's folders, or those of a list, of which the folders are some.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import hashlib
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from halut.data.files import canonical, files, folders, printable, walk
+from halut.data.files import canonical, files, folders, printable, read_lines, walk
 from halut.data.image_reading import SUFFIXES
 from halut.errors import HalutError
 
@@ -58,17 +61,47 @@ class Listing:
         self.labels[part] += [label] * len(names)
 
 
-def listing(root: Path, val_fraction: float, test_fraction: float, seed: int) -> Listing:
-    """Every picture below `root` in its part; HalutError if no such split can be made."""
+def class_list(path: Path) -> list[str]:
+    """The classes of a text file, one a line; HalutError if there are none, or one twice."""
+    names = read_lines(GROUP, path)
+    if not names:
+        raise HalutError(f"{GROUP}: {printable(path)} names no class; wanted is one a line")
+    twice = [name for name, count in Counter(map(canonical, names)).items() if count > 1]
+    if twice:
+        raise HalutError(f"{GROUP}: {printable(path)} names {printable(twice[0])} twice")
+    return names
+
+
+def listing(
+    root: Path,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    classes: Sequence[str] | None = None,
+) -> Listing:
+    """Every picture below `root` in its part; HalutError if no such split can be made.
+
+    With `classes` labels are places in that list, and any part may lack some of them; HalutError
+    for a folder that is none of them.
+    """
     parts = _parts(root)
     train = parts.get("train", "")
     by_class = _pictures(root, train)
-    pictures = Listing([name.rpartition("/")[2] for name in by_class])
+    own = [name.rpartition("/")[2] for name in by_class]
+    pictures = Listing(own if classes is None else list(classes))
+    number = {canonical(name): label for label, name in enumerate(pictures.classes)}
+    wanted = "the training part" if classes is None else "the list data.classes"
+    if classes is None:
+        by_label = dict(enumerate(by_class.values()))
+    else:
+        by_label = _by_label(root, by_class, number, wanted)
     for part in ("val", "test"):
         if part in parts:
-            _add_given(pictures, part, root, parts[part])
+            given = _pictures(root, parts[part])
+            for label, names in _by_label(root, given, number, wanted).items():
+                pictures.add(part, names, label)
     small = []
-    for label, names in enumerate(by_class.values()):
+    for label, names in by_label.items():
         order = sorted(names, key=lambda name: _draw(seed, name, train))
         shares = [
             (part, fraction)
@@ -84,7 +117,12 @@ def listing(root: Path, val_fraction: float, test_fraction: float, seed: int) ->
             pictures.add(part, sorted(order[:count], key=canonical), label)
             order = order[count:]
         pictures.add("train", sorted(order, key=canonical), label)
-    _check(root, pictures, small)
+    if len(small) == len(by_label):
+        raise HalutError(
+            f"{GROUP}: no class of {printable(root)} has enough pictures to be split into "
+            f"training, validation and test; three of each are the least"
+        )
+    _warn_of_missing(pictures, small, partial=classes is not None)
     return pictures
 
 
@@ -149,14 +187,17 @@ def _pictures(root: Path, part: str) -> dict[str, list[str]]:
     return pictures
 
 
-def _add_given(pictures: Listing, part: str, root: Path, name: str) -> None:
-    """A part that has a folder of its own."""
-    number = {canonical(class_name): label for label, class_name in enumerate(pictures.classes)}
-    for below, names in _pictures(root, name).items():
+def _by_label(
+    root: Path, by_class: Mapping[str, list[str]], number: Mapping[str, int], wanted: str
+) -> dict[int, list[str]]:
+    """Pictures by their class' number; HalutError for a folder that is no class of `wanted`."""
+    pictures: dict[int, list[str]] = {}
+    for below, names in by_class.items():
         label = number.get(canonical(below.rpartition("/")[2]))
         if label is None:
-            raise HalutError(f"{GROUP}: {printable(root / below)} is no class of the training part")
-        pictures.add(part, names, label)
+            raise HalutError(f"{GROUP}: {printable(root / below)} is no class of {wanted}")
+        pictures.setdefault(label, []).extend(names)
+    return pictures
 
 
 def _draw(seed: int, name: str, part: str) -> bytes:
@@ -164,19 +205,14 @@ def _draw(seed: int, name: str, part: str) -> bytes:
     return hashlib.sha256(f"{seed}/{own}".encode()).digest()
 
 
-def _check(root: Path, pictures: Listing, small: list[int]) -> None:
-    """Warn of classes that are not measured; HalutError if none is."""
+def _warn_of_missing(pictures: Listing, small: list[int], partial: bool) -> None:
+    """Warn of classes that are not measured; `partial`: only of those too small to be split."""
     names = [printable(name) for name in pictures.classes]
-    if len(small) == len(names):
-        raise HalutError(
-            f"{GROUP}: no class of {printable(root)} has enough pictures to be split into "
-            f"training, validation and test; three of each are the least"
-        )
     counts = Counter(pictures.labels["train"])
     if small:
         text = ", ".join(f"{names[label]} ({counts[label]})" for label in small)
         log.warning("%s: too few pictures to split, all trained on, none tested: %s", GROUP, text)
-    for part in ("val", "test"):
+    for part in () if partial else ("val", "test"):
         missing = set(range(len(names))) - {*pictures.labels[part], *small}
         if missing:
             text = ", ".join(names[label] for label in sorted(missing))

@@ -18,6 +18,8 @@ from halut.sites.modules import call_inputs
 from halut.sites.operator import ReplacedLayer
 from halut.sites.usage import counting, forwards
 
+BLOCK = 1 << 17
+"""Entries that are compared at once: larger temporaries leave the caches, or are page faults."""
 METRICS = ("mae", "mse", "normalized_mse", "cosine", "scaled_error", "scaled_shift")
 ROUNDING = 1e-14
 """Share of a mean square below which a variance is what rounding left."""
@@ -55,7 +57,14 @@ class ErrorSums:
 
     def add(self, y: Tensor, exact: Tensor) -> None:
         """Take in answers of one batch, of one shape."""
-        y, exact = y.detach().double().flatten(), exact.detach().double().flatten()
+        rows = max(1, BLOCK * len(y) // max(1, y.numel()))
+        order = sorted(range(y.ndim), key=y.stride, reverse=True)  # that of memory: no copies
+        for parts in zip(y.detach().split(rows), exact.detach().split(rows), strict=True):
+            blocks = (part.permute(order).flatten().split(BLOCK) for part in parts)
+            for pair in zip(*blocks, strict=True):
+                self._add(*(each.double() for each in pair))
+
+    def _add(self, y: Tensor, exact: Tensor) -> None:
         difference = y - exact
         self.count += y.numel()
         self.absolute += float(difference.abs().sum())

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halut.analysis.layer_errors import ErrorSums
+from halut.analysis.layer_errors import BLOCK, ErrorSums
 from halut.errors import HalutError
 from halut.sites.calls import Call, labeled_call, logits_of
 from halut.sites.eval_mode import eval_mode
@@ -34,7 +34,9 @@ Loss = Callable[[Any, Tensor], Tensor]
 
 
 PART = 64
-"""Samples of a forward pass whose activations are held for the backward pass."""
+"""Samples of a forward pass whose activations are held for the backward pass, at most."""
+ENTRIES = 1 << 21
+"""Entries of the input of such a pass; 13 images of 224 x 224 pixels."""
 
 
 def cross_entropy(output: Any, target: Tensor) -> Tensor:
@@ -84,11 +86,11 @@ def gradients(
     """By layer's name a list, for each part of a batch, of its calls with their gradients.
 
     (inputs, targets) of at most `samples` samples are run; None: all. Inputs are those of
-    `labeled_call`. Batches of more than PART
-    samples run in parts, as their activations are held for the backward pass. The network runs in
-    evaluation mode, so that samples do not depend on each other, and none of its parameters gets a
-    gradient. All that is returned is held in memory, on the CPU. Raises HalutError if there are no
-    batches, or a loss or a gradient is NaN or infinite.
+    `labeled_call`. Batches of more than PART samples, or ENTRIES inputs, run in parts, as their
+    activations are held for the backward pass. The network runs in evaluation mode, so that samples
+    do not depend on each other, and none of its parameters gets a gradient. All that is returned is
+    held in memory, on the CPU. Raises HalutError if there are no batches, or a loss or a gradient
+    is NaN or infinite.
     """
     calls: dict[str, list[list[LayerCall]]] = {name: [] for name in names}
     layers = {name: network.get_submodule(name) for name in names}
@@ -108,13 +110,15 @@ def gradients(
 def _parts(
     network: nn.Module, batches: Iterable[Any], samples: int | None
 ) -> Iterator[tuple[Call, Tensor]]:
-    """Batches of at most PART samples, `samples` in all."""
+    """Batches of at most PART samples and, of more than one, ENTRIES inputs; `samples` in all."""
     left = math.inf if samples is None else samples
     for batch in batches:
         call, target = labeled_call(network, batch)
         size = len(target)
-        for start in range(0, size, PART):
-            stop = start + int(min(PART, size - start, left))
+        entries = max(1, sum(tensor.numel() for tensor in call.tensors))
+        step = max(1, min(PART, ENTRIES * size // entries))
+        for start in range(0, size, step):
+            stop = start + int(min(step, size - start, left))
             if stop == start:
                 return
             left -= stop - start
@@ -179,9 +183,17 @@ def taylor_score(
             inputs = tuple(each.to(device) for each in call.inputs)
             y, exact = layer(*inputs), source(*inputs)
             sums.errors.add(y, exact)
-            change = (y.float() - exact.float()).reshape(call.samples, -1)
-            each = (change * call.gradient.to(device).reshape(call.samples, -1)).sum(1)
+            each = _products(y, exact, call.gradient.to(device), call.samples)
             products = each if products is None else products + each
         if products is not None:
             sums.add(products)
     return sums
+
+
+def _products(y: Tensor, exact: Tensor, gradient: Tensor, samples: int) -> Tensor:
+    """<g, y - exact> of each sample [samples], in blocks of about BLOCK entries."""
+    rows = len(y) // samples
+    size = rows * max(1, BLOCK * samples // max(1, y.numel()))
+    parts = zip(y.split(size), exact.split(size), gradient.split(size), strict=True)
+    products = [((a.float() - b.float()) * g).unflatten(0, (-1, rows)) for a, b, g in parts]
+    return torch.cat([each.sum(tuple(range(1, each.ndim))) for each in products])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from halut.analysis import layer_errors as module
 from halut.analysis.layer_errors import ErrorSums, layer_errors
 from halut.errors import HalutError
 from halut.replace import swap
@@ -92,6 +93,19 @@ def test_batches_in_any_cut_give_the_same_and_progress_is_reported(replaced, ima
     assert seen == [1] * 7
     for name in whole:
         assert parts[name] == pytest.approx(whole[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 7, 100, 2000])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_blocks_and_the_order_in_memory_change_nothing(monkeypatch, block, memory):
+    generator = torch.Generator().manual_seed(3)
+    y, exact = (torch.randn(5, 3, 4, 6, generator=generator) for _ in range(2))
+    monkeypatch.setattr(module, "BLOCK", block)
+    sums = ErrorSums()
+    sums.add(y.to(memory_format=memory), exact)
+    expected = {key: float(value) for key, value in definitions(y, exact).items()}
+    assert sums.metrics() == pytest.approx(expected, rel=1e-5)
+    assert sums.count == y.numel()
 
 
 def test_the_network_is_left_as_it_was(replaced, images):

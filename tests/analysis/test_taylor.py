@@ -91,7 +91,11 @@ def one_by_one(network, name, layer, batches):
 
 @pytest.mark.parametrize("name", ["conv", "twice", "head"])
 @pytest.mark.parametrize("config", [halut.Integer(width=3), halut.PQ(K=4, C=2)])
-def test_both_orders_are_those_of_one_sample_at_a_time(network, data, name, config):
+@pytest.mark.parametrize("block", [1, 250, taylor.BLOCK])
+def test_both_orders_are_those_of_one_sample_at_a_time(
+    network, data, name, config, block, monkeypatch
+):
+    monkeypatch.setattr(taylor, "BLOCK", block)
     layer = replaced_layer(network, name, data, config)
     expected = one_by_one(network, name, layer, data)
     calls = gradients(network, ["conv", "twice", "head"], data)
@@ -129,14 +133,21 @@ def test_the_network_is_left_as_it_was(network, data):
     assert "forward" not in vars(trial.conv)
 
 
-def test_large_batches_run_in_parts(network, data, monkeypatch):
+@pytest.mark.parametrize(("option", "value"), [("PART", 5), ("ENTRIES", 5 * 2 * 5 * 5 + 49)])
+def test_large_batches_run_in_parts(network, data, monkeypatch, option, value):
     whole = gradients(network, ["conv"], data)["conv"]
-    monkeypatch.setattr(taylor, "PART", 5)
+    monkeypatch.setattr(taylor, option, value)
     parts = gradients(network, ["conv"], data, samples=18)["conv"]
     assert [each.samples for batch in parts for each in batch] == [5, 5, 2, 5, 1]
     joined = torch.cat([each.gradient for batch in parts for each in batch])
     expected = torch.cat([each.gradient for batch in whole for each in batch])[:18]
     assert torch.allclose(joined, expected, atol=1e-6)
+
+
+def test_a_sample_that_is_large_runs_alone(network, data, monkeypatch):
+    monkeypatch.setattr(taylor, "ENTRIES", 1)
+    calls = gradients(network, ["conv"], data)["conv"]
+    assert [each.samples for batch in calls for each in batch] == [1] * 20
 
 
 def test_a_part_of_the_samples(network, data):

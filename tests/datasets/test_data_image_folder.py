@@ -138,6 +138,55 @@ def test_small_classes_are_trained_on_and_named(tmp_path, caplog):
         module_of(tmp_path)
 
 
+def test_a_list_of_classes_numbers_the_folders_and_parts_may_lack_some(tmp_path, caplog):
+    write_image_folder(tmp_path, 4, ("disc", "cross"), part="train")
+    write_image_folder(tmp_path, 2, ("stripes", "disc"), part="val")
+    write_image_folder(tmp_path, 1, ("cross", "stripes"), part="test")
+    known = ["zebra", "stripes", "ape", "disc", "cross"]
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(known))
+    with caplog.at_level(logging.INFO, "halut"):
+        module = module_of(tmp_path, classes=str(classes))
+    assert "3 of 5 classes" in caplog.text
+    assert "has no pictures of" not in caplog.text
+    assert module.class_names == known
+    assert module.num_classes == 5
+    counts = {
+        name: torch.bincount(part.labels, minlength=5).tolist()
+        for name, part in module.splits.items()
+    }
+    assert counts == {"train": [0, 0, 0, 4, 4], "val": [0, 2, 0, 2, 0], "test": [0, 1, 0, 0, 1]}
+    for part in module.splits.values():
+        for identity, label in zip(part.identities(), part.labels.tolist(), strict=True):
+            assert Path(identity).parent.name == known[label]
+
+
+def test_a_list_of_classes_splits_a_flat_folder_as_without(tmp_path):
+    write_image_folder(tmp_path)
+    plain = names(module_of(tmp_path))
+    (tmp_path / "classes.txt").write_text("stripes\nowl\ncross\ndisc\n")
+    module = module_of(tmp_path, classes=str(tmp_path / "classes.txt"))
+    assert names(module) == plain
+    assert torch.bincount(module.splits["train"].labels).tolist() == [13, 0, 13, 13]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"cannot read .*classes\.txt: No such file"),
+        ("\n", r"classes\.txt names no class; wanted is one a line"),
+        ("disc\ncross\ndisc\nstripes", r"classes\.txt names disc twice"),
+        ("disc\ncross", r"stripes is no class of the list data\.classes"),
+    ],
+)
+def test_a_list_that_does_not_name_the_folders_is_refused(tmp_path, text, message):
+    write_image_folder(tmp_path, 3)
+    if text is not None:
+        (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(HalutError, match=message):
+        module_of(tmp_path, classes=str(tmp_path / "classes.txt"))
+
+
 def test_three_pictures_are_one_for_each_part(tmp_path):
     module = module_of(write_image_folder(tmp_path, 3), test_fraction=0.9, val_fraction=0.9)
     assert [len(module.splits[split]) for split in ("train", "val", "test")] == [3, 3, 3]
