@@ -24,7 +24,7 @@ from halut.page.gather import gather
 from halut.page.pictures import write_pictures
 from halut.results.record import Record
 from halut.results.store import Store
-from halut.studies.sensitivity_table import label_of, remarks
+from halut.studies.sensitivity_table import label_of, remarks, value_of
 
 HERE = Path(__file__).parent
 Rows = Sequence[Sequence[str]]
@@ -78,6 +78,25 @@ def alone(records: Sequence[Record], columns: Sequence[str]) -> list[str]:
         "",
         *codebooks(own),
     ]
+
+
+def predicted(records: Sequence[Record], columns: Sequence[str]) -> list[str]:
+    """The rise of the loss that gradients predict, the most sensitive site first."""
+    cells = {
+        (r.site, label_of(r)): value
+        for r in records
+        if r.score == "fisher" and (value := value_of(r)) is not None
+    }
+    labels = [c for c in columns if any(label == c for _, label in cells)]
+    rises = {
+        site: statistics.fmean(cells[key] for key in cells if key[0] == site)
+        for site in dict.fromkeys(site for site, _ in cells)
+    }
+    rows = [
+        [f"`{site}`", *(f"{cells[site, c]:+.3f}" if (site, c) in cells else "-" for c in labels)]
+        for site in sorted(rises, key=lambda site: -rises[site])
+    ]
+    return ["### Predicted rise of the loss", "", *markdown(["site", *labels], rows)]
 
 
 def lost(records: Iterable[Record]) -> list[float]:
@@ -182,6 +201,8 @@ def cost(records: Sequence[Record]) -> list[str]:
     return ["### Cost of a sample", "", *markdown(head, [[k, *v] for k, v in rows.items()])]
 
 
+UNDRAWN = ("front-seconds", "front-weight_bits")
+"""Pictures that tell no more than the others here."""
 SECTIONS: dict[str, Callable[[Sequence[Record]], list[str]]] = {
     "run": together,
     "convergence": images,
@@ -204,12 +225,16 @@ def write(name: str, study: dict[str, object], folder: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as drawn:
         write_pictures(Path(drawn), page, ["svg"])
         for picture in sorted(Path(drawn).glob("*.svg")):
+            if picture.stem in UNDRAWN:
+                continue
             write_bytes(pictures / f"{name}-{picture.name}", picture.read_bytes())
             lines += [f"![{picture.stem}](studies/pictures/{name}-{picture.name})", ""]
     records = Store(store).read().records
     kinds = {r.kind for r in records}
     if "sensitivity" in kinds:
-        lines += alone(records, list(study["columns"]))  # type: ignore[call-overload]
+        columns = list(study["columns"])  # type: ignore[call-overload]
+        lines += alone(records, columns)
+        lines += predicted(records, columns) if study.get("predicted") else []
     for kind, section in SECTIONS.items():
         lines += section(records) if kind in kinds else []
     return lines

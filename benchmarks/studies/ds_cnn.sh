@@ -24,3 +24,12 @@ halut sweep --no-training $network $swapped --results $store run_dir=runs/studie
     halut=integer halut.width=2,3,4,8
 halut sweep --no-training $network $swapped --results $store run_dir=runs/studies/ds_cnn/bases \
     halut=lqnet halut.width=1,2,3
+
+# the recipe's own size, with INT8 and INT4 beside it
+python train.py $network policy=pointwise schedule=all_at_once schedule.epochs=0 baseline=false \
+    halut.V=8 results=$store run_dir=runs/studies/ds_cnn/recipe
+
+# what it costs by three plans, and how long it takes here
+for plan in "halut.V=8" "halut=pq halut.V=8" "halut=integer halut.width=4"; do
+    halut cost model=ds_cnn data=speech_commands policy=pointwise $plan --latency --threads 2 --results $store
+done

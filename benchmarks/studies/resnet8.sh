@@ -27,7 +27,11 @@ halut sweep --no-training $network $swapped --results $store run_dir=runs/studie
 halut sweep --no-training $network $swapped --results $store run_dir=runs/studies/resnet8/bases \
     halut=lqnet halut.width=2,3
 
-# what it costs by three plans
+# the recipe's own size, with INT8 and INT4 beside it
+python train.py $network policy=conv3x3 schedule=all_at_once schedule.epochs=0 baseline=false \
+    halut.V=9 results=$store run_dir=runs/studies/resnet8/recipe
+
+# what it costs by three plans, and how long it takes here
 for plan in "halut.V=9" "halut=pq halut.V=9" "halut=integer halut.width=4"; do
-    halut cost model=resnet8 data=fashion_mnist policy=conv3x3 $plan --results $store
+    halut cost model=resnet8 data=fashion_mnist policy=conv3x3 $plan --latency --threads 2 --results $store
 done

@@ -11,6 +11,8 @@ VARIANTS = ["exact", "exact, fine-tuned", "INT8", "INT4", "ours"]
 HUES = ["#7a8699", "#a8679a", "#2f86c9", "#1f9e89", "#e0701a"]
 """Of the variants, on both backgrounds."""
 PHASES = ["before", "after swap", "after training"]
+MARKS = [-1, 0, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
+"""Of a symmetric logarithmic axis."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 THEMES = {
     "light": {"ink": "#1d2430", "soft": "#5b6675", "grid": "#e4e8ee", "paper": "transparent"},
@@ -150,11 +152,8 @@ def front(cost: str = "bytes", title: str = "bytes of the network") -> dict[str,
     )
 
 
-def bars(figure: str = "lost", title: str = "points lost", color: str = "option") -> dict[str, Any]:
-    """Every site replaced on its own: a bar for each option, means over seeds and draws.
-
-    `color` tells bars apart: operator, where there are more options than colors.
-    """
+def bars(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
+    """Every site replaced on its own: a bar for each option, means over seeds and draws."""
     return _chart(
         height={"step": 12},
         mark={"type": "bar", "cornerRadiusEnd": 2},
@@ -164,15 +163,38 @@ def bars(figure: str = "lost", title: str = "points lost", color: str = "option"
             "x": _number(
                 figure, title, aggregate="mean", axis={"orient": "top", "tickCount": 6}, stack=None
             ),
-            "color": _text(color, None, sort=None, legend={"columns": 1}),
-            "tooltip": [
-                _text("site", "site"),
-                _text("option", "option"),
-                _number(figure, title, aggregate="mean", format=".4~f"),
-                {"aggregate": "count", "type": "quantitative", "title": "records"},
-            ],
+            "color": _text("option", None, sort=None, legend={"columns": 1}),
+            "tooltip": _of_one_option(figure, title),
         },
     )
+
+
+def dots(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
+    """As `bars`, where there are more options than colors: a row for each site, a dot for each
+    option on a symmetric logarithmic scale, by the color and shape of its operator."""
+    scale = {"type": "symlog", "constant": 1, "nice": False, "padding": 12}
+    x = _number(figure, title, aggregate="mean", scale=scale)
+    return _chart(
+        height={"step": 30},
+        mark={"type": "point", "size": 60, "opacity": 0.75},
+        encoding={
+            "y": _text("site", None, sort=None, axis={"labelPadding": 6, "grid": True}),
+            "x": {**x, "axis": {"orient": "top", "values": MARKS, "labelOverlap": True}},
+            "detail": _text("option"),
+            "color": _text("operator", None, sort=None),
+            "shape": _text("operator", None, sort=None),
+            "tooltip": _of_one_option(figure, title),
+        },
+    )
+
+
+def _of_one_option(figure: str, title: str) -> list[dict[str, Any]]:
+    return [
+        _text("site", "site"),
+        _text("option", "option"),
+        _number(figure, title, aggregate="mean", format=".4~f"),
+        {"aggregate": "count", "type": "quantitative", "title": "records"},
+    ]
 
 
 def heat(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
@@ -323,7 +345,7 @@ def curves(title: str = "value") -> dict[str, Any]:
 
 def templates() -> dict[str, Any]:
     """What the page's script fills: every chart, and the themes."""
-    charts = (front, bars, heat, convergence, stages, curves)
+    charts = (front, bars, dots, heat, convergence, stages, curves)
     return {
         "charts": {chart.__name__: chart() for chart in charts},
         "themes": {theme: config(theme) for theme in THEMES},

@@ -50,11 +50,12 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
     measured = [r for r in records if r["kind"] == "sensitivity" and r.get("lost") is not None]
     if measured:
         many = len({row["option"] for row in measured}) > len(charts.PALETTES["light"])
-        color = "operator" if many else "option"
-        yield "sensitivity", _filled(charts.bars(color=color), measured)
+        yield "sensitivity", _filled(charts.dots() if many else charts.bars(), measured)
         squares = [row for row in measured if row.get("C") and row.get("K")]
         if squares:
-            yield "codebooks", _filled(charts.heat(), squares)
+            for operator in dict.fromkeys(row["operator"] for row in squares):
+                own = [row for row in squares if row["operator"] == operator]
+                yield f"codebooks-{operator}", _filled(charts.heat(), own)
     drawn = [r for r in records if r["kind"] == "convergence" and r.get("accuracy") is not None]
     if drawn:
         rows = [{**row, "series": f"{row['site']} {row['option']}"} for row in drawn]

@@ -27,6 +27,10 @@ SHAPE = ("kind", "kernel", "rows", "D", "M", "groups")
 """What a site is by: linear, conv2d or attention, rows of a sample, inputs D and outputs M."""
 
 
+MOST = 8
+"""Names of layers that are told at most."""
+
+
 def add_flags(parser: argparse.ArgumentParser, samples: int) -> None:
     """The flags of every study of single sites."""
     add = parser.add_argument
@@ -105,6 +109,11 @@ def begin(options: argparse.Namespace) -> tuple[Subject, list[Choice], Store]:
         return choices_of(plan, config.halut, options.options, options.sites)
 
     subject = Subject.of(options.overrides, options.threads, choices_at)
+    kept = [entry.site.name for entry in subject.plan if not entry.replaced]
+    if kept and not options.sites:
+        more = f" and {len(kept) - MOST} more" if len(kept) > MOST else ""
+        names = ", ".join(kept[:MOST])
+        log.info("not measured, as the policy keeps them (--sites would): %s%s", names, more)
     return subject, choices_at(subject.config, subject.plan), store
 
 

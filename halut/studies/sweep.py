@@ -47,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
         train()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-    print(f"records are in {options.results}; `halut results {options.results}` lists them")
+    if Store(options.results).keys():
+        print(f"records are in {options.results}; `halut results {options.results}` lists them")
     return code
 
 

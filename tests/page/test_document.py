@@ -151,7 +151,7 @@ def test_charts_are_valid_vega_lite(tmp_path):
     for name, spec in specifications(page):
         altair.Chart.from_dict(spec).to_dict()
         names.append(name)
-    assert {"front-bytes", "front-operations", "sensitivity", "codebooks"} <= set(names)
+    assert {"front-bytes", "front-operations", "sensitivity", "codebooks-tree"} <= set(names)
     assert {"convergence", "stages", "curve-train-loss", "curve-val-accuracy"} <= set(names)
 
 

@@ -326,3 +326,13 @@ def test_the_spread_of_the_draws():
         ["2.00 +- 1.41"],
         ["1.00 +- ?"],
     ]
+
+
+def test_layers_that_the_policy_keeps_are_named(command, capsys):
+    options = ["--scores", "measured", "--options", "integer width=4"]
+    options += ["--threads", "1", "policy.only=[stack3.conv1]"]
+    assert command(options=options) == 0
+    said = "".join(capsys.readouterr())
+    assert "not measured, as the policy keeps them (--sites would): conv1, stack1.conv1" in said
+    assert "stack3.shortcut, fc" not in said  # more than are told
+    assert " more" in said

@@ -129,3 +129,9 @@ def test_the_command_is_that_of_a_multirun(tmp_path: Path) -> None:
     ]
     with pytest.raises(HalutError, match=r"schedule.epochs=1 contradicts --no-training"):
         command([], path, training=False)
+
+
+def test_a_refused_sweep_tells_of_no_records(sweep: Sweep) -> None:
+    outcome = sweep("halut=integer", "halut.wdth=4,8")
+    assert outcome.code
+    assert "records are in" not in outcome.out

@@ -1,6 +1,6 @@
 // Sites replaced on their own, the heat map of C and K, and convergence over calibration samples.
 
-const MOST_SITES = 40;
+const MOST_SITES = 40, MOST_OPTIONS = 8; // of more options than colors the chart has dots
 const LAYER_FIELDS = [["subject", "network"], ["site", "site"], ["operator", "encoder"], ["C", "C"], ["K", "K"], ["bits", "bits"], ["score", "score"], ["option", "option"]];
 
 // The sites that lose most, in the network's own order.
@@ -26,11 +26,11 @@ function layersSection() {
   const filters = filterBar(all, LAYER_FIELDS, (left) => { state.rows = left; draw(); });
   filters.root.prepend(el("label", null, "figure", select));
   const count = el("p", { class: "hint", "data-count": "layers" });
-  const tall = el("div", { class: "panel tall", tabindex: "0", role: "region", "aria-label": "Bars of each site" });
+  const tall = el("div", { class: "panel tall", tabindex: "0", role: "region", "aria-label": "Each site" });
   const square = el("div", { class: "panel" });
   root.append(filters.root, count, tall, el("h3", null, "Codebooks and prototypes"), el("p", { class: "hint" }, "The mean over the sites that the filters leave."), square);
   if (!hasCharts()) { tall.append(chartsMissing()); square.append(chartsMissing()); }
-  const bars = chart(tall, "bars", "Every site replaced on its own, a bar for each option; the records below have the numbers");
+  const bars = chart(tall, "bars", "Every site replaced on its own, a mark for each option; the records below have the numbers");
   const heat = chart(square, "heat", "Mean over sites by the number of codebooks and of prototypes");
 
   function draw() {
@@ -41,14 +41,14 @@ function layersSection() {
     const empty = state.rows.length - rows.length;
     count.textContent = `${number(rows.length)} records of ${number(sites.length)} sites.`
       + (empty ? ` ${number(empty)} without this figure.` : "")
-      + (kept ? ` Bars of the ${MOST_SITES} sites with the largest mean; filter by site to see another.` : "");
+      + (kept ? ` Shown are the ${MOST_SITES} sites with the largest mean; filter by site to see another.` : "");
     const alter = (spec) => { retarget(spec, "lost", figure, "points lost", title); };
     bars.draw(kept ? rows.filter((row) => kept.has(row.site)) : rows, (spec, shown) => {
+      const options = distinct(shown, "option").length, many = options > MOST_OPTIONS;
+      if (many) Object.assign(spec, structuredClone(page.charts.dots));
       alter(spec);
-      const options = distinct(shown, "option").length;
       const step = options > 4 ? 9 : 14; // as a number: Vega-Lite warns of steps beside a fitted width
-      spec.height = distinct(shown, "site").length * (options + 1) * step;
-      if (options > 8) { spec.encoding.color = { field: "operator", type: "nominal", title: null }; }
+      spec.height = distinct(shown, "site").length * (many ? 30 : (options + 1) * step);
     });
     heat.draw(rows.filter((row) => isNumber(row.C) && isNumber(row.K)), (spec, shown) => {
       alter(spec);
