@@ -25,6 +25,7 @@ Replace a network's matrix products by look-up tables or cheaper formats, retrai
 verbs:
   train        compose a configuration and run it; arguments are those of `python train.py`
   evaluate     accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
+  search       the plan that loses least within a budget of bytes, operations or energy
   sensitivity  what replacing each site alone costs, for a list of operators and options
   convergence  accuracy and error of sites against the number of calibration images
   cost         operations, bytes and energy of a network and its plan, before anything is learned
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train,
         "evaluate": evaluate,
         "sensitivity": sensitivity,
+        "search": search,
         "convergence": convergence,
         "cost": cost,
         "sweep": sweep,
@@ -154,6 +156,13 @@ def table(arguments: list[str]) -> int:
 
     set_up_logging()
     return 1 if show(options.folder, options.x, options.y, options.picture) else 0
+
+
+def search(arguments: list[str]) -> int:
+    """`halut search`: the plan that loses least within a budget."""
+    from halut.search.command import main as run
+
+    return run(arguments)
 
 
 def sensitivity(arguments: list[str]) -> int:

@@ -1,0 +1,75 @@
+"""Networks of layers that are each learned alone: any plan of them measured in one evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from halut.analysis.sensitivity import evaluate
+from halut.analysis.taylor import Loss, cross_entropy
+from halut.replace import swap
+from halut.sites.calibration import capture
+from halut.sites.calls import Batches
+from halut.sites.find import Site
+from halut.sites.operator import ReplacedLayer
+from halut.sites.plan import Entry
+
+
+class Assembly:
+    """Measures plans of one exact network, without retraining.
+
+    Every layer is learned once, from the exact network's activations (schedule.calibrate=original),
+    and kept in host memory; a plan takes the layers of its entries. So a plan whose layers are
+    known costs one evaluation.
+
+    Args:
+        network: the exact network, which stays as it is.
+        sites: all sites that a plan may replace.
+        calibration: batches that can be read again and again.
+        batches: (inputs, targets) that accuracy and loss are measured on.
+        rows: calibration rows of a site.
+        memory: bytes of the calibration rows that are held at once.
+        seed: of the sample of rows, and of learning.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sites: Sequence[Site],
+        calibration: Batches,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        rows: int = 16_384,
+        memory: int = 2 << 30,
+        seed: int = 0,
+        loss: Loss = cross_entropy,
+    ) -> None:
+        self.network, self.batches, self.loss, self.seed = network, batches, loss, seed
+        self._rows = capture(network, sites, calibration, rows, memory, seed)
+        self._layers: dict[str, ReplacedLayer] = {}
+        self.exact = evaluate(network, batches, loss)
+
+    def layer(self, entry: Entry) -> ReplacedLayer:
+        """The entry's layer, learned alone; HalutError if it cannot be."""
+        key = repr(entry)
+        if key not in self._layers:
+            layer = swap.build(self.network, entry)
+            layer.calibrate(self._rows[entry.site.name], seed=self.seed)
+            self._layers[key] = layer.eval()
+        return self._layers[key]
+
+    def measure(self, entries: Sequence[Entry]) -> dict[str, float]:
+        """accuracy (top-1, percent), loss, and the points and loss that are lost, of the network
+        with all these sites replaced."""
+        memo = {id(p): p for p in (*self.network.parameters(), *self.network.buffers())}
+        network = copy.deepcopy(self.network, memo)
+        for entry in entries:
+            if entry.replaced:
+                swap.swap(network, entry, self.layer(entry))
+        figures = evaluate(network, self.batches, self.loss)
+        return {
+            **figures,
+            "lost": self.exact["accuracy"] - figures["accuracy"],
+            "rise": figures["loss"] - self.exact["loss"],
+        }

@@ -1,0 +1,213 @@
+"""The best plan within a budget: solved, measured, corrected, until the solution stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from halut.search.budget import RESOURCES, Budget
+from halut.search.correction import Correction
+from halut.search.knapsack import Item, front, solve
+from halut.search.options import Space
+
+Options = tuple[int, ...]
+Measure = Callable[[Options], dict[str, float]]
+MARGIN = 1 + 1e-9
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A plan that was measured: its options, costs, the loss that was predicted, and figures
+    (accuracy, loss, lost, rise)."""
+
+    options: Options
+    costs: dict[str, float]
+    predicted: float
+    figures: dict[str, float]
+
+
+@dataclass
+class Answer:
+    """What a budget gets. `best` is None if no plan is within it; `nearest` then misses least, by
+    `missing` of the resource that is exceeded most."""
+
+    budget: Budget
+    best: Measured | None = None
+    uniform: Measured | None = None
+    tried: list[Measured] = field(default_factory=list)
+    nearest: Measured | None = None
+    missing: tuple[str, float] | None = None
+
+
+class Search:
+    """Plans of a space, each measured once; what is seen corrects what is predicted.
+
+    `measure` returns accuracy, loss, lost and rise of the plan of these options.
+    """
+
+    def __init__(self, space: Space, measure: Measure) -> None:
+        self.space = space
+        self._measure = measure
+        self.measured: dict[Options, Measured] = {}
+        self.correction = Correction([site.losses for site in space.sites])
+
+    def see(self, options: Options) -> Measured:
+        """Measure a plan, once, and correct the losses by it."""
+        if options not in self.measured:
+            predicted = self.correction.predict(options)
+            figures = self._measure(options)
+            self.measured[options] = Measured(
+                options, self.space.cost_of(options), predicted, figures
+            )
+            self.correction.see(options, figures["rise"])
+        return self.measured[options]
+
+    def within(self, budget: Budget, rounds: int, minimize: str = "bytes") -> Answer:
+        """The best plan within a budget after at most `rounds` solutions.
+
+        Solves, measures, corrects and solves again until the solution is one that was measured. The
+        answer is the best that was measured, by the loss on validation data: the best uniform plan,
+        which has one option at all sites, is among them.
+        """
+        if budget.lost is not None:
+            return self._losing(budget, budget.lost, rounds, minimize)
+        answer = Answer(budget)
+        resources, limits = zip(*budget.limits, strict=True)
+        left = np.array(limits) - self.space.rest_of(resources)
+        if solve(self._items(resources), left) is None:
+            return self._nearest(answer, resources, np.array(limits))
+        answer.uniform = self._best_uniform(budget)
+        for _ in range(rounds):
+            solution = solve(self._items(resources), left)
+            assert solution is not None
+            new = solution.options not in self.measured
+            answer.tried.append(self.see(solution.options))
+            if not new:
+                break
+        answer.best = min(
+            (m for m in self.measured.values() if fits(m.costs, budget)),
+            key=lambda m: m.figures["loss"],
+        )
+        return answer
+
+    def random(self, count: int, seed: int = 0, budget: Budget | None = None) -> list[Options]:
+        """Different random plans: each option of a site as likely as another; or, within a budget,
+        those that are best by random losses, so that they spend what there is."""
+        generator = np.random.default_rng(seed)
+        plans: dict[Options, None] = {}
+        for _ in range(20 * count):
+            if len(plans) == count:
+                break
+            if budget is None:
+                plans[tuple(int(generator.integers(len(s.labels))) for s in self.space.sites)] = None
+                continue
+            resources, limits = zip(*budget.limits, strict=True)
+            losses = [generator.random(len(site.labels)) for site in self.space.sites]
+            left = np.array(limits) - self.space.rest_of(resources)
+            solution = solve(self.space.items(resources, losses), left)
+            if solution is None:
+                break
+            plans[solution.options] = None
+        return list(plans)
+
+    def compare(self, plans: Sequence[Options]) -> list[Measured]:
+        """Measure plans beside what the losses of single sites predict of them; corrects nothing."""
+        alone = [site.losses for site in self.space.sites]
+        return [
+            Measured(
+                plan,
+                self.space.cost_of(plan),
+                float(sum(losses[o] for losses, o in zip(alone, plan, strict=True))),
+                self._measure(plan),
+            )
+            for plan in plans
+        ]
+
+    def front(self, resource: str, points: int) -> list[tuple[Options, float, float]]:
+        """(options, cost, predicted loss) of the predicted trade-off at `points` budgets."""
+        items = self._items([resource])
+        rest = float(self.space.rest_of([resource])[0])
+        least, most = (sum(f(i.costs[:, 0]) for i in items) for f in (np.min, np.max))
+        solutions = front(items, np.linspace(least, most, points).tolist())
+        return [(s.options, rest + float(s.costs[0]), s.loss) for s in solutions]
+
+    def _items(self, resources: Sequence[str]) -> list[Item]:
+        return self.space.items(resources, self.correction.losses())
+
+    def _best_uniform(self, budget: Budget) -> Measured | None:
+        """The measured plan of one configuration at all sites that is predicted to lose least."""
+        fitting = [o for o in self.uniform() if fits(self.space.cost_of(o), budget)]
+        return self.see(min(fitting, key=self.correction.predict)) if fitting else None
+
+    def uniform(self) -> Iterable[Options]:
+        """The plans that have one configuration at all sites."""
+        by_label = [{label: o for o, label in enumerate(s.labels)} for s in self.space.sites]
+        common = set(by_label[0]).intersection(*by_label) if by_label else set()
+        return [tuple(site[label] for site in by_label) for label in sorted(common)]
+
+    def _nearest(self, answer: Answer, resources: Sequence[str], limits: np.ndarray) -> Answer:
+        """The plan of the least factor by which all limits would have to be larger."""
+        rest = self.space.rest_of(resources)
+        items = self._items(resources)
+        low, high = 1.0, 2.0
+        while solve(items, limits * high - rest) is None:
+            low, high = high, 2 * high
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if solve(items, limits * middle - rest) else (middle, high)
+        solution = solve(items, limits * high - rest)
+        assert solution is not None
+        answer.nearest = self.see(solution.options)
+        costs = rest + solution.costs
+        worst = int(np.argmax(costs / limits))
+        answer.missing = resources[worst], float(costs[worst] - limits[worst])
+        return answer
+
+    def _losing(self, budget: Budget, lost: float, rounds: int, minimize: str) -> Answer:
+        """The cheapest plan that loses at most so many points, by what was measured.
+
+        Losses are predicted as rises of the loss: points for a rise are the slope of the plans that
+        were measured, those of single sites at first; where a plan loses more than it may, the
+        next may rise less.
+        """
+        answer = Answer(budget)
+        keep = tuple(0 for _ in self.space.sites)
+        column = list(RESOURCES).index(minimize)
+        limit = self._rise_of(lost)
+        for _ in range(rounds):
+            items = [
+                Item(site.costs[:, column], np.maximum(losses, 0.0)[:, None])
+                for site, losses in zip(self.space.sites, self.correction.losses(), strict=True)
+            ]
+            solution = solve(items, [max(limit, 0.0)])
+            options = solution.options if solution is not None else keep
+            new = options not in self.measured
+            seen = self.see(options)
+            answer.tried.append(seen)
+            if not new:
+                break
+            if seen.figures["lost"] > lost:
+                limit *= max(0.5, lost / max(seen.figures["lost"], 1e-6))
+            else:
+                limit *= min(1.5, (lost + 1e-6) / max(seen.figures["lost"], 1e-6))
+        fitting = [m for m in self.measured.values() if m.figures["lost"] <= lost]
+        answer.best = min(fitting, key=lambda m: m.costs[minimize], default=None)
+        if answer.best is None:
+            answer.nearest = min(self.measured.values(), key=lambda m: m.figures["lost"])
+            answer.missing = "lost", answer.nearest.figures["lost"] - lost
+        return answer
+
+    def _rise_of(self, lost: float) -> float:
+        """The rise of the loss that goes with so many points lost."""
+        seen = [m.figures for m in self.measured.values() if m.figures["lost"] > 0]
+        if not seen:
+            return lost / 30.0  # a point is a rise of 0.03, about, in networks that are right often
+        slope = sum(f["rise"] * f["lost"] for f in seen) / sum(f["lost"] ** 2 for f in seen)
+        return slope * lost
+
+
+def fits(costs: dict[str, float], budget: Budget) -> bool:
+    """Whether costs are within all limits of a budget of resources."""
+    return all(costs[resource] <= limit * MARGIN for resource, limit in budget.limits)

@@ -1,0 +1,258 @@
+"""`halut search budget=...`: the best plan within each budget, found, measured and written."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from halut.analysis.assembly import Assembly
+from halut.analysis.energy import load_energies
+from halut.errors import HalutError
+from halut.io import write_bytes, write_json
+from halut.option import unknown
+from halut.search.budget import LOST, RESOURCES, Budget, budgets_of
+from halut.search.budgeted import Answer, Options, Search
+from halut.search.options import SCORES, Space, space_of
+from halut.sites.plan import Plan
+from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
+from halut.studies.subject import Subject
+from halut.training.config.run_config import TrainConfig
+from halut.training.logging.progress import console, log
+from halut.training.run import run
+
+EPILOG = f"""\
+examples:
+  halut search budget=bytes:60k,120k data=digits base.epochs=3 --options 'tree C=4,8,16 K=8,16'
+  halut search budget=bytes:120k+bops:1G data=fashion_mnist model=resnet8 --options 'pq V=9' 'integer width=4'
+  halut search budget=lost:1.0 minimize=operations runs/MINE --options 'tree V=3,9,18'
+
+Budgets are of: {", ".join(RESOURCES)}, for the whole network and one sample; or points lost.
+Every site and option is scored once, into the store (--results), which is not measured again. The
+plan of least predicted loss is solved exactly, measured, the scores are corrected by it, and it is
+solved again until it stands. plans/BUDGET.json is for `python train.py plan=FILE`.
+"""  # noqa: E501
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verb's flags."""
+    flags = argparse.ArgumentParser(
+        prog="halut search",
+        usage="halut search budget=RESOURCE:LIMIT,... [OPTIONS] [RUN | KEY=VALUE ...]",
+        description="The plan that loses least within a budget, and the trade-off.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(flags, samples=2000)
+    add = flags.add_argument
+    add("--score", choices=SCORES, default="loss", help="what predicts a loss (%(default)s)")
+    add("--rounds", type=at_least(1), default=8, help="solutions measured at most (%(default)s)")
+    add("--front", type=at_least(2), default=50, help="budgets of the front (%(default)s)")
+    add("--all", action="store_true", help="every site is replaced: none may stay exact")
+    add("--train", action="store_true", help="train the plans by the schedule, in place of not")
+    add("--energy", default="45nm", help="energies of operations (%(default)s)")
+    add("--out", type=Path, default=Path("runs/search"), help="folder (%(default)s)")
+    return flags
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0; 1 if a budget cannot be met, and the plan that misses least is written."""
+    options = parser().parse_intermixed_args(list(arguments))
+    budgets, minimize, options.overrides = asked(options.overrides)
+    energies = load_energies(options.energy)
+    if options.out.exists() and not options.out.is_dir():
+        raise HalutError(f"--out {options.out} is no folder")
+    subject, choices, store = begin(options)
+    config = subject.config
+    scores = ["fisher"] if options.score == "fisher" else ["measured"]
+    setup = Setup(
+        "sensitivity",
+        options.samples,
+        config.capture.samples,
+        options.rows,
+        taylor_samples=512 if options.score == "fisher" else 0,
+        seed=config.seed,
+    )
+    records = measure(subject, [setup], choices, scores, store, options.batch)
+    space = space_of(
+        subject.plan, subject.network, records, options.score, energies, not options.all
+    )
+    assembly = Assembly(
+        subject.network,
+        [site.entries[0].site for site in space.sites],
+        subject.calibration(config.capture.samples, config.seed),
+        subject.batches("val", options.samples, options.batch),
+        options.rows,
+        int(config.capture.memory_gib * 2**30),
+        config.seed,
+    )
+    search = Search(space, lambda o: assembly.measure(space.plan_of(o).replaced))
+    begun = time.perf_counter()
+    answers = [search.within(budget, options.rounds, minimize) for budget in budgets]
+    log.info("%d plans measured in %.0f s", len(search.measured), time.perf_counter() - begun)
+    outcomes = [_outcome(answer, space, subject, options) for answer in answers]
+    fronts = {
+        resource: _front(search, resource, options.front)
+        for resource in dict.fromkeys(r for b in budgets for r, _ in b.limits if r != LOST)
+    }
+    content = {"exact": assembly.exact, "budgets": outcomes, "fronts": fronts}
+    write_json(options.out / "search.json", content)
+    _show(answers, outcomes, space)
+    log.info("everything is in %s", options.out)
+    return 1 if any(answer.best is None for answer in answers) else 0
+
+
+def asked(overrides: Sequence[str]) -> tuple[list[Budget], str, list[str]]:
+    """The budgets, the resource to minimize, and the other words."""
+    own: dict[str, list[str]] = {"budget": [], "minimize": []}
+    others = []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if equals and key in own:
+            own[key].append(value)
+        else:
+            others.append(word)
+    budgets = [budget for text in own["budget"] for budget in budgets_of(text)]
+    if not budgets:
+        raise HalutError(
+            f"give budget=RESOURCE:LIMIT; resources: {', '.join([*RESOURCES, LOST])} (points)"
+        )
+    minimize = (own["minimize"] or ["bytes"])[-1]
+    if minimize not in RESOURCES:
+        raise HalutError(f"minimize={minimize}: {unknown('resource', minimize, list(RESOURCES))}")
+    return budgets, minimize, others
+
+
+def _outcome(
+    answer: Answer, space: Space, subject: Subject, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Write the plan of an answer, run it as train.py does, and say what came out."""
+    chosen = answer.best or answer.nearest
+    assert chosen is not None
+    name = answer.budget.name
+    plan = space.plan_of(chosen.options)
+    path = options.out / "plans" / f"{name}.json"
+    plan.save(path)
+    write_bytes(path.with_suffix(".rules.yaml"), rules_of(plan).encode())
+    outcome: dict[str, Any] = {
+        "budget": dict(answer.budget.limits),
+        "plan": str(path),
+        "met": answer.best is not None,
+        "missing": answer.missing,
+        "costs": chosen.costs,
+        "predicted_rise": chosen.predicted,
+        **chosen.figures,
+        "uniform": None
+        if answer.uniform is None
+        else {"option": _uniform_label(space, answer.uniform.options), **answer.uniform.figures},
+    }
+    if answer.best is not None and plan.replaced:
+        config = run_config(subject.config, path, options.out / "runs" / name, options.train)
+        report = run(config)
+        final = report["final"]
+        outcome["run"] = {
+            "command": command_of(options.overrides, path, options.train),
+            "val_accuracy": final["val_accuracy"],
+            "test_accuracy": final["test_accuracy"],
+        }
+    return outcome
+
+
+def run_config(config: TrainConfig, plan: Path, folder: Path, train: bool) -> TrainConfig:
+    """The configuration of `command_of`."""
+    schedule = config.schedule
+    if not train:
+        schedule = dataclasses.replace(
+            schedule, order="all_at_once", epochs=0, final_epochs=None, stages=[]
+        )
+    return dataclasses.replace(
+        config,
+        plan=str(plan),
+        run_dir=str(folder),
+        schedule=schedule,
+        baseline=config.baseline and train,
+        ptq=config.ptq if train else "none",
+    )
+
+
+def command_of(overrides: Sequence[str], plan: Path, train: bool) -> str:
+    """What a user types to have the plan's figures again."""
+    own = [each for each in overrides if not each.startswith(("policy", "halut="))]
+    untrained = ["schedule=all_at_once", "schedule.epochs=0", "baseline=false", "ptq=none"]
+    words = [*own, f"plan={plan}", *([] if train else untrained)]
+    return shlex.join(["python", "train.py", *words])
+
+
+def rules_of(plan: Plan) -> str:
+    """The plan as `policy.rules`, in YAML."""
+    import yaml
+
+    rules: list[dict[str, Any]] = []
+    for entry in plan:
+        rule: dict[str, Any] = {"name": entry.site.name, "operator": entry.operator}
+        if entry.replaced:
+            rule["options"] = entry.options
+        rules.append(rule)
+    text = yaml.safe_dump({"policy": {"rules": rules}}, sort_keys=False, default_flow_style=None)
+    return str(text)
+
+
+def _uniform_label(space: Space, options: Options) -> str:
+    return space.sites[0].labels[options[0]]
+
+
+def _front(search: Search, resource: str, points: int) -> list[dict[str, Any]]:
+    return [
+        {
+            resource: cost,
+            "predicted_rise": rise,
+            "options": {
+                s.entries[o].site.name: s.labels[o]
+                for s, o in zip(search.space.sites, options, strict=True)
+            },
+        }
+        for options, cost, rise in search.front(resource, points)
+    ]
+
+
+def _show(answers: Sequence[Answer], outcomes: Sequence[dict[str, Any]], space: Space) -> None:
+    table = Table(title="plans within the budgets, validation accuracy lost in points")
+    for head in ("budget", "cost", "lost", "one option everywhere", "lost", "plan"):
+        table.add_column(head, overflow="fold")
+    for answer, outcome in zip(answers, outcomes, strict=True):
+        chosen, uniform = answer.best or answer.nearest, answer.uniform
+        assert chosen is not None
+        resources = [r for r, _ in answer.budget.limits if r != LOST] or ["bytes"]
+        table.add_row(
+            str(answer.budget),
+            ", ".join(f"{chosen.costs[r]:,.6g}" for r in resources),
+            f"{chosen.figures['lost']:.2f}",
+            "-" if uniform is None else _uniform_label(space, uniform.options),
+            "-" if uniform is None else f"{uniform.figures['lost']:.2f}",
+            outcome["plan"],
+        )
+    console.print(table)
+    for answer, outcome in zip(answers, outcomes, strict=True):
+        if answer.missing is not None:
+            resource, amount = answer.missing
+            log.error(
+                "no plan has %s: the nearest misses by %s %s",
+                answer.budget,
+                f"{amount:,.6g}",
+                resource,
+            )
+        elif "run" in outcome:
+            own = outcome["run"]
+            log.info(
+                "%s: %.2f on the validation, %.2f on the test split: %s",
+                answer.budget,
+                own["val_accuracy"],
+                own["test_accuracy"],
+                own["command"],
+            )

@@ -1,0 +1,161 @@
+"""Plans within budgets, on spaces whose every plan can be measured."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from halut.search.budget import RESOURCES, budgets_of
+from halut.search.budgeted import Search, fits
+from halut.search.correction import Correction
+from halut.search.options import SiteOptions, Space
+from halut.sites.find import Site
+from halut.sites.plan import KEEP, Entry, Plan
+
+LABELS = (KEEP, "large", "middle", "small")
+BYTES = (100.0, 60.0, 30.0, 10.0)
+LOSSES = (0.0, 0.1, 0.3, 1.0)
+
+
+def space(factors=(1.0, 2.0, 0.5, 3.0), rest=7.0, keep=True):
+    """Sites of four options each, whose losses alone have these factors."""
+    sites = []
+    for number, factor in enumerate(factors):
+        site = Site(str(number), "linear", D=8, M=2)
+        first = 0 if keep else 1
+        entries = tuple(Entry(site, KEEP if label == KEEP else "tree") for label in LABELS[first:])
+        costs = np.zeros((len(entries), len(RESOURCES)))
+        costs[:, 0] = BYTES[first:]
+        costs[:, list(RESOURCES).index("bops")] = np.arange(len(entries)) ** 2
+        losses = factor * np.array(LOSSES[first:])
+        sites.append(SiteOptions(entries, LABELS[first:], losses, costs))
+    plan = Plan(tuple(Entry(s.entries[0].site, KEEP) for s in sites))
+    other = np.zeros(len(RESOURCES))
+    other[0] = rest
+    return Space(plan, tuple(sites), other)
+
+
+def measure_of(own, interaction=0.0):
+    """What plans lose: the sum, and more where neighbors are both replaced."""
+    calls = []
+
+    def measure(options):
+        calls.append(options)
+        losses = [site.losses[o] for site, o in zip(own.sites, options, strict=True)]
+        pairs = [a * b for a, b in itertools.pairwise(losses)]
+        rise = sum(losses) + interaction * sum(pairs)
+        return {"accuracy": 90 - 30 * rise, "loss": 0.2 + rise, "lost": 30 * rise, "rise": rise}
+
+    measure.calls = calls
+    return measure
+
+
+def every(own):
+    return itertools.product(*(range(len(site.entries)) for site in own.sites))
+
+
+@pytest.mark.parametrize("limit", [60, 120, 200, 290, 407, 1000])
+@pytest.mark.parametrize("interaction", [0.0, 1.5])
+def test_the_best_plan_of_all_is_found(limit, interaction):
+    own = space()
+    measure = measure_of(own, interaction)
+    budget = budgets_of(f"bytes:{limit}")[0]
+    answer = Search(own, measure).within(budget, 12)
+    assert fits(answer.best.costs, budget)
+    assert len(measure.calls) < 20
+    reference = measure_of(own, interaction)
+    best = min(reference(o)["loss"] for o in every(own) if fits(own.cost_of(o), budget))
+    assert answer.best.figures["loss"] <= best * (1.0 if interaction == 0 else 1.1) + 1e-9
+
+
+def test_what_was_seen_changes_the_plan():
+    own = space(factors=(1.0, 1.0))
+    first = Search(own, measure_of(own)).within(budgets_of("bytes:80")[0], 1).best.options
+
+    def measure(options):  # what looked best is far worse than the sum of its options
+        return {
+            **measure_of(own)(options),
+            **({"rise": 9.0, "loss": 9.0} if options == first else {}),
+        }
+
+    answer = Search(own, measure).within(budgets_of("bytes:80")[0], 8)
+    assert answer.best.options != first
+    assert len(answer.tried) > 1
+
+
+def test_a_budget_that_nothing_meets_names_the_nearest():
+    own = space(rest=7.0)
+    answer = Search(own, measure_of(own)).within(budgets_of("bytes:30")[0], 4)
+    assert answer.best is None
+    assert answer.nearest.options == (3, 3, 3, 3)
+    assert answer.missing == ("bytes", pytest.approx(47 - 30))
+
+
+def test_several_limits_hold_at_once_and_the_nearest_misses_them_least():
+    own = space()
+    budget = budgets_of("bytes:300+bops:20")[0]
+    best = Search(own, measure_of(own)).within(budget, 8).best
+    assert fits(best.costs, budget)
+    expected = min(measure_of(own)(o)["loss"] for o in every(own) if fits(own.cost_of(o), budget))
+    assert best.figures["loss"] == pytest.approx(expected)
+    impossible = budgets_of("bytes:150+bops:4")[0]
+    answer = Search(own, measure_of(own)).within(impossible, 8)
+    assert answer.best is None
+    ratio = lambda o: max(own.cost_of(o)["bytes"] / 150, own.cost_of(o)["bops"] / 4)  # noqa: E731
+    assert ratio(answer.nearest.options) == pytest.approx(min(map(ratio, every(own))))
+
+
+@pytest.mark.parametrize("lost", [0.5, 3.0, 9.0, 30.0])
+def test_points_that_may_be_lost_make_the_plan_small(lost):
+    own = space()
+    answer = Search(own, measure_of(own, 0.5)).within(budgets_of(f"lost:{lost}")[0], 20)
+    assert answer.best.figures["lost"] <= lost
+    measure = measure_of(own, 0.5)
+    least = min(own.cost_of(o)["bytes"] for o in every(own) if measure(o)["lost"] <= lost)
+    assert answer.best.costs["bytes"] <= 1.35 * least
+
+
+def test_points_that_no_plan_keeps_are_said():
+    own = space(keep=False)
+    answer = Search(own, measure_of(own)).within(budgets_of("lost:0.01")[0], 6)
+    assert answer.best is None
+    assert answer.missing[0] == "lost"
+    assert answer.missing[1] > 0
+
+
+def test_the_best_of_one_option_everywhere_is_among_the_measured():
+    own = space()
+    answer = Search(own, measure_of(own)).within(budgets_of("bytes:130")[0], 6)
+    assert answer.uniform.options == (2, 2, 2, 2)
+    assert answer.best.figures["loss"] <= answer.uniform.figures["loss"]
+
+
+def test_the_front_is_the_predicted_trade_off():
+    own = space()
+    points = Search(own, measure_of(own)).front("bytes", 50)
+    assert points[0][1] == 7 + 40
+    assert points[-1][2] == 0
+    for options, cost, rise in points:
+        assert own.cost_of(options)["bytes"] == pytest.approx(cost)
+        assert not any(
+            own.cost_of(o)["bytes"] <= cost and measure_of(own)(o)["rise"] < rise - 1e-9
+            for o in every(own)
+        )
+
+
+def test_a_correction_takes_a_plan_to_what_was_seen_and_leaves_what_is_kept():
+    losses = [np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0])]
+    correction = Correction(losses)
+    correction.see((1, 1), 4.0)
+    assert 3.7 < correction.predict((1, 1)) <= 4.0
+    assert correction.losses()[0][0] == 0.0
+    assert correction.losses()[0][2] == 2.0  # nothing was seen of it
+    assert correction.losses()[0][1] == pytest.approx(correction.losses()[1][1])
+
+
+def test_a_plan_of_the_space_keeps_what_is_not_searched():
+    own = space()
+    plan = own.plan_of((0, 1, 2, 3))
+    assert [entry.replaced for entry in plan] == [False, True, True, True]

@@ -1,0 +1,101 @@
+"""`halut search` on the digits: plans that train.py gives back, resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from halut.sites.plan import Plan
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ("data=digits", "base.epochs=1", "data.train_samples=300", "trainer.threads=1")
+OPTIONS = ("--sites", "stack3.*", "--options", "tree C=4,16 K=4", "integer width=8")
+
+
+def halut(folder, *words):
+    command = [sys.executable, "-m", "halut.cli", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def search(folder, *words):
+    flags = ("--samples", "100", "--rows", "1024", "--rounds", "3", *OPTIONS)
+    return halut(folder, "search", *words, *DIGITS, *flags)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    ran = search(folder, "budget=bytes:110k,200k")
+    assert ran.returncode == 0, ran.stderr
+    return folder, json.loads((folder / "runs/search/search.json").read_text()), ran.stdout
+
+
+@pytest.mark.slow  # trains a network and runs its plans
+def test_a_plan_is_within_its_budget_and_no_worse_than_one_option_everywhere(found):
+    _, content, _ = found
+    for outcome in content["budgets"]:
+        assert outcome["met"]
+        assert outcome["costs"]["bytes"] <= outcome["budget"]["bytes"]
+        if outcome["uniform"] is not None:
+            assert outcome["loss"] <= outcome["uniform"]["loss"]
+    losses = [point["predicted_rise"] for point in content["fronts"]["bytes"]]
+    assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.slow
+def test_training_by_the_plan_gives_what_was_promised(found):
+    folder, content, _ = found
+    outcome = content["budgets"][0]
+    words = shlex.split(outcome["run"]["command"])
+    assert words[:2] == ["python", "train.py"]
+    again = [sys.executable, ROOT / "train.py", *words[2:], "run_dir=again", "base.cache=runs/base"]
+    ran = subprocess.run(again, cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    final = json.loads((folder / "again/report.json").read_text())["final"]
+    for split in ("val", "test"):
+        assert final[f"{split}_accuracy"] == outcome["run"][f"{split}_accuracy"]
+    plan = Plan.load(folder / outcome["plan"])
+    assert [e.operator for e in Plan.load(folder / "again/plan.json")] == [e.operator for e in plan]
+
+
+@pytest.mark.slow
+def test_the_same_command_measures_nothing_of_what_is_stored(found):
+    folder, content, _ = found
+    ran = search(folder, "budget=bytes:110k,200k")
+    assert ran.returncode == 0, ran.stderr
+    said = ran.stdout + ran.stderr
+    total = int(said.split(" measurements, ")[0].split()[-1])
+    assert f"{total} measurements, {total} of them in results already" in said
+    assert json.loads((folder / "runs/search/search.json").read_text()) == content
+
+
+@pytest.mark.slow
+def test_a_budget_below_the_least_writes_the_nearest_and_fails(found):
+    folder, _, _ = found
+    ran = search(folder, "budget=bytes:10k", "--out", "least")
+    assert ran.returncode == 1
+    assert "the nearest misses by" in ran.stdout + ran.stderr
+    assert Plan.load(folder / "least/plans/bytes_10000.json").replaced
+    assert not json.loads((folder / "least/search.json").read_text())["budgets"][0]["met"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "give budget=RESOURCE:LIMIT"),
+        (("budget=bits:3",), "unknown resource 'bits'"),
+        (("budget=bytes:1k", "--options", "tre C=4"), "unknown operator 'tre'"),
+        (("budget=bytes:1k", "--energy", "3nm"), "3nm"),
+    ],
+)
+def test_what_is_refused_before_anything_is_trained(tmp_path, words, says):
+    ran = halut(tmp_path, "search", *words, "data=digits")
+    assert ran.returncode != 0
+    assert says in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
