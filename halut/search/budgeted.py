@@ -101,7 +101,8 @@ class Search:
             if len(plans) == count:
                 break
             if budget is None:
-                plans[tuple(int(generator.integers(len(s.labels))) for s in self.space.sites)] = None
+                drawn = (int(generator.integers(len(s.labels))) for s in self.space.sites)
+                plans[tuple(drawn)] = None
                 continue
             resources, limits = zip(*budget.limits, strict=True)
             losses = [generator.random(len(site.labels)) for site in self.space.sites]
@@ -113,7 +114,7 @@ class Search:
         return list(plans)
 
     def compare(self, plans: Sequence[Options]) -> list[Measured]:
-        """Measure plans beside what the losses of single sites predict of them; corrects nothing."""
+        """Measure plans beside what single sites predict of them; corrects nothing."""
         alone = [site.losses for site in self.space.sites]
         return [
             Measured(

@@ -9,7 +9,8 @@ import numpy as np
 from torch import nn
 
 from halut.analysis.energy import EnergyTable
-from halut.analysis.plan_cost import bytes_outside, site_costs
+from halut.analysis.network_cost import planned_costs
+from halut.analysis.plan_cost import plan_cost, site_costs
 from halut.errors import HalutError
 from halut.results.record import Record
 from halut.search.budget import RESOURCES
@@ -116,9 +117,9 @@ def space_of(
         losses = np.array([loss for _, loss in pairs])
         labels = tuple(words.get(repr(each), KEEP) for each, _ in pairs)
         sites.append(SiteOptions(tuple(each for each, _ in pairs), labels, losses, costs))
-    others = [e for e in plan if e.site.name not in by_site]
-    rest = _costs([Entry(e.site, KEEP) for e in others], energies).sum(axis=0)
-    rest = rest + _vector({"bytes": bytes_outside(network, [e.site.name for e in plan])})
+    exact = plan_cost(plan, network, energies, variants=("exact",))[0]
+    searched = [Entry(site.entries[0].site, KEEP) for site in sites]
+    rest = _vector(exact.figures) - _costs(searched, energies).sum(axis=0)
     return Space(plan, tuple(sites), rest)
 
 
@@ -138,7 +139,9 @@ def predicted(record: Record, score: str) -> float | None:
 
 def _costs(entries: Sequence[Entry], energies: EnergyTable) -> Array:
     """(O, R) costs of entries for one sample."""
-    rows = [_vector(each.figures) for each in site_costs(Plan(tuple(entries)), energies)]
+    rows = [
+        _vector(each.figures) for each in site_costs(planned_costs(Plan(tuple(entries))), energies)
+    ]
     return np.array(rows).reshape(len(entries), len(RESOURCES))
 
 
