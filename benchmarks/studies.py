@@ -149,7 +149,8 @@ def together(records: Sequence[Record]) -> list[str]:
 def asked(record: Record) -> list[tuple[str, object]]:
     """The options by which the rows of a sweep differ."""
     names = ("C", "V", "K", "bits", "width")
-    values = [(name, record.settings.get(f"halut.{name}")) for name in names]
+    own, settings = record.options, record.settings
+    values = [(name, own.get(name, settings.get(f"halut.{name}"))) for name in names]
     return [(name, value) for name, value in values if value is not None]
 
 
@@ -225,7 +226,7 @@ def write(name: str, study: dict[str, object], folder: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as drawn:
         write_pictures(Path(drawn), page, ["svg"])
         for picture in sorted(Path(drawn).glob("*.svg")):
-            if picture.stem in UNDRAWN:
+            if picture.stem in (*UNDRAWN, *study.get("undrawn", [])):  # type: ignore[misc]
                 continue
             write_bytes(pictures / f"{name}-{picture.name}", picture.read_bytes())
             lines += [f"![{picture.stem}](studies/pictures/{name}-{picture.name})", ""]
