@@ -45,6 +45,7 @@ def main() -> None:
             page.get_by_role("button", name=options.click).first.click()
         if options.section:
             page.locator(f"#{options.section}").scroll_into_view_if_needed()
+        page.add_style_tag(content="nav { position: static !important }")
         page.wait_for_timeout(4000)  # charts are drawn one after the other
         target = page.locator(f"#{options.section}") if options.section else page
         target.screenshot(path=options.picture)

@@ -179,7 +179,10 @@ def dots(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
         mark={"type": "point", "size": 60, "opacity": 0.75},
         encoding={
             "y": _text("site", None, sort=None, axis={"labelPadding": 6, "grid": True}),
-            "x": {**x, "axis": {"orient": "top", "values": MARKS, "labelOverlap": True}},
+            "x": {
+                **x,
+                "axis": {"orient": "top", "values": MARKS, "labelOverlap": True, "format": "~g"},
+            },
             "detail": _text("option"),
             "color": _text("operator", None, sort=None),
             "shape": _text("operator", None, sort=None),

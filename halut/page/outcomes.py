@@ -25,11 +25,22 @@ COSTS = {
 EXTRA = {"energy": "energy of a sample in joules", "latency": "latency in seconds"}
 """Axes that runs (energy) and cost records bring, and how their names begin."""
 APART = (
-    *(*NOT_AXES, SEED, "schedule.cache", "plugins", "sweep.", "hydra.", "data.name", "model.name"),
+    *(
+        *NOT_AXES,
+        SEED,
+        "baseline",
+        "ptq",
+        "schedule.cache",
+        "plugins",
+        "sweep.",
+        "hydra.",
+        "data.name",
+        "model.name",
+    ),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
 )
-"""Keys, by how they begin, that make no other configuration: the seed, where and how it ran, and
-what the subject says."""
+"""Keys, by how they begin, that make no other configuration: the seed, where and how it ran, what
+stands beside it, and what the subject says."""
 SIZES = ("bytes", "operations", "bops")
 LABELED = 4
 """Options in a label."""
