@@ -26,7 +26,7 @@ halut sweep --no-training $network $swapped --results $store run_dir=runs/studie
     halut=lqnet halut.width=1,2,3
 
 # the recipe's own size, with INT8 and INT4 beside it
-python train.py $network policy=pointwise schedule=all_at_once schedule.epochs=0 baseline=false \
+python train.py $network policy=pointwise schedule=all_at_once schedule.epochs=0 \
     halut.V=8 results=$store run_dir=runs/studies/ds_cnn/recipe
 
 # what it costs by three plans, and how long it takes here

@@ -28,7 +28,7 @@ halut sweep --no-training $network $swapped --results $store run_dir=runs/studie
     halut=lqnet halut.width=2,3
 
 # the recipe's own size, with INT8 and INT4 beside it
-python train.py $network policy=conv3x3 schedule=all_at_once schedule.epochs=0 baseline=false \
+python train.py $network policy=conv3x3 schedule=all_at_once schedule.epochs=0 \
     halut.V=9 results=$store run_dir=runs/studies/resnet8/recipe
 
 # what it costs by three plans, and how long it takes here
