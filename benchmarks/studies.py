@@ -242,6 +242,7 @@ def write(name: str, study: dict[str, object], folder: Path) -> list[str]:
 
 
 def main() -> None:
+    """Write the pages, pictures and tables of every study."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -252,7 +253,7 @@ def main() -> None:
     try:
         for name, study in content["studies"].items():
             lines += write(name, study, folder)
-    except HalutError as error:
+    except (HalutError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     write_bytes(folder / "studies.md", ("\n".join(lines).rstrip() + "\n").encode())
