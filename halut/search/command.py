@@ -98,7 +98,8 @@ def main(arguments: Sequence[str]) -> int:
         int(config.capture.memory_gib * 2**30),
         config.seed,
     )
-    search = Search(space, lambda o: assembly.measure(space.plan_of(o).replaced))
+    figure = "lost" if options.score == "lost" else "rise"
+    search = Search(space, lambda o: assembly.measure(space.plan_of(o).replaced), figure)
     begun = time.perf_counter()
     answers = [search.within(budget, options.rounds, minimize) for budget in budgets]
     log.info("%d plans measured in %.0f s", len(search.measured), time.perf_counter() - begun)
@@ -107,7 +108,12 @@ def main(arguments: Sequence[str]) -> int:
         resource: _front(search, resource, options.front)
         for resource in dict.fromkeys(r for b in budgets for r, _ in b.limits if r != LOST)
     }
-    content = {"exact": assembly.exact, "budgets": outcomes, "fronts": fronts}
+    content = {
+        "score": options.score,  # lost: predictions, predicted_rise too, are points of accuracy
+        "exact": assembly.exact,
+        "budgets": outcomes,
+        "fronts": fronts,
+    }
     write_json(options.out / "search.json", content)
     _show(answers, outcomes, space)
     log.info("everything is in %s", options.out)
