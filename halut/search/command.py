@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from halut.analysis.assembly import Assembly
 from halut.analysis.energy import DEFAULT, energy_tables, load_energies
+from halut.analysis.network_cost import macs_outside
 from halut.errors import HalutError
 from halut.io import write_bytes, write_json
 from halut.option import unknown
@@ -86,8 +88,15 @@ def main(arguments: Sequence[str]) -> int:
     records = measure(subject, [setup], choices, scores, store, options.batch)
     for line in dict.fromkeys(remarks(records)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    example = torch.zeros(1, *subject.plan.model["input_shape"])
     space = space_of(
-        subject.plan, subject.network, records, options.score, energies, not options.all
+        subject.plan,
+        subject.network,
+        records,
+        options.score,
+        energies,
+        not options.all,
+        macs_outside(subject.plan, subject.network, example),
     )
     assembly = Assembly(
         subject.network,
