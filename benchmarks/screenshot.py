@@ -16,6 +16,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 
 
 def main() -> None:
+    """Write the picture that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -28,7 +29,10 @@ def main() -> None:
     add("--height", type=int, default=1200, help="pixels at most (%(default)s)")
     add("--dark", action="store_true")
     options = parser.parse_args()
-    from playwright.sync_api import sync_playwright
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sys.exit("error: playwright is not installed: pip install playwright")
 
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -56,7 +56,7 @@ def measured(records: Sequence[Record], kind: str) -> list[Record]:
 
 
 def alone(records: Sequence[Record], columns: Sequence[str]) -> list[str]:
-    """Points lost by each site alone, and the mean over sites for every C and K."""
+    """Points lost by each site alone, how far the scores agree, and means for every C and K."""
     own = measured(records, "sensitivity")
     sites = dict.fromkeys(r.site for r in own)
     order = sorted(sites, key=lambda s: -statistics.fmean(lost(r for r in own if r.site == s)))
@@ -70,11 +70,12 @@ def alone(records: Sequence[Record], columns: Sequence[str]) -> list[str]:
         for site in order
     ]
     images = {r.data.get("samples") for r in own}
+    lines = remarks([r for r in records if r.kind == "sensitivity"])
     return [
         f"### Each layer alone, in points lost on {'/'.join(map(str, images))} validation samples",
         "",
         *markdown(["site", *labels], rows),
-        *(f"{line}." for line in remarks([r for r in records if r.kind == "sensitivity"])[-1:]),
+        *(f"{line}." for line in lines if line.startswith("Spearman")),
         "",
         *codebooks(own),
     ]
@@ -242,6 +243,7 @@ def write(name: str, study: dict[str, object], folder: Path) -> list[str]:
 
 
 def main() -> None:
+    """Write the pages, pictures and tables of every study."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -252,7 +254,7 @@ def main() -> None:
     try:
         for name, study in content["studies"].items():
             lines += write(name, study, folder)
-    except HalutError as error:
+    except (HalutError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     write_bytes(folder / "studies.md", ("\n".join(lines).rstrip() + "\n").encode())

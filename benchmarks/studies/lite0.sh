@@ -14,7 +14,7 @@ halut sensitivity $network $learned --samples 192 --fisher-samples 264 \
     --sites blocks.1.0.conv_pw blocks.4.0.conv_pwl conv_head \
     --options 'tree V=8' 'pq V=8' 'integer width=8' 'integer width=4'
 
-# the rise of the loss that gradients foretell, at all 32 sites
+# the rise of the loss that gradients predict, at all 32 sites
 halut sensitivity $network $learned --rows 8192 --scores fisher --fisher-samples 132 \
     --options 'tree V=4' 'pq V=4' 'integer width=4,8'
 

@@ -30,8 +30,9 @@ class Assembly:
         calibration: batches that can be read again and again.
         batches: (inputs, targets) that accuracy and loss are measured on.
         rows: calibration rows of a site.
-        memory: bytes of the calibration rows that are held at once.
+        memory: bytes of the calibration rows of all sites; where they take more, each has fewer.
         seed: of the sample of rows, and of learning.
+        loss: loss of each sample, of the network's output and the targets.
     """
 
     def __init__(
@@ -60,8 +61,8 @@ class Assembly:
         return self._layers[key]
 
     def measure(self, entries: Sequence[Entry]) -> dict[str, float]:
-        """accuracy (top-1, percent), loss, and the points and loss that are lost, of the network
-        with all these sites replaced."""
+        """Of the network with all these sites replaced: accuracy (top-1, percent) and loss (mean);
+        lost, the points of accuracy below the exact network, and rise, the loss above it."""
         memo = {id(p): p for p in (*self.network.parameters(), *self.network.buffers())}
         network = copy.deepcopy(self.network, memo)
         for entry in entries:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from halut.analysis.energy import EnergyTable, energy, load_energies
 from halut.analysis.network_cost import ENCODE, operations, planned_costs, replaced_costs
-from halut.analysis.work import Work, float_products, work_of
+from halut.analysis.work import FLOAT, Work, float_products, work_of
 from halut.replace.operator_registry import make_operator
 from halut.replace.ptq import INPUT_BITS, SCALE_BITS, quantizable, quantized_bytes
 from halut.sites.operator import ReplacedLayer
@@ -30,7 +30,7 @@ SUMS = (
 )
 """Figures of sites that add up, with what is outside of them, to the network's."""
 OUTSIDE = ("macs", "operations", "bops", "energy", "energy_compute", "energy_dram")
-"""Those of them that what is outside of the sites has: products in float32, other parameters."""
+"""Those of them to which what is outside of the sites adds: products in float32, parameters."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def plan_cost(
     """
     energies = load_energies() if energies is None else energies
     rest = bytes_outside(network, [entry.site.name for entry in plan])
-    made = []
+    costs = []
     for name in variants:
         layers = variant_layers(plan, name, replaced)
         sites = site_costs(layers, energies, reuse, bank)
-        made.append(_variant(name, sites, rest, macs_outside, energies))
-    return made
+        costs.append(_variant(name, sites, rest, macs_outside, energies))
+    return costs
 
 
 def with_latency(costs: Iterable[VariantCost], times: Mapping[str, Any]) -> list[VariantCost]:
@@ -174,13 +174,13 @@ def site_costs(
     for entry, layer, cost in layers:
         site = entry.site
         held = {key: cost.get(key, 0) for key in ("table_bytes", "encoder_bytes", "weight_bytes")}
-        weight_bits = cost.get("weight_bits", 32 * site.weights)
-        input_bits = cost.get("input_bits", 32 * site.inputs)
+        weight_bits = cost.get("weight_bits", FLOAT * site.weights)
+        input_bits = cost.get("input_bits", FLOAT * site.inputs)
         counted = {key: cost.get(key, 0) for key in ("macs", *ENCODE, "lookups", "adds")}
         figures: dict[str, float | None] = {
             **counted,
             "operations": operations(counted),
-            "bops": cost.get("bops", 32 * 32 * counted["macs"]),
+            "bops": cost.get("bops", FLOAT * FLOAT * counted["macs"]),
             **held,
             "bytes": sum(held.values()),
             "code_bytes": cost.get("index_bits", 0) / 8,
@@ -214,7 +214,7 @@ def _variant(
     work = Work(float_products(macs_outside), state=rest)
     outside = {
         **dict.fromkeys(("macs", "operations"), macs_outside),
-        "bops": 32 * 32 * macs_outside,
+        "bops": FLOAT * FLOAT * macs_outside,
         **energy(work, energies),
     }
     for key in OUTSIDE:

@@ -55,6 +55,7 @@ CODEC_FORMS: dict[type[nn.Module], str] = {
     Mxint8Layer: "float products of values decoded at use",
     SignMagnitudeLayer: "sums of unsigned products of bytes",
 }
+"""What codecs' layers run as, in words."""
 NO_INT8 = "no INT8 kernel: this torch has no oneDNN"
 NO_INT8_PRODUCT = "no INT8 kernel for this product"
 NO_INT4 = "no kernel of 4-bit weights"

@@ -18,7 +18,7 @@ from halut.results.store import SUFFIX, Store
 
 SCHEMA = 1
 KEPT = ("run_dir", "results", "data.root", "base.cache", "schedule.cache")
-"""Keys of a configuration that say where a run was kept."""
+"""Keys of a configuration, by how they begin, that say where a run was kept."""
 DETAILED_RUNS = 8
 """Runs whose codes, trees and prototypes are on the page; each may take a megabyte."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from halut.analysis.run_figures import flat, is_number
 from halut.analysis.sweep_results import NOT_AXES, SEED
-from halut.analysis.variants import COSTS as OF_VARIANTS
+from halut.analysis.variants import COSTS as VARIANT_COSTS
 from halut.page.measurements import subject_of
 from halut.results.record import Record
 
@@ -25,18 +25,8 @@ COSTS = {
 EXTRA = {"energy": "energy of a sample in joules", "latency": "latency in seconds"}
 """Axes that runs (energy) and cost records bring, and how their names begin."""
 APART = (
-    *(
-        *NOT_AXES,
-        SEED,
-        "baseline",
-        "ptq",
-        "schedule.cache",
-        "plugins",
-        "sweep.",
-        "hydra.",
-        "data.name",
-        "model.name",
-    ),
+    *(*NOT_AXES, SEED, "schedule.cache", "plugins", "sweep.", "hydra."),
+    *("baseline", "ptq", "data.name", "model.name"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
 )
 """Keys, by how they begin, that make no other configuration: the seed, where and how it ran, what
@@ -83,26 +73,27 @@ def _numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _of_run(run: Mapping[str, Any]) -> dict[str, Any]:
     exact = run["variants"][0]["test_accuracy"]
     figures, rows = run["figures"], []
-    for told in run["variants"]:
-        ours = told["variant"].startswith("ours")
+    for variant in run["variants"]:
+        ours = variant["variant"].startswith("ours")
         row = {
-            "variant": "ours" if ours else told["variant"],
-            "accuracy": told["test_accuracy"],
-            "val_accuracy": told["val_accuracy"],
-            "lost": difference(exact, told["test_accuracy"]),
-            **{key: value for key, value in told.items() if _is_cost(key)},
+            "variant": "ours" if ours else variant["variant"],
+            "accuracy": variant["test_accuracy"],
+            "val_accuracy": variant["val_accuracy"],
+            "lost": difference(exact, variant["test_accuracy"]),
+            **{key: value for key, value in variant.items() if _is_cost(key)},
         }
         if ours:
             known = {**figures, "seconds": run["seconds"]}
             row |= {k: v for k, v in known.items() if _is_cost(k) and row.get(k) is None}
-            row["operators"] = told["variant"][6:-1] if "(" in told["variant"] else None
+            name = variant["variant"]
+            row["operators"] = name[6:-1] if "(" in name else None
         rows.append(row)
     keys = ("subject", "seed", "command", "config")
     return {**{key: run[key] for key in keys}, "source": run["name"], "rows": rows}
 
 
 def _of_record(record: Record) -> dict[str, Any]:
-    """The variants of a record: of those but ours a figure's name begins with the variant's."""
+    """The variants of a record; costs of those but ours are its cost.variants.NAME.COST."""
     figures = record.figures
     exact = figures.get("exact_accuracy")
     rows: list[dict[str, Any]] = []
@@ -112,7 +103,7 @@ def _of_record(record: Record) -> dict[str, Any]:
             continue
         row = {"variant": variant, "accuracy": accuracy, "lost": difference(exact, accuracy)}
         place = f"cost.variants.{'exact' if key == 'baseline' else key}"
-        rows.append({**row, **{cost: figures.get(f"{place}.{cost}") for cost in OF_VARIANTS}})
+        rows.append({**row, **{cost: figures.get(f"{place}.{cost}") for cost in VARIANT_COSTS}})
     test = figures.get("test_accuracy", figures.get("accuracy"))
     ours: dict[str, Any] = {"variant": "ours", "accuracy": test, "lost": difference(exact, test)}
     ours["val_accuracy"] = figures.get("val_accuracy")

@@ -11,10 +11,9 @@ from halut.codecs import Layout
 from halut.codecs.factors import make_codec
 from halut.configs import FACTORS, TableConfig
 from halut.errors import HalutError
+from halut.layers.codec import FLOAT
 from halut.layers.codec_operator import CodecOperator
 from halut.replace.operator_registry import make_operator
-
-FLOAT = 32
 
 
 def code_bits(operator: str | None, options: Mapping[str, Any]) -> int | None:

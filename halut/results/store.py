@@ -18,7 +18,10 @@ from halut.results.record import Record, parse
 
 SUFFIX = ".jsonl"
 ACTIVE = ".active"
+"""Ending of the files of processes that measure for the store."""
 DAY = 24 * 60 * 60
+"""Seconds for which such a file counts."""
+IS_FILE = "a file, and a store is a folder"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Store:
         To be called before measurements that take long.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "a file, and a store is a folder", self.path)
+            raise NotADirectoryError(errno.ENOTDIR, IS_FILE, self.path)
         with naming(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -85,9 +88,8 @@ class Store:
         Raises HalutError if there is no store; OSError if its folder cannot be read.
         """
         if not self.path.is_dir():
-            is_file = self.path.exists()
-            what = "a file, and a store is a folder" if is_file else "no such store of results"
-            raise HalutError(f"{self.path}: {what}")
+            words = IS_FILE if self.path.exists() else "no such store of results"
+            raise HalutError(f"{self.path}: {words}")
         newest: dict[str, Record] = {}
         problems: list[str] = []
         again = 0

@@ -44,11 +44,13 @@ class Answer:
 class Search:
     """Plans of a space, each measured once; what is seen corrects what is predicted.
 
-    `measure` returns accuracy, loss, lost and rise of the plan of these options.
+    `measure` returns accuracy, loss, lost and rise of the plan of these options. `figure` is that
+    which the space's losses predict: rise, of the loss, or lost, points of accuracy.
     """
 
-    def __init__(self, space: Space, measure: Measure) -> None:
+    def __init__(self, space: Space, measure: Measure, figure: str = "rise") -> None:
         self.space = space
+        self.figure = figure
         self._measure = measure
         self.measured: dict[Options, Measured] = {}
         self.correction = Correction([site.losses for site in space.sites])
@@ -61,7 +63,7 @@ class Search:
             self.measured[options] = Measured(
                 options, self.space.cost_of(options), predicted, figures
             )
-            self.correction.see(options, figures["rise"])
+            self.correction.see(options, figures[self.figure])
         return self.measured[options]
 
     def within(self, budget: Budget, rounds: int, minimize: str = "bytes") -> Answer:
@@ -169,21 +171,22 @@ class Search:
     def _losing(self, budget: Budget, lost: float, rounds: int, minimize: str) -> Answer:
         """The cheapest plan that loses at most so many points, by what was measured.
 
-        Losses are predicted as rises of the loss: points for a rise are the slope of the plans that
-        were measured, those of single sites at first; where a plan loses more than it may, the
-        next may rise less.
+        Where losses are predicted as rises of the loss, the rise for so many points is by the slope
+        of the plans that were measured (`_rise_of`). Where a plan loses more than it may, the next
+        may lose less by prediction.
         """
         answer = Answer(budget)
-        keep = tuple(0 for _ in self.space.sites)
         column = list(RESOURCES).index(minimize)
-        limit = self._rise_of(lost)
+        limit = lost if self.figure == "lost" else self._rise_of(lost)
         for _ in range(rounds):
+            corrected = self.correction.losses()
             items = [
                 Item(site.costs[:, column], np.maximum(losses, 0.0)[:, None])
-                for site, losses in zip(self.space.sites, self.correction.losses(), strict=True)
+                for site, losses in zip(self.space.sites, corrected, strict=True)
             ]
             solution = solve(items, [max(limit, 0.0)])
-            options = solution.options if solution is not None else keep
+            least = tuple(int(losses.argmin()) for losses in corrected)
+            options = solution.options if solution is not None else least
             new = options not in self.measured
             seen = self.see(options)
             answer.tried.append(seen)

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from halut.analysis.assembly import Assembly
-from halut.analysis.energy import load_energies
+from halut.analysis.energy import DEFAULT, energy_tables, load_energies
+from halut.analysis.network_cost import macs_outside
 from halut.errors import HalutError
 from halut.io import write_bytes, write_json
 from halut.option import unknown
@@ -21,7 +23,8 @@ from halut.search.budget import LOST, RESOURCES, Budget, budgets_of
 from halut.search.budgeted import Answer, Options, Search
 from halut.search.options import SCORES, Space, space_of
 from halut.sites.plan import Plan
-from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
+from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
+from halut.studies.sensitivity_table import remarks
 from halut.studies.subject import Subject
 from halut.training.config.run_config import TrainConfig
 from halut.training.logging.progress import console, log
@@ -38,6 +41,8 @@ Every site and option is scored once, into the store (--results), which is not m
 plan of least predicted loss is solved exactly, measured, the scores are corrected by it, and it is
 solved again until it stands. plans/BUDGET.json is for `python train.py plan=FILE`.
 """  # noqa: E501
+FISHER_SAMPLES = 512
+"""Calibration images whose gradients are taken, as `halut sensitivity` does by default."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     add("--front", type=at_least(2), default=50, help="budgets of the front (%(default)s)")
     add("--all", action="store_true", help="every site is replaced: none may stay exact")
     add("--train", action="store_true", help="train the plans by the schedule, in place of not")
-    add("--energy", default="45nm", help="energies of operations (%(default)s)")
+    names = ", ".join(energy_tables())
+    text = f"energies of operations: {names}, or a YAML file (%(default)s)"
+    add("--energy", default=DEFAULT, metavar="TABLE", help=text)
     add("--out", type=Path, default=Path("runs/search"), help="folder (%(default)s)")
     return flags
 
@@ -66,8 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_intermixed_args(list(arguments))
     budgets, minimize, options.overrides = asked(options.overrides)
     energies = load_energies(options.energy)
-    if options.out.exists() and not options.out.is_dir():
-        raise HalutError(f"--out {options.out} is no folder")
+    check_place(options.out, f"--out {options.out}")
     subject, choices, store = begin(options)
     config = subject.config
     scores = ["fisher"] if options.score == "fisher" else ["measured"]
@@ -76,12 +82,21 @@ def main(arguments: Sequence[str]) -> int:
         options.samples,
         config.capture.samples,
         options.rows,
-        taylor_samples=512 if options.score == "fisher" else 0,
+        taylor_samples=FISHER_SAMPLES if options.score == "fisher" else 0,
         seed=config.seed,
     )
     records = measure(subject, [setup], choices, scores, store, options.batch)
+    for line in dict.fromkeys(remarks(records)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    example = torch.zeros(1, *subject.plan.model["input_shape"])
     space = space_of(
-        subject.plan, subject.network, records, options.score, energies, not options.all
+        subject.plan,
+        subject.network,
+        records,
+        options.score,
+        energies,
+        not options.all,
+        macs_outside(subject.plan, subject.network, example),
     )
     assembly = Assembly(
         subject.network,
@@ -92,7 +107,8 @@ def main(arguments: Sequence[str]) -> int:
         int(config.capture.memory_gib * 2**30),
         config.seed,
     )
-    search = Search(space, lambda o: assembly.measure(space.plan_of(o).replaced))
+    figure = "lost" if options.score == "lost" else "rise"
+    search = Search(space, lambda o: assembly.measure(space.plan_of(o).replaced), figure)
     begun = time.perf_counter()
     answers = [search.within(budget, options.rounds, minimize) for budget in budgets]
     log.info("%d plans measured in %.0f s", len(search.measured), time.perf_counter() - begun)
@@ -101,7 +117,12 @@ def main(arguments: Sequence[str]) -> int:
         resource: _front(search, resource, options.front)
         for resource in dict.fromkeys(r for b in budgets for r, _ in b.limits if r != LOST)
     }
-    content = {"exact": assembly.exact, "budgets": outcomes, "fronts": fronts}
+    content = {
+        "score": options.score,  # lost: predictions, predicted_rise too, are points of accuracy
+        "exact": assembly.exact,
+        "budgets": outcomes,
+        "fronts": fronts,
+    }
     write_json(options.out / "search.json", content)
     _show(answers, outcomes, space)
     log.info("everything is in %s", options.out)
@@ -183,7 +204,7 @@ def run_config(config: TrainConfig, plan: Path, folder: Path, train: bool) -> Tr
 
 def command_of(overrides: Sequence[str], plan: Path, train: bool) -> str:
     """What a user types to have the plan's figures again."""
-    own = [each for each in overrides if not each.startswith(("policy", "halut="))]
+    own = [each for each in overrides if not each.startswith(("policy", "halut=", "halut."))]
     untrained = ["schedule=all_at_once", "schedule.epochs=0", "baseline=false", "ptq=none"]
     words = [*own, f"plan={plan}", *([] if train else untrained)]
     return shlex.join(["python", "train.py", *words])

@@ -11,7 +11,7 @@ from halut.search.knapsack import Array
 SPREAD = 0.5
 """Standard deviation of an option's loss in a plan, relative to its loss alone."""
 FLOOR = 0.02
-"""The same at least, relative to the largest loss of the space that is not dear."""
+"""The same at least, relative to the median of all losses that are not 0."""
 NOISE = 0.05
 """Standard deviation of a plan's measured loss, relative to it."""
 
@@ -25,14 +25,15 @@ class Correction:
 
         m += P a (a' P a + s^2)^-1 (seen - a' m),   P -= P a (a' P a + s^2)^-1 a' P,
 
-    a the indicator of the plan's options. Options that keep a site lose nothing, for certain.
+    a the indicator of the plan's options. Options that lose nothing alone, such as keeping a site,
+    lose nothing, for certain.
     """
 
     def __init__(self, losses: Sequence[Array]) -> None:
         self.sizes = [len(each) for each in losses]
         self.mean = np.concatenate(losses) if losses else np.zeros(0)
-        typical = float(np.median(np.abs(self.mean[self.mean != 0]))) if self.mean.any() else 0.0
-        deviation = SPREAD * np.abs(self.mean) + FLOOR * typical
+        median = float(np.median(np.abs(self.mean[self.mean != 0]))) if self.mean.any() else 0.0
+        deviation = SPREAD * np.abs(self.mean) + FLOOR * median
         deviation[self.mean == 0] = 0.0
         self.covariance = np.diag(deviation**2)
 

@@ -41,7 +41,7 @@ def solve(items: Sequence[Item], limits: Sequence[float] | Array) -> Solution | 
 
     Options that another of their item beats in everything are left out first; of a single resource,
     those too that the bound of the linear relaxation excludes (Dyer, Riha and Walker 1995). What is
-    left is an integer programme (HiGHS). Of equal losses, any.
+    left is an integer program (HiGHS). Of equal losses, any.
 
     >>> first = Item(np.array([0.0, 2.0]), np.array([[8.0], [3.0]]))
     >>> second = Item(np.array([0.0, 1.0]), np.array([[8.0], [4.0]]))
@@ -61,7 +61,7 @@ def solve(items: Sequence[Item], limits: Sequence[float] | Array) -> Solution | 
         kept = _within_bound(items, kept, bounds[0])
     margin = 0.0
     while margin < 1e-3:
-        chosen = _integer_programme(items, kept, bounds * (1 - margin))
+        chosen = _integer_program(items, kept, bounds * (1 - margin))
         if chosen is None:
             return None
         solution = _solution(items, chosen)
@@ -73,13 +73,13 @@ def solve(items: Sequence[Item], limits: Sequence[float] | Array) -> Solution | 
 
 def front(items: Sequence[Item], limits: Sequence[float]) -> list[Solution]:
     """The solutions of one resource for each limit that can be met, each once, by rising cost."""
-    found: dict[tuple[int, ...], Solution] = {}
+    solutions: dict[tuple[int, ...], Solution] = {}
     for limit in sorted(limits):
         solution = solve(items, [limit])
         if solution is not None:
-            found.setdefault(solution.options, solution)
+            solutions.setdefault(solution.options, solution)
     best: list[Solution] = []
-    for solution in sorted(found.values(), key=lambda s: (s.costs[0], s.loss)):
+    for solution in sorted(solutions.values(), key=lambda s: (s.costs[0], s.loss)):
         if not best or solution.loss < best[-1].loss:
             best.append(solution)
     return best
@@ -106,7 +106,7 @@ def _solution(items: Sequence[Item], chosen: Sequence[int]) -> Solution:
     return Solution(tuple(int(o) for o in chosen), loss, costs)
 
 
-def _integer_programme(
+def _integer_program(
     items: Sequence[Item], kept: Sequence[NDArray[np.intp]], limits: Array
 ) -> list[int] | None:
     """The option of each item among those kept; None if none is within the limits."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from halut.analysis.energy import EnergyTable
 from halut.analysis.network_cost import planned_costs
-from halut.analysis.plan_cost import plan_cost, site_costs
+from halut.analysis.plan_cost import EXACT, plan_cost, site_costs
 from halut.errors import HalutError
 from halut.results.record import Record
 from halut.search.budget import RESOURCES
@@ -81,6 +81,7 @@ def space_of(
     score: str,
     energies: EnergyTable,
     keep: bool = True,
+    macs_outside: int = 0,
 ) -> Space:
     """The space of the options that were scored.
 
@@ -92,6 +93,7 @@ def space_of(
         score: one of SCORES.
         energies: of halut.analysis.energy.load_energies.
         keep: whether a site may stay exact; one that has no other option does in any case.
+        macs_outside: of halut.analysis.network_cost.macs_outside, part of what the rest costs.
 
     HalutError if no site has an option.
     """
@@ -108,16 +110,16 @@ def space_of(
         raise HalutError("no site has an option: what cannot be at a site is said above")
     sites = []
     for entry in plan:
-        found = by_site.get(entry.site.name)
-        if found is None:
+        scored = by_site.get(entry.site.name)
+        if scored is None:
             continue
         kept = [(Entry(entry.site, KEEP, reason="kept by the search"), 0.0)] if keep else []
-        pairs = [*kept, *found.values()]
+        pairs = [*kept, *scored.values()]
         costs = _costs([each for each, _ in pairs], energies)
         losses = np.array([loss for _, loss in pairs])
         labels = tuple(words.get(repr(each), KEEP) for each, _ in pairs)
         sites.append(SiteOptions(tuple(each for each, _ in pairs), labels, losses, costs))
-    exact = plan_cost(plan, network, energies, variants=("exact",))[0]
+    exact = plan_cost(plan, network, energies, variants=(EXACT,), macs_outside=macs_outside)[0]
     searched = [Entry(site.entries[0].site, KEEP) for site in sites]
     rest = _vector(exact.figures) - _costs(searched, energies).sum(axis=0)
     return Space(plan, tuple(sites), rest)

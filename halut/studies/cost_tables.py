@@ -159,11 +159,12 @@ def csv_of(costs: Sequence[VariantCost], times: Mapping[str, Any] | None = None)
     writer.writerow(("variant", "site", *SHAPE, "operator", *figures, *notes))
     for cost in costs:
         row: tuple[Any, ...] = (cost.variant, "", *[""] * len(SHAPE), "")
-        for site, of in ((None, cost.figures), *((s.entry, s.figures) for s in cost.sites)):
-            if site is not None:
-                row = (cost.variant, site.site.name, *shape_of(site.site).values(), site.operator)
-            note = [latency_note(times, cost.variant, site)] if times is not None else []
-            writer.writerow((*row, *_row(of, figures), *note))
+        for entry, own in ((None, cost.figures), *((s.entry, s.figures) for s in cost.sites)):
+            if entry is not None:
+                site = entry.site
+                row = (cost.variant, site.name, *shape_of(site).values(), entry.operator)
+            note = [latency_note(times, cost.variant, entry)] if times is not None else []
+            writer.writerow((*row, *_row(own, figures), *note))
     return text.getvalue()
 
 

@@ -25,10 +25,8 @@ from halut.training.logging.run_progress import Part, run
 
 SHAPE = ("kind", "kernel", "rows", "D", "M", "groups")
 """What a site is by: linear, conv2d or attention, rows of a sample, inputs D and outputs M."""
-
-
-MOST = 8
-"""Names of layers that are told at most."""
+MAX_NAMED = 8
+"""Layers that a line of the log names at most."""
 
 
 def add_flags(parser: argparse.ArgumentParser, samples: int) -> None:
@@ -111,8 +109,8 @@ def begin(options: argparse.Namespace) -> tuple[Subject, list[Choice], Store]:
     subject = Subject.of(options.overrides, options.threads, choices_at)
     kept = [entry.site.name for entry in subject.plan if not entry.replaced]
     if kept and not options.sites:
-        more = f" and {len(kept) - MOST} more" if len(kept) > MOST else ""
-        names = ", ".join(kept[:MOST])
+        more = f" and {len(kept) - MAX_NAMED} more" if len(kept) > MAX_NAMED else ""
+        names = ", ".join(kept[:MAX_NAMED])
         log.info("not measured, as the policy keeps them (--sites would): %s%s", names, more)
     return subject, choices_at(subject.config, subject.plan), store
 

@@ -100,7 +100,8 @@ def test_the_same_sources_make_the_same_page_wherever_they_lie(tmp_path, monkeyp
     here, there = tmp_path / "here", tmp_path / "there" / "deeper"
     records = (*synthetic.layers(2), *synthetic.convergence(), *synthetic.networks())
     synthetic.store(here / "results", *records, records[0])
-    next((here / "results").glob("*.jsonl")).open("a").write("torn")
+    with next((here / "results").glob("*.jsonl")).open("a") as file:
+        file.write("torn")
     synthetic.run(here / "runs" / "a")
     synthetic.run(here / "runs" / "b", seed=1)
     shutil.copytree(here, there)

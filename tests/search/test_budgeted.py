@@ -117,6 +117,24 @@ def test_points_that_may_be_lost_make_the_plan_small(lost):
     assert answer.best.costs["bytes"] <= 1.35 * least
 
 
+@pytest.mark.parametrize("budget", ["bytes:130", "bytes:300", "lost:9"])
+def test_scores_in_points_are_corrected_by_points(budget):
+    points = space(factors=(30.0, 60.0, 15.0, 90.0))  # what measure_of makes of the losses
+    search = Search(points, measure_of(space()), "lost")
+    search.within(budgets_of(budget)[0], 8)
+    for plan in search.measured.values():
+        assert plan.predicted == pytest.approx(plan.figures["lost"])
+
+
+def test_where_none_may_stay_exact_the_plan_that_loses_least_is_measured():
+    own = space(factors=(1.0, 1.0), keep=False)
+    order = [SiteOptions(s.entries[::-1], s.labels[::-1], s.losses[::-1], s.costs[::-1])
+             for s in own.sites]  # fmt: skip
+    turned = Space(own.plan, tuple(order), own.rest)
+    answer = Search(turned, measure_of(turned)).within(budgets_of("lost:0.01")[0], 6)
+    assert answer.nearest.options == (2, 2)
+
+
 def test_points_that_no_plan_keeps_are_said():
     own = space(keep=False)
     answer = Search(own, measure_of(own)).within(budgets_of("lost:0.01")[0], 6)
