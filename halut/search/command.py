@@ -17,7 +17,7 @@ from halut.analysis.assembly import Assembly
 from halut.analysis.energy import DEFAULT, energy_tables, load_energies
 from halut.analysis.network_cost import macs_outside
 from halut.errors import HalutError
-from halut.io import write_bytes, write_json
+from halut.io import read_json, write_bytes, write_json
 from halut.option import unknown
 from halut.search.budget import LOST, RESOURCES, Budget, budgets_of
 from halut.search.budgeted import Answer, Options, Search
@@ -30,6 +30,10 @@ from halut.training.config.run_config import TrainConfig
 from halut.training.logging.progress import console, log
 from halut.training.run import run
 
+PLANNED = ("policy", "halut=", "halut.", "plan=", "run_dir=", "results=")
+"""Overrides, by how they begin, in whose place the plan and the search's own folders are."""
+UNTRAINED = ("schedule", "baseline=", "ptq=", "loss.", "optim.")
+"""Those that mean nothing where nothing is trained."""
 EPILOG = f"""\
 examples:
   halut search budget=bytes:60k,120k data=digits base.epochs=3 --options 'tree C=4,8,16 K=8,16'
@@ -203,8 +207,13 @@ def run_config(config: TrainConfig, plan: Path, folder: Path, train: bool) -> Tr
 
 
 def command_of(overrides: Sequence[str], plan: Path, train: bool) -> str:
-    """What a user types to have the plan's figures again."""
-    own = [each for each in overrides if not each.startswith(("policy", "halut=", "halut."))]
+    """What a user types to have the plan's figures again; `overrides` of a run folder, alone, are
+    those of the run's own command."""
+    if len(overrides) == 1 and (report := Path(overrides[0]) / "report.json").is_file():
+        words = shlex.split(read_json(report).get("command") or "")
+        overrides = [each for each in words if "=" in each]
+    dropped = PLANNED if train else (*PLANNED, *UNTRAINED)
+    own = [each for each in overrides if not each.lstrip("+").startswith(dropped)]
     untrained = ["schedule=all_at_once", "schedule.epochs=0", "baseline=false", "ptq=none"]
     words = [*own, f"plan={plan}", *([] if train else untrained)]
     return shlex.join(["python", "train.py", *words])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from halut.search.command import command_of
 from halut.sites.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -99,3 +100,14 @@ def test_what_is_refused_before_anything_is_trained(tmp_path, words, says):
     assert says in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_of_a_run_is_the_run_s_own_with_the_plan(tmp_path):
+    command = "python train.py data=digits halut=pq halut.C=4 run_dir=runs/mine schedule.epochs=3"
+    (tmp_path / "report.json").write_text(json.dumps({"command": command}))
+    plan = Path("plans/bytes_1.json")
+    told = command_of([str(tmp_path)], plan, train=False)
+    untrained = "schedule=all_at_once schedule.epochs=0 baseline=false ptq=none"
+    assert told == f"python train.py data=digits plan={plan} {untrained}"
+    trained = command_of([str(tmp_path)], plan, train=True)
+    assert trained == f"python train.py data=digits schedule.epochs=3 plan={plan}"
