@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 FORBIDDEN = ("lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb")
-OUTSIDE = ("halut.training", "halut.studies", "halut.data", "halut.lightning")
+OUTSIDE = ("halut.training", "halut.studies", "halut.search", "halut.data", "halut.lightning")
 
 IMPORT_ALL = f"""
 import importlib, pkgutil, sys
