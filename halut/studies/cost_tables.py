@@ -41,7 +41,7 @@ def show(
 ) -> None:
     """Print the tables of the sites and of the variants, what the plan's figures consist of, and
     what was timed."""
-    console.print(sites_table(costs, console.width))
+    console.print(sites_table(costs, console.width, sample_of(plan)))
     for name, reason in plan.unsupported.items():
         console.print(f"no site: {name or 'the network'}: {reason}", highlight=False)
     console.print(variants_table(plan, costs, console.width))
@@ -71,11 +71,20 @@ def latency_lines(plan: Plan, times: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def sites_table(costs: Sequence[VariantCost], width: int = 140) -> Table:
+def sample_of(plan: Plan) -> str:
+    """One sample, with its shape where the plan tells it."""
+    shape = plan.model.get("input_shape")
+    return f"one sample of {' x '.join(map(str, shape))}" if shape else "one sample"
+
+
+def sites_table(
+    costs: Sequence[VariantCost], width: int = 140, sample: str = "one sample"
+) -> Table:
     """A row for every site: what it becomes; operations, bytes and energy, of a replaced one as
     float32, INT8 and here (integers take as many operations as floats); beside each other, or in a
     table of less than WIDE columns below each other."""
-    table = Table(title="sites, of one sample: float32 / INT8 / here", title_justify="left")
+    title = f"sites, of {sample}: float32 / INT8 / here; operations: float32 and INT8 / here"
+    table = Table(title=title, title_justify="left")
     by_variant = {cost.variant: cost for cost in costs}
     shown = [by_variant[name] for name in (EXACT, "int8", PLAN)]
     timed = any("latency" in each.figures for each in shown[0].sites)
@@ -103,7 +112,7 @@ def sites_table(costs: Sequence[VariantCost], width: int = 140) -> Table:
 def variants_table(plan: Plan, costs: Sequence[VariantCost], width: int = 140) -> Table:
     """A row for every variant of the whole network; below WIDE columns bytes have three digits, and
     the memory's part of the energy is left out."""
-    table = Table(title="the network, of one sample", title_justify="left")
+    table = Table(title=f"the network, of {sample_of(plan)}", title_justify="left")
     wide = width >= WIDE
     columns = ["bytes", "bits a weight", "an input", "operations", "bit ops", "energy"]
     columns += [*(["of it memory"] if wide else []), "DRAM once"]

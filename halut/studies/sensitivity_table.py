@@ -14,7 +14,7 @@ from halut.results.record import Record
 from halut.training.logging.progress import console
 
 TITLES = {
-    "measured": "accuracy lost in points, each site replaced alone, not retrained",
+    "measured": "accuracy lost in points{exact}, each site replaced alone, not retrained",
     "fisher": "predicted rise of the loss, each site replaced alone",
 }
 COLUMNS = 8
@@ -58,7 +58,8 @@ def score_tables(records: Sequence[Record], score: str) -> list[Table]:
     tables = []
     for start in range(0, len(labels), COLUMNS):
         part = labels[start : start + COLUMNS]
-        table = Table(title=TITLES[score], title_justify="left")
+        title = TITLES[score].format(exact=_exact(records))
+        table = Table(title=title, title_justify="left")
         table.add_column("site", no_wrap=True)
         for label in part:
             table.add_column(label, justify="right", overflow="fold")
@@ -66,6 +67,13 @@ def score_tables(records: Sequence[Record], score: str) -> list[Table]:
             table.add_row(str(site), *(_cell(cells.get((site, label))) for label in part))
         tables.append(table)
     return tables
+
+
+def _exact(records: Sequence[Record]) -> str:
+    """The accuracy that points are lost of, where the records agree in it."""
+    both = [(r.figures.get("accuracy"), value_of(r)) for r in records if r.score == "measured"]
+    sums = {f"{a + lost:.2f}" for a, lost in both if a is not None and lost is not None}
+    return f" of {sums.pop()}" if len(sums) == 1 else ""
 
 
 def _mean(cells: dict[tuple[str | None, str], Record], site: str | None) -> float:
