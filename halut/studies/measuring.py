@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from halut.analysis.sensitivity import Candidate, sensitivity
+from halut.data.uncertainty import chance, near_chance
 from halut.errors import HalutError
 from halut.results.record import Record
 from halut.results.store import Store
@@ -233,11 +234,13 @@ def measure(
     for problem in reading.problems:
         log.warning("%s: %s", store.path, problem)
     by_key = {record.key: record for record in reading.records}
-    return [
+    found = [
         replace(by_key[key], detail={**by_key[key].detail, **words_of(choice)})
         for key, choice in keys.items()
         if key in by_key
     ]
+    _warn_at_chance(subject, found)
+    return found
 
 
 def shortfalls(subject: Subject, setup: Setup) -> list[str]:
@@ -262,6 +265,23 @@ def in_own_order(
         by_site.setdefault(choice.candidate.site.name, []).append(choice)
     sites = shuffled(list(by_site), len(by_site))
     return shuffled(setups, len(setups)), [each for site in sites for each in by_site[site]]
+
+
+def _warn_at_chance(subject: Subject, records: Sequence[Record]) -> None:
+    """Say so if the exact network does no better than guessing: what is lost then means nothing."""
+    for record in records:
+        accuracy = record.figures.get("exact_accuracy")
+        if accuracy is None:
+            continue
+        labels = subject.data.splits["val"].labels[: record.data["samples"]]
+        if near_chance(accuracy, labels):
+            log.warning(
+                "the exact network has %.2f %% of %d validation samples right, and guessing "
+                "%.2f %%: these measurements tell nothing; train it longer (base.epochs), or give "
+                "weights",
+                *(accuracy, len(labels), chance(labels)),
+            )
+        return
 
 
 def _records(

@@ -336,3 +336,9 @@ def test_layers_that_the_policy_keeps_are_named(command, capsys):
     assert "not measured, as the policy keeps them (--sites would): conv1, stack1.conv1" in said
     assert "stack3.shortcut, fc" not in said  # more than are told
     assert " more" in said
+
+
+def test_an_exact_network_that_guesses_is_told(command, capsys):
+    options = ["--scores", "measured", "--options", "integer width=4", "--sites", "fc"]
+    assert command(options=[*options, "--threads", "1", "base.epochs=0"]) == 0
+    assert "these measurements tell nothing" in "".join(capsys.readouterr())
