@@ -205,6 +205,18 @@ def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+def nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`: keys with dots as mappings in mappings."""
+    groups: dict[str, Any] = {}
+    for key, value in config.items():
+        *names, last = key.split(".")
+        place = groups
+        for name in names:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return groups
+
+
 def is_number(value: Any) -> TypeGuard[float]:
     """True for finite numbers, which True and False are not."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from halut.analysis.run_figures import nested
 from halut.codecs import Layout
 from halut.codecs.factors import make_codec
 from halut.configs import FACTORS, TableConfig
@@ -35,7 +36,7 @@ def code_bits(operator: str | None, options: Mapping[str, Any]) -> int | None:
 def _bits(name: str, options: str) -> int | None:
     try:
         values = json.loads(options)
-        operator = make_operator(name, **_nested(values))
+        operator = make_operator(name, **nested(values))
         config: Any = operator.config
         if isinstance(operator, CodecOperator):
             weightless = values.keys() == set(FACTORS)  # a plan's options of attention's products
@@ -47,14 +48,3 @@ def _bits(name: str, options: str) -> int | None:
     if isinstance(config, TableConfig):
         return FLOAT if config.bits is None else config.bits
     return None
-
-
-def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in options.items():
-        *groups, last = key.split(".")
-        place = nested
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return nested

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
+from halut.analysis.run_figures import nested
 from halut.analysis.sensitivity import Candidate
 from halut.configs import Config
 from halut.errors import HalutError
@@ -73,7 +74,7 @@ def configs_of(texts: Iterable[str]) -> dict[str, Selection]:
             pairs = dict(zip(keys, combination, strict=True))
             label = _label(name, pairs)
             try:
-                selection = Selection(_nested(pairs), config_of(name, _nested(pairs)))
+                selection = Selection(nested(pairs), config_of(name, nested(pairs)))
                 operator_of(selection.config)
             except HalutError as error:
                 raise HalutError(f"--options '{label}': {error}") from error
@@ -94,17 +95,6 @@ def _values(word: str) -> tuple[str, list[Any]]:
     except HydraException as error:
         raise HalutError(f"--options: {word!r} cannot be read") from error
     return key, [each.text if isinstance(each, QuotedString) else each for each in values]
-
-
-def _nested(pairs: dict[str, Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for key, value in pairs.items():
-        *groups, last = key.split(".")
-        place = options
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return options
 
 
 def _text(value: Any) -> str:
