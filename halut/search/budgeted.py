@@ -94,40 +94,6 @@ class Search:
         )
         return answer
 
-    def random(self, count: int, seed: int = 0, budget: Budget | None = None) -> list[Options]:
-        """Different random plans: each option of a site as likely as another; or, within a budget,
-        those that are best by random losses, so that they spend what there is."""
-        generator = np.random.default_rng(seed)
-        plans: dict[Options, None] = {}
-        for _ in range(20 * count):
-            if len(plans) == count:
-                break
-            if budget is None:
-                drawn = (int(generator.integers(len(s.labels))) for s in self.space.sites)
-                plans[tuple(drawn)] = None
-                continue
-            resources, limits = zip(*budget.limits, strict=True)
-            losses = [generator.random(len(site.labels)) for site in self.space.sites]
-            left = np.array(limits) - self.space.rest_of(resources)
-            solution = solve(self.space.items(resources, losses), left)
-            if solution is None:
-                break
-            plans[solution.options] = None
-        return list(plans)
-
-    def compare(self, plans: Sequence[Options]) -> list[Measured]:
-        """Measure plans beside what single sites predict of them; corrects nothing."""
-        alone = [site.losses for site in self.space.sites]
-        return [
-            Measured(
-                plan,
-                self.space.cost_of(plan),
-                float(sum(losses[o] for losses, o in zip(alone, plan, strict=True))),
-                self._measure(plan),
-            )
-            for plan in plans
-        ]
-
     def front(self, resource: str, points: int) -> list[tuple[Options, float, float]]:
         """(options, cost, predicted loss) of the predicted trade-off at `points` budgets."""
         items = self._items([resource])
