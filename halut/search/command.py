@@ -24,7 +24,7 @@ from halut.search.budgeted import Answer, Options, Search
 from halut.search.options import SCORES, Space, space_of
 from halut.sites.plan import Plan
 from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
-from halut.studies.sensitivity_table import remarks
+from halut.studies.sensitivity_table import remarks, show_lines
 from halut.studies.subject import Subject
 from halut.training.config.run_config import TrainConfig
 from halut.training.logging.progress import console, log
@@ -90,8 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         seed=config.seed,
     )
     records = measure(subject, [setup], choices, scores, store, options.batch)
-    for line in dict.fromkeys(remarks(records)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    show_lines(remarks(records))
     example = torch.zeros(1, *subject.plan.model["input_shape"])
     space = space_of(
         subject.plan,

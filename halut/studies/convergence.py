@@ -11,7 +11,7 @@ from rich.table import Table
 from halut.errors import HalutError
 from halut.results.record import Record
 from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
-from halut.studies.sensitivity_table import label_of, remarks
+from halut.studies.sensitivity_table import label_of, remarks, show_lines
 from halut.training.logging.progress import console, log
 
 EPILOG = """\
@@ -82,8 +82,7 @@ def show(records: Sequence[Record]) -> None:
     """Print the tables, and what could not be measured."""
     for key in SHOWN:
         console.print(table_of(records, key))
-    for line in dict.fromkeys([*capped_lines(records), *remarks(records)]):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    show_lines([*capped_lines(records), *remarks(records)])
 
 
 def rows_of(record: Record) -> tuple[int, int]:

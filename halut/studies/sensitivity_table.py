@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -26,11 +26,16 @@ def show(records: Sequence[Record], tolerance: float) -> None:
         if any(record.score == score for record in records):
             for table in score_tables(records, score):
                 console.print(table)
-    for line in dict.fromkeys(remarks(records)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    show_lines(remarks(records))
     if any(record.score == "measured" and value_of(record) is not None for record in records):
         rule = suggested_rule(records, tolerance)
-        console.print(rule, markup=False, highlight=False, soft_wrap=True)
+        show_lines([rule])
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines as they are, each once."""
+    for line in dict.fromkeys(lines):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def value_of(record: Record) -> float | None:
