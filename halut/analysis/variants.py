@@ -26,7 +26,7 @@ def variants(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     base, baseline = report.get("base", {}), report.get("baseline", {})
     costs = report.get("cost", {}).get("variants") or _earlier_costs(report)
     rows = [_row("exact", base, costs.get("exact"))]
-    if baseline.get("test_accuracy") is not None:
+    if any(baseline.get(f"{split}_accuracy") is not None for split in ("val", "test")):
         rows.append(_row("exact, fine-tuned", baseline, costs.get("exact")))
     for name, entry in report.get("ptq", {}).items():
         rows.append(_row(name.upper(), entry, costs.get(name)))

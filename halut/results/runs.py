@@ -61,7 +61,8 @@ def record_of_run(run: RunRecord) -> Record:
     with reading(path):
         model, data = report["model"], report["data"]
         samples = mapping(data.get("evaluated")) or mapping(data.get("samples"))
-        digest = mapping(data.get("digests")).get("test")
+        split = "val" if run.figures.get("test_accuracy") is None else "test"
+        digest = mapping(data.get("digests")).get(split)
         operators = {site["operator"] for site in report.get("sites", []) if "operator" in site}
         environment = mapping(report.get("environment"))
         operator = operators.pop() if len(operators) == 1 else None
@@ -82,8 +83,8 @@ def record_of_run(run: RunRecord) -> Record:
             },
             {
                 "name": data.get("name"),
-                "split": "test",
-                "samples": samples.get("test"),
+                "split": split,
+                "samples": samples.get(split),
                 "digest": digest[:DIGEST_LENGTH] if digest else None,
             },
             {

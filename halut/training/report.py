@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -50,12 +50,13 @@ def final_report(
     origin: str,
     base_accuracy: float,
 ) -> dict[str, Any]:
-    """The report; the only place where the test split is read. Accuracies in percent."""
+    """The report; the only place where the test split is read. Accuracies in percent, those on the
+    test split None if the configuration leaves it unread."""
     config, data = context.config, context.data
     memory = memory_figures(network)
 
-    def test(model: nn.Module) -> float:
-        return split_accuracy(model, data, "test", config.trainer)
+    def test(model: nn.Module) -> float | None:
+        return split_accuracy(model, data, "test", config.trainer) if config.test else None
 
     return {
         "schema": SCHEMA,
@@ -94,7 +95,10 @@ def final_report(
         "data": {
             "name": config.data.name,
             "samples": {split: len(part) for split, part in data.splits.items()},
-            "evaluated": {s: split_samples(data, s, config.trainer) for s in ("val", "test")},
+            "evaluated": {
+                split: split_samples(data, split, config.trainer)
+                for split in (("val", "test") if config.test else ("val",))
+            },
             "settings": settings_of(data),
             "classes": data.class_names,
             "digests": data.digests(),
@@ -104,6 +108,12 @@ def final_report(
         "command": command_line(),
         "configuration": {"loss": asdict(config.loss), "optim": asdict(config.optim)},
     }
+
+
+def tested(report: Mapping[str, Any]) -> bool:
+    """Whether a report has figures of the test split, as all have of runs with test=true."""
+    final = report.get("final")
+    return not (isinstance(final, Mapping) and final.get("test_accuracy", 0) is None)
 
 
 def variant_figures(

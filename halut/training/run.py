@@ -55,7 +55,7 @@ from halut.training.parallel.distributed import (
 from halut.training.planning import make_plan, make_stages, parts_of
 from halut.training.pretrained import with_pretrained_preprocessing
 from halut.training.ptq_baseline import quantized_baselines, widths_of
-from halut.training.report import final_report, plan_table
+from halut.training.report import final_report, plan_table, tested
 from halut.training.report_tables import show_report
 from halut.training.run_folder import RunFolder, default_path
 from halut.training.run_page import write_run_page
@@ -80,10 +80,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
     )
     if config.results is not None:
         broadcast_from_rank0(Store(config.results).prepare)
-    report = _finished(folder, plain)  # of a folder that may not be written as well
+    report = _finished(folder, plain, config.test)  # of a folder that may not be written as well
     if report is None:
         with locked(folder.path):
-            report = _finished(folder, plain) or _unfinished(config, plain, folder)
+            report = _finished(folder, plain, config.test) or _unfinished(config, plain, folder)
     if config.results is not None and is_main():
         _store(Store(config.results), folder)
     return report
@@ -106,10 +106,15 @@ def _store(store: Store, folder: RunFolder) -> None:
         log.info("its record is in %s", store.path)
 
 
-def _finished(folder: RunFolder, plain: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of a run that is finished already, shown again; None if it is not."""
+def _finished(folder: RunFolder, plain: dict[str, Any], test: bool) -> dict[str, Any] | None:
+    """The report of a run that is finished already, shown again; None if it is not.
+
+    One that left the test split unread is not, where that is to be read.
+    """
     broadcast_from_rank0(lambda: folder.check(plain))
     finished = broadcast_from_rank0(lambda: folder.read("report.json", {}))
+    if finished is not None and test and not tested(finished):
+        return None
     if finished is not None:
         broadcast_from_rank0(folder.begin)
         log.info("%s is finished already", folder.path)
@@ -135,7 +140,7 @@ def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -
     check_effect_on_network(config, plan, network)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
         schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
-    if not resuming:
+    if config.test and not resuming:
         log.info("reading the test samples once, so that a bad file shows now")
         run_on_all_ranks(lambda: data.read_test(config.trainer.limit_test_batches))
     if is_main() and not (resuming and (folder.path / "config.yaml").exists()):

@@ -45,6 +45,7 @@ MUTABLE_ON_RESUME = (
     ("debug", ("traceback",)),
     ("run_dir", ()),
     ("results", ()),
+    ("test", ()),
     ("sweep", ()),
 )
 """What may differ between the command that started a run and the one that resumes it."""

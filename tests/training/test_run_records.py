@@ -116,3 +116,27 @@ def test_a_record_that_cannot_be_written_costs_no_run(
     assert f"the record of {run} is not in {results}: " in outcome.out
     assert "No space left on device" in outcome.out
     assert (run / "report.json").exists()
+
+
+def test_a_run_leaves_the_test_split_unread_until_it_is_asked_for(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*QUICK, LAYER, f"run_dir={tmp_path / 'run'}", f"results={tmp_path / 'results'}")
+    with monkeypatch.context() as patched:
+        patched.setattr("halut.data.base.DataModule.test_dataloader", None)  # not callable
+        assert train(*words, "test=false").code == 0
+    report = Run(tmp_path / "run").report
+    accuracies = [report[part]["test_accuracy"] for part in ("base", "baseline", "final")]
+    assert accuracies == [None, None, None]
+    assert report["data"]["evaluated"] == {"val": 8}
+    assert train(*words, "test=false").out.count("is finished already") == 1
+    (record,) = Store(tmp_path / "results").read().records
+    assert (record.data["split"], record.data["samples"]) == ("val", 8)
+    assert record.figures["val_accuracy"] == report["final"]["val_accuracy"]
+
+    assert train(*words).code == 0
+    again = Run(tmp_path / "run").report
+    assert again["final"]["test_accuracy"] is not None
+    assert again["final"]["val_accuracy"] == report["final"]["val_accuracy"]
+    splits = [record.data["split"] for record in Store(tmp_path / "results").read().records]
+    assert splits == ["val", "test"]

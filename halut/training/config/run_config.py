@@ -339,6 +339,7 @@ class TrainConfig:
         "widths of weights, 2..8, at which torchao quantizes the exact network, such as [8,4]; "
         "none; auto: 8 and 4 if torchao is installed and baseline is on",
     )
+    test: bool = option(True, "read the test split, once, at the end; false: leave it unread")
     plan: str | None = option(None, "a plan.json, in place of policy and halut")
     plugins: list[str] = option(
         [], "modules and .py files of your own encoders, codecs, models and data sets"
