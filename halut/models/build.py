@@ -13,6 +13,7 @@ from halut.errors import HalutError
 from halut.models.builders import models
 from halut.models.config import ModelConfig
 from halut.models.from_torchvision import build_torchvision, torchvision_names
+from halut.models.identity import leave_out
 from halut.models.weights import load_weights
 from halut.plugins import reference
 
@@ -56,7 +57,8 @@ def build_model(
     ./my_file.py:MyNet is a class or a function of a plugin, which is imported; it gets num_classes,
     in_channels (or in_chans) and pretrained where its signature has them. `pretrained` weights are
     timm's or torchvision's; a classifier of another number of classes starts anew. `options` go to
-    the network's builder as keywords.
+    the network's builder as keywords, but for `identity`: name patterns of layers that are left
+    out, see halut.models.identity.leave_out.
 
     Raises HalutError for an unknown name or source, options that the network does not take, and
     pretrained weights that do not exist or cannot be fetched.
@@ -67,6 +69,8 @@ def build_model(
             f"got {num_classes} and {in_channels}"
         )
     origin = find_source(name, source)
+    options, identity = dict(options), options.get("identity") or []
+    options.pop("identity", None)
     build = {"local": _local, "timm": _timm, "torchvision": _torchvision, PLUGIN: _plugin}[origin]
     try:
         model = build(name, num_classes, in_channels, pretrained, options)
@@ -81,6 +85,7 @@ def build_model(
             raise HalutError(_no_weights(name, origin, error)) from error
         arguments = {"num_classes": num_classes, "in_channels": in_channels, **options}
         raise HalutError(_not_built(name, origin, arguments, error)) from error
+    leave_out(model, [identity] if isinstance(identity, str) else identity)
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halut.errors import HalutError
 from halut.models.basic_block import BasicBlock
 from halut.models.builders import models
 from halut.models.initialize import he_normal
@@ -26,7 +27,7 @@ class SubsampleAndPad(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """A 3x3 stem, three layers of three residual blocks (w, 2w, 4w channels), one linear layer.
+    """A 3x3 stem, three layers of n residual blocks (w, 2w, 4w channels), one linear layer.
 
     Shortcuts are option A (no parameters). Images [B, in, H, W] of any size.
 
@@ -34,14 +35,14 @@ class ResNet20(nn.Module):
     w = 16: 0.27 million parameters).
     """
 
-    def __init__(self, num_classes: int, in_channels: int, width: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int, width: int, blocks: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.act1 = nn.ReLU()
-        self.layer1 = layer(width, width)
-        self.layer2 = layer(width, 2 * width)
-        self.layer3 = layer(2 * width, 4 * width)
+        self.layer1 = layer(width, width, blocks)
+        self.layer2 = layer(width, 2 * width, blocks)
+        self.layer3 = layer(2 * width, 4 * width, blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, num_classes)
         he_normal(self)
@@ -52,18 +53,23 @@ class ResNet20(nn.Module):
         return self.fc(self.pool(x).flatten(1))
 
 
-def layer(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Three blocks; where the channels grow the first has stride 2."""
+def layer(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
+    """Residual blocks; where the channels grow the first has stride 2."""
     if in_channels == out_channels:
         first = BasicBlock(in_channels, out_channels, 1, nn.Identity())
     else:
         shortcut = SubsampleAndPad(in_channels, out_channels)
         first = BasicBlock(in_channels, out_channels, 2, shortcut)
-    rest = [BasicBlock(out_channels, out_channels, 1, nn.Identity()) for _ in range(2)]
+    rest = [BasicBlock(out_channels, out_channels, 1, nn.Identity()) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
 
 
 @models.register("resnet20")
-def resnet20(num_classes: int, in_channels: int = 3, width: int = 16) -> nn.Module:
-    """`width`: channels of the stem and the first layer."""
-    return ResNet20(num_classes, in_channels, width)
+def resnet20(num_classes: int, in_channels: int = 3, width: int = 16, blocks: int = 3) -> nn.Module:
+    """`width`: channels of the stem and the first layer; `blocks` of a layer: 6 blocks + 2 layers.
+
+    Raises HalutError unless there is a block.
+    """
+    if blocks < 1:
+        raise HalutError(f"resnet20: blocks must be at least 1, got {blocks}")
+    return ResNet20(num_classes, in_channels, width, blocks)

@@ -45,13 +45,22 @@ class TinyViT(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int, patch: int, dim: int, depth: int, heads: int
+        self,
+        num_classes: int,
+        in_channels: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_dim: int,
     ) -> None:
         super().__init__()
         from timm.models.vision_transformer import Block
 
         self.patch_embed = PatchEmbed(in_channels, patch, dim)
-        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(depth)))
+        ratio = mlp_dim / dim
+        blocks = (Block(dim, heads, mlp_ratio=ratio, qkv_bias=True) for _ in range(depth))
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
 
@@ -68,11 +77,15 @@ def tiny_vit(
     dim: int = 64,
     depth: int = 4,
     heads: int = 4,
+    mlp_dim: int | None = None,
 ) -> nn.Module:
-    """`patch` pixels a side, `dim` features a token, `depth` blocks of `heads` heads.
+    """`patch` pixels a side, `dim` features a token, `depth` blocks of `heads` heads whose MLP has
+    `mlp_dim` hidden features; None: 4 dim.
 
     Raises HalutError unless heads and 4 (the place's code) divide dim.
     """
     if dim % heads or dim % 4:
         raise HalutError(f"tiny_vit: dim must be a multiple of heads={heads} and of 4, got {dim}")
-    return TinyViT(num_classes, in_channels, patch, dim, depth, heads)
+    return TinyViT(
+        num_classes, in_channels, patch, dim, depth, heads, 4 * dim if mlp_dim is None else mlp_dim
+    )
