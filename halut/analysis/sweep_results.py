@@ -29,7 +29,7 @@ SEED = "seed"
 NOT_AXES = (
     *("run_dir", "logger.", "debug.", "data.root", "data.workers", "data.download", "base.cache"),
     *("trainer.threads", "trainer.enable_progress_bar", "trainer.checkpoint_", "trainer.requeue"),
-    *("trainer.max_requeues", "results", "test"),
+    *("trainer.max_requeues", "results", "test", "search."),
 )
 """Keys that say where and how a run is kept: no axis."""
 MAX_AXES = 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,12 @@ from halut.training.run_page import write_run_page
 from halut.training.stage import check_finite, run_stage
 from halut.training.teacher import make_teacher
 
+AfterStage = Callable[[int, float], object]
+"""Called with a stage's index and the validation accuracy it ends with; what it raises ends the run
+there."""
 
-def run(config: TrainConfig) -> dict[str, Any]:
+
+def run(config: TrainConfig, after_stage: AfterStage = lambda *_: None) -> dict[str, Any]:
     """Train, replace, retrain, report.
 
     `config` has passed `check`. Raises HalutError, before anything is trained or overwritten, if
@@ -83,7 +88,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
     report = _finished(folder, plain, config.test)  # of a folder that may not be written as well
     if report is None:
         with locked(folder.path):
-            report = _finished(folder, plain, config.test) or _unfinished(config, plain, folder)
+            report = _finished(folder, plain, config.test) or _unfinished(
+                config, plain, folder, after_stage
+            )
     if config.results is not None and is_main():
         _store(Store(config.results), folder)
     return report
@@ -123,7 +130,9 @@ def _finished(folder: RunFolder, plain: dict[str, Any], test: bool) -> dict[str,
     return finished
 
 
-def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+def _unfinished(
+    config: TrainConfig, plain: dict[str, Any], folder: RunFolder, after_stage: AfterStage
+) -> dict[str, Any]:
     resuming = broadcast_from_rank0(lambda: folder.check(plain))
     broadcast_from_rank0(folder.begin)
     data = build_data_of(config)
@@ -148,7 +157,7 @@ def _unfinished(config: TrainConfig, plain: dict[str, Any], folder: RunFolder) -
     broadcast_from_rank0(lambda: _record(folder, data))
     logger = RunLogger(make_loggers(config, plain, folder))
     try:
-        return _run(config, plain, folder, data, network, plan, logger)
+        return _run(config, plain, folder, data, network, plan, logger, after_stage)
     except Exception as error:
         if is_main():
             folder.fail(error, plain)
@@ -235,6 +244,7 @@ def _run(
     network: nn.Module,
     plan: Plan,
     logger: RunLogger,
+    after_stage: AfterStage,
 ) -> dict[str, Any]:
     begun = time.monotonic()
     lost = dict.fromkeys((entry.site.name for entry in plan.replaced), 0.0)  # to count stages by
@@ -263,6 +273,7 @@ def _run(
         results.append(run_stage(context, network, index, stage, latest))
         latest = results[-1]["val_accuracy_after_training"]
         log.info("stage_%02d: accuracy %.2f after training", index, latest)
+        after_stage(index, latest)
     baseline = tuned_baseline(context, sum(stage.epochs for stage in stages))
     with run_progress.run.part("ptq"):
         at_bits = quantized_baselines(context)

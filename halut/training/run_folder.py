@@ -47,6 +47,7 @@ MUTABLE_ON_RESUME = (
     ("results", ()),
     ("test", ()),
     ("sweep", ()),
+    ("search", ()),
 )
 """What may differ between the command that started a run and the one that resumes it."""
 

@@ -297,6 +297,11 @@ def in_a_sweep(own: Any, run: Any) -> str | None:
     return "this is one run; it needs a sweep: -m, and a key with several values"
 
 
+def in_a_search(own: Any, run: Any) -> str | None:
+    """What a search tries."""
+    return "this is one run; it needs `halut search`, where it is written without search."
+
+
 def with_wandb(own: Any, run: Any) -> str | None:
     """What only W&B is told."""
     names = [own.name] if isinstance(own.name, str) else own.name

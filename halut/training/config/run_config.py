@@ -16,6 +16,7 @@ from halut.replace.schedule import CALIBRATE, ROLES, orders
 from halut.training.config import needs
 from halut.training.config.hydra_errors import known_options
 from halut.training.config.logger_names import check_loggers
+from halut.training.config.search_config import SearchConfig
 from halut.training.config.sweep_config import SweepConfig
 from halut.training.config.trainer_config import TrainerConfig, check_trainer
 from halut.training.optim.lr_schedules import INTERVALS, check_schedule
@@ -354,6 +355,9 @@ class TrainConfig:
         None, "folder of the store that the run's figures go to; null: none"
     )
     sweep: SweepConfig = option(SweepConfig, "how a sweep is shown", needs=needs.in_a_sweep)
+    search: SearchConfig = option(
+        SearchConfig, "what `halut search` tries", needs=needs.in_a_search
+    )
 
     def untrained(self) -> str | None:
         """Why nothing trains, neither the base nor a stage; None: something does."""

@@ -64,7 +64,7 @@ def check_effect(config: Any) -> None:
         for each in options_of(config)
         if each.value != each.default
         and each.path not in overrides
-        and not each.path.startswith("sweep.")  # an experiment that is swept can be run once
+        and not each.path.startswith(("sweep.", "search."))  # an experiment can be run once
     }
     reasons = ineffective(config, set_by_files)
     alone = experiment_alone() if reasons else None
