@@ -25,7 +25,7 @@ Replace a network's matrix products by look-up tables or cheaper formats, retrai
 verbs:
   train        compose a configuration and run it; arguments are those of `python train.py`
   evaluate     accuracy, errors and cost of a run folder or bundle; those of `python evaluate.py`
-  search       the plan that loses least within a budget of bytes, operations or energy
+  search       which site becomes what: plans within a budget, or the best of trials
   sensitivity  what replacing each site alone costs, for a list of operators and options
   convergence  accuracy and error of sites against the number of calibration images
   cost         operations, bytes and energy of a network and its plan, before anything is learned
@@ -159,8 +159,8 @@ def table(arguments: list[str]) -> int:
 
 
 def search(arguments: list[str]) -> int:
-    """`halut search`: the plan that loses least within a budget."""
-    from halut.search.command import main as run
+    """`halut search`: the plan that loses least within a budget, or the best of trials."""
+    from halut.search.main import main as run
 
     return run(arguments)
 

@@ -148,7 +148,7 @@ def _unfinished(
     check_default_operator(config, plan)
     check_effect_on_network(config, plan, network)
     if config.schedule.order != "by_sensitivity" or config.schedule.stages:
-        schedule.assign(plan, [s.sites for s in _stages(config, plan, network, None)])
+        schedule.assign(plan, [s.sites for s in stages_of(config, plan, network, None)])
     if config.test and not resuming:
         log.info("reading the test samples once, so that a bad file shows now")
         run_on_all_ranks(lambda: data.read_test(config.trainer.limit_test_batches))
@@ -224,9 +224,11 @@ def _warn_near_chance(config: TrainConfig, data: Any, accuracy: float) -> None:
         )
 
 
-def _stages(
+def stages_of(
     config: TrainConfig, plan: Plan, network: nn.Module, accuracy_loss: dict[str, float] | None
 ) -> list[Stage]:
+    """The stages of a run; `accuracy_loss` has the points that each site loses alone, for an order
+    by sensitivity."""
     names = [entry.site.name for entry in plan]
     blocks = config.schedule.blocks or block_names(network, names)
     context: dict[str, Any] = {"blocks": blocks, "sensitivity": accuracy_loss}
@@ -248,7 +250,7 @@ def _run(
 ) -> dict[str, Any]:
     begun = time.monotonic()
     lost = dict.fromkeys((entry.site.name for entry in plan.replaced), 0.0)  # to count stages by
-    expected = _stages(config, plan, network, lost)
+    expected = stages_of(config, plan, network, lost)
     run_progress.run.begin(parts_of(config, data, expected, len(widths_of(config, say=False))))
     log.info("kernels: %s on the CPU; CUDA: %s", status.cpu_kernels(), status.cuda_kernels())
     origin = load_or_train_exact_network(network, data, folder, config, plain, logger)
@@ -261,7 +263,7 @@ def _run(
     check_finite(network, plan, data)
     teacher = make_teacher(network, data, config.loss)
     context = Context(config, folder, data, plan, exact, teacher, logger)
-    stages = _stages(config, plan, network, _sensitivity(context))
+    stages = stages_of(config, plan, network, _sensitivity(context))
     plan = schedule.assign(plan, [stage.sites for stage in stages])
     plan = with_plugins(plan, config.data.name)
     context = replace(context, plan=plan)

@@ -1,4 +1,4 @@
-"""Options of `halut search` by trials, which experiments may bring; they change nothing in a run."""
+"""Options of `halut search` by trials, which experiments may bring; a run reads none of them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Search by trials: a sampler chooses options, train() runs them, the best by validation win."""

@@ -1,0 +1,59 @@
+"""The best accuracies so far as a picture: a line for each curve and sampler, a band over seeds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from halut.analysis.sweep_plot import COLORS, MISSING
+from halut.errors import HalutError
+from halut.io import write_bytes
+
+OBJECTIVES = {
+    "val_accuracy": "best validation accuracy so far in %",
+    "base.val_accuracy": "best validation accuracy so far, exact network, in %",
+    "swapped_accuracy": "best validation accuracy so far, before retraining, in %",
+}
+
+
+def draw(path: Path, curves: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> None:
+    """Write the picture in the format of the path's suffix: PNG, SVG or PDF.
+
+    Raises HalutError without matplotlib.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as error:
+        raise HalutError(MISSING) from error
+    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    several = len({curve["sampler"] for curve in curves}) > 1
+    for index, curve in enumerate(curves):
+        points = curve["points"]
+        if not points:
+            continue
+        x = [point["trial"] for point in points]
+        color = COLORS[index % len(COLORS)]
+        names = [curve["curve"], curve["sampler"] if several or not curve["curve"] else ""]
+        label = ", ".join(name for name in names if name)
+        mean = [point["mean"] for point in points]
+        axes.step(x, mean, where="post", color=color, label=label, linewidth=1.8)
+        low, high = ([point[end] for point in points] for end in ("low", "high"))
+        if len(curve["seeds"]) > 1:
+            axes.fill_between(x, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+    axes.set_xlabel("trials")
+    words = list(dict.fromkeys(OBJECTIVES[name] for name in objectives))
+    axes.set_ylabel(words[0] if len(words) == 1 else OBJECTIVES["val_accuracy"])
+    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, loc="lower right")
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix.lstrip("."))
+    write_bytes(path, content.getvalue())

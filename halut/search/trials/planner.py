@@ -1,0 +1,98 @@
+"""What overrides mean before anything is trained: configuration, network, plan and costs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from halut.analysis.energy import load_energies
+from halut.analysis.network_cost import macs_outside
+from halut.analysis.plan_cost import PLAN, plan_cost
+from halut.errors import HalutError
+from halut.replace import swap
+from halut.sites.plan import Plan
+from halut.studies.subject import compose
+from halut.training.config.run_config import TrainConfig, plain_values
+from halut.training.planning import make_plan
+from halut.training.run import build_data_of, build_network_of, stages_of
+
+
+class Planner:
+    """Composes trials, each set of overrides once, with the data sets in memory."""
+
+    def __init__(self) -> None:
+        self._configs: dict[tuple[str, ...], TrainConfig] = {}
+        self._plans: dict[tuple[str, ...], tuple[nn.Module, Plan]] = {}
+        self._data: dict[str, Any] = {}
+
+    def config(self, overrides: Sequence[str]) -> TrainConfig:
+        """The configuration; HalutError for what train.py refuses."""
+        key = tuple(overrides)
+        if key not in self._configs:
+            config = compose(overrides)
+            if config.trainer.devices > 1 or config.trainer.num_nodes > 1:
+                raise HalutError(
+                    "a trial runs in one process: leave trainer.devices, and start the same "
+                    "command several times instead, each on a device of its own"
+                )
+            self._configs[key] = config
+        return self._configs[key]
+
+    def plan(self, overrides: Sequence[str]) -> Plan:
+        """The plan of the policy, on the network that is built."""
+        return self._planned(overrides)[1]
+
+    def _planned(self, overrides: Sequence[str]) -> tuple[nn.Module, Plan]:
+        key = tuple(overrides)
+        if key not in self._plans:
+            config = self.config(overrides)
+            data = self.data(config)
+            network = build_network_of(config, data)
+            with contextlib.redirect_stdout(io.StringIO()):  # each layer that stays, each time
+                self._plans[key] = network, make_plan(config, network, data)
+        return self._plans[key]
+
+    def data(self, config: TrainConfig) -> Any:
+        """The data set of a configuration, set up once."""
+        key = json.dumps([plain_values(config.data), config.seed], default=str)
+        if key not in self._data:
+            self._data[key] = build_data_of(config)
+        return self._data[key]
+
+    def costs(self, overrides: Sequence[str]) -> dict[str, float]:
+        """What the planned network costs, by resource (halut.analysis.plan_cost)."""
+        network, plan = self._planned(overrides)
+        example = torch.zeros(1, *plan.model["input_shape"])
+        outside = macs_outside(plan, network, example)
+        cost = plan_cost(plan, network, load_energies(), variants=(PLAN,), macs_outside=outside)[0]
+        return {name: float(value) for name, value in cost.figures.items() if value is not None}
+
+    def built(self, overrides: Sequence[str]) -> str:
+        """A digest of the network that is built: its structure, and what it answers."""
+        config = self.config(overrides)
+        network, plan = self._planned(overrides)
+        torch.manual_seed(config.seed)
+        example = torch.randn(2, *plan.model["input_shape"])
+        torch.manual_seed(config.seed)
+        with torch.no_grad():
+            answer = network.train()(example)
+        parts = (str(network), swap.digest(network), repr(answer.flatten().tolist()))
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def planned(self, overrides: Sequence[str]) -> str:
+        """The plan in words, without the network that it is of."""
+        return json.dumps(self.plan(overrides).to_dict()["entries"], sort_keys=True, default=str)
+
+    def stages(self, overrides: Sequence[str]) -> str:
+        """The schedule's stages in words; what a trained network tells of them is left open."""
+        config = self.config(overrides)
+        network, plan = self._planned(overrides)
+        lost = dict.fromkeys((entry.site.name for entry in plan.replaced), 0.0)
+        return repr((config.schedule.order, stages_of(config, plan, network, lost)))
