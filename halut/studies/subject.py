@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 import time
@@ -64,7 +65,7 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
     >>> compose(["model=resnet8", "halut.K=8"]).halut.K
     8
     """
-    folders = [each for each in overrides if (Path(each) / "config.json").is_file()]
+    folders = [each for each in overrides if os.path.isfile(os.path.join(each, "config.json"))]
     if folders:
         if len(overrides) > 1:
             others = " ".join(each for each in overrides if each != folders[0])

@@ -15,7 +15,7 @@ from halut.errors import HalutError
 from halut.option import unknown
 from halut.search.budget import LOST, RESOURCES, budgets_of
 from halut.search.trials.effects import check_effects
-from halut.search.trials.outcome import best, study_content, write_outcome
+from halut.search.trials.outcome import best, curves, study_content, write_outcome
 from halut.search.trials.picture import draw
 from halut.search.trials.planner import Planner
 from halut.search.trials.space import SiteChoices, extended, space_of
@@ -28,6 +28,7 @@ from halut.search.trials.study import (
     check_spec,
     limits_exceeded,
     suggest,
+    turn,
 )
 from halut.search.trials.trial import Runner, TrialFailed, check_objective, figures
 from halut.studies.measuring import at_least, check_place, writable_store
@@ -40,6 +41,7 @@ KEYS = tuple(SearchConfig.__dataclass_fields__)
 OWN = ("sampler", "trials", "seeds", "objective", "minimize", "budget", "prune")
 """Options of a search, as words without search. in front."""
 PICTURE = "curves.png"
+SHOWN = ("val_accuracy", "test_accuracy", "command")
 EPILOG = """\
 a space:
   KEY=A,B  KEY=range(1,9,2)  KEY=interval(0,1)  'KEY=tag(log,interval(1e-4,1e-1))'   as in sweeps
@@ -243,21 +245,36 @@ def _search(studies: Sequence[SharedStudy], runner: Runner, request: Request) ->
                 if trial is None:
                     break
                 _attempt(study, trial, runner)
-                write_outcome(request.out, command_line(), list(map(study_content, studies)))
-    contents = list(map(study_content, studies))
+                _write(studies, request)
+    contents = _write(studies, request)
     running = sum(study.running() for study in studies)
-    left = sum(study.total - len(study.finished()) for study in studies)
+    left = sum(
+        study.total - len(content["trials"])
+        for study, content in zip(studies, contents, strict=True)
+    )
     if left:
         why = f"{running} of them run in other processes" if running else "the time is over"
         log.info("%d trials are left, %s; the same command goes on", left, why)
     chosen = [] if left else _chosen(studies, contents, runner)
-    content = write_outcome(request.out, command_line(), contents, chosen)
+    if chosen:
+        _write(studies, request, chosen)
     try:
-        draw(request.out / PICTURE, content["curves"], [s.spec.objective for s in studies])
+        lines = curves(contents)
+        draw(request.out / PICTURE, lines, [study.spec.objective for study in studies])
     except HalutError as error:
         log.info("%s", error)
     _show(contents, chosen, request)
     return 0 if all(study["best"] for study in contents) or left else 1
+
+
+def _write(
+    studies: Sequence[SharedStudy], request: Request, chosen: Sequence[Any] = ()
+) -> list[dict[str, Any]]:
+    """Write what is found so far, one process at a time; returns the studies."""
+    with turn(request.out):
+        contents = list(map(study_content, studies))
+        write_outcome(request.out, command_line(), contents, chosen)
+    return contents
 
 
 def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
@@ -342,7 +359,7 @@ def _chosen(
 
 def _show(contents: Sequence[Mapping[str, Any]], chosen: Sequence[Any], request: Request) -> None:
     table = Table(title="the best of each study, accuracy in percent", title_justify="left")
-    for head in ("study", "trials", "validation", "test", "bytes", "overrides"):
+    for head in ("study", "trials", "validation", "test", "bytes", "run"):
         table.add_column(head, overflow="fold")
     tests = {(c["curve"], c["sampler"], c["seed"], c["number"]): c["test_accuracy"] for c in chosen}
     for study in contents:
@@ -360,12 +377,16 @@ def _show(contents: Sequence[Mapping[str, Any]], chosen: Sequence[Any], request:
                 *(name, count, f"{trial['values'][0]:.2f}"),
                 "-" if test is None else f"{test:.2f}",
                 "-" if size is None else f"{size:,.0f}",
-                " ".join(f"{k}={v}" for k, v in trial["params"].items()),
+                trial["run"],
             )
         if not winners:
             reasons = list(dict.fromkeys(t["reason"] for t in study["trials"] if t["reason"]))
             table.add_row(name, count, "-", "-", "-", "; ".join(reasons[:2]))
     console.print(table)
+    for each in chosen:
+        log.info(
+            "%.2f on the validation, %.2f on the test split: %s", *(each[key] for key in SHOWN)
+        )
     log.info(
         "everything is in %s; optuna-dashboard %s shows it",
         request.out,
