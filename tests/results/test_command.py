@@ -45,6 +45,16 @@ def test_it_filters(store, capsys):
     assert "not finite: 1 record has no number for accuracy, lost" in out
 
 
+def test_large_and_small_figures_have_a_prefix(store, capsys):
+    figures = {"bytes": 1000.0, "operations": 5000.0, "bops": 3.6e5, "energy": 5.5e-6}
+    figures["latency"] = 1.25e-4
+    Store(store).append(sensitivity("fc", 0.0, kind="cost", figures=figures))
+    assert main(["results", "--kind", "cost"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "│ 360 k │ 5.5 uJ │ 0.125 │" in out
+    assert "latency ms" in out
+
+
 def test_a_limit_below_0_is_refused(store, capsys):
     with pytest.raises(SystemExit):
         main(["results", "--limit", "-1"])
