@@ -11,7 +11,7 @@ from rich.text import Text
 from halut.analysis.energy import in_joules
 from halut.analysis.run_figures import flat
 from halut.analysis.sweep_results import axes_of, telling
-from halut.analysis.variants import prefixed
+from halut.analysis.variants import counted, prefixed
 from halut.results.record import KINDS, Record
 from halut.results.select import Row, fields_of, text_of
 
@@ -76,7 +76,7 @@ def _fitting(records: list[Record], limit: int, width: int | None) -> Table:
     rows = [fields_of(record) for record in records]
     identity = [n for n in IDENTITY if len({text_of(row.get(n)) for row in rows}) > 1]
     common = [text for n in IDENTITY if n not in identity and (text := _told(rows[0], n))]
-    title = f"{records[0].kind}: {_count(len(records))}; {', '.join(common)}"
+    title = f"{records[0].kind}: {counted(len(records), 'record')}; {', '.join(common)}"
     names = {**{name: name for name in identity}, **options_that_differ(records)}
     figures = [f for f in FIGURES[records[0].kind] if any(f in r.figures for r in records)]
     lines = list(zip(records, rows, strict=True))[: limit or None]
@@ -149,10 +149,6 @@ def _told(row: dict[str, Any], name: str) -> str:
         return ""
     words = {"samples": "{} samples", "seed": "seed {}", "calibration": "{} calibration images"}
     return words.get(name, "{}").format(text_of(value))
-
-
-def _count(number: int) -> str:
-    return f"{number} record" if number == 1 else f"{number} records"
 
 
 def _figure(record: Record, name: str, form: Callable[[float], str]) -> str:

@@ -72,7 +72,7 @@ def test_lines_over_the_limit_are_counted(store, capsys):
         (["--site", "conv2"], "error: unknown site 'conv2'; did you mean conv1? choose one of: "),
         (["--kind", "cost"], "error: unknown kind 'cost'; choose one of: sensitivity"),
         (["--where", "C=99"], "error: none of 4 records has C=99: it is 16, 8"),
-        (["--operator", "pq", "--where", "C=16"], "error: none of 1 records has C=16"),
+        (["--operator", "pq", "--where", "C=16"], "error: none of 1 record has C=16"),
         (["--operator", "pq", "--where", "Q=16"], "error: unknown field 'Q'; "),
         (["--where", "C"], "error: 'C' is no condition NAME=VALUE"),
         (["--sort", "loss"], "error: unknown field 'loss'; did you mean lost? "),
