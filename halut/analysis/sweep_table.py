@@ -9,6 +9,7 @@ from rich.text import Text
 
 from halut.analysis.run_figures import FAILED, FINISHED, UNFINISHED
 from halut.analysis.sweep_results import SEED, Point, Sweep
+from halut.analysis.variants import counted
 
 COLUMNS = {
     "test_accuracy": ("test", "{:.2f}"),
@@ -108,7 +109,7 @@ def missing_lines(sweep: Sweep) -> list[str]:
     counts = [
         f"{n} {status}" for status in (FINISHED, FAILED, UNFINISHED) if (n := sweep.count(status))
     ]
-    lines = [f"{len(sweep.runs)} runs: {', '.join(counts)}"]
+    lines = [f"{counted(len(sweep.runs), 'run')}: {', '.join(counts)}"]
     for run in sweep.runs:
         if run.status != FINISHED:
             lines.append(f"{run.status}: {sweep.name(run.path)}: {run.error}")

@@ -81,6 +81,11 @@ def prefixed(count: float) -> str:
     return f"{count:.3g}{prefixes[0]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: 1 record, 1,200 records."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def _bytes(count: int) -> str:
     return f"{count:,}" if count < LARGE else prefixed(count)
 

@@ -5,11 +5,19 @@ The page's script gives `data` the rows that its filters leave; halut.page.pictu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-VARIANTS = ["exact", "exact, fine-tuned", "INT8", "INT4", "ours"]
-HUES = ["#7a8699", "#a8679a", "#2f86c9", "#1f9e89", "#e0701a"]
-"""Of the variants, on both backgrounds."""
+REFERENCES = ("exact", "exact, fine-tuned", "INT8", "INT4")
+"""Variants that ours are beside: gray, told apart by their shapes."""
+GRAY = "#7a8699"
+HUES = (*("#e0701a", "#2f86c9", "#1f9e89", "#c2588f", "#b5851a", "#8a74c9", "#c0453c", "#4a9db5"),)
+"""Of operators, on both backgrounds."""
+SHAPES = (
+    *("circle", "diamond", "square", "triangle-up", "cross", "triangle-down"),
+    *("triangle-right", "triangle-left"),
+)
+"""Of references and of operators, in this order."""
 PHASES = ["before", "after swap", "after training"]
 MARKS = [-1, 0, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
 """Of a symmetric logarithmic axis."""
@@ -97,15 +105,40 @@ def _text(field: str, title: str | None = None, **more: Any) -> dict[str, Any]:
     return {"field": field, "type": "nominal", "title": title, **more}
 
 
-def front(cost: str = "bytes", title: str = "bytes of the network") -> dict[str, Any]:
+def series_scales(series: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scales of color and shape for REFERENCES and the operators among `series`.
+
+    An operator's color and shape follow from its place in the sorted names; of more than there are
+    hues, the next round has other shapes.
+    """
+    operators = sorted(set(series).difference(REFERENCES))
+    rounds = [divmod(place, len(HUES)) for place in range(len(operators))]
+    shapes = [SHAPES[(place + turn) % len(SHAPES)] for turn, place in rounds]
+    domain = [*REFERENCES, *operators]
+    colors = [GRAY] * len(REFERENCES) + [HUES[place] for _, place in rounds]
+    return (
+        {"domain": domain, "range": colors},
+        {"domain": domain, "range": [*SHAPES[: len(REFERENCES)], *shapes]},
+    )
+
+
+def front(
+    cost: str = "bytes",
+    title: str = "bytes of the network",
+    unit: str = "",
+    series: Sequence[str] = (),
+) -> dict[str, Any]:
     """Accuracy over a cost, a point a configuration, and the line that none is above and left of.
 
-    Rows: lines of the headline. Bars are the standard deviation over seeds.
+    Rows: lines of the headline. Bars are the standard deviation over seeds. `unit` stands behind
+    the cost's numbers; `series` are those of all rows, and what the legend shows.
     """
     x = _number(cost, title, scale={"type": "log", "nice": False, "padding": 24})
-    x["axis"] = {"format": "~s", "tickCount": 6}
+    x["axis"] = {"tickCount": 6, "labelExpr": "format(datum.value, '~s') + unit"}
     y = _number("accuracy", "test accuracy in %", scale={"zero": False, "padding": 12})
-    color = _text("variant", None, scale={"domain": VARIANTS, "range": HUES})
+    colors, shapes = series_scales(series)
+    legend = {"values": [each for each in colors["domain"] if each in series]}
+    color = _text("series", None, scale=colors, legend=legend)
     bars = {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "x": x, "color": color}
     tooltip = [
         _text("label", "configuration"),
@@ -120,6 +153,7 @@ def front(cost: str = "bytes", title: str = "bytes of the network") -> dict[str,
     ]
     return _chart(
         height=340,
+        params=[{"name": "unit", "value": unit}],
         transform=[
             {"filter": f"isValid(datum.accuracy) && datum[{cost!r}] > 0"},
             {"calculate": "datum.accuracy - (datum.accuracy_std || 0)", "as": "low"},
@@ -144,7 +178,7 @@ def front(cost: str = "bytes", title: str = "bytes of the network") -> dict[str,
                     "x": x,
                     "y": y,
                     "color": color,
-                    "shape": _text("variant", None, scale={"domain": VARIANTS}),
+                    "shape": _text("series", None, scale=shapes, legend=legend),
                     "tooltip": tooltip,
                 },
             },
@@ -201,29 +235,35 @@ def _of_one_option(figure: str, title: str) -> list[dict[str, Any]]:
 
 
 def heat(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
-    """Codebooks C times prototypes K: the mean over the sites and seeds that are shown."""
+    """Codebooks C times prototypes K of one family (halut.page.measurements): the mean over the
+    sites and seeds that are shown. A cell of fewer sites than another one says of how many."""
     tooltip = [
         {"field": "C", "type": "ordinal"},
         {"field": "K", "type": "ordinal"},
         _number("mean", title, format=".4~f"),
+        _number("sites", "sites"),
         _number("records", "records"),
     ]
     means = [
         {"op": "mean", "field": figure, "as": "mean"},
+        {"op": "distinct", "field": "site", "as": "sites"},
         {"op": "count", "as": "records"},
     ]
     span = [
         {"op": "min", "field": "mean", "as": "low"},
         {"op": "max", "field": "mean", "as": "top"},
+        {"op": "max", "field": "sites", "as": "most"},
     ]
+    fewer = "datum.sites < datum.most ? datum.sites + ' of ' + datum.most + ' sites' : ''"
     bright = "datum.mean - datum.low > 0.6 * (datum.top - datum.low)"
     x = {"field": "K", "type": "ordinal", "title": "K, prototypes a codebook"}
     y = {"field": "C", "type": "ordinal", "title": "C, codebooks", "sort": "descending"}
     return _chart(
-        height={"step": 34},
+        height={"step": 40},
         transform=[
             {"aggregate": means, "groupby": ["C", "K"]},
             {"joinaggregate": span},
+            {"calculate": fewer, "as": "fewer"},
         ],
         encoding={"x": {**x, "axis": {"labelAngle": 0}}, "y": y, "tooltip": tooltip},
         layer=[
@@ -235,6 +275,13 @@ def heat(figure: str = "lost", title: str = "points lost") -> dict[str, Any]:
                 "mark": {"type": "text", "fontSize": 12},
                 "encoding": {
                     "text": _number("mean", title, format=".3~g"),
+                    "color": {"condition": {"test": bright, "value": "#111"}, "value": "#fff"},
+                },
+            },
+            {
+                "mark": {"type": "text", "fontSize": 9, "dy": 12},
+                "encoding": {
+                    "text": _text("fewer"),
                     "color": {"condition": {"test": bright, "value": "#111"}, "value": "#fff"},
                 },
             },
@@ -346,10 +393,10 @@ def curves(title: str = "value") -> dict[str, Any]:
     )
 
 
-def templates() -> dict[str, Any]:
-    """What the page's script fills: every chart, and the themes."""
-    charts = (front, bars, dots, heat, convergence, stages, curves)
+def templates(series: Sequence[str] = ()) -> dict[str, Any]:
+    """What the page's script fills: every chart, and the themes; `series` as `front` has it."""
+    charts = (bars, dots, heat, convergence, stages, curves)
     return {
-        "charts": {chart.__name__: chart() for chart in charts},
+        "charts": {"front": front(series=series), **{c.__name__: c() for c in charts}},
         "themes": {theme: config(theme) for theme in THEMES},
     }

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from halut.analysis.variants import counted
 from halut.errors import HalutError
 from halut.page.document import check_library, write_page
 from halut.page.gather import gather
@@ -55,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     charts = write_page(options.output, page)
     for note in page["notes"]:
         log.warning("%s", note)
-    count = f"{page['records']['count']} records, {len(page['runs'])} runs"
+    records, runs = page["records"]["count"], len(page["runs"])
+    count = f"{counted(records, 'record')}, {counted(runs, 'run')}"
     log.info("%s: %s%s", options.output, count, "" if charts else ", without charts")
     if options.pictures is not None:
         formats = [each for each in options.formats.split(",") if each]

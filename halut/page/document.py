@@ -18,6 +18,7 @@ from typing import Any
 from halut.errors import HalutError
 from halut.io import write_bytes
 from halut.page.charts import templates
+from halut.page.columns import as_rows
 from halut.page.plain import plain_tables
 
 log = logging.getLogger("halut")
@@ -51,7 +52,8 @@ def document(page: Mapping[str, Any], library: str | None = None) -> str:
     """
     static = files("halut.page") / "static"
     script = "\n".join((static / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
-    content = {**page, **templates()} if library is not None else {**page, "charts": {}}
+    series = [row["series"] for row in as_rows(page["headline"])]
+    content = {**page, **templates(series)} if library is not None else {**page, "charts": {}}
     return Template((static / "page.html").read_text("utf-8")).substitute(
         title=escape(str(page["title"])),
         style=(static / "page.css").read_text("utf-8"),

@@ -51,7 +51,8 @@ def gather(paths: Sequence[Path], title: str | None = None) -> dict[str, Any]:
             raise HalutError(f"{path}: neither a store of results (*{SUFFIX}) nor a run folder")
     records, again = _once(records)
     if again:
-        notes.append(f"{again} records are in several stores; each counts once")
+        are = "record is" if again == 1 else "records are"
+        notes.append(f"{again:,} {are} in several stores; each counts once")
     folders = list({os.path.realpath(folder): folder for folder in folders}.values())
     names = folder_names(folders)
     runs_read = [read_run_folder(f, name, notes) for f, name in zip(folders, names, strict=True)]
@@ -59,7 +60,8 @@ def gather(paths: Sequence[Path], title: str | None = None) -> dict[str, Any]:
     own = [record for record in records if not _is_of(record, on_page)]
     if len(own) < len(records):
         count = len(records) - len(own)
-        notes.append(f"{count} records are of run folders on this page; those count once")
+        are = "record is of a run folder" if count == 1 else "records are of run folders"
+        notes.append(f"{count:,} {are} on this page; each counts once")
     return page_of(own, runs_read, notes, title)
 
 
@@ -84,7 +86,8 @@ def page_of(
     if dropped:
         notes.append(
             f"codes, trees and prototypes are of the first {DETAILED_RUNS} runs, {len(dropped)} "
-            "are without; a page of fewer runs has them, as each run's own report.html"
+            f"{'is' if len(dropped) == 1 else 'are'} without; a page of fewer runs has them, as each "
+            "run's own report.html"
         )
     front = points(runs, records)
     notes += repeated_seeds(front)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,8 +20,9 @@ def record_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """A flat row for every record: what identifies it, then its figures by their own names.
 
     `option` is a label for charts: that of its detail, or its operator with C, V, K, the bits and
-    those options in which records of that operator differ; `asked` are its options in JSON, those
-    that were given where the detail tells them.
+    those options in which records of that operator differ; `family` is it without C, V and K, the
+    records of one heat map; `asked` are its options in JSON, those that were given where the detail
+    tells them.
     """
     labels = option_labels(records)
     return [_row(record, label) for record, label in zip(records, labels, strict=True)]
@@ -40,6 +42,7 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "site_kind": shape.get("kind"),
         "operator": record.operator,
         "option": label,
+        "family": None if label is None else re.sub(r" [CVK]=\S+", "", label),
         **sizes(record.operator, record.options, shape.get("D")),
         "score": record.score,
         "calibration": record.calibration,
@@ -52,6 +55,7 @@ def _row(record: Record, label: str | None) -> dict[str, Any]:
         "command": record.context.get("command"),
         "run": run_name(record),
         "time": record.context.get("time"),
+        "reason": record.detail.get("reason"),
         "stage": shape.get("stage", record.detail.get("stage")),
         "not_finite": " ".join(record.not_finite) or None,
         **record.figures,
@@ -107,7 +111,8 @@ def record_notes(records: Sequence[Record], sites: Mapping[str, Iterable[str]]) 
     if broken:
         names = ", ".join(f"{name} ({count})" for name, count in broken.items())
         count = sum(bool(record.not_finite) for record in records)
-        notes.append(f"{count} records have figures that are not finite, shown as empty: {names}")
+        has = "record has" if count == 1 else "records have"
+        notes.append(f"{count:,} {has} figures that are not finite, shown as empty: {names}")
     subjects = Counter(map(subject_of, records))
     if len(subjects) > 1:
         names = ", ".join(f"{name} ({count})" for name, count in subjects.items())

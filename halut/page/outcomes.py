@@ -19,11 +19,13 @@ COSTS = {
     "operations": "operations",
     "bops": "bit operations",
     "weight_bits": "bits a weight",
-    "seconds": "seconds",
+    "seconds": "time of the run",
 }
 """Axes of the front that every run tells, of earlier versions too."""
-EXTRA = {"energy": "energy of a sample in joules", "latency": "latency in seconds"}
+EXTRA = {"energy": "energy of a sample", "latency": "latency"}
 """Axes that runs (energy) and cost records bring, and how their names begin."""
+UNITS = {"energy": "J", "latency": "s", "seconds": "s"}
+"""Of the axes that have one."""
 APART = (
     *(*NOT_AXES, SEED, "schedule.cache", "plugins", "sweep.", "hydra."),
     *("baseline", "ptq", "data.name", "model.name"),
@@ -35,6 +37,8 @@ SIZES = ("bytes", "operations", "bops")
 LABELED = 4
 """Options in a label."""
 NAMES = {"exact": "exact", "baseline": "exact, fine-tuned", "int8": "INT8", "int4": "INT4"}
+TOLD = ("subject", "variant", "operator", "series", "label", "options", "command")
+"""What a line of the headline has from the first of its points."""
 VARIANT_OF_COST = {"exact": "exact", "int8": "INT8", "int4": "INT4", "plan": "ours"}
 
 
@@ -42,9 +46,10 @@ def points(runs: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list
     """A point for every variant of every run and every record of a whole network.
 
     {"subject", "variant" (exact, exact, fine-tuned, INT8, INT4, ours), "label", "options",
-    "accuracy", "val_accuracy", "lost", "seed", "source", "command", and COSTS}; percent and points,
-    test split. `lost` is against the exact network of the same run; `options` are all that tell its
-    configuration from others, `label` the few that tell most.
+    "operator", "series", "accuracy", "val_accuracy", "lost", "seed", "source", "command", and
+    COSTS}; percent and points, test split. `operator` is that of ours, `series` the operator or the
+    variant, which the front tells apart. `lost` is against the exact network of the same run;
+    `options` are all that tell its configuration from others, `label` the few that tell most.
     """
     outcomes = [_of_run(run) for run in runs if run["variants"]]
     outcomes += [_of_record(record) for record in records if record.kind == "run"]
@@ -53,9 +58,15 @@ def points(runs: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list
     for outcome, (label, options) in zip(outcomes, labels, strict=True):
         for row in outcome["rows"]:
             ours = row["variant"] == "ours"
-            name = f"{row.pop('operators', None) or 'ours'} {label}".strip()
+            operator = row.pop("operator", None) or "ours"
+            name = f"{operator} {label}".strip()
             shared = {key: outcome[key] for key in ("subject", "seed", "source", "command")}
-            told = {"label": name if ours else row["variant"], "options": options if ours else None}
+            told = {
+                "label": name if ours else row["variant"],
+                "options": options if ours else None,
+                "operator": operator if ours else None,
+                "series": operator if ours else row["variant"],
+            }
             rows.append({**shared, **row, **told})
     return _with_costs(_numbered(rows), records)
 
@@ -86,7 +97,7 @@ def _of_run(run: Mapping[str, Any]) -> dict[str, Any]:
             known = {**figures, "seconds": run["seconds"]}
             row |= {k: v for k, v in known.items() if _is_cost(k) and row.get(k) is None}
             name = variant["variant"]
-            row["operators"] = name[6:-1] if "(" in name else None
+            row["operator"] = name[6:-1] if "(" in name else None
         rows.append(row)
     keys = ("subject", "seed", "command", "config")
     return {**{key: run[key] for key in keys}, "source": run["name"], "rows": rows}
@@ -108,7 +119,7 @@ def _of_record(record: Record) -> dict[str, Any]:
     ours: dict[str, Any] = {"variant": "ours", "accuracy": test, "lost": difference(exact, test)}
     ours["val_accuracy"] = figures.get("val_accuracy")
     ours |= {key: value for key, value in figures.items() if _is_cost(key)}
-    ours["operators"] = record.operator or record.settings.get("halut.name")
+    ours["operator"] = record.operator or _operator_of(record.settings)
     config = {**record.settings, **{f"halut.{k}": v for k, v in flat(dict(record.options))}}
     config |= {f"model.options.{k}": v for k, v in flat(dict(record.network.get("options") or {}))}
     config["capture.samples"] = record.calibration
@@ -122,6 +133,12 @@ def _of_record(record: Record) -> dict[str, Any]:
         "source": record.key,
         "rows": [*rows, ours],
     }
+
+
+def _operator_of(settings: Mapping[str, Any]) -> str | None:
+    """The operator of a run whose record tells none; "mixed" where a plan or rules give several."""
+    ruled = any(settings.get(key) for key in ("plan", "policy.rules"))
+    return "mixed" if ruled else settings.get("halut.name")
 
 
 def _is_cost(name: str) -> bool:
@@ -207,7 +224,7 @@ def _with_costs(rows: list[dict[str, Any]], records: Sequence[Record]) -> list[d
 def headline(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Points of one variant (ours: of one configuration) over their seeds, in order.
 
-    {"subject", "variant", "label", "seeds", "command"} and of every figure its mean and, as
+    TOLD, "seeds" and of every figure its mean and, as
     NAME_std, its sample standard deviation over seeds (None for one). Equal exact networks that
     several runs started from count once.
     """
@@ -237,7 +254,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 figures[name] = fmean(values)
                 figures[f"{name}_std"] = stdev(values) if len(values) > 1 else None
         seeds = len({row["seed"] for row in members})
-        told = {k: first[k] for k in ("subject", "variant", "label", "options", "command")}
+        told = {k: first[k] for k in TOLD}
         lines.append({**told, "seeds": seeds, "count": len(members), **figures})
     order = list(dict.fromkeys(line["subject"] for line in lines))
     ranks = [*NAMES.values(), "ours"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from halut.io import write_bytes
 from halut.option import unknown
 from halut.page import charts
 from halut.page.columns import as_rows
-from halut.page.outcomes import COSTS, EXTRA
+from halut.page.outcomes import COSTS, EXTRA, UNITS
 
 STAGE_KEYS = ("val_accuracy_before", "val_accuracy_after_swap", "val_accuracy_after_training")
 FORMATS = ("svg", "pdf", "png")
@@ -46,16 +47,20 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
         rows = [r for r in lines if r.get(cost) and r.get("accuracy") is not None]
         if rows:
             title = {**COSTS, **EXTRA}.get(cost, cost.replace("_", " "))
-            yield f"front-{cost}", _filled(charts.front(cost, title), rows)
+            series = [row["series"] for row in rows]
+            chart = charts.front(cost, title, UNITS.get(cost, ""), series)
+            yield f"front-{cost}", _filled(chart, rows)
     measured = [r for r in records if r["kind"] == "sensitivity" and r.get("lost") is not None]
     if measured:
         many = len({row["option"] for row in measured}) > len(charts.PALETTES["light"])
         yield "sensitivity", _filled(charts.dots() if many else charts.bars(), measured)
         squares = [row for row in measured if row.get("C") and row.get("K")]
         if squares:
-            for operator in dict.fromkeys(row["operator"] for row in squares):
-                own = [row for row in squares if row["operator"] == operator]
-                yield f"codebooks-{operator}", _filled(charts.heat(), own)
+            for family in dict.fromkeys(row["family"] for row in squares):
+                own = [row for row in squares if row["family"] == family]
+                if len({(row["C"], row["K"]) for row in own}) > 1:
+                    name = "-".join(re.findall(r"[\w.]+", family))
+                    yield f"codebooks-{name}", _filled(charts.heat(), own)
     drawn = [r for r in records if r["kind"] == "convergence" and r.get("accuracy") is not None]
     if drawn:
         rows = [{**row, "series": f"{row['site']} {row['option']}"} for row in drawn]

@@ -70,6 +70,7 @@ RECORDS = {
     "seed": "seed",
     "score": "score",
     "not_finite": "not finite",
+    "reason": "not measured, as",
 }
 
 
@@ -80,7 +81,7 @@ def plain_tables(page: Mapping[str, Any]) -> str:
         parts.append(_table(f"Sites of {run['name']}", run["sites"], SITES))
     records = as_rows(page["records"])
     known = {*RECORDS, "model", "weights", "data", "split", "samples", "operator", "C", "V", "K"}
-    known |= {"bits", "settings", "asked", "site_kind", "command", "run", "time", "stage"}
+    known |= {"bits", "settings", "asked", "site_kind", "command", "run", "time", "stage", "family"}
     figures = {name: name for name in page["records"]["columns"] if name not in known}
     parts.append(_table("Records", records, {**RECORDS, **figures}))
     return "\n".join(part for part in parts if part)

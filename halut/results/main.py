@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from halut.analysis.variants import counted
 from halut.errors import HalutError
 from halut.option import unknown
 from halut.results.export import write_records, write_table
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=False)
     for table in tables(records, options.limit, console.width):
         console.print(table)
-    print(f"{len(records)} of {len(reading.records)} records of {store}")
+    print(f"{len(records)} of {counted(len(reading.records), 'record')} of {store}")
     for write, path in ((write_table, options.csv), (write_records, options.json)):
         if path is not None:
             write(path, records)
@@ -121,7 +122,7 @@ def _none_has(condition: str, records: Sequence[Record]) -> str:
     values = values_of(records, parts_of(condition)[0])
     more = f", and {len(values) - MAX_VALUES} more" if len(values) > MAX_VALUES else ""
     there = f": it is {', '.join(values[:MAX_VALUES])}{more}" if values else ""
-    return f"none of {len(records)} records has {condition}{there}"
+    return f"none of {counted(len(records), 'record')} has {condition}{there}"
 
 
 def not_finite(records: Sequence[Record]) -> list[str]:
@@ -160,7 +161,9 @@ def _import(arguments: Sequence[str]) -> int:
     for line in outcome.problems:
         print(f"warning: {line}", file=sys.stderr)
     added, present = len(outcome.added), outcome.present
+    there = "1 was" if present == 1 else f"{present} were"
     print(
-        f"{options.results}: {added} records added, {present} were there, {outcome.failed} failed"
+        f"{options.results}: {counted(added, 'record')} added, {there} there, "
+        f"{outcome.failed} failed"
     )
     return 1 if outcome.failed else 0

@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from halut.analysis.energy import in_joules
 from halut.analysis.run_figures import flat
 from halut.analysis.sweep_results import axes_of, telling
+from halut.analysis.variants import counted, prefixed
 from halut.results.record import KINDS, Record
 from halut.results.select import Row, fields_of, text_of
 
-FIGURES = {
+FIGURES: dict[str, dict[str, tuple[str, Callable[[float], str]]]] = {
     "sensitivity": {
-        "lost": ("lost", "{:.2f}"),
-        "accuracy": ("accuracy", "{:.2f}"),
-        "second_order": ("second order", "{:.2g}"),
-        "normalized_mse": ("layer error", "{:.2g}"),
-        "code_perplexity": ("perplexity", "{:.1f}"),
-        "bytes": ("bytes", "{:,.0f}"),
-        "int8_bytes": ("int8 bytes", "{:,.0f}"),
-        "operations": ("operations", "{:,.0f}"),
-        "bops": ("bit ops", "{:.2g}"),
+        "lost": ("lost", "{:.2f}".format),
+        "accuracy": ("accuracy", "{:.2f}".format),
+        "second_order": ("second order", "{:.2g}".format),
+        "normalized_mse": ("layer error", "{:.2g}".format),
+        "code_perplexity": ("perplexity", "{:.1f}".format),
+        "bytes": ("bytes", "{:,.0f}".format),
+        "int8_bytes": ("int8 bytes", "{:,.0f}".format),
+        "operations": ("operations", "{:,.0f}".format),
+        "bops": ("bit ops", prefixed),
     },
     "cost": {
-        "macs": ("macs", "{:,.0f}"),
-        "encode_compares": ("compares", "{:,.0f}"),
-        "lookups": ("look-ups", "{:,.0f}"),
-        "adds": ("adds", "{:,.0f}"),
-        "operations": ("operations", "{:,.0f}"),
-        "bytes": ("bytes", "{:,.0f}"),
-        "bops": ("bit ops", "{:.2g}"),
-        "weight_bits": ("bits w", "{:.3g}"),
-        "energy": ("energy J", "{:.2g}"),
-        "latency": ("latency s", "{:.2g}"),
+        "macs": ("macs", "{:,.0f}".format),
+        "encode_compares": ("compares", "{:,.0f}".format),
+        "lookups": ("look-ups", "{:,.0f}".format),
+        "adds": ("adds", "{:,.0f}".format),
+        "operations": ("operations", "{:,.0f}".format),
+        "bytes": ("bytes", "{:,.0f}".format),
+        "bops": ("bit ops", prefixed),
+        "weight_bits": ("bits w", "{:.3g}".format),
+        "energy": ("energy", in_joules),
+        "latency": ("latency ms", lambda seconds: f"{1e3 * seconds:.3g}"),
     },
     "run": {
-        "test_accuracy": ("test", "{:.2f}"),
-        "lost": ("lost", "{:.2f}"),
-        "exact_accuracy": ("exact", "{:.2f}"),
-        "baseline_accuracy": ("tuned", "{:.2f}"),
-        "int8_accuracy": ("int8", "{:.2f}"),
-        "int4_accuracy": ("int4", "{:.2f}"),
-        "normalized_mse": ("layer error", "{:.2g}"),
-        "bytes": ("bytes", "{:,.0f}"),
-        "operations": ("operations", "{:,.0f}"),
-        "bops": ("bit ops", "{:.2g}"),
-        "energy": ("energy J", "{:.2g}"),
-        "seconds": ("s", "{:.0f}"),
+        "test_accuracy": ("test", "{:.2f}".format),
+        "lost": ("lost", "{:.2f}".format),
+        "exact_accuracy": ("exact", "{:.2f}".format),
+        "baseline_accuracy": ("tuned", "{:.2f}".format),
+        "int8_accuracy": ("int8", "{:.2f}".format),
+        "int4_accuracy": ("int4", "{:.2f}".format),
+        "normalized_mse": ("layer error", "{:.2g}".format),
+        "bytes": ("bytes", "{:,.0f}".format),
+        "operations": ("operations", "{:,.0f}".format),
+        "bops": ("bit ops", prefixed),
+        "energy": ("energy", in_joules),
+        "seconds": ("s", "{:.0f}".format),
     },
 }
-"""Figures that a table of a kind shows where a record has them: title and format."""
+"""Figures that a table of a kind shows where a record has them: title, and the text of a value."""
 FIGURES["convergence"] = FIGURES["sensitivity"]
 IDENTITY = ("model", "data", "split", "samples", "site", "operator", "calibration", "score", "seed")
 """Fields that are a column where the records differ in them, and else told above the table."""
@@ -74,7 +76,7 @@ def _fitting(records: list[Record], limit: int, width: int | None) -> Table:
     rows = [fields_of(record) for record in records]
     identity = [n for n in IDENTITY if len({text_of(row.get(n)) for row in rows}) > 1]
     common = [text for n in IDENTITY if n not in identity and (text := _told(rows[0], n))]
-    title = f"{records[0].kind}: {_count(len(records))}; {', '.join(common)}"
+    title = f"{records[0].kind}: {counted(len(records), 'record')}; {', '.join(common)}"
     names = {**{name: name for name in identity}, **options_that_differ(records)}
     figures = [f for f in FIGURES[records[0].kind] if any(f in r.figures for r in records)]
     lines = list(zip(records, rows, strict=True))[: limit or None]
@@ -149,12 +151,8 @@ def _told(row: dict[str, Any], name: str) -> str:
     return words.get(name, "{}").format(text_of(value))
 
 
-def _count(number: int) -> str:
-    return f"{number} record" if number == 1 else f"{number} records"
-
-
-def _figure(record: Record, name: str, form: str) -> str:
+def _figure(record: Record, name: str, form: Callable[[float], str]) -> str:
     value = record.figures.get(name)
     if value is None:
         return "not finite" if name in record.not_finite else ""
-    return form.format(value)
+    return form(value)

@@ -113,7 +113,8 @@ def space_of(
         scored = by_site.get(entry.site.name)
         if scored is None:
             continue
-        kept = [(Entry(entry.site, KEEP, reason="kept by the search"), 0.0)] if keep else []
+        reason = kept_reason([loss for _, loss in scored.values()], score)
+        kept = [(Entry(entry.site, KEEP, reason=reason), 0.0)] if keep else []
         pairs = [*kept, *scored.values()]
         costs = _costs([each for each, _ in pairs], energies)
         losses = np.array([loss for _, loss in pairs])
@@ -123,6 +124,13 @@ def space_of(
     searched = [Entry(site.entries[0].site, KEEP) for site in sites]
     rest = _vector(exact.figures) - _costs(searched, energies).sum(axis=0)
     return Space(plan, tuple(sites), rest)
+
+
+def kept_reason(losses: Sequence[float], score: str) -> str:
+    """Why a search keeps a site: what the best of its options is predicted to lose."""
+    least = f"{min(losses):.2g}"
+    does = f"lose {least} points" if score == "lost" else f"raise the loss by {least}"
+    return f"kept by the search: its best option is predicted to {does}"
 
 
 def predicted(record: Record, score: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,34 @@ class Plan:
             if entry.site.name == name:
                 return entry
         raise HalutError(f"the plan has no site {name!r}")
+
+    @property
+    def network(self) -> str:
+        """The network it is for in words: "resnet8 (width=8)"."""
+        options = ", ".join(f"{k}={v}" for k, v in self.model.get("options", {}).items())
+        name = self.model.get("name", "a network without a name")
+        return f"{name} ({options})" if options else str(name)
+
+    def difference(self, sites: Sequence[Site]) -> str | None:
+        """The first of `sites`, those of a network, that is not as the plan has it; None: all are.
+
+        >>> plan.difference(find_sites(network, example)[0])
+        'conv1 has M=16, in the plan M=8'
+        """
+        planned = {entry.site.name: entry.site for entry in self}
+        for site in sites:
+            if site.name not in planned:
+                return f"the plan has no site {site.name}"
+            here, there = site.to_dict(), planned[site.name].to_dict()
+            keys = [key for key in here if here[key] != there[key]]
+            if keys:
+                told = [", ".join(f"{k}={side[k]}" for k in keys) for side in (here, there)]
+                return f"{site.name} has {told[0]}, in the plan {told[1]}"
+        names = [site.name for site in sites]
+        if missing := [name for name in planned if name not in names]:
+            return f"there is no site {missing[0]}"
+        moved = [a for a, b in zip(names, planned, strict=True) if a != b]
+        return f"{moved[0]} comes at another place in the plan" if moved else None
 
     def with_stages(self, stage_of: dict[str, int]) -> Plan:
         """The same plan with sites assigned to stages by name."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from halut.analysis.variants import counted
 from halut.errors import HalutError
 from halut.results.record import Record
 from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     records = measure(subject, setups, choices, ["measured"], store, options.batch)
     show(records)
-    log.info("%d records in %s", len(records), store.path)
+    log.info("%s in %s", counted(len(records), "record"), store.path)
     return 0
 
 

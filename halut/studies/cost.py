@@ -21,6 +21,7 @@ from halut.analysis.energy import DEFAULT, EnergyTable, energy_tables, load_ener
 from halut.analysis.network_cost import macs_outside
 from halut.analysis.plan_cost import VariantCost, plan_cost, with_latency
 from halut.analysis.plan_latency import plan_latency
+from halut.analysis.variants import counted
 from halut.data import datasets
 from halut.errors import HalutError
 from halut.io import read_json, write_bytes, write_json
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.results is not None:
         seconds = time.monotonic() - begun
         added = append(Store(options.results), planned, costs, energies, options, seconds, times)
-        log.info("%d records added to %s", added, options.results)
+        log.info("%s added to %s", counted(added, "record"), options.results)
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from halut.analysis.sensitivity import SCORES
+from halut.analysis.variants import counted
 from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
 from halut.studies.sensitivity_table import show
 from halut.training.logging.progress import log
@@ -67,5 +68,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scores = [score for score in SCORES if score in options.scores]
     records = measure(subject, [setup], choices, scores, store, options.batch)
     show(records, options.tolerance)
-    log.info("%d records in %s", len(records), store.path)
+    log.info("%s in %s", counted(len(records), "record"), store.path)
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from halut.analysis.variants import counted
 from halut.io import write_bytes, write_json
 from halut.plugins import loading, reference
 from halut.replace.schedule import ROLES
@@ -115,7 +116,7 @@ def load_or_train_exact_network(
         with run.part("base"):
             steps = _train(network, data, folder, config, logger)
         start = "pretrained, " if anew else ""
-        origin = f"{start}trained for {config.base.epochs} epochs"
+        origin = f"{start}trained for {counted(config.base.epochs, 'epoch')}"
     if is_main():
         save_network(stored, network)
         if cached_weights is not None and steps:
@@ -130,7 +131,7 @@ def load_or_train_exact_network(
 def _train(
     network: nn.Module, data: Any, folder: RunFolder, config: TrainConfig, logger: RunLogger
 ) -> int:
-    log.info("base: training the exact network for %d epochs", config.base.epochs)
+    log.info("base: training the exact network for %s", counted(config.base.epochs, "epoch"))
     logger.stage, data.stream = "base", 0
     settings = replace(config.trainer, ema=None)
     recipe = base_recipe(config.base, config.seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from halut.analysis.variants import counted
 from halut.io import write_bytes, write_json
 from halut.replace.schedule import Stage
 from halut.replace.swap import digest
@@ -63,7 +64,7 @@ def tuned_baseline(context: Context, epochs: int) -> nn.Module | None:
         load_network(cached / "weights.safetensors", network)
         run.skip("baseline")
     else:
-        log.info("baseline: the exact network, trained on for %d epochs", epochs)
+        log.info("baseline: the exact network, trained on for %s", counted(epochs, "epoch"))
         context.logger.stage, context.data.stream = "baseline", STREAM
         begun = time.monotonic()
         with run.part("baseline"):

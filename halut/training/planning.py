@@ -55,9 +55,13 @@ def make_plan(config: TrainConfig, network: nn.Module, data: Any) -> Plan:
     }
     if config.plan is not None:
         plan = plan_of_file(config.plan)
-        if [entry.site for entry in plan] != sites:
-            raise HalutError(f"plan={config.plan} was made for another network")
-        return Plan(plan.entries, model, plan.unsupported)
+        ours = Plan(plan.entries, model, plan.unsupported)
+        if difference := plan.difference(sites):
+            raise HalutError(
+                f"plan={config.plan} was made for another network, {plan.network}, and this one "
+                f"is {ours.network}: {difference}"
+            )
+        return ours
     policy = config.policy
     rules = simple_rules(
         sites,

@@ -28,6 +28,7 @@ from halut.analysis.run_figures import FAILED, check_figure, choices, flat
 from halut.analysis.sweep_plot import check_picture, draw, shown_picture
 from halut.analysis.sweep_results import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
+from halut.analysis.variants import counted
 from halut.errors import HalutError, reason, report_error
 from halut.training.cluster.lock import InUse, Lock, release
 from halut.training.config.command import override_value
@@ -74,7 +75,7 @@ class Gather(Callback):
                 ]
             )
             config.hydra.sweep.dir = str(self.folder)
-            log.info("sweep: %d values, in %s", self.total, self.folder)
+            log.info("sweep: %s, in %s", counted(self.total, "value"), self.folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if sweeping(config):

@@ -130,7 +130,7 @@ def test_what_records_say_stays_text(opened, report):
     page.get_by_label("Search Records").fill("onerror")
     (row,) = cells(page, "Records")
     assert row["site"] == synthetic.HOSTILE
-    assert "1 records have figures that are not finite" in page.locator("#notes").inner_text()
+    assert "1 record has figures that are not finite" in page.locator("#notes").inner_text()
 
 
 def test_a_sites_name_stays_text_in_its_drawer_and_its_rule(opened, tmp_path):
@@ -437,7 +437,7 @@ def test_energy_and_latency_are_axes(opened, tmp_path):
     dearer = Record(**{**vars(record), "figures": figures})
     write_page(tmp_path / "report.html", gather([synthetic.store(tmp_path / "s", dearer)]))
     page = opened(tmp_path / "report.html")
-    for name, points in (("energy of a sample in joules", "3"), ("latency", "1"), ("bytes", "1")):
+    for name, points in (("energy of a sample", "3"), ("latency", "1"), ("bytes", "1")):
         page.get_by_role("group", name="Cost").get_by_role("button", name=name).click()
         page.wait_for_function(
             f"document.querySelector('[data-chart=front]').dataset.rows === '{points}'"
@@ -445,6 +445,65 @@ def test_energy_and_latency_are_axes(opened, tmp_path):
         page.wait_for_function(
             f"document.querySelector('[data-chart=front]').textContent.includes('{name}')"
         )
+
+
+def test_latencies_have_a_unit(opened, tmp_path):
+    record = synthetic.network(8, 0, 90.0)
+    timed = Record(**{**vars(record), "figures": {**record.figures, "latency": 0.00025}})
+    write_page(tmp_path / "report.html", gather([synthetic.store(tmp_path / "s", timed)]))
+    page = opened(tmp_path / "report.html")
+    rows = cells(page, "Networks of resnet8 on fashion_mnist")
+    assert [row["latency"] for row in rows] == ["", "", "250 µs"]
+
+
+def test_the_legend_of_the_front_lists_operators_and_what_is_drawn(opened, report):
+    page = opened(report)
+    legend = page.locator('[data-chart="front"] .role-legend-label')
+    assert legend.all_text_contents() == ["exact", "exact, fine-tuned", "tree"]
+    page.locator('#front select[data-field="variant"]').select_option(label="ours")
+    page.wait_for_function("document.querySelector('[data-chart=front]').dataset.rows === '2'")
+    assert legend.all_text_contents() == ["tree"]
+
+
+def test_each_encoder_has_a_heat_map_of_its_own(opened, report):
+    page = opened(report)
+    names = page.locator("#layers h4:visible").all_inner_texts()
+    assert names == ["tree bits=8", "pq bits=8"]
+    layers = page.locator("#layers")
+    layers.locator('select[data-field="operator"]').select_option(label="pq")
+    assert layers.locator("h4").nth(0).is_hidden()
+    assert layers.locator("h4").nth(1).is_visible()
+    layers.locator('select[data-field="C"]').select_option(label="16")
+    assert layers.locator("h4:visible").count() == 0
+    assert "No map of one pair of C and K: pq bits=8 (C=16, K=16)" in layers.inner_text()
+
+
+def test_what_a_site_cannot_have_stands_last_with_its_reason(opened, tmp_path):
+    refused = Record(
+        **{
+            **vars(synthetic.sensitivity("a", "tree", C=99, K=16)),
+            "figures": {},
+            "score": None,
+            "detail": {"reason": "a has 9 inputs: C must be in 1..9, got 99"},
+        }
+    )
+    records = (refused, synthetic.sensitivity("b", "tree", C=8, K=16))
+    write_page(tmp_path / "report.html", gather([synthetic.store(tmp_path / "s", *records)]))
+    page = opened(tmp_path / "report.html")
+    rows = cells(page, "Options of each site")
+    assert [row["site"] for row in rows] == ["b", "a"]
+    assert rows[1]["operator"].split("\n")[1] == "a has 9 inputs: C must be in 1..9, got 99"
+
+
+@pytest.mark.parametrize("width", [360, 1180])
+def test_a_wide_table_says_that_it_scrolls(opened, report, width):
+    page = opened(report, viewport={"width": width, "height": 800})
+    scroll = page.locator('#records [role="region"]')
+    hint = page.locator("#records .wider")
+    overflows = scroll.evaluate("e => e.scrollWidth > e.clientWidth + 2")
+    assert hint.is_visible() == overflows
+    scroll.evaluate("e => { e.scrollLeft = e.scrollWidth; }")
+    hint.wait_for(state="hidden")
 
 
 def test_every_column_of_sites_sorts_by_keyboard(opened, report):

@@ -23,6 +23,7 @@ from halut.page.document import document, in_script, write_page
 from halut.page.gather import gather
 from halut.page.pictures import specifications, write_pictures
 from halut.page.plain import run_tables
+from halut.results.record import Record
 from tests.page import synthetic
 
 
@@ -152,8 +153,39 @@ def test_charts_are_valid_vega_lite(tmp_path):
     for name, spec in specifications(page):
         altair.Chart.from_dict(spec).to_dict()
         names.append(name)
-    assert {"front-bytes", "front-operations", "sensitivity", "codebooks-tree"} <= set(names)
+    assert {"front-bytes", "front-operations", "sensitivity", "codebooks-tree-bits-8"} <= set(names)
     assert {"convergence", "stages", "curve-train-loss", "curve-val-accuracy"} <= set(names)
+
+
+def test_the_front_tells_operators_apart_and_lists_only_what_is_drawn(tmp_path):
+    pq = Record(**{**vars(synthetic.network(8, 0, 80.0)), "settings": {"halut.name": "pq"}})
+    page = gather([synthetic.store(tmp_path / "s", *synthetic.networks(), pq)])
+    fronts = {name: spec for name, spec in specifications(page) if name.startswith("front-")}
+    encoding = fronts["front-bytes"]["layer"][-1]["encoding"]
+    assert encoding["color"]["legend"]["values"] == ["pq", "tree"]  # no bytes of the exact one
+    for channel in ("color", "shape"):
+        scale = encoding[channel]["scale"]
+        of = dict(zip(scale["domain"], scale["range"], strict=True))
+        assert of["tree"] != of["pq"]
+
+
+def test_more_operators_than_colors_have_marks_of_their_own():
+    names = [f"operator{place}" for place in range(20)]
+    colors, shapes = charts.series_scales([*names, "INT8"])
+    marks = list(zip(colors["range"], shapes["range"], strict=True))
+    assert len(set(marks)) == len(marks) == len(colors["domain"]) == 24
+
+
+def test_heat_maps_are_of_one_encoder_each(tmp_path):
+    records = [
+        synthetic.sensitivity("fc", operator, 0, lost, C=C, K=16, bits=bits)
+        for operator, lost in (("tree", 1.0), ("pq", 3.0))
+        for C, bits in ((8, 8), (16, 8), (8, 4))
+    ]
+    page = gather([synthetic.store(tmp_path / "s", *records)])
+    maps = {n: spec["data"]["values"] for n, spec in specifications(page) if "codebooks" in n}
+    assert sorted(maps) == ["codebooks-pq-bits-8", "codebooks-tree-bits-8"]
+    assert {row["operator"] for row in maps["codebooks-pq-bits-8"]} == {"pq"}
 
 
 def test_palettes_have_as_many_colors():

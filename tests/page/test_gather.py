@@ -120,7 +120,7 @@ def test_records_of_a_run_on_the_page_count_once(tmp_path):
     told = Record(**{**vars(record), "context": {"run": str(run)}})
     page = gather([synthetic.store(tmp_path / "results", told), run])
     assert page["records"]["count"] == 0
-    assert page["notes"] == ["1 records are of run folders on this page; those count once"]
+    assert page["notes"] == ["1 record is of a run folder on this page; each counts once"]
 
 
 def test_details_of_many_runs_are_left_out_with_a_note(tmp_path):
@@ -147,7 +147,7 @@ def test_an_empty_store_is_a_page_that_says_so(tmp_path):
 
 def test_what_is_not_finite_is_noted(tmp_path):
     (note,) = notes_of(tmp_path / "s", synthetic.sensitivity("fc", "tree", lost=float("nan")))
-    assert note.startswith("1 records have figures that are not finite, shown as empty: ")
+    assert note.startswith("1 record has figures that are not finite, shown as empty: ")
     assert "lost (1)" in note
 
 
@@ -157,7 +157,7 @@ def test_duplicates_are_noted(tmp_path):
     assert note.endswith("1 record was measured again; the newest of each counts")
     page = gather([tmp_path / "s", synthetic.store(tmp_path / "t", record)])
     assert page["records"]["count"] == 1
-    assert "1 records are in several stores; each counts once" in page["notes"]
+    assert "1 record is in several stores; each counts once" in page["notes"]
 
 
 def test_another_network_and_other_weights_are_noted(tmp_path):
@@ -260,6 +260,27 @@ def test_the_record_of_a_run_is_the_same_line_as_its_folder(tmp_path):
     assert lines[2]["label"] == "tree"
     (row,) = as_rows(page["records"])
     assert row["run"] == "sweep/run"
+
+
+def test_a_run_of_several_operators_is_not_told_as_the_default_one(tmp_path):
+    record = synthetic.network(8, 0, 90.0)
+    mixed = Record(**{**vars(record), "settings": {"halut.name": "tree", "plan": "plan.json"}})
+    page = gather([synthetic.store(tmp_path / "s", record, mixed)])
+    lines = as_rows(page["headline"])
+    assert [(line["variant"], line["series"]) for line in lines] == [
+        ("exact", "exact"),
+        ("INT8", "INT8"),
+        ("ours", "tree"),
+        ("ours", "mixed"),
+    ]
+
+
+def test_a_family_is_all_of_an_option_but_its_sizes(tmp_path):
+    records = [
+        synthetic.sensitivity("fc", "tree", C=C, K=8, bits=bits) for C in (4, 8) for bits in (4, 8)
+    ]
+    rows = as_rows(gather([synthetic.store(tmp_path / "s", *records)])["records"])
+    assert [row["family"] for row in rows] == ["tree bits=4", "tree bits=8"] * 2
 
 
 def test_several_runs_of_one_seed_are_noted(tmp_path):

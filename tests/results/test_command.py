@@ -45,6 +45,16 @@ def test_it_filters(store, capsys):
     assert "not finite: 1 record has no number for accuracy, lost" in out
 
 
+def test_large_and_small_figures_have_a_prefix(store, capsys):
+    figures = {"bytes": 1000.0, "operations": 5000.0, "bops": 3.6e5, "energy": 5.5e-6}
+    figures["latency"] = 1.25e-4
+    Store(store).append(sensitivity("fc", 0.0, kind="cost", figures=figures))
+    assert main(["results", "--kind", "cost"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "│ 360 k │ 5.5 uJ │ 0.125 │" in out
+    assert "latency ms" in out
+
+
 def test_a_limit_below_0_is_refused(store, capsys):
     with pytest.raises(SystemExit):
         main(["results", "--limit", "-1"])
@@ -62,7 +72,7 @@ def test_lines_over_the_limit_are_counted(store, capsys):
         (["--site", "conv2"], "error: unknown site 'conv2'; did you mean conv1? choose one of: "),
         (["--kind", "cost"], "error: unknown kind 'cost'; choose one of: sensitivity"),
         (["--where", "C=99"], "error: none of 4 records has C=99: it is 16, 8"),
-        (["--operator", "pq", "--where", "C=16"], "error: none of 1 records has C=16"),
+        (["--operator", "pq", "--where", "C=16"], "error: none of 1 record has C=16"),
         (["--operator", "pq", "--where", "Q=16"], "error: unknown field 'Q'; "),
         (["--where", "C"], "error: 'C' is no condition NAME=VALUE"),
         (["--sort", "loss"], "error: unknown field 'loss'; did you mean lost? "),

@@ -72,7 +72,10 @@ def test_losses_are_those_of_the_score(network, plan, score, rise):
     records = list(records_of(plan, "fisher" if score == "fisher" else "measured"))
     space = space_of(plan, network, records, score, load_energies())
     assert space.sites[0].losses.tolist() == pytest.approx([0.0, 0.0, rise, 2 * rise])
-    assert space.sites[0].entries[0].operator == KEEP
+    kept = space.sites[0].entries[0]
+    does = "lose 0 points" if score == "lost" else "raise the loss by 0"
+    assert kept.operator == KEEP
+    assert kept.reason == f"kept by the search: its best option is predicted to {does}"
 
 
 def test_options_without_figures_are_none(network, plan):

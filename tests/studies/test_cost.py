@@ -199,7 +199,7 @@ def test_what_another_version_counted_otherwise_is_appended_again(capsys, tmp_pa
         stale = record.site is None and record.settings["variant"] == "plan"
         figures = {**record.figures, "energy": 1.0} if stale else record.figures
         second.append(replace(record, figures=figures))
-    assert "1 records added" in cost(capsys, "halut.C=4", "--results", second.path)
+    assert "1 record added" in cost(capsys, "halut.C=4", "--results", second.path)
     figures = [{r.key: r.figures for r in store.read().records} for store in (first, second)]
     assert figures[0] == figures[1]
 

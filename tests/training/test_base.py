@@ -29,9 +29,9 @@ def test_trained_once_and_cached_by_hash(train, tmp_path):
     assert train(*QUICK, cache, f"run_dir={first}").code == 0
     assert train(*QUICK, cache, f"run_dir={second}", "halut.K=4").code == 0
     assert train(*QUICK, cache, f"run_dir={other}", "base.lr=0.01").code == 0
-    assert origin(first) == "trained for 1 epochs"
+    assert origin(first) == "trained for 1 epoch"
     assert origin(second).startswith("trained earlier")
-    assert origin(other) == "trained for 1 epochs"
+    assert origin(other) == "trained for 1 epoch"
     weights = [load_file(run / "base" / "weights.safetensors") for run in (first, second, other)]
     assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
     assert not all(tensor.equal(weights[2][name]) for name, tensor in weights[0].items())

@@ -204,7 +204,7 @@ def test_a_table_that_cannot_be_written_is_printed(finished, tmp_path, capsys, m
     monkeypatch.setattr(io.os, "replace", full("sweep.json"))
     assert cli(["table", str(runs)]) == 1
     written = capsys.readouterr()
-    assert "1 runs: 1 finished" in written.out
+    assert "1 run: 1 finished" in written.out
     assert written.err == f"error: {runs}/sweep.json cannot be written: No space left on device\n"
 
 

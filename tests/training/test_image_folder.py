@@ -150,7 +150,7 @@ def test_the_cached_network_of_another_folder_is_not_taken(train, pictures, tmp_
         outcome = train(*SMOKE, *cache, f"data.root={root}", f"run_dir={run}")
         assert outcome.code == 0, outcome.err
         origins.append(report(run)["base"]["origin"].split(" (")[0])
-    assert origins == ["trained for 1 epochs", "trained for 1 epochs", "trained earlier"]
+    assert origins == ["trained for 1 epoch", "trained for 1 epoch", "trained earlier"]
 
 
 def test_a_bad_test_picture_ends_the_run_before_it_trains(train, tmp_path):

@@ -261,5 +261,8 @@ def test_the_plan_of_another_network_is_refused(train, finished, tmp_path):
     other = ("model=resnet8", "model.options.width=16", f"plan={plan}")
     outcome = train(*COMMON, *other, f"run_dir={tmp_path / 'other'}")
     assert outcome.code == 1
-    assert f"plan={plan} was made for another network" in " ".join(outcome.err.split())
+    said = " ".join(outcome.err.split())
+    assert f"plan={plan} was made for another network, resnet8 (width=8" in said
+    assert ", and this one is resnet8 (width=16" in said
+    assert "conv1 has M=16, in the plan M=8" in said
     assert not (tmp_path / "other").exists()

@@ -31,7 +31,7 @@ function compareSection() {
       return isNumber(exact) && isNumber(ours) ? number(exact - ours, 2) : "";
     }));
     const costs = ["bytes", "operations", "bops", ...new Set(shown.flatMap((run) => run.variants.flatMap((row) => Object.keys(row).filter((key) => /^(energy$|latency)/.test(key)))))];
-    for (const key of costs) line(titleOf(key), shown.map((run) => { const value = figure(run, "ours", key); return key.startsWith("energy") ? joules(value) : text(value); }));
+    for (const key of costs) line(titleOf(key), shown.map((run) => { const value = figure(run, "ours", key); return /^(energy|latency)/.test(key) ? costText(key, value) : text(value); }));
     line("seconds", shown.map((run) => (isNumber(run.seconds) ? number(Math.round(run.seconds)) : "")));
     const keys = [...new Set(shown.flatMap((run) => Object.keys(run.config)))].sort((a, b) => (b === "halut.name") - (a === "halut.name") || (a < b ? -1 : 1));
     const values = (key) => shown.map((run) => (key in run.config ? JSON.stringify(run.config[key]) : "–"));

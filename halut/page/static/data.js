@@ -24,8 +24,8 @@ const tables = {
 };
 
 const IDENTITY = new Set([
-  "kind", "subject", "model", "weights", "data", "split", "samples", "site", "site_kind", "operator", "option", "asked",
-  "C", "V", "K", "bits", "score", "variant", "calibration", "seed", "settings", "command", "run", "time", "stage", "not_finite",
+  "kind", "subject", "model", "weights", "data", "split", "samples", "site", "site_kind", "operator", "option", "family", "asked",
+  "C", "V", "K", "bits", "score", "variant", "calibration", "seed", "settings", "command", "run", "time", "stage", "reason", "not_finite",
 ]);
 const figureNames = Object.keys(page.records.columns).filter((name) => !IDENTITY.has(name));
 
@@ -35,7 +35,7 @@ const TITLES = {
   normalized_mse: "normalized error", cosine: "cosine", scaled_error: "scaled error",
   scaled_shift: "scaled shift", code_perplexity: "code perplexity", dead_codes: "dead codes",
   bytes: "bytes", exact_bytes: "exact bytes", int8_bytes: "INT8 bytes", operations: "operations",
-  bops: "bit operations", weight_bits: "bits a weight", seconds: "seconds",
+  bops: "bit operations", weight_bits: "bits a weight", seconds: "seconds", latency: "latency", reason: "not measured, as",
   first_order: "rise of the loss, first order", second_order: "rise of the loss, second order",
   energy: "energy of a sample", not_finite: "not finite", energy_compute: "energy, computing", energy_sram: "energy, SRAM", energy_dram: "energy, DRAM",
   test_accuracy: "test accuracy in %", val_accuracy: "validation accuracy in %",
@@ -69,16 +69,22 @@ function prefixed(value) {
   return String(Number(size.toPrecision(3))) + prefixes[index];
 }
 
-function joules(value) {
+function measure(value, unit) {
   if (!isNumber(value) || value === 0) return number(value);
-  const units = [[1, "J"], [1e-3, "mJ"], [1e-6, "µJ"], [1e-9, "nJ"], [1e-12, "pJ"]];
-  const [scale, unit] = units.find(([least]) => Math.abs(value) >= least) || units[4];
-  return `${Number((value / scale).toPrecision(3))} ${unit}`;
+  const prefixes = [[1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"], [1e-12, "p"]];
+  const [scale, prefix] = prefixes.find(([least]) => Math.abs(value) >= least) || prefixes[4];
+  return `${Number((value / scale).toPrecision(3))} ${prefix}${unit}`;
+}
+
+// A number of things: 1 record, 1,200 records.
+function counted(value, noun) {
+  return `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
 }
 
 // How a cost is told, by its name.
 function costText(name, value) {
-  if (name.startsWith("energy")) return joules(value);
+  if (name.startsWith("energy")) return measure(value, "J");
+  if (name.startsWith("latency")) return measure(value, "s");
   if (["operations", "bops", "macs", "lookups", "adds"].includes(name)) return prefixed(value);
   return number(value);
 }

@@ -3,6 +3,10 @@
 const MOST_SITES = 40, MOST_OPTIONS = 8; // of more options than colors the chart has dots
 const LAYER_FIELDS = [["subject", "network"], ["site", "site"], ["operator", "encoder"], ["C", "C"], ["K", "K"], ["bits", "bits"], ["score", "score"], ["option", "option"]];
 
+function hasSizes(row) {
+  return isNumber(row.C) && isNumber(row.K);
+}
+
 // The sites that lose most, in the network's own order.
 function worstSites(rows, figure, count) {
   const sums = new Map();
@@ -27,11 +31,17 @@ function layersSection() {
   filters.root.prepend(el("label", null, "figure", select));
   const count = el("p", { class: "hint", "data-count": "layers" });
   const tall = el("div", { class: "panel tall", tabindex: "0", role: "region", "aria-label": "Each site" });
-  const square = el("div", { class: "panel" });
-  root.append(filters.root, count, tall, el("h3", null, "Codebooks and prototypes"), el("p", { class: "hint" }, "The mean over the sites that the filters leave."), square);
-  if (!hasCharts()) { tall.append(chartsMissing()); square.append(chartsMissing()); }
+  const squares = el("div", { class: "columns" });
+  const averaged = el("p", { class: "hint" });
+  root.append(filters.root, count, tall);
+  if (!hasCharts()) tall.append(chartsMissing());
   const bars = chart(tall, "bars", "Every site replaced on its own, a mark for each option; the records below have the numbers");
-  const heat = chart(square, "heat", "Mean over sites by the number of codebooks and of prototypes");
+  const heats = distinct(all.filter(hasSizes), "family").map((family) => {
+    const panel = el("div", { class: "panel" }, el("h4", null, family));
+    squares.append(panel);
+    return { family, panel, chart: chart(panel, "heat", `${family}: mean over sites by the number of codebooks and of prototypes`) };
+  });
+  if (heats.length && hasCharts()) root.append(el("h3", null, "Codebooks and prototypes"), averaged, squares);
 
   function draw() {
     const figure = state.figure, title = titleOf(figure);
@@ -39,7 +49,7 @@ function layersSection() {
     const sites = distinct(rows, "site");
     const kept = sites.length > MOST_SITES ? worstSites(rows, figure, MOST_SITES) : null;
     const empty = state.rows.length - rows.length;
-    count.textContent = `${number(rows.length)} records of ${number(sites.length)} sites.`
+    count.textContent = `${counted(rows.length, "record")} of ${counted(sites.length, "site")}.`
       + (empty ? ` ${number(empty)} without this figure.` : "")
       + (kept ? ` Shown are the ${MOST_SITES} sites with the largest mean; filter by site to see another.` : "");
     const alter = (spec) => { retarget(spec, "lost", figure, "points lost", title); };
@@ -50,13 +60,22 @@ function layersSection() {
       const step = options > 4 ? 9 : 14; // as a number: Vega-Lite warns of steps beside a fitted width
       spec.height = distinct(shown, "site").length * (many ? 30 : (options + 1) * step);
     });
-    heat.draw(rows.filter((row) => isNumber(row.C) && isNumber(row.K)), (spec, shown) => {
-      alter(spec);
-      if (distinct(shown, "K").length < 9) Object.assign(spec, { width: { step: 90 }, autosize: "pad" });
-      else spec.height = distinct(shown, "C").length * 34;
-    });
+    drawHeats(rows.filter(hasSizes), alter);
   }
-  root.append(el("h3", null, "Options of each site"), el("p", { class: "hint" }, "Means over seeds and draws; rows that are picked are copied as rules of a policy."));
+  function drawHeats(rows, alter) {
+    const single = []; // a map of one cell says no more than the records
+    for (const { family, panel, chart: heat } of heats) {
+      const own = rows.filter((row) => row.family === family);
+      const pairs = new Set(own.map((row) => `${row.C} ${row.K}`));
+      if (pairs.size === 1) single.push(`${family} (C=${own[0].C}, K=${own[0].K})`);
+      panel.hidden = pairs.size < 2;
+      heat.draw(panel.hidden ? [] : own, (spec, shown) => { alter(spec); spec.height = distinct(shown, "C").length * 40; });
+    }
+    averaged.textContent = `A map for each encoder: the mean over the ${counted(distinct(rows, "site").length, "site")} and ${counted(distinct(rows, "seed").length, "seed")} that the filters leave.`
+      + (single.length ? ` No map of one pair of C and K: ${single.join(", ")}.` : "");
+  }
+
+  root.append(el("h3", null, "Options of each site"), el("p", { class: "hint" }, "Means over seeds and draws; rows that are picked are copied as rules of a policy. What a site cannot have stands last, with its reason."));
   const table = optionsTable(all);
   root.append(table.root);
   const subjects = distinct(all, "subject");
@@ -74,21 +93,22 @@ function optionsTable(records) {
     groups.get(key).push(row);
   }
   const rows = [...groups.values()].map((members) => {
-    const { subject, site, site_kind, operator, option, C, V, K, bits, asked } = members[0];
-    const row = { subject, site, site_kind, operator, option, C, V, K, bits, asked, count: members.length };
+    const { subject, site, site_kind, operator, option, C, V, K, bits, asked, reason } = members[0];
+    const row = { subject, site, site_kind, operator, option, C, V, K, bits, asked, reason, count: members.length };
     for (const figure of OPTION_FIGURES) {
       const values = members.map((member) => member[figure]).filter(isNumber);
       row[figure] = values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
     }
     return row;
   });
+  rows.sort((a, b) => Boolean(a.reason) - Boolean(b.reason));
   const several = distinct(rows, "subject").length > 1;
   const table = dataTable({
     name: "Options of each site", rows, page: 20, select: (row) => `${row.site} ${row.option}`,
-    tools: [button("Copy as YAML", () => copyRules(table.chosen().map((row) => ({ name: row.site, kind: row.site_kind, operator: row.operator, options: JSON.parse(row.asked) }))))],
+    tools: [button("Copy as YAML", () => copyRules(table.chosen().filter((row) => !row.reason).map((row) => ({ name: row.site, kind: row.site_kind, operator: row.operator, options: JSON.parse(row.asked) }))))],
     columns: [
       ...(several ? [{ key: "subject", title: "network" }] : []),
-      { key: "site", title: "site", words: true }, { key: "option", title: "operator", words: true },
+      { key: "site", title: "site", words: true }, { key: "option", title: "operator", words: true, also: "reason", cell: (row) => el("span", null, row.option, row.reason ? el("div", { class: "sub" }, row.reason) : null) },
       { key: "C", title: "C" }, { key: "V", title: "V" }, { key: "K", title: "K" }, { key: "bits", title: "bits" },
       ...OPTION_FIGURES.map((key) => ({ key, title: titleOf(key), format: (value) => number(value) })),
       { key: "count", title: "records" },

@@ -27,7 +27,7 @@ function yamlRule(site) {
 
 function copyRules(sites) {
   if (!sites.length) say("Pick sites first");
-  else copyText(sites.map(yamlRule).join(""), `${sites.length} rule${sites.length > 1 ? "s" : ""}`);
+  else copyText(sites.map(yamlRule).join(""), counted(sites.length, "rule"));
 }
 
 function sitesSection() {
@@ -82,7 +82,7 @@ function siteDrawer(run, site) {
   openDrawer(site.name, (inside) => {
     const details = run.details[site.name] || {};
     inside.append(facts([
-      ["run", run.name], ["operator", site.operator], ["reason", site.reason], ["shape", site.D ? `${site.D} inputs, ${site.M} outputs` : ""],
+      ["run", run.name], ["operator", site.operator], ["reason", site.reason], ["shape", site.D ? `${counted(site.D, "input")}, ${counted(site.M, "output")}` : ""],
       ["kernel", site.kernel ? site.kernel.join("×") : ""], ["rows a sample", site.rows], ["groups", site.groups],
       ["C", site.C], ["V", site.V], ["K", site.K], ["bits", site.bits], ["stage", site.stage],
       ["bytes", site.bytes], ["exact bytes", site.exact_bytes], ["INT8 bytes", site.int8_bytes],
@@ -107,7 +107,7 @@ function siteDrawer(run, site) {
       if (Number.isInteger(value) && value >= 0 && value < codebooks) show(value);
     });
     if (details.codes) {
-      inside.append(el("h3", null, "Code use"), el("p", { class: "hint" }, `Of ${number(details.codes.rows)} rows; a click on a codebook shows it below.`
+      inside.append(el("h3", null, "Code use"), el("p", { class: "hint" }, `Of ${counted(details.codes.rows, "row")}; a click on a codebook shows it below.`
         + (details.codes.codebooks > details.codes.counts.length ? ` The first ${details.codes.counts.length} of ${details.codes.codebooks} codebooks.` : "")),
         el("div", { class: "drawing uses", tabindex: "0", role: "region", "aria-label": "Code use" }, codeUse(details.codes.counts, (c) => { if (c < codebooks) show(c); })));
     }

@@ -3,8 +3,8 @@
 function head() {
   const meta = document.getElementById("meta");
   const counts = [];
-  if (tables.records.length) counts.push(`${number(tables.records.length)} records`);
-  if (page.runs.length) counts.push(`${number(page.runs.length)} run${page.runs.length > 1 ? "s" : ""}`);
+  if (tables.records.length) counts.push(counted(tables.records.length, "record"));
+  if (page.runs.length) counts.push(counted(page.runs.length, "run"));
   meta.append(el("span", null, counts.join(", ") || "no measurements"));
   let saved = null;
   try { saved = localStorage.getItem("halut-theme"); } catch (error) { saved = null; }

@@ -1,6 +1,7 @@
 // The headline and the front of accuracy over a cost.
 
-const COST_TITLES = { bytes: "bytes of the network", operations: "operations", bops: "bit operations", weight_bits: "bits a weight", seconds: "seconds of the run", energy: "energy of a sample in joules" };
+const COST_TITLES = { bytes: "bytes of the network", operations: "operations", bops: "bit operations", weight_bits: "bits a weight", seconds: "time of the run", energy: "energy of a sample" };
+const COST_UNITS = { energy: "J", latency: "s", seconds: "s" };
 
 function isCost(name) {
   return !name.endsWith("_std") && (name in COST_TITLES || name.startsWith("latency"));
@@ -21,7 +22,7 @@ function headlineCards(rows) {
       exact ? `exact ${accuracyOf(exact)}${tuned ? `, fine-tuned ${accuracyOf(tuned)}` : ""}` : "");
     if (isNumber(ours.lost)) {
       card("points lost", [number(ours.lost, 2), el("small", null, isNumber(ours.lost_std) ? ` ± ${number(ours.lost_std, 2)}` : "")],
-        ours.count > 1 ? `over ${ours.count} runs` : "one run: no spread");
+        ours.count > 1 ? `over ${counted(ours.count, "run")}` : "one run: no spread");
     }
     if (exact && isNumber(exact.bytes) && isNumber(ours.bytes)) {
       card("bytes", prefixed(ours.bytes), `${number(exact.bytes / ours.bytes, 2)} times smaller than ${prefixed(exact.bytes)}`);
@@ -72,21 +73,25 @@ function frontSection() {
   const costs = Object.keys(page.headline.columns).filter(isCost);
   const rows = tables.headline.filter((row) => isNumber(row.accuracy));
   if (!rows.length || !costs.length) return;
-  const root = section("front", "Accuracy against cost", "Every configuration, with the exact network and its integers. The line joins the best accuracy at each cost; a click on a point copies the command that makes it.", "Cost");
+  const root = section("front", "Accuracy against cost", "Every configuration, by its operator, with the exact network and its integers in gray. The line joins the best accuracy at each cost; a click on a point copies the command that makes it.", "Cost");
   const subjects = distinct(rows, "subject");
   const state = { cost: costs.includes("bytes") ? "bytes" : costs[0], rows };
   const panel = el("div", { class: "panel" });
-  const filters = filterBar(rows, [["subject", "network"], ["variant", "variant"]], (left) => { state.rows = left; draw(); });
+  const filters = filterBar(rows, [["subject", "network"], ["variant", "variant"], ["operator", "operator"]], (left) => { state.rows = left; draw(); });
   root.append(el("div", { class: "bar" }, switcher("Cost", costs.map((cost) => [cost, COST_TITLES[cost] || titleOf(cost)]), state.cost, (cost) => { state.cost = cost; draw(); })));
   if (!filters.empty) root.append(filters.root);
   root.append(panel);
   if (!hasCharts()) { panel.append(chartsMissing()); return; }
   const figure = chart(panel, "front", "Accuracy over a cost, a point for each configuration; the table above has the numbers", { click: (row) => copyCommand(row.command) });
   function draw() {
-    figure.draw(state.rows.filter((row) => isNumber(row[state.cost])), (spec) => {
+    figure.draw(state.rows.filter((row) => isNumber(row[state.cost])), (spec, shown) => {
       const text = JSON.stringify(spec).replaceAll('"field":"bytes","type":"quantitative","title":"bytes of the network"', `"field":"${state.cost}","type":"quantitative","title":"${COST_TITLES[state.cost] || titleOf(state.cost)}"`)
         .replaceAll("datum['bytes']", `datum['${state.cost}']`).replaceAll('"sort":[{"field":"bytes"}', `"sort":[{"field":"${state.cost}"}`);
       Object.assign(spec, JSON.parse(text));
+      spec.params[0].value = COST_UNITS[state.cost] || "";
+      const drawn = new Set(distinct(shown, "series"));
+      const { color, shape } = spec.layer[2].encoding;
+      for (const each of [spec.layer[1].encoding.color, color, shape]) each.legend.values = each.scale.domain.filter((name) => drawn.has(name));
     });
     panel.dataset.cost = state.cost;
   }
@@ -98,14 +103,14 @@ function frontSection() {
 function costSection() {
   const rows = tables.records.filter((row) => row.kind === "cost" && row.site === null);
   if (!rows.length) return;
-  const root = section("plans", "Cost of plans", "Counted for one sample before anything is learned; energies are those of the named table of energies, latencies were measured here.", "Plans");
+  const root = section("plans", "Cost of plans", "Counted for one sample before anything is learned; energies are those of the named table of energies, latencies were measured here. A variant opens all that was counted.", "Plans");
   const names = figureNames.filter((name) => rows.some((row) => isNumber(row[name])));
   const first = ["bytes", "operations", "bops", "weight_bits", "energy", ...names.filter((name) => name.startsWith("latency"))].filter((name) => names.includes(name));
   root.append(dataTable({
     name: "Cost of plans", rows, page: 20, search: rows.length > 8,
     columns: [
       { key: "subject", title: "network" }, { key: "variant", title: "variant", cell: (row) => el("button", { type: "button", class: "link", onclick: () => recordDrawer(row) }, text(row.variant)) },
-      ...[...first, ...names.filter((name) => !first.includes(name))].map((key) => ({ key, title: titleOf(key), format: (value) => costText(key, value) })),
+      ...first.map((key) => ({ key, title: titleOf(key), format: (value) => costText(key, value) })),
     ],
   }).root);
 }

@@ -34,10 +34,13 @@ function dataTable(options) {
   }
   const pager = el("div", { class: "pager" }, previous, next, counter);
   const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": options.name }, table);
-  const fade = () => scroll.classList.toggle("more", scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 2);
+  const wider = el("p", { class: "hint wider", hidden: true }, "Scroll the table for more columns →");
+  const fade = () => {
+    wider.hidden = !scroll.classList.toggle("more", scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 2);
+  };
   scroll.addEventListener("scroll", fade, { passive: true });
   new ResizeObserver(fade).observe(scroll);
-  root.append(scroll, pager);
+  root.append(scroll, wider, pager);
   let shown = [];
   const haystacks = new Map();
 
