@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import shlex
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from halut.errors import HalutError
 from halut.io import read_json, write_bytes, write_json
 from halut.option import unknown
 from halut.search.budget import LOST, RESOURCES, Budget, budgets_of
-from halut.search.budgeted import Answer, Options, Search
+from halut.search.budgeted import Answer, Comparison, Measured, Options, Search
 from halut.search.options import SCORES, Space, space_of
 from halut.sites.plan import Plan
 from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
@@ -64,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
     add("--rounds", type=at_least(1), default=8, help="solutions measured at most (%(default)s)")
     add("--front", type=at_least(2), default=50, help="budgets of the front (%(default)s)")
     add("--all", action="store_true", help="every site is replaced: none may stay exact")
+    text = "random plans of about the same cost that are measured beside each answer (%(default)s)"
+    add("--random", type=at_least(0), default=0, metavar="N", help=text)
     add("--train", action="store_true", help="train the plans by the schedule, in place of not")
     names = ", ".join(energy_tables())
     text = f"energies of operations: {names}, or a YAML file (%(default)s)"
@@ -115,7 +118,14 @@ def main(arguments: Sequence[str]) -> int:
     begun = time.perf_counter()
     answers = [search.within(budget, options.rounds, minimize) for budget in budgets]
     log.info("%d plans measured in %.0f s", len(search.measured), time.perf_counter() - begun)
-    outcomes = [_outcome(answer, space, subject, options) for answer in answers]
+    comparisons = [
+        search.compare(each, options.random, minimize, config.seed) if options.random else None
+        for each in answers
+    ]
+    outcomes = [
+        {**_outcome(answer, space, subject, options), "random": _random(comparison, space)}
+        for answer, comparison in zip(answers, comparisons, strict=True)
+    ]
     fronts = {
         resource: _front(search, resource, options.front)
         for resource in dict.fromkeys(r for b in budgets for r, _ in b.limits if r != LOST)
@@ -127,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
         "fronts": fronts,
     }
     write_json(options.out / "search.json", content)
-    _show(answers, outcomes, space)
+    _show(answers, outcomes, comparisons, space)
     log.info("everything is in %s", options.out)
     return 1 if any(answer.best is None for answer in answers) else 0
 
@@ -236,25 +246,55 @@ def _uniform_label(space: Space, options: Options) -> str:
     return space.sites[0].labels[options[0]]
 
 
+def _random(comparison: Comparison | None, space: Space) -> dict[str, Any] | None:
+    """Random plans as search.json has them; correlations that are not there are null."""
+    if comparison is None:
+        return None
+    pairs = zip(comparison.plans, comparison.corrected, strict=True)
+    best = comparison.best
+    return {
+        "cost_at_least": comparison.at_least,
+        "plans": [
+            {**_plan_of(each, space), "predicted": each.predicted, "corrected": corrected}
+            for each, corrected in pairs
+        ],
+        "best": None if best is None else _plan_of(best, space),
+        "rank_correlation": {
+            name: None if math.isnan(value) else value
+            for name, value in comparison.rank_correlation.items()
+        },
+    }
+
+
+def _plan_of(measured: Measured, space: Space) -> dict[str, Any]:
+    options = space.labels_of(measured.options)
+    return {"options": options, "costs": measured.costs, **measured.figures}
+
+
 def _front(search: Search, resource: str, points: int) -> list[dict[str, Any]]:
     return [
         {
             resource: cost,
             "predicted_rise": rise,
-            "options": {
-                s.entries[o].site.name: s.labels[o]
-                for s, o in zip(search.space.sites, options, strict=True)
-            },
+            "options": search.space.labels_of(options),
         }
         for options, cost, rise in search.front(resource, points)
     ]
 
 
-def _show(answers: Sequence[Answer], outcomes: Sequence[dict[str, Any]], space: Space) -> None:
+def _show(
+    answers: Sequence[Answer],
+    outcomes: Sequence[dict[str, Any]],
+    comparisons: Sequence[Comparison | None],
+    space: Space,
+) -> None:
     table = Table(title="plans within the budgets, validation accuracy lost in points")
-    for head in ("budget", "cost", "lost", "one option everywhere", "lost", "plan"):
+    heads = ["budget", "cost", "lost", "one option everywhere", "lost"]
+    if any(each is not None for each in comparisons):
+        heads += ["best of random plans", "rank correlation"]
+    for head in [*heads, "plan"]:
         table.add_column(head, overflow="fold")
-    for answer, outcome in zip(answers, outcomes, strict=True):
+    for answer, outcome, comparison in zip(answers, outcomes, comparisons, strict=True):
         chosen, uniform = answer.best or answer.nearest, answer.uniform
         assert chosen is not None
         resources = [r for r, _ in answer.budget.limits if r != LOST] or ["bytes"]
@@ -264,6 +304,7 @@ def _show(answers: Sequence[Answer], outcomes: Sequence[dict[str, Any]], space: 
             f"{chosen.figures['lost']:.2f}",
             "-" if uniform is None else _uniform_label(space, uniform.options),
             "-" if uniform is None else f"{uniform.figures['lost']:.2f}",
+            *(_random_cells(comparison) if len(heads) > 5 else []),
             outcome["plan"],
         )
     console.print(table)
@@ -285,3 +326,14 @@ def _show(answers: Sequence[Answer], outcomes: Sequence[dict[str, Any]], space: 
                 own["test_accuracy"],
                 own["command"],
             )
+
+
+def _random_cells(comparison: Comparison | None) -> list[str]:
+    """The least loss of random plans in points, of how many, and how predictions rank them."""
+    if comparison is None or comparison.best is None:
+        return ["-", "-"]
+    correlation = comparison.rank_correlation
+    return [
+        f"{comparison.best.figures['lost']:.2f} of {len(comparison.plans)}",
+        f"{correlation['predicted']:.2f}, corrected {correlation['corrected']:.2f}",
+    ]

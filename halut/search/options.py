@@ -59,6 +59,13 @@ class Space:
         total = self.rest + sum(s.costs[o] for s, o in zip(self.sites, options, strict=True))
         return {name: float(value) for name, value in zip(RESOURCES, total, strict=True)}
 
+    def labels_of(self, options: Sequence[int]) -> dict[str, str]:
+        """The words of these options by the names of their sites."""
+        return {
+            site.entries[o].site.name: site.labels[o]
+            for site, o in zip(self.sites, options, strict=True)
+        }
+
     def plan_of(self, options: Sequence[int]) -> Plan:
         """The plan that has these options; sites without any are kept, as the space's plan says."""
         chosen = {

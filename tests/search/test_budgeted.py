@@ -177,3 +177,30 @@ def test_a_plan_of_the_space_keeps_what_is_not_searched():
     own = space()
     plan = own.plan_of((0, 1, 2, 3))
     assert [entry.replaced for entry in plan] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("budget", ["bytes:200", "bytes:300+bops:20", "lost:12"])
+def test_random_plans_cost_as_much_and_change_nothing(budget):
+    own = space(factors=(1.0, 2.0, 0.5, 3.0, 0.7, 1.3))
+    search = Search(own, measure_of(own, interaction=1.5))
+    budget = budgets_of(budget)[0]
+    answer = search.within(budget, 4)
+    measured, corrected = dict(search.measured), search.correction.losses()
+    comparison = search.compare(answer, 30)
+    assert search.measured == measured
+    assert all((a == b).all() for a, b in zip(search.correction.losses(), corrected, strict=True))
+    assert len({m.options for m in comparison.plans}) == 30
+    for each in comparison.plans:
+        if budget.lost is None:
+            assert fits(each.costs, budget)
+        else:
+            assert each.costs["bytes"] <= answer.best.costs["bytes"]
+        alone = sum(s.losses[o] for s, o in zip(own.sites, each.options, strict=True))
+        assert each.predicted == pytest.approx(alone)
+    assert comparison.best.figures["loss"] == min(m.figures["loss"] for m in comparison.plans)
+    assert 0.5 < comparison.rank_correlation["predicted"] <= 1
+
+
+def test_a_budget_that_nothing_meets_is_compared_with_nothing():
+    search = Search(space(), measure_of(space()))
+    assert search.compare(search.within(budgets_of("bytes:30")[0], 2), 5) is None
