@@ -85,7 +85,7 @@ class Search:
         self._measure = measure
         self._figures: dict[Options, dict[str, float]] = {}
         self.measured: dict[Options, Measured] = {}
-        self.correction = Correction([site.losses for site in space.sites])
+        self.correction = Correction(space.losses)
 
     def see(self, options: Options) -> Measured:
         """Measure a plan, once, and correct the losses by it."""
@@ -150,7 +150,7 @@ class Search:
         left = np.array(bounds) - self.space.rest_of(resources)
         options = answer.best.options
         drawn = random_plans(self.space.items(resources), left, options, count, seed)
-        alone = Correction([site.losses for site in self.space.sites])
+        alone = Correction(self.space.losses)
         plans = [
             Measured(plan, self.space.cost_of(plan), alone.predict(plan), self.figures_of(plan))
             for plan in drawn.plans
@@ -176,9 +176,9 @@ class Search:
 
     def uniform(self) -> Iterable[Options]:
         """The plans that have one configuration at all sites."""
-        by_label = [{label: o for o, label in enumerate(s.labels)} for s in self.space.sites]
+        by_label = [{label: o for o, label in enumerate(g.labels)} for g in self.space.groups]
         common = set(by_label[0]).intersection(*by_label) if by_label else set()
-        return [tuple(site[label] for site in by_label) for label in sorted(common)]
+        return [tuple(group[label] for group in by_label) for label in sorted(common)]
 
     def _nearest(self, answer: Answer, resources: Sequence[str], limits: np.ndarray) -> Answer:
         """The plan of the least factor by which all limits would have to be larger."""
@@ -211,8 +211,8 @@ class Search:
         for _ in range(rounds):
             corrected = self.correction.losses()
             items = [
-                Item(site.costs[:, column], np.maximum(losses, 0.0)[:, None])
-                for site, losses in zip(self.space.sites, corrected, strict=True)
+                Item(group.costs[:, column], np.maximum(losses, 0.0)[:, None])
+                for group, losses in zip(self.space.groups, corrected, strict=True)
             ]
             solution = solve(items, [max(limit, 0.0)])
             least = tuple(int(losses.argmin()) for losses in corrected)

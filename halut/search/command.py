@@ -20,6 +20,7 @@ from halut.analysis.network_cost import macs_outside
 from halut.errors import HalutError
 from halut.io import read_json, write_bytes, write_json
 from halut.option import unknown
+from halut.replace.sharing import same_inputs
 from halut.search.budget import LOST, RESOURCES, Budget, budgets_of
 from halut.search.budgeted import Answer, Comparison, Measured, Options, Search
 from halut.search.options import SCORES, Space, space_of
@@ -103,10 +104,12 @@ def main(arguments: Sequence[str]) -> int:
         energies,
         not options.all,
         macs_outside(subject.plan, subject.network, example),
+        same_inputs(subject.network, example) if config.policy.share else (),
     )
+    show_lines(space.notes)
     assembly = Assembly(
         subject.network,
-        [site.entries[0].site for site in space.sites],
+        space.sites,
         subject.calibration(config.capture.samples, config.seed),
         subject.batches("val", options.samples, options.batch),
         options.rows,
@@ -238,12 +241,15 @@ def rules_of(plan: Plan) -> str:
         if entry.replaced:
             rule["options"] = entry.options
         rules.append(rule)
-    text = yaml.safe_dump({"policy": {"rules": rules}}, sort_keys=False, default_flow_style=None)
+    share = {"share": True} if any(entry.shares for entry in plan) else {}
+    text = yaml.safe_dump(
+        {"policy": {**share, "rules": rules}}, sort_keys=False, default_flow_style=None
+    )
     return str(text)
 
 
 def _uniform_label(space: Space, options: Options) -> str:
-    return space.sites[0].labels[options[0]]
+    return space.groups[0].labels[options[0]]
 
 
 def _random(comparison: Comparison | None, space: Space) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import pytest
 from halut.search.budget import RESOURCES, budgets_of
 from halut.search.budgeted import Search, fits
 from halut.search.correction import Correction
-from halut.search.options import SiteOptions, Space
+from halut.search.options import SiteGroup, Space
 from halut.sites.find import Site
 from halut.sites.plan import KEEP, Entry, Plan
 
@@ -21,20 +21,21 @@ LOSSES = (0.0, 0.1, 0.3, 1.0)
 
 def space(factors=(1.0, 2.0, 0.5, 3.0), rest=7.0, keep=True):
     """Sites of four options each, whose losses alone have these factors."""
-    sites = []
+    groups = []
     for number, factor in enumerate(factors):
         site = Site(str(number), "linear", D=8, M=2)
         first = 0 if keep else 1
-        entries = tuple(Entry(site, KEEP if label == KEEP else "tree") for label in LABELS[first:])
+        operators = [KEEP if label == KEEP else "tree" for label in LABELS[first:]]
+        entries = tuple((Entry(site, operator),) for operator in operators)
         costs = np.zeros((len(entries), len(RESOURCES)))
         costs[:, 0] = BYTES[first:]
         costs[:, list(RESOURCES).index("bops")] = np.arange(len(entries)) ** 2
         losses = factor * np.array(LOSSES[first:])
-        sites.append(SiteOptions(entries, LABELS[first:], losses, costs))
-    plan = Plan(tuple(Entry(s.entries[0].site, KEEP) for s in sites))
+        groups.append(SiteGroup(entries, LABELS[first:], losses, costs))
+    plan = Plan(tuple(Entry(site, KEEP) for group in groups for site in group.sites))
     other = np.zeros(len(RESOURCES))
     other[0] = rest
-    return Space(plan, tuple(sites), other)
+    return Space(plan, tuple(groups), other)
 
 
 def measure_of(own, interaction=0.0):
@@ -43,7 +44,7 @@ def measure_of(own, interaction=0.0):
 
     def measure(options):
         calls.append(options)
-        losses = [site.losses[o] for site, o in zip(own.sites, options, strict=True)]
+        losses = [group.losses[o] for group, o in zip(own.groups, options, strict=True)]
         pairs = [a * b for a, b in itertools.pairwise(losses)]
         rise = sum(losses) + interaction * sum(pairs)
         return {"accuracy": 90 - 30 * rise, "loss": 0.2 + rise, "lost": 30 * rise, "rise": rise}
@@ -53,7 +54,7 @@ def measure_of(own, interaction=0.0):
 
 
 def every(own):
-    return itertools.product(*(range(len(site.entries)) for site in own.sites))
+    return itertools.product(*(range(len(group.entries)) for group in own.groups))
 
 
 @pytest.mark.parametrize("limit", [60, 120, 200, 290, 407, 1000])
@@ -128,8 +129,8 @@ def test_scores_in_points_are_corrected_by_points(budget):
 
 def test_where_none_may_stay_exact_the_plan_that_loses_least_is_measured():
     own = space(factors=(1.0, 1.0), keep=False)
-    order = [SiteOptions(s.entries[::-1], s.labels[::-1], s.losses[::-1], s.costs[::-1])
-             for s in own.sites]  # fmt: skip
+    order = [SiteGroup(g.entries[::-1], g.labels[::-1], g.losses[::-1], g.costs[::-1])
+             for g in own.groups]  # fmt: skip
     turned = Space(own.plan, tuple(order), own.rest)
     answer = Search(turned, measure_of(turned)).within(budgets_of("lost:0.01")[0], 6)
     assert answer.nearest.options == (2, 2)
@@ -195,7 +196,7 @@ def test_random_plans_cost_as_much_and_change_nothing(budget):
             assert fits(each.costs, budget)
         else:
             assert each.costs["bytes"] <= answer.best.costs["bytes"]
-        alone = sum(s.losses[o] for s, o in zip(own.sites, each.options, strict=True))
+        alone = sum(g.losses[o] for g, o in zip(own.groups, each.options, strict=True))
         assert each.predicted == pytest.approx(alone)
     assert comparison.best.figures["loss"] == min(m.figures["loss"] for m in comparison.plans)
     assert 0.5 < comparison.rank_correlation["predicted"] <= 1

@@ -57,7 +57,7 @@ def test_any_plan_costs_what_plan_cost_says(network, plan):
     for pick in (
         (0,) * 8,
         (1, 2, 3, 0, 1, 2, 3, 0),
-        tuple(len(s.entries) - 1 for s in space.sites),
+        tuple(len(g.entries) - 1 for g in space.groups),
     ):
         chosen = space.plan_of(pick)
         (cost,) = plan_cost(chosen, network, energies, variants=("plan",), macs_outside=1000)
@@ -71,15 +71,15 @@ def test_any_plan_costs_what_plan_cost_says(network, plan):
 def test_losses_are_those_of_the_score(network, plan, score, rise):
     records = list(records_of(plan, "fisher" if score == "fisher" else "measured"))
     space = space_of(plan, network, records, score, load_energies())
-    assert space.sites[0].losses.tolist() == pytest.approx([0.0, 0.0, rise, 2 * rise])
-    assert space.sites[0].entries[0].operator == KEEP
+    assert space.groups[0].losses.tolist() == pytest.approx([0.0, 0.0, rise, 2 * rise])
+    assert space.groups[0].entries[0][0].operator == KEEP
 
 
 def test_options_without_figures_are_none(network, plan):
     records = [r for r in records_of(plan) if r.site == "stack1.conv1"]
     broken = Record(**{**vars(records[0]), "figures": {"loss": float("nan"), "exact_loss": 0.5}})
     space = space_of(plan, network, [broken, *records[1:]], "loss", load_energies(), keep=False)
-    (site,) = space.sites
-    assert [e.operator for e in site.entries] == ["tree", "integer"]
+    (group,) = space.groups
+    assert [e.operator for (e,) in group.entries] == ["tree", "integer"]
     with pytest.raises(HalutError, match="no site has an option"):
         space_of(plan, network, [broken], "loss", load_energies())
