@@ -37,6 +37,10 @@ FIGURES = {
         "energy": ("energy J", "{:.2g}"),
         "latency": ("latency s", "{:.2g}"),
     },
+    "latency": {
+        "latency": ("latency s", "{:.3g}"),
+        "exact_latency": ("exact s", "{:.3g}"),
+    },
     "run": {
         "test_accuracy": ("test", "{:.2f}"),
         "lost": ("lost", "{:.2f}"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from halut.analysis.sensitivity import rank_correlation
-from halut.search.budget import RESOURCES, Budget
+from halut.search.budget import Budget
 from halut.search.correction import Correction
 from halut.search.knapsack import Item, front, solve
 from halut.search.options import Space
@@ -206,7 +206,7 @@ class Search:
         may lose less by prediction.
         """
         answer = Answer(budget)
-        column = list(RESOURCES).index(minimize)
+        column = self.space.resources.index(minimize)
         limit = lost if self.figure == "lost" else self._rise_of(lost)
         for _ in range(rounds):
             corrected = self.correction.losses()

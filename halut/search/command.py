@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 
@@ -21,10 +22,11 @@ from halut.errors import HalutError
 from halut.io import read_json, write_bytes, write_json
 from halut.option import unknown
 from halut.replace.sharing import same_inputs
-from halut.search.budget import LOST, RESOURCES, Budget, budgets_of
+from halut.search.budget import LATENCY, LOST, RESOURCES, Budget, budgets_of
 from halut.search.budgeted import Answer, Comparison, Measured, Options, Search
 from halut.search.options import SCORES, Space, space_of
 from halut.sites.plan import Plan
+from halut.studies.latency import Latencies, measured
 from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
 from halut.studies.sensitivity_table import remarks, show_lines
 from halut.studies.subject import Subject
@@ -40,9 +42,12 @@ EPILOG = f"""\
 examples:
   halut search budget=bytes:60k,120k data=digits base.epochs=3 --options 'tree C=4,8,16 K=8,16'
   halut search budget=bytes:120k+bops:1G data=fashion_mnist model=resnet8 --options 'pq V=9' 'integer width=4'
+  halut search budget=latency:300u --threads 1 runs/MINE --options 'tree V=3,9,18'
   halut search budget=lost:1.0 minimize=operations runs/MINE --options 'tree V=3,9,18'
 
 Budgets are of: {", ".join(RESOURCES)}, for the whole network and one sample; or points lost.
+Latency is measured here, in seconds (300u: microseconds): of the prepared layer of every option,
+once, into the store.
 Every site and option is scored once, into the store (--results), which is not measured again. The
 plan of least predicted loss is solved exactly, measured, the scores are corrected by it, and it is
 solved again until it stands. plans/BUDGET.json is for `python train.py plan=FILE`.
@@ -72,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     names = ", ".join(energy_tables())
     text = f"energies of operations: {names}, or a YAML file (%(default)s)"
     add("--energy", default=DEFAULT, metavar="TABLE", help=text)
+    text = "samples of a batch whose latency is measured, where a budget or minimize is latency"
+    add("--latency-batch", type=at_least(1), default=1, metavar="N", help=f"{text} (%(default)s)")
     add("--out", type=Path, default=Path("runs/search"), help="folder (%(default)s)")
     return flags
 
@@ -107,6 +114,9 @@ def main(arguments: Sequence[str]) -> int:
         same_inputs(subject.network, example) if config.policy.share else (),
     )
     show_lines(space.notes)
+    latencies = Latencies(subject, store, options.latency_batch)
+    if timed := _asks_latency(budgets, minimize):
+        space = _with_latency(space, latencies)
     assembly = Assembly(
         subject.network,
         space.sites,
@@ -129,6 +139,9 @@ def main(arguments: Sequence[str]) -> int:
         {**_outcome(answer, space, subject, options), "random": _random(comparison, space)}
         for answer, comparison in zip(answers, comparisons, strict=True)
     ]
+    if timed:
+        for answer, outcome in zip(answers, outcomes, strict=True):
+            outcome["latency"] = _latency(answer, space, assembly, latencies)
     fronts = {
         resource: _front(search, resource, options.front)
         for resource in dict.fromkeys(r for b in budgets for r, _ in b.limits if r != LOST)
@@ -143,6 +156,33 @@ def main(arguments: Sequence[str]) -> int:
     _show(answers, outcomes, comparisons, space)
     log.info("everything is in %s", options.out)
     return 1 if any(answer.best is None for answer in answers) else 0
+
+
+def _asks_latency(budgets: Sequence[Budget], minimize: str) -> bool:
+    return minimize == LATENCY or any(LATENCY in dict(budget.limits) for budget in budgets)
+
+
+def _with_latency(space: Space, latencies: Latencies) -> Space:
+    options, exact, network = measured([group.entries for group in space.groups], latencies)
+    return space.with_latency([np.array(each) for each in options], exact, network)
+
+
+def _latency(
+    answer: Answer, space: Space, assembly: Assembly, latencies: Latencies
+) -> dict[str, float]:
+    """Seconds of a batch by the answer's plan: the sum over its layers, and of all of it, measured
+    in turns with the exact network."""
+    chosen = answer.best or answer.nearest
+    assert chosen is not None
+    plan = space.plan_of(chosen.options)
+    figures = latencies.of_plan(plan, lambda: assembly.assembled(plan.replaced))
+    return {
+        "sum": chosen.costs[LATENCY],
+        "measured": figures["latency"],
+        "exact": figures["exact_latency"],
+        "batch": latencies.batch,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def asked(overrides: Sequence[str]) -> tuple[list[Budget], str, list[str]]:
@@ -323,7 +363,15 @@ def _show(
                 f"{amount:,.6g}",
                 resource,
             )
-        elif "run" in outcome:
+        if "latency" in outcome:
+            times = {k: 1e6 * outcome["latency"][k] for k in ("sum", "measured", "exact")}
+            log.info(
+                "%s: %.0f microseconds by the sum of its layers, %.0f measured, the exact network "
+                "%.0f beside it",
+                answer.budget,
+                *times.values(),
+            )
+        if "run" in outcome:
             own = outcome["run"]
             log.info(
                 "%s: %.2f on the validation, %.2f on the test split: %s",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from halut.analysis.plan_cost import EXACT, plan_cost, site_costs
 from halut.errors import HalutError
 from halut.replace.sharing import with_sharing
 from halut.results.record import Record
-from halut.search.budget import RESOURCES
+from halut.search.budget import COUNTED, LATENCY
 from halut.search.knapsack import Array, Item
 from halut.sites.find import Site
 from halut.sites.plan import KEEP, Entry, Plan
@@ -32,7 +32,7 @@ class SiteGroup:
 
     entries: of each option one for every site. labels: the words that the options were asked for
     by. losses (O,): as a score predicts them alone, summed over the sites. costs (O, R): of all the
-    sites for the resources of RESOURCES, what they share once.
+    sites for the space's resources, what they share once.
     """
 
     entries: tuple[tuple[Entry, ...], ...]
@@ -48,17 +48,14 @@ class SiteGroup:
 
 @dataclass(frozen=True)
 class Space:
-    """All sites with options, in groups, and what the rest of the network costs, (R,).
-
-    `inputs` are the names of sites that read one input and then share encoders; none if no sites
-    shall. `notes` say, a line each, which options groups cannot have.
-    """
+    """All sites with options, in groups, and what the rest of the network costs, (R,), for R
+    `resources`. `notes` say, a line each, which options groups cannot have."""
 
     plan: Plan
     groups: tuple[SiteGroup, ...]
     rest: Array
-    inputs: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    resources: tuple[str, ...] = COUNTED
 
     @property
     def sites(self) -> list[Site]:
@@ -72,7 +69,7 @@ class Space:
 
     def items(self, resources: Sequence[str], losses: Sequence[Array] | None = None) -> list[Item]:
         """Items of a knapsack over these resources; `losses` in place of the predicted ones."""
-        columns = [list(RESOURCES).index(name) for name in resources]
+        columns = [self.resources.index(name) for name in resources]
         own = self.losses if losses is None else losses
         return [
             Item(loss, group.costs[:, columns])
@@ -81,12 +78,12 @@ class Space:
 
     def rest_of(self, resources: Sequence[str]) -> Array:
         """What the rest costs of these resources."""
-        return self.rest[[list(RESOURCES).index(name) for name in resources]]
+        return self.rest[[self.resources.index(name) for name in resources]]
 
     def cost_of(self, options: Sequence[int]) -> dict[str, float]:
         """Costs of the whole network by resource, one option taken of each group."""
         total = self.rest + sum(g.costs[o] for g, o in zip(self.groups, options, strict=True))
-        return {name: float(value) for name, value in zip(RESOURCES, total, strict=True)}
+        return {name: float(value) for name, value in zip(self.resources, total, strict=True)}
 
     def labels_of(self, options: Sequence[int]) -> dict[str, str]:
         """The words of these options by the names of their sites."""
@@ -107,10 +104,21 @@ class Space:
             chosen.get(e.site.name) or Entry(e.site, KEEP, reason=e.reason or "not searched")
             for e in self.plan
         ]
-        plan = Plan(
+        return Plan(
             tuple(entries), self.plan.model, self.plan.unsupported, plugins=self.plan.plugins
         )
-        return with_sharing(plan, self.inputs)
+
+    def with_latency(
+        self, options: Sequence[Array], exact: Sequence[float], network: float
+    ) -> Space:
+        """The space with `latency` among its resources: seconds of every group's options, (O,), of
+        its exact layers, and of the whole exact network, less those what the rest takes."""
+        groups = tuple(
+            replace(group, costs=np.column_stack([group.costs, seconds]))
+            for group, seconds in zip(self.groups, options, strict=True)
+        )
+        rest = np.append(self.rest, network - sum(exact))
+        return replace(self, groups=groups, rest=rest, resources=(*self.resources, LATENCY))
 
 
 @dataclass(frozen=True)
@@ -167,13 +175,14 @@ def space_of(
         if not options:
             continue
         kept = [_kept(sites)] if keep else []
-        entries = [*kept, *(tuple(each.entry for each in option) for option in options)]
+        plans = [Plan(tuple(each.entry for each in option)) for option in options]
+        entries = [*kept, *(with_sharing(plan, inputs).entries for plan in plans)]
         groups.append(
             SiteGroup(
                 tuple(entries),
                 (*(KEEP for _ in kept), *(option[0].label for option in options)),
                 np.array([*(0.0 for _ in kept), *(sum(s.loss for s in o) for o in options)]),
-                np.array([_cost(each, energies, inputs) for each in entries]),
+                np.array([_cost(each, energies) for each in entries]),
             )
         )
     if not groups:
@@ -183,7 +192,7 @@ def space_of(
     rest = _vector(exact.figures)
     for group in groups:
         rest = rest - _cost(_kept(group.sites), energies)
-    return Space(plan, tuple(groups), rest, tuple(map(tuple, inputs)), tuple(notes))
+    return Space(plan, tuple(groups), rest, tuple(notes))
 
 
 def _grouped(sites: Sequence[Site], inputs: Sequence[Sequence[str]]) -> list[list[Site]]:
@@ -227,14 +236,11 @@ def predicted(record: Record, score: str) -> float | None:
     return a + b if score == "fisher" else a - b
 
 
-def _cost(
-    entries: Sequence[Entry], energies: EnergyTable, inputs: Sequence[Sequence[str]] = ()
-) -> Array:
+def _cost(entries: Sequence[Entry], energies: EnergyTable) -> Array:
     """(R,) what the entries cost together for one sample, shared encoders once."""
-    plan = with_sharing(Plan(tuple(entries)), inputs)
-    costs = site_costs(planned_costs(plan), energies)
+    costs = site_costs(planned_costs(Plan(tuple(entries))), energies)
     return np.sum([_vector(each.figures) for each in costs], axis=0)
 
 
 def _vector(figures: Mapping[str, float | None]) -> Array:
-    return np.array([float(figures.get(name) or 0.0) for name in RESOURCES])
+    return np.array([float(figures.get(name) or 0.0) for name in COUNTED])

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from halut.search.budget import RESOURCES, budgets_of
+from halut.search.budget import COUNTED, budgets_of
 from halut.search.budgeted import Search, fits
 from halut.search.correction import Correction
 from halut.search.options import SiteGroup, Space
@@ -27,13 +27,13 @@ def space(factors=(1.0, 2.0, 0.5, 3.0), rest=7.0, keep=True):
         first = 0 if keep else 1
         operators = [KEEP if label == KEEP else "tree" for label in LABELS[first:]]
         entries = tuple((Entry(site, operator),) for operator in operators)
-        costs = np.zeros((len(entries), len(RESOURCES)))
+        costs = np.zeros((len(entries), len(COUNTED)))
         costs[:, 0] = BYTES[first:]
-        costs[:, list(RESOURCES).index("bops")] = np.arange(len(entries)) ** 2
+        costs[:, COUNTED.index("bops")] = np.arange(len(entries)) ** 2
         losses = factor * np.array(LOSSES[first:])
         groups.append(SiteGroup(entries, LABELS[first:], losses, costs))
     plan = Plan(tuple(Entry(site, KEEP) for group in groups for site in group.sites))
-    other = np.zeros(len(RESOURCES))
+    other = np.zeros(len(COUNTED))
     other[0] = rest
     return Space(plan, tuple(groups), other)
 
@@ -205,3 +205,17 @@ def test_random_plans_cost_as_much_and_change_nothing(budget):
 def test_a_budget_that_nothing_meets_is_compared_with_nothing():
     search = Search(space(), measure_of(space()))
     assert search.compare(search.within(budgets_of("bytes:30")[0], 2), 5) is None
+
+
+def test_a_measured_latency_is_a_resource():
+    own = space(factors=(1.0, 2.0), keep=False)
+    seconds = [np.array([3e-4, 2e-4, 1e-4]), np.array([2e-4, 3e-4, 1e-4])]
+    timed = own.with_latency(seconds, [5e-4, 6e-4], 2e-3)
+    assert timed.cost_of((0, 2))["latency"] == pytest.approx(2e-3 - 11e-4 + 4e-4)
+    assert timed.cost_of((0, 2))["bytes"] == own.cost_of((0, 2))["bytes"]
+    budget = budgets_of("latency:1250u")[0]
+    answer = Search(timed, measure_of(timed)).within(budget, 6)
+    expected = min(
+        (measure_of(timed)(o)["loss"], o) for o in every(timed) if fits(timed.cost_of(o), budget)
+    )
+    assert answer.best.options == expected[1]

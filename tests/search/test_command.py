@@ -99,6 +99,22 @@ def test_the_same_command_measures_nothing_of_what_is_stored(found):
 
 
 @pytest.mark.slow
+def test_latencies_are_measured_once_and_the_plan_s_beside_their_sum(found):
+    folder, _, _ = found
+    contents = []
+    for timed in (True, False):
+        ran = search(folder, "budget=latency:1", "--out", "latency")
+        assert ran.returncode == 0, ran.stderr
+        assert ("latency of 4 options" in ran.stdout + ran.stderr) == timed
+        contents.append(json.loads((folder / "latency/search.json").read_text()))
+    assert contents[0] == contents[1]
+    (outcome,) = contents[0]["budgets"]
+    assert outcome["latency"]["sum"] == outcome["costs"]["latency"]
+    assert 0 < outcome["latency"]["measured"] < 1
+    assert (outcome["latency"]["batch"], outcome["latency"]["threads"]) == (1, 1)
+
+
+@pytest.mark.slow
 def test_a_budget_below_the_least_writes_the_nearest_and_fails(found):
     folder, _, _ = found
     ran = search(folder, "budget=bytes:10k", "--out", "least")

@@ -14,7 +14,7 @@ from halut.errors import HalutError
 from halut.models.build import build_model
 from halut.replace.operator_registry import config_of
 from halut.results.record import Record
-from halut.search.budget import RESOURCES
+from halut.search.budget import COUNTED
 from halut.search.options import space_of
 from halut.sites.plan import KEEP, Entry, Plan
 
@@ -63,7 +63,7 @@ def test_any_plan_costs_what_plan_cost_says(network, plan):
         (cost,) = plan_cost(chosen, network, energies, variants=("plan",), macs_outside=1000)
         expected = cost.figures
         costs = space.cost_of(pick)
-        for resource in RESOURCES:
+        for resource in COUNTED:
             assert costs[resource] == pytest.approx(expected[resource], rel=1e-9), resource
 
 

@@ -18,7 +18,7 @@ from halut.replace import swap
 from halut.replace.operator_registry import config_of
 from halut.replace.sharing import same_inputs
 from halut.results.record import Record
-from halut.search.budget import RESOURCES
+from halut.search.budget import COUNTED
 from halut.search.options import space_of
 from halut.sites.calibration import capture
 from halut.sites.plan import KEEP, Entry, Plan
@@ -80,7 +80,7 @@ def test_a_plan_costs_what_plan_cost_says_and_the_encoder_once(plan, network, op
     assert [chosen[name].shares for name in NAMES] == [shares] * 3
     (cost,) = plan_cost(chosen, network, load_energies(), variants=("plan",))
     costs = space.cost_of((0, option, 1))
-    for resource in RESOURCES:
+    for resource in COUNTED:
         assert costs[resource] == pytest.approx(cost.figures[resource], rel=1e-9), resource
     more = apart.cost_of((0, option, option, option, 1))["operations"]
     assert (more > costs["operations"]) == (shares is not None)
