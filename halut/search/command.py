@@ -28,6 +28,7 @@ from halut.search.options import SCORES, Space, space_of
 from halut.sites.plan import Plan
 from halut.studies.latency import Latencies, measured
 from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
+from halut.studies.ranks import Ranks
 from halut.studies.sensitivity_table import remarks, show_lines
 from halut.studies.subject import Subject
 from halut.training.config.run_config import TrainConfig
@@ -89,7 +90,8 @@ def main(arguments: Sequence[str]) -> int:
     budgets, minimize, options.overrides = asked(options.overrides)
     energies = load_energies(options.energy)
     check_place(options.out, f"--out {options.out}")
-    subject, choices, store = begin(options)
+    ranks = Ranks.join()
+    subject, choices, store = begin(options, ranks)
     config = subject.config
     scores = ["fisher"] if options.score == "fisher" else ["measured"]
     setup = Setup(
@@ -100,7 +102,9 @@ def main(arguments: Sequence[str]) -> int:
         taylor_samples=FISHER_SAMPLES if options.score == "fisher" else 0,
         seed=config.seed,
     )
-    records = measure(subject, [setup], choices, scores, store, options.batch)
+    records = measure(subject, [setup], choices, scores, store, options.batch, ranks)
+    if ranks.rank > 0:
+        return 0
     show_lines(remarks(records))
     example = torch.zeros(1, *subject.plan.model["input_shape"])
     space = space_of(
