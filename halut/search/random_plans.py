@@ -77,7 +77,14 @@ def _draws(
     counts of what is left for the others, and so on: each plan of rounded costs is as likely as
     another. Rounding moves a sum by half a bin an item at most: so much wider a range is drawn
     from, and what is out of the range itself is drawn again.
+
+    Few plans may be within the other limits: options are counted with a weight exp(-t c) of their
+    other costs c (`_tilts`), and a plan is kept with probability exp(t (sum of c - limit)), so that
+    each is as likely as another all the same.
     """
+    tilts = _tilts(items, limits)
+    tilts[resource] = 0.0
+    factors = [np.exp(-((item.costs - item.costs.min(axis=0)) @ tilts)) for item in items]
     costs = [item.costs[:, resource] for item in items]
     least = sum(float(each.min()) for each in costs)
     width = max(limits[resource] - least, np.finfo(float).tiny * BINS) / BINS
@@ -86,32 +93,56 @@ def _draws(
     size = int(BINS + np.ceil(slack)) + 1
     with np.errstate(over="ignore"):
         bins = [np.rint(np.minimum((c - c.min()) / width, size)).astype(int) for c in costs]
-    ways = _ways(bins, size)
+    ways = _ways(bins, factors, size)
     total = ways[-1][first:].sum()
     while total > 0:
         left = first + generator.choice(size - first, DRAWS, p=ways[-1][first:] / total)
         drawn = np.zeros((DRAWS, len(items)), dtype=np.intp)
         for i in reversed(range(len(items))):
             before = left[:, None] - bins[i][None, :]
-            weights = np.where(before >= 0, ways[i][np.maximum(before, 0)], 0.0)
+            counts = np.where(before >= 0, ways[i][np.maximum(before, 0)], 0.0)
+            weights = counts * factors[i]
             drawn[:, i] = _choices(weights, generator)
             left = left - bins[i][drawn[:, i]]
         sums = np.sum([item.costs[drawn[:, i]] for i, item in enumerate(items)], axis=0)
         fits = (sums <= limits * (1 + TOLERANCE)).all(axis=1)
-        yield drawn[fits & (sums[:, resource] >= low * (1 - TOLERANCE))]
+        kept = generator.random(DRAWS) < np.exp(np.minimum((sums - limits) @ tilts, 0.0))
+        yield drawn[fits & kept & (sums[:, resource] >= low * (1 - TOLERANCE))]
 
 
-def _ways(bins: Sequence[NDArray[np.intp]], size: int) -> list[Array]:
-    """Of every number of first items, how many of their plans add up to each number of bins below
-    `size`, in a unit of its own: the numbers themselves are too large for many items."""
+def _tilts(items: Sequence[Item], limits: Array) -> Array:
+    """t (R,), not negative: of plans whose options are as likely as exp(-t c), each of its own, as
+    many as can be are near the limits that are below the mean of all plans.
+
+    minimize t limits + sum_i log sum_o exp(-t c_i[o]) (Cramer's bound), which is convex.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import logsumexp
+
+    scale = np.maximum([item.costs.max(axis=0) for item in items], 0.0).max(axis=0)
+    scale[scale == 0] = 1.0
+    own = [item.costs / scale for item in items]
+
+    def bound(tilts: Array) -> float:
+        exponents = sum(float(logsumexp(-(costs @ tilts))) for costs in own)
+        return float(tilts @ (limits / scale)) + exponents
+
+    solution = minimize(bound, np.zeros(len(limits)), bounds=[(0.0, 100.0)] * len(limits))
+    return np.asarray(solution.x / scale, dtype=float)
+
+
+def _ways(bins: Sequence[NDArray[np.intp]], factors: Sequence[Array], size: int) -> list[Array]:
+    """Of every number of first items, how many of their plans, by the factors of their options, add
+    up to each number of bins below `size`, in a unit of its own: the numbers themselves are too
+    large for many items."""
     ways = [np.zeros(size)]
     ways[0][0] = 1.0
-    for own in bins:
+    for own, weights in zip(bins, factors, strict=True):
         more = np.zeros(size)
-        for count in own:
+        for count, weight in zip(own, weights, strict=True):
             if count < size:
-                more[count:] += ways[-1][: size - count]
-        ways.append(more / max(more.sum(), 1.0))
+                more[count:] += weight * ways[-1][: size - count]
+        ways.append(more / (more.sum() or 1.0))
     return ways
 
 

@@ -42,16 +42,18 @@ def test_all_plans_of_the_range_are_drawn_and_no_other(limits):
     assert set(random_plans(items, limits, given, len(expected)).plans) == expected
 
 
-def test_every_plan_of_the_range_is_as_likely_as_another():
-    items = items_of(1, 4, 5)
-    given = solve(items, [200.0]).options
-    expected = sorted(band(items, [200.0], given, 0.97))
+@pytest.mark.parametrize("limits", [[200.0], [200.0, 150.0]], ids=["one", "two"])
+def test_every_plan_of_the_range_is_as_likely_as_another(limits):
+    items = items_of(1, 4, 5, len(limits))
+    given = solve(items, limits).options
+    expected = sorted(band(items, limits, given, 0.97))
+    assert len(expected) > 4
     counts = dict.fromkeys(expected, 0)
-    draws = 40 * len(expected)
-    for seed in range(draws):
-        (plan,) = random_plans(items, [200.0], given, 1, seed).plans
+    each = max(1200 // len(expected), 20)
+    for seed in range(each * len(expected)):
+        (plan,) = random_plans(items, limits, given, 1, seed).plans
         counts[plan] += 1
-    deviation = sum((n - 40) ** 2 / 40 for n in counts.values())  # chi squared
+    deviation = sum((n - each) ** 2 / each for n in counts.values())  # chi squared
     freedom = len(expected) - 1
     assert abs(deviation - freedom) < 4 * np.sqrt(2 * freedom)
 
@@ -67,6 +69,16 @@ def test_plans_differ_and_go_by_the_seed():
     assert all(0.97 * own <= cost_of(items, plan)[0] <= 1200 for plan in drawn.plans)
     assert drawn == random_plans(items, [1200.0], given, 100, seed=3)
     assert drawn != random_plans(items, [1200.0], given, 100, seed=4)
+
+
+def test_several_tight_limits_are_met():
+    items = items_of(4, 40, 20, resources=2)
+    limits = [900.0, 950.0]  # of about 2,000 that plans cost in the mean
+    given = solve(items, limits).options
+    drawn = random_plans(items, limits, given, 50)
+    assert len(drawn.plans) == 50
+    assert drawn.at_least == 0.97
+    assert all((cost_of(items, plan) <= limits).all() for plan in drawn.plans)
 
 
 def test_a_space_of_too_few_plans_gives_those_nearest_in_cost_first():
