@@ -51,26 +51,47 @@ class Assembly:
         self._layers: dict[str, ReplacedLayer] = {}
         self.exact = evaluate(network, batches, loss)
 
-    def layer(self, entry: Entry) -> ReplacedLayer:
-        """The entry's layer, learned alone; HalutError if it cannot be."""
-        key = repr(entry)
-        if key not in self._layers:
-            layer = swap.build(self.network, entry)
-            layer.calibrate(self._rows[entry.site.name], seed=self.seed)
-            self._layers[key] = layer.eval()
-        return self._layers[key]
+    def layers(self, entries: Sequence[Entry]) -> dict[str, ReplacedLayer]:
+        """The layers of entries, by site, each learned from the exact network's activations.
+
+        Sites that share an encoder are learned together, in the order of `entries`: the first
+        learns the encoder, as in training. HalutError where a layer cannot be learned.
+        """
+        together: dict[str, list[Entry]] = {}
+        for entry in entries:
+            together.setdefault(entry.shares or entry.site.name, []).append(entry)
+        for group in together.values():
+            if any(repr((entry, group)) not in self._layers for entry in group):
+                network = self._copy()
+                for entry in group:
+                    rows = self._rows[entry.site.name]
+                    layer = swap.replace_site(network, entry, rows, self.seed)
+                    self._layers[repr((entry, group))] = layer.eval()
+        return {
+            entry.site.name: self._layers[repr((entry, group))]
+            for group in together.values()
+            for entry in group
+        }
 
     def measure(self, entries: Sequence[Entry]) -> dict[str, float]:
         """Of the network with all these sites replaced: accuracy (top-1, percent) and loss (mean);
         lost, the points of accuracy below the exact network, and rise, the loss above it."""
-        memo = {id(p): p for p in (*self.network.parameters(), *self.network.buffers())}
-        network = copy.deepcopy(self.network, memo)
-        for entry in entries:
-            if entry.replaced:
-                swap.swap(network, entry, self.layer(entry))
-        figures = evaluate(network, self.batches, self.loss)
+        figures = evaluate(self.assembled(entries), self.batches, self.loss)
         return {
             **figures,
             "lost": self.exact["accuracy"] - figures["accuracy"],
             "rise": figures["loss"] - self.exact["loss"],
         }
+
+    def assembled(self, entries: Sequence[Entry]) -> nn.Module:
+        """The network with all these sites replaced, whose tensors are not to be changed."""
+        replaced = [entry for entry in entries if entry.replaced]
+        layers, network = self.layers(replaced), self._copy()
+        for entry in replaced:
+            swap.swap(network, entry, layers[entry.site.name])
+        return network
+
+    def _copy(self) -> nn.Module:
+        """Another network of the same tensors."""
+        memo = {id(p): p for p in (*self.network.parameters(), *self.network.buffers())}
+        return copy.deepcopy(self.network, memo)

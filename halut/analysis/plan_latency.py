@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -109,6 +109,90 @@ def plan_latency(
         "missing": {"int4": NO_INT4} | ({"int8": note} if integers is None else {}),
         "missing_at": missing_at,
     }
+
+
+@torch.no_grad()
+def options_latency(
+    network: nn.Module,
+    input_shape: Sequence[int],
+    options: Sequence[Sequence[Entry]],
+    batch: int = 1,
+    seed: int = 0,
+) -> list[float]:
+    """Median seconds of a batch by each option of a site, prepared, all of them taken in turns.
+
+    An option is the site's entry, or one for each of several sites that read one input: they are
+    timed together, and where they share an encoder run as one layer. Kept sites have their exact
+    layer. Layers are learned as in `plan_latency`, maps are timed in both memory formats, and the
+    quicker counts.
+
+    `network` is the exact one, which is not changed, for inputs [batch, *input_shape]. Raises
+    HalutError where a layer cannot be prepared.
+    """
+    exact = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    sites = [entry.site for entry in options[0]]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        x = torch.randn(max(batch, SAMPLES), *input_shape)
+        rows = capture(exact, sites, [x], ROWS, seed=seed)
+        first = sites[0].name
+        arguments = _inputs(exact, [first], x[:batch].clone())[first]
+        layers = [_layers_alone(exact, entries, rows, seed, arguments) for entries in options]
+        formats = _formats(arguments)
+        runs = {
+            f"{number} {place}": _call(layer, each)
+            for number, layer in enumerate(layers)
+            for place, each in enumerate(formats)
+        }
+        times = interleaved(runs, SITE_ROUNDS)
+    return [
+        min(times[f"{number} {place}"].median for place in range(len(formats)))
+        for number in range(len(layers))
+    ]
+
+
+@torch.no_grad()
+def networks_latency(
+    networks: Mapping[str, nn.Module], input_shape: Sequence[int], batch: int = 1, seed: int = 0
+) -> dict[str, float]:
+    """Median seconds of a batch by networks in float32, prepared, taken in turns on the CPU, each
+    in the memory format that it is quicker in."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        x = torch.randn(max(batch, SAMPLES), *input_shape)
+        ready = {name: prepare(copy.deepcopy(each).cpu(), x) for name, each in networks.items()}
+        times = _quicker(ready, x[:batch].clone())
+    return {name: ms / 1e3 for name, ms in times["ms"].items()}
+
+
+def _layers_alone(
+    exact: nn.Module,
+    entries: Sequence[Entry],
+    rows: Mapping[str, Tensor],
+    seed: int,
+    arguments: tuple[Any, ...],
+) -> nn.Module:
+    """The layers of sites that read one input, as prepared networks have them."""
+    network = copy.deepcopy(exact)
+    for entry in entries:
+        if entry.replaced:
+            swap.replace_site(network, _quick(entry), rows[entry.site.name], seed)
+    network.eval().requires_grad_(False)
+    names = [entry.site.name for entry in entries]
+    if len(names) > 1:
+        return prepare(_Beside([network.get_submodule(name) for name in names]), arguments)
+    return with_packed_layers(network).get_submodule(names[0])
+
+
+class _Beside(nn.Module):
+    """Layers that answer one input."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [layer(x) for layer in self.layers]
 
 
 def _in_int8(

@@ -14,8 +14,12 @@ RESOURCES = {
     "operations": "operations of a sample",
     "bops": "bit operations of a sample",
     "energy": "joules of a sample, by a table of energies",
+    "latency": "seconds of a batch, measured on this machine (300u: 300 microseconds)",
 }
-"""What a plan costs, by name (halut.analysis.plan_cost), in words."""
+"""What a plan costs, by name, in words."""
+LATENCY = "latency"
+COUNTED = tuple(name for name in RESOURCES if name != LATENCY)
+"""Those that are counted (halut.analysis.plan_cost), and not measured."""
 LOST = "lost"
 """The budget in points of accuracy: `minimize` is then what is made as small as it can be."""
 SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "m": 1e-3, "u": 1e-6, "n": 1e-9}

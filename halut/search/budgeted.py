@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from halut.search.budget import RESOURCES, Budget
+from halut.analysis.sensitivity import rank_correlation
+from halut.search.budget import Budget
 from halut.search.correction import Correction
 from halut.search.knapsack import Item, front, solve
 from halut.search.options import Space
+from halut.search.random_plans import random_plans
 
 Options = tuple[int, ...]
 Measure = Callable[[Options], dict[str, float]]
@@ -41,6 +43,35 @@ class Answer:
     missing: tuple[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Random plans beside an answer, which cost at least the share `at_least` of it.
+
+    `plans` by what single sites predict of them, `corrected` by the corrected losses, in their
+    order; `figure` is that which both predict.
+    """
+
+    plans: list[Measured]
+    corrected: list[float]
+    at_least: float
+    figure: str
+
+    @property
+    def best(self) -> Measured | None:
+        """The plan of the least loss."""
+        return min(self.plans, key=lambda m: m.figures["loss"], default=None)
+
+    @property
+    def rank_correlation(self) -> dict[str, float]:
+        """Spearman's, of what was measured with the first predictions and with the corrected ones;
+        NaN where nothing differs."""
+        measured = [m.figures[self.figure] for m in self.plans]
+        return {
+            "predicted": rank_correlation([m.predicted for m in self.plans], measured),
+            "corrected": rank_correlation(self.corrected, measured),
+        }
+
+
 class Search:
     """Plans of a space, each measured once; what is seen corrects what is predicted.
 
@@ -52,19 +83,26 @@ class Search:
         self.space = space
         self.figure = figure
         self._measure = measure
+        self._figures: dict[Options, dict[str, float]] = {}
         self.measured: dict[Options, Measured] = {}
-        self.correction = Correction([site.losses for site in space.sites])
+        self.correction = Correction(space.losses)
 
     def see(self, options: Options) -> Measured:
         """Measure a plan, once, and correct the losses by it."""
         if options not in self.measured:
             predicted = self.correction.predict(options)
-            figures = self._measure(options)
+            figures = self.figures_of(options)
             self.measured[options] = Measured(
                 options, self.space.cost_of(options), predicted, figures
             )
             self.correction.see(options, figures[self.figure])
         return self.measured[options]
+
+    def figures_of(self, options: Options) -> dict[str, float]:
+        """What is measured of a plan, which corrects nothing and makes it no answer."""
+        if options not in self._figures:
+            self._figures[options] = self._measure(options)
+        return self._figures[options]
 
     def within(self, budget: Budget, rounds: int, minimize: str = "bytes") -> Answer:
         """The best plan within a budget after at most `rounds` solutions.
@@ -94,6 +132,32 @@ class Search:
         )
         return answer
 
+    def compare(
+        self, answer: Answer, count: int, minimize: str = "bytes", seed: int = 0
+    ) -> Comparison | None:
+        """Up to `count` random plans that cost as much as the best one, measured beside it.
+
+        They are within the budget's limits; of a budget of points, they cost at most what the best
+        plan does of `minimize`. They neither correct the losses nor are answers. None if no plan
+        is within the budget.
+        """
+        if answer.best is None:
+            return None
+        limits = answer.budget.limits
+        if answer.budget.lost is not None:
+            limits = ((minimize, answer.best.costs[minimize]),)
+        resources, bounds = zip(*limits, strict=True)
+        left = np.array(bounds) - self.space.rest_of(resources)
+        options = answer.best.options
+        drawn = random_plans(self.space.items(resources), left, options, count, seed)
+        alone = Correction(self.space.losses)
+        plans = [
+            Measured(plan, self.space.cost_of(plan), alone.predict(plan), self.figures_of(plan))
+            for plan in drawn.plans
+        ]
+        corrected = [self.correction.predict(plan) for plan in drawn.plans]
+        return Comparison(plans, corrected, drawn.at_least, self.figure)
+
     def front(self, resource: str, points: int) -> list[tuple[Options, float, float]]:
         """(options, cost, predicted loss) of the predicted trade-off at `points` budgets."""
         items = self._items([resource])
@@ -112,9 +176,9 @@ class Search:
 
     def uniform(self) -> Iterable[Options]:
         """The plans that have one configuration at all sites."""
-        by_label = [{label: o for o, label in enumerate(s.labels)} for s in self.space.sites]
+        by_label = [{label: o for o, label in enumerate(g.labels)} for g in self.space.groups]
         common = set(by_label[0]).intersection(*by_label) if by_label else set()
-        return [tuple(site[label] for site in by_label) for label in sorted(common)]
+        return [tuple(group[label] for group in by_label) for label in sorted(common)]
 
     def _nearest(self, answer: Answer, resources: Sequence[str], limits: np.ndarray) -> Answer:
         """The plan of the least factor by which all limits would have to be larger."""
@@ -142,13 +206,13 @@ class Search:
         may lose less by prediction.
         """
         answer = Answer(budget)
-        column = list(RESOURCES).index(minimize)
+        column = self.space.resources.index(minimize)
         limit = lost if self.figure == "lost" else self._rise_of(lost)
         for _ in range(rounds):
             corrected = self.correction.losses()
             items = [
-                Item(site.costs[:, column], np.maximum(losses, 0.0)[:, None])
-                for site, losses in zip(self.space.sites, corrected, strict=True)
+                Item(group.costs[:, column], np.maximum(losses, 0.0)[:, None])
+                for group, losses in zip(self.space.groups, corrected, strict=True)
             ]
             solution = solve(items, [max(limit, 0.0)])
             least = tuple(int(losses.argmin()) for losses in corrected)

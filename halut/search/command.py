@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 
@@ -19,11 +21,14 @@ from halut.analysis.network_cost import macs_outside
 from halut.errors import HalutError
 from halut.io import read_json, write_bytes, write_json
 from halut.option import unknown
-from halut.search.budget import LOST, RESOURCES, Budget, budgets_of
-from halut.search.budgeted import Answer, Options, Search
+from halut.replace.sharing import same_inputs
+from halut.search.budget import LATENCY, LOST, RESOURCES, Budget, budgets_of
+from halut.search.budgeted import Answer, Comparison, Measured, Options, Search
 from halut.search.options import SCORES, Space, space_of
 from halut.sites.plan import Plan
+from halut.studies.latency import Latencies, measured
 from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
+from halut.studies.ranks import Ranks
 from halut.studies.sensitivity_table import remarks, show_lines
 from halut.studies.subject import Subject
 from halut.training.config.run_config import TrainConfig
@@ -38,9 +43,12 @@ EPILOG = f"""\
 examples:
   halut search budget=bytes:60k,120k data=digits base.epochs=3 --options 'tree C=4,8,16 K=8,16'
   halut search budget=bytes:120k+bops:1G data=fashion_mnist model=resnet8 --options 'pq V=9' 'integer width=4'
+  halut search budget=latency:300u --threads 1 runs/MINE --options 'tree V=3,9,18'
   halut search budget=lost:1.0 minimize=operations runs/MINE --options 'tree V=3,9,18'
 
 Budgets are of: {", ".join(RESOURCES)}, for the whole network and one sample; or points lost.
+Latency is measured here, in seconds (300u: microseconds): of the prepared layer of every option,
+once, into the store.
 Every site and option is scored once, into the store (--results), which is not measured again. The
 plan of least predicted loss is solved exactly, measured, the scores are corrected by it, and it is
 solved again until it stands. plans/BUDGET.json is for `python train.py plan=FILE`.
@@ -64,10 +72,14 @@ def parser() -> argparse.ArgumentParser:
     add("--rounds", type=at_least(1), default=8, help="solutions measured at most (%(default)s)")
     add("--front", type=at_least(2), default=50, help="budgets of the front (%(default)s)")
     add("--all", action="store_true", help="every site is replaced: none may stay exact")
+    text = "random plans of about the same cost that are measured beside each answer (%(default)s)"
+    add("--random", type=at_least(0), default=0, metavar="N", help=text)
     add("--train", action="store_true", help="train the plans by the schedule, in place of not")
     names = ", ".join(energy_tables())
     text = f"energies of operations: {names}, or a YAML file (%(default)s)"
     add("--energy", default=DEFAULT, metavar="TABLE", help=text)
+    text = "samples of a batch whose latency is measured, where a budget or minimize is latency"
+    add("--latency-batch", type=at_least(1), default=1, metavar="N", help=f"{text} (%(default)s)")
     add("--out", type=Path, default=Path("runs/search"), help="folder (%(default)s)")
     return flags
 
@@ -78,7 +90,8 @@ def main(arguments: Sequence[str]) -> int:
     budgets, minimize, options.overrides = asked(options.overrides)
     energies = load_energies(options.energy)
     check_place(options.out, f"--out {options.out}")
-    subject, choices, store = begin(options)
+    ranks = Ranks.join()
+    subject, choices, store = begin(options, ranks)
     config = subject.config
     scores = ["fisher"] if options.score == "fisher" else ["measured"]
     setup = Setup(
@@ -89,7 +102,9 @@ def main(arguments: Sequence[str]) -> int:
         taylor_samples=FISHER_SAMPLES if options.score == "fisher" else 0,
         seed=config.seed,
     )
-    records = measure(subject, [setup], choices, scores, store, options.batch)
+    records = measure(subject, [setup], choices, scores, store, options.batch, ranks)
+    if ranks.rank > 0:
+        return 0
     show_lines(remarks(records))
     example = torch.zeros(1, *subject.plan.model["input_shape"])
     space = space_of(
@@ -100,10 +115,15 @@ def main(arguments: Sequence[str]) -> int:
         energies,
         not options.all,
         macs_outside(subject.plan, subject.network, example),
+        same_inputs(subject.network, example) if config.policy.share else (),
     )
+    show_lines(space.notes)
+    latencies = Latencies(subject, store, options.latency_batch)
+    if timed := _asks_latency(budgets, minimize):
+        space = _with_latency(space, latencies)
     assembly = Assembly(
         subject.network,
-        [site.entries[0].site for site in space.sites],
+        space.sites,
         subject.calibration(config.capture.samples, config.seed),
         subject.batches("val", options.samples, options.batch),
         options.rows,
@@ -115,7 +135,17 @@ def main(arguments: Sequence[str]) -> int:
     begun = time.perf_counter()
     answers = [search.within(budget, options.rounds, minimize) for budget in budgets]
     log.info("%d plans measured in %.0f s", len(search.measured), time.perf_counter() - begun)
-    outcomes = [_outcome(answer, space, subject, options) for answer in answers]
+    comparisons = [
+        search.compare(each, options.random, minimize, config.seed) if options.random else None
+        for each in answers
+    ]
+    outcomes = [
+        {**_outcome(answer, space, subject, options), "random": _random(comparison, space)}
+        for answer, comparison in zip(answers, comparisons, strict=True)
+    ]
+    if timed:
+        for answer, outcome in zip(answers, outcomes, strict=True):
+            outcome["latency"] = _latency(answer, space, assembly, latencies)
     fronts = {
         resource: _front(search, resource, options.front)
         for resource in dict.fromkeys(r for b in budgets for r, _ in b.limits if r != LOST)
@@ -127,9 +157,36 @@ def main(arguments: Sequence[str]) -> int:
         "fronts": fronts,
     }
     write_json(options.out / "search.json", content)
-    _show(answers, outcomes, space)
+    _show(answers, outcomes, comparisons, space)
     log.info("everything is in %s", options.out)
     return 1 if any(answer.best is None for answer in answers) else 0
+
+
+def _asks_latency(budgets: Sequence[Budget], minimize: str) -> bool:
+    return minimize == LATENCY or any(LATENCY in dict(budget.limits) for budget in budgets)
+
+
+def _with_latency(space: Space, latencies: Latencies) -> Space:
+    options, exact, network = measured([group.entries for group in space.groups], latencies)
+    return space.with_latency([np.array(each) for each in options], exact, network)
+
+
+def _latency(
+    answer: Answer, space: Space, assembly: Assembly, latencies: Latencies
+) -> dict[str, float]:
+    """Seconds of a batch by the answer's plan: the sum over its layers, and of all of it, measured
+    in turns with the exact network."""
+    chosen = answer.best or answer.nearest
+    assert chosen is not None
+    plan = space.plan_of(chosen.options)
+    figures = latencies.of_plan(plan, lambda: assembly.assembled(plan.replaced))
+    return {
+        "sum": chosen.costs[LATENCY],
+        "measured": figures["latency"],
+        "exact": figures["exact_latency"],
+        "batch": latencies.batch,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def asked(overrides: Sequence[str]) -> tuple[list[Budget], str, list[str]]:
@@ -228,12 +285,40 @@ def rules_of(plan: Plan) -> str:
         if entry.replaced:
             rule["options"] = entry.options
         rules.append(rule)
-    text = yaml.safe_dump({"policy": {"rules": rules}}, sort_keys=False, default_flow_style=None)
+    share = {"share": True} if any(entry.shares for entry in plan) else {}
+    text = yaml.safe_dump(
+        {"policy": {**share, "rules": rules}}, sort_keys=False, default_flow_style=None
+    )
     return str(text)
 
 
 def _uniform_label(space: Space, options: Options) -> str:
-    return space.sites[0].labels[options[0]]
+    return space.groups[0].labels[options[0]]
+
+
+def _random(comparison: Comparison | None, space: Space) -> dict[str, Any] | None:
+    """Random plans as search.json has them; correlations that are not there are null."""
+    if comparison is None:
+        return None
+    pairs = zip(comparison.plans, comparison.corrected, strict=True)
+    best = comparison.best
+    return {
+        "cost_at_least": comparison.at_least,
+        "plans": [
+            {**_plan_of(each, space), "predicted": each.predicted, "corrected": corrected}
+            for each, corrected in pairs
+        ],
+        "best": None if best is None else _plan_of(best, space),
+        "rank_correlation": {
+            name: None if math.isnan(value) else value
+            for name, value in comparison.rank_correlation.items()
+        },
+    }
+
+
+def _plan_of(measured: Measured, space: Space) -> dict[str, Any]:
+    options = space.labels_of(measured.options)
+    return {"options": options, "costs": measured.costs, **measured.figures}
 
 
 def _front(search: Search, resource: str, points: int) -> list[dict[str, Any]]:
@@ -241,20 +326,25 @@ def _front(search: Search, resource: str, points: int) -> list[dict[str, Any]]:
         {
             resource: cost,
             "predicted_rise": rise,
-            "options": {
-                s.entries[o].site.name: s.labels[o]
-                for s, o in zip(search.space.sites, options, strict=True)
-            },
+            "options": search.space.labels_of(options),
         }
         for options, cost, rise in search.front(resource, points)
     ]
 
 
-def _show(answers: Sequence[Answer], outcomes: Sequence[dict[str, Any]], space: Space) -> None:
+def _show(
+    answers: Sequence[Answer],
+    outcomes: Sequence[dict[str, Any]],
+    comparisons: Sequence[Comparison | None],
+    space: Space,
+) -> None:
     table = Table(title="plans within the budgets, validation accuracy lost in points")
-    for head in ("budget", "cost", "lost", "one option everywhere", "lost", "plan"):
+    heads = ["budget", "cost", "lost", "one option everywhere", "lost"]
+    if any(each is not None for each in comparisons):
+        heads += ["best of random plans", "rank correlation"]
+    for head in [*heads, "plan"]:
         table.add_column(head, overflow="fold")
-    for answer, outcome in zip(answers, outcomes, strict=True):
+    for answer, outcome, comparison in zip(answers, outcomes, comparisons, strict=True):
         chosen, uniform = answer.best or answer.nearest, answer.uniform
         assert chosen is not None
         resources = [r for r, _ in answer.budget.limits if r != LOST] or ["bytes"]
@@ -264,6 +354,7 @@ def _show(answers: Sequence[Answer], outcomes: Sequence[dict[str, Any]], space: 
             f"{chosen.figures['lost']:.2f}",
             "-" if uniform is None else _uniform_label(space, uniform.options),
             "-" if uniform is None else f"{uniform.figures['lost']:.2f}",
+            *(_random_cells(comparison) if len(heads) > 5 else []),
             outcome["plan"],
         )
     console.print(table)
@@ -276,7 +367,15 @@ def _show(answers: Sequence[Answer], outcomes: Sequence[dict[str, Any]], space: 
                 f"{amount:,.6g}",
                 resource,
             )
-        elif "run" in outcome:
+        if "latency" in outcome:
+            times = {k: 1e6 * outcome["latency"][k] for k in ("sum", "measured", "exact")}
+            log.info(
+                "%s: %.0f microseconds by the sum of its layers, %.0f measured, the exact network "
+                "%.0f beside it",
+                answer.budget,
+                *times.values(),
+            )
+        if "run" in outcome:
             own = outcome["run"]
             log.info(
                 "%s: %.2f on the validation, %.2f on the test split: %s",
@@ -285,3 +384,14 @@ def _show(answers: Sequence[Answer], outcomes: Sequence[dict[str, Any]], space: 
                 own["test_accuracy"],
                 own["command"],
             )
+
+
+def _random_cells(comparison: Comparison | None) -> list[str]:
+    """The least loss of random plans in points, of how many, and how predictions rank them."""
+    if comparison is None or comparison.best is None:
+        return ["-", "-"]
+    correlation = comparison.rank_correlation
+    return [
+        f"{comparison.best.figures['lost']:.2f} of {len(comparison.plans)}",
+        f"{correlation['predicted']:.2f}, corrected {correlation['corrected']:.2f}",
+    ]

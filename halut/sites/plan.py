@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +66,12 @@ class Plan:
     def stages(self) -> int:
         """Number of stages."""
         return 1 + max((e.stage for e in self.replaced if e.stage is not None), default=-1)
+
+    @property
+    def digest(self) -> str:
+        """Of what becomes of every site: equal for equal plans."""
+        entries = [(e.site.to_dict(), e.operator, e.options, e.shares) for e in self.entries]
+        return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
     def stage(self, index: int) -> list[Entry]:
         """The entries replaced in one stage."""

@@ -71,12 +71,6 @@ class Planned:
         example = torch.zeros(1, *self.plan.model["input_shape"])
         return macs_outside(self.plan, self.network, example)
 
-    @property
-    def digest(self) -> str:
-        """Of what becomes of every site: equal for equal plans."""
-        entries = [(e.site.to_dict(), e.operator, e.options, e.shares) for e in self.plan]
-        return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
-
 
 def parser() -> argparse.ArgumentParser:
     """The options of `halut cost`."""
@@ -311,7 +305,7 @@ def records(
         settings = {
             **planned.settings,
             "variant": cost.variant,
-            "plan": planned.digest,
+            "plan": planned.plan.digest,
             "energies": _named(energies),
             "reuse": options.reuse,
             "bank": options.bank,

@@ -19,7 +19,9 @@ from halut.results.store import Store
 from halut.sites.find import Site
 from halut.sites.plan import Plan
 from halut.studies.options import Choice, choices_of, configs_of
+from halut.studies.ranks import Ranks
 from halut.studies.subject import Subject, context, now
+from halut.training.config.needs import untrained_base
 from halut.training.config.run_config import TrainConfig
 from halut.training.logging.progress import batches_shown, log, set_up_logging
 from halut.training.logging.run_progress import Part, run
@@ -95,19 +97,28 @@ def check_place(folder: Path, words: str) -> None:
         raise HalutError(f"{words}: {place} cannot be written to")
 
 
-def begin(options: argparse.Namespace) -> tuple[Subject, list[Choice], Store]:
+def begin(
+    options: argparse.Namespace, ranks: Ranks | None = None
+) -> tuple[Subject, list[Choice], Store]:
     """What the flags of a study mean: its subject, what is measured at which site, its store.
 
+    The first of several ranks trains the exact network, and the others take it from base.cache.
     Raises HalutError for what cannot be, before anything is trained.
     """
+    ranks = ranks or Ranks()
     set_up_logging()
     configs_of(options.options)
     store = writable_store(options.results)
 
     def choices_at(config: TrainConfig, plan: Plan) -> list[Choice]:
+        if ranks.size > 1 and config.base.cache is None and untrained_base(config) is None:
+            raise HalutError(
+                "base.cache=null: several ranks need a folder, in which they find the exact "
+                "network that the first has trained"
+            )
         return choices_of(plan, config.halut, options.options, options.sites)
 
-    subject = Subject.of(options.overrides, options.threads, choices_at)
+    subject = ranks.after_first(lambda: Subject.of(options.overrides, options.threads, choices_at))
     kept = [entry.site.name for entry in subject.plan if not entry.replaced]
     if kept and not options.sites:
         more = f" and {len(kept) - MAX_NAMED} more" if len(kept) > MAX_NAMED else ""
@@ -193,15 +204,21 @@ def measure(
     scores: Sequence[str],
     store: Store,
     batch: int | None = None,
+    ranks: Ranks | None = None,
 ) -> list[Record]:
     """Measure what the store does not hold yet, and return all that was asked for, in its order.
+
+    Several ranks divide the sites, and wait for each other; the first alone returns the records,
+    the others none. HalutError if one of them is gone.
 
     Every record is on disk before the next is measured. What another process measures meanwhile is
     not measured here; where one is at work on the store already, this one goes through sites and
     options in an order of its own, so that they meet rarely.
     """
+    ranks = ranks or Ranks()
     keys = keys_of(subject, setups, choices, scores)
-    for line in dict.fromkeys(line for setup in setups for line in shortfalls(subject, setup)):
+    lines = [line for setup in setups for line in shortfalls(subject, setup)]
+    for line in dict.fromkeys(lines if ranks.rank == 0 else []):
         log.warning(line)
     before = len(store.keys().intersection(keys))
     left = len(keys) - before
@@ -217,19 +234,24 @@ def measure(
             ):
 
                 def notify(what: str) -> None:
+                    ranks.check()
                     done = len(store.keys().intersection(keys)) - before
                     run.at(what, done / left)
                     show(what, done, left)
 
-                if others:
+                own = _share(choices, ranks)
+                if others and ranks.size == 1:
                     log.info("another process measures for %s: they share the work", store.path)
-                    setups, choices = in_own_order(setups, choices)
-                for record in _records(subject, setups, choices, scores, store, batch, notify):
+                    setups, own = in_own_order(setups, own)
+                for record in _records(subject, setups, own, scores, store, batch, notify):
                     if record.key not in store:
                         store.append(record)
         except KeyboardInterrupt:
             log.info("the same command goes on from here: what is measured is in %s", store.path)
             raise
+    ranks.finish()
+    if ranks.rank > 0:
+        return []
     reading = store.read()
     for problem in reading.problems:
         log.warning("%s: %s", store.path, problem)
@@ -241,6 +263,12 @@ def measure(
     ]
     _warn_at_chance(subject, found)
     return found
+
+
+def _share(choices: Sequence[Choice], ranks: Ranks) -> list[Choice]:
+    """The choices of this rank's sites."""
+    sites = ranks.share(list(dict.fromkeys(choice.candidate.site.name for choice in choices)))
+    return [choice for choice in choices if choice.candidate.site.name in sites]
 
 
 def shortfalls(subject: Subject, setup: Setup) -> list[str]:

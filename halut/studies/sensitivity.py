@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from halut.analysis.sensitivity import SCORES
 from halut.analysis.variants import counted
 from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
+from halut.studies.ranks import Ranks
 from halut.studies.sensitivity_table import show
 from halut.training.logging.progress import log
 
@@ -20,7 +21,8 @@ examples:
 Nothing is retrained. `measured` evaluates the network with the one site replaced; `fisher` predicts
 the rise of the loss from gradients of the exact network, which serve all options of a site. Records
 are appended to the store one by one, and what it holds is not measured again: the same command as
-several processes or jobs at once shares the work.
+several processes or jobs at once shares the work. Ranks that torchrun or srun starts divide the
+sites: torchrun --nproc-per-node 4 -m halut.cli sensitivity ...; the first prints the table.
 """
 
 
@@ -55,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure each site alone, show the table, and the rule that the measurements suggest."""
     options = parser().parse_intermixed_args(arguments)
-    subject, choices, store = begin(options)
+    ranks = Ranks.join()
+    subject, choices, store = begin(options, ranks)
     config = subject.config
     setup = Setup(
         "sensitivity",
@@ -66,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config.seed if options.seed is None else options.seed,
     )
     scores = [score for score in SCORES if score in options.scores]
-    records = measure(subject, [setup], choices, scores, store, options.batch)
+    records = measure(subject, [setup], choices, scores, store, options.batch, ranks)
+    if ranks.rank > 0:
+        return 0
     show(records, options.tolerance)
     log.info("%s in %s", counted(len(records), "record"), store.path)
     return 0

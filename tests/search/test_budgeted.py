@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from halut.search.budget import RESOURCES, budgets_of
+from halut.search.budget import COUNTED, budgets_of
 from halut.search.budgeted import Search, fits
 from halut.search.correction import Correction
-from halut.search.options import SiteOptions, Space
+from halut.search.options import SiteGroup, Space
 from halut.sites.find import Site
 from halut.sites.plan import KEEP, Entry, Plan
 
@@ -21,20 +21,21 @@ LOSSES = (0.0, 0.1, 0.3, 1.0)
 
 def space(factors=(1.0, 2.0, 0.5, 3.0), rest=7.0, keep=True):
     """Sites of four options each, whose losses alone have these factors."""
-    sites = []
+    groups = []
     for number, factor in enumerate(factors):
         site = Site(str(number), "linear", D=8, M=2)
         first = 0 if keep else 1
-        entries = tuple(Entry(site, KEEP if label == KEEP else "tree") for label in LABELS[first:])
-        costs = np.zeros((len(entries), len(RESOURCES)))
+        operators = [KEEP if label == KEEP else "tree" for label in LABELS[first:]]
+        entries = tuple((Entry(site, operator),) for operator in operators)
+        costs = np.zeros((len(entries), len(COUNTED)))
         costs[:, 0] = BYTES[first:]
-        costs[:, list(RESOURCES).index("bops")] = np.arange(len(entries)) ** 2
+        costs[:, COUNTED.index("bops")] = np.arange(len(entries)) ** 2
         losses = factor * np.array(LOSSES[first:])
-        sites.append(SiteOptions(entries, LABELS[first:], losses, costs))
-    plan = Plan(tuple(Entry(s.entries[0].site, KEEP) for s in sites))
-    other = np.zeros(len(RESOURCES))
+        groups.append(SiteGroup(entries, LABELS[first:], losses, costs))
+    plan = Plan(tuple(Entry(site, KEEP) for group in groups for site in group.sites))
+    other = np.zeros(len(COUNTED))
     other[0] = rest
-    return Space(plan, tuple(sites), other)
+    return Space(plan, tuple(groups), other)
 
 
 def measure_of(own, interaction=0.0):
@@ -43,7 +44,7 @@ def measure_of(own, interaction=0.0):
 
     def measure(options):
         calls.append(options)
-        losses = [site.losses[o] for site, o in zip(own.sites, options, strict=True)]
+        losses = [group.losses[o] for group, o in zip(own.groups, options, strict=True)]
         pairs = [a * b for a, b in itertools.pairwise(losses)]
         rise = sum(losses) + interaction * sum(pairs)
         return {"accuracy": 90 - 30 * rise, "loss": 0.2 + rise, "lost": 30 * rise, "rise": rise}
@@ -53,7 +54,7 @@ def measure_of(own, interaction=0.0):
 
 
 def every(own):
-    return itertools.product(*(range(len(site.entries)) for site in own.sites))
+    return itertools.product(*(range(len(group.entries)) for group in own.groups))
 
 
 @pytest.mark.parametrize("limit", [60, 120, 200, 290, 407, 1000])
@@ -128,8 +129,8 @@ def test_scores_in_points_are_corrected_by_points(budget):
 
 def test_where_none_may_stay_exact_the_plan_that_loses_least_is_measured():
     own = space(factors=(1.0, 1.0), keep=False)
-    order = [SiteOptions(s.entries[::-1], s.labels[::-1], s.losses[::-1], s.costs[::-1])
-             for s in own.sites]  # fmt: skip
+    order = [SiteGroup(g.entries[::-1], g.labels[::-1], g.losses[::-1], g.costs[::-1])
+             for g in own.groups]  # fmt: skip
     turned = Space(own.plan, tuple(order), own.rest)
     answer = Search(turned, measure_of(turned)).within(budgets_of("lost:0.01")[0], 6)
     assert answer.nearest.options == (2, 2)
@@ -177,3 +178,44 @@ def test_a_plan_of_the_space_keeps_what_is_not_searched():
     own = space()
     plan = own.plan_of((0, 1, 2, 3))
     assert [entry.replaced for entry in plan] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("budget", ["bytes:200", "bytes:300+bops:20", "lost:12"])
+def test_random_plans_cost_as_much_and_change_nothing(budget):
+    own = space(factors=(1.0, 2.0, 0.5, 3.0, 0.7, 1.3))
+    search = Search(own, measure_of(own, interaction=1.5))
+    budget = budgets_of(budget)[0]
+    answer = search.within(budget, 4)
+    measured, corrected = dict(search.measured), search.correction.losses()
+    comparison = search.compare(answer, 30)
+    assert search.measured == measured
+    assert all((a == b).all() for a, b in zip(search.correction.losses(), corrected, strict=True))
+    assert len({m.options for m in comparison.plans}) == 30
+    for each in comparison.plans:
+        if budget.lost is None:
+            assert fits(each.costs, budget)
+        else:
+            assert each.costs["bytes"] <= answer.best.costs["bytes"]
+        alone = sum(g.losses[o] for g, o in zip(own.groups, each.options, strict=True))
+        assert each.predicted == pytest.approx(alone)
+    assert comparison.best.figures["loss"] == min(m.figures["loss"] for m in comparison.plans)
+    assert 0.5 < comparison.rank_correlation["predicted"] <= 1
+
+
+def test_a_budget_that_nothing_meets_is_compared_with_nothing():
+    search = Search(space(), measure_of(space()))
+    assert search.compare(search.within(budgets_of("bytes:30")[0], 2), 5) is None
+
+
+def test_a_measured_latency_is_a_resource():
+    own = space(factors=(1.0, 2.0), keep=False)
+    seconds = [np.array([3e-4, 2e-4, 1e-4]), np.array([2e-4, 3e-4, 1e-4])]
+    timed = own.with_latency(seconds, [5e-4, 6e-4], 2e-3)
+    assert timed.cost_of((0, 2))["latency"] == pytest.approx(2e-3 - 11e-4 + 4e-4)
+    assert timed.cost_of((0, 2))["bytes"] == own.cost_of((0, 2))["bytes"]
+    budget = budgets_of("latency:1250u")[0]
+    answer = Search(timed, measure_of(timed)).within(budget, 6)
+    expected = min(
+        (measure_of(timed)(o)["loss"], o) for o in every(timed) if fits(timed.cost_of(o), budget)
+    )
+    assert answer.best.options == expected[1]

@@ -12,6 +12,7 @@ import pytest
 
 from halut.search.command import command_of
 from halut.sites.plan import Plan
+from tests.training import digit_attention
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ("data=digits", "base.epochs=1", "data.train_samples=300", "trainer.threads=1")
@@ -48,20 +49,42 @@ def test_a_plan_is_within_its_budget_and_no_worse_than_one_option_everywhere(fou
     assert losses == sorted(losses, reverse=True)
 
 
-@pytest.mark.slow
-def test_training_by_the_plan_gives_what_was_promised(found):
-    folder, content, _ = found
-    outcome = content["budgets"][0]
+def report_of(folder, outcome):
+    """What train.py reports for the outcome's command, which is run in another folder."""
     words = shlex.split(outcome["run"]["command"])
     assert words[:2] == ["python", "train.py"]
     again = [sys.executable, ROOT / "train.py", *words[2:], "run_dir=again", "base.cache=runs/base"]
     ran = subprocess.run(again, cwd=folder, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    final = json.loads((folder / "again/report.json").read_text())["final"]
+    return json.loads((folder / "again/report.json").read_text())["final"]
+
+
+@pytest.mark.slow
+def test_training_by_the_plan_gives_what_was_promised(found):
+    folder, content, _ = found
+    outcome = content["budgets"][0]
+    final = report_of(folder, outcome)
     for split in ("val", "test"):
         assert final[f"{split}_accuracy"] == outcome["run"][f"{split}_accuracy"]
     plan = Plan.load(folder / outcome["plan"])
     assert [e.operator for e in Plan.load(folder / "again/plan.json")] == [e.operator for e in plan]
+
+
+@pytest.mark.slow
+def test_a_plan_of_shared_encoders_is_trained_as_promised(tmp_path):
+    network = Path(digit_attention.__file__)
+    words = ("budget=bytes:20k", "model=any", f"model.name={network}:DigitAttention")
+    flags = ("--sites", *digit_attention.NAMES, "--options", "tree C=4,8 K=4", "--all")
+    ran = halut(tmp_path, "search", *words, *DIGITS, "policy.share=true", *flags, "--random", "2")
+    assert ran.returncode == 0, ran.stderr
+    (outcome,) = json.loads((tmp_path / "runs/search/search.json").read_text())["budgets"]
+    final = report_of(tmp_path, outcome)
+    assert final["test_accuracy"] == outcome["run"]["test_accuracy"]
+    plans = [Plan.load(tmp_path / file) for file in (outcome["plan"], "again/plan.json")]
+    assert [[e.shares for e in plan.replaced] for plan in plans] == [["q"] * 3] * 2
+    assert "share: true" in (tmp_path / outcome["plan"]).with_suffix(".rules.yaml").read_text()
+    (other,) = outcome["random"]["plans"]  # two options of one group: one plan beside the answer
+    assert len(set(other["options"].values())) == 1
 
 
 @pytest.mark.slow
@@ -73,6 +96,22 @@ def test_the_same_command_measures_nothing_of_what_is_stored(found):
     total = int(said.split(" measurements, ")[0].split()[-1])
     assert f"{total} measurements, {total} of them in results already" in said
     assert json.loads((folder / "runs/search/search.json").read_text()) == content
+
+
+@pytest.mark.slow
+def test_latencies_are_measured_once_and_the_plan_s_beside_their_sum(found):
+    folder, _, _ = found
+    contents = []
+    for timed in (True, False):
+        ran = search(folder, "budget=latency:1", "--out", "latency")
+        assert ran.returncode == 0, ran.stderr
+        assert ("latency of 4 options" in ran.stdout + ran.stderr) == timed
+        contents.append(json.loads((folder / "latency/search.json").read_text()))
+    assert contents[0] == contents[1]
+    (outcome,) = contents[0]["budgets"]
+    assert outcome["latency"]["sum"] == outcome["costs"]["latency"]
+    assert 0 < outcome["latency"]["measured"] < 1
+    assert (outcome["latency"]["batch"], outcome["latency"]["threads"]) == (1, 1)
 
 
 @pytest.mark.slow

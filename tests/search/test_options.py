@@ -14,7 +14,7 @@ from halut.errors import HalutError
 from halut.models.build import build_model
 from halut.replace.operator_registry import config_of
 from halut.results.record import Record
-from halut.search.budget import RESOURCES
+from halut.search.budget import COUNTED
 from halut.search.options import space_of
 from halut.sites.plan import KEEP, Entry, Plan
 
@@ -57,13 +57,13 @@ def test_any_plan_costs_what_plan_cost_says(network, plan):
     for pick in (
         (0,) * 8,
         (1, 2, 3, 0, 1, 2, 3, 0),
-        tuple(len(s.entries) - 1 for s in space.sites),
+        tuple(len(g.entries) - 1 for g in space.groups),
     ):
         chosen = space.plan_of(pick)
         (cost,) = plan_cost(chosen, network, energies, variants=("plan",), macs_outside=1000)
         expected = cost.figures
         costs = space.cost_of(pick)
-        for resource in RESOURCES:
+        for resource in COUNTED:
             assert costs[resource] == pytest.approx(expected[resource], rel=1e-9), resource
 
 
@@ -71,8 +71,8 @@ def test_any_plan_costs_what_plan_cost_says(network, plan):
 def test_losses_are_those_of_the_score(network, plan, score, rise):
     records = list(records_of(plan, "fisher" if score == "fisher" else "measured"))
     space = space_of(plan, network, records, score, load_energies())
-    assert space.sites[0].losses.tolist() == pytest.approx([0.0, 0.0, rise, 2 * rise])
-    kept = space.sites[0].entries[0]
+    assert space.groups[0].losses.tolist() == pytest.approx([0.0, 0.0, rise, 2 * rise])
+    (kept,) = space.groups[0].entries[0]
     does = "lose 0 points" if score == "lost" else "raise the loss by 0"
     assert kept.operator == KEEP
     assert kept.reason == f"kept by the search: its best option is predicted to {does}"
@@ -82,7 +82,7 @@ def test_options_without_figures_are_none(network, plan):
     records = [r for r in records_of(plan) if r.site == "stack1.conv1"]
     broken = Record(**{**vars(records[0]), "figures": {"loss": float("nan"), "exact_loss": 0.5}})
     space = space_of(plan, network, [broken, *records[1:]], "loss", load_energies(), keep=False)
-    (site,) = space.sites
-    assert [e.operator for e in site.entries] == ["tree", "integer"]
+    (group,) = space.groups
+    assert [e.operator for (e,) in group.entries] == ["tree", "integer"]
     with pytest.raises(HalutError, match="no site has an option"):
         space_of(plan, network, [broken], "loss", load_energies())

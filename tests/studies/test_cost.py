@@ -134,7 +134,7 @@ def test_a_plan_file_says_all(capsys, tmp_path):
     (folder / "config.json").write_text(json.dumps({"data": {"name": "digits"}}))
     for subject, run in ((folder, str(folder)), (folder / "plan.json", None)):
         again = planned_of([str(subject)])
-        assert again.digest == planned.digest
+        assert again.plan.digest == planned.plan.digest
         assert again.run == run
         assert again.data == ("digits" if run else None)
     expected = content(capsys, tmp_path, "policy=conv3x3", "halut.C=4")["variants"]

@@ -41,6 +41,8 @@ KEYS = tuple(SearchConfig.__dataclass_fields__)
 OWN = ("sampler", "trials", "seeds", "objective", "minimize", "budget", "prune")
 """Options of a search, as words without search. in front."""
 PICTURE = "curves.png"
+TRIALS = 20
+"""Of a study, unless the words say another number."""
 SHOWN = ("val_accuracy", "test_accuracy", "command")
 EPILOG = """\
 a space:
@@ -151,9 +153,7 @@ def request_of(options: argparse.Namespace, planner: Planner) -> Request:
                         *(str(curve), sampler, seed, space, objective),
                         tuple(settings.minimize),
                         _limits(settings.budget),
-                        trials=None
-                        if sampler == "grid" and "trials" not in own
-                        else settings.trials,
+                        trials=settings.trials or (None if sampler == "grid" else TRIALS),
                         prune=settings.prune,
                     )
                 )
@@ -195,7 +195,7 @@ def _whole(key: str, text: str) -> int:
 
 def check_numbers(settings: SearchConfig) -> None:
     """Raise HalutError for counts and costs that cannot be."""
-    if settings.trials < 1:
+    if settings.trials is not None and settings.trials < 1:
         raise HalutError(f"trials={settings.trials}: at least 1 is wanted")
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise HalutError("seeds: give at least one, each once")

@@ -15,7 +15,7 @@ class SearchConfig:
     sampler: list[str] = option(
         [], "who chooses the trials: tpe, grid, random, nsga2, cmaes; one study for each"
     )
-    trials: int = option(20, "trials of a study")
+    trials: int | None = option(None, "trials of a study; null: 20, of a grid all of its points")
     seeds: list[int] = option([0], "seeds of sampler and training; one study for each")
     space: dict[str, Any] = option(
         {}, "KEY: VALUES as in a sweep, several keys joined by +; VALUES if KEY=A,B"
