@@ -298,9 +298,9 @@ def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
         trial.set_user_attr("overrides", runner.words(overrides))
         trial.set_user_attr("command", runner.command(overrides))
         trial.set_user_attr("run", str(runner.run_dir(overrides)))
-        _constrain(trial, spec, runner, overrides)
+        costs = _costs(trial, spec, runner, overrides)
         report = runner.run(overrides, after_stage)
-        own = figures(report, (spec.objective, *spec.minimize))
+        own = {**figures(report, (spec.objective,)), **costs}
         trial.set_user_attr("figures", own)
         study.study.tell(trial, [own[name] for name in (spec.objective, *spec.minimize)])
         what = f"{own[spec.objective]:.2f}"
@@ -320,18 +320,22 @@ def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
     )
 
 
-def _constrain(trial: Any, spec: StudySpec, runner: Runner, overrides: list[str]) -> None:
-    """Note how far a trial's costs are above the budget; one that is above it ends unrun, unless a
-    sampler of several objectives needs its figures."""
-    if not spec.limits:
-        return
-    costs = runner.planner.costs(overrides)
+def _costs(trial: Any, spec: StudySpec, runner: Runner, overrides: list[str]) -> dict[str, float]:
+    """What the trial's plan costs of all that has a limit or is made small, before it is run.
+
+    Notes how far that is above the budget. A trial above it ends unrun, unless a sampler of several
+    objectives needs its figures.
+    """
+    resources = list(dict.fromkeys((*spec.minimize, *(name for name, _ in spec.limits))))
+    costs = runner.planner.costs(overrides, resources) if resources else {}
     for resource, limit in spec.limits:
         trial.set_constraint(resource, costs[resource] / limit - 1)
     if exceeded := limits_exceeded(costs, spec.limits):
-        trial.set_user_attr("reason", f"over the budget: {', '.join(exceeded)}")
+        reason = f"over the budget: {', '.join(exceeded)}"
+        trial.set_user_attr("reason", reason)
         if not spec.minimize:
-            raise optuna().TrialPruned(f"over the budget: {', '.join(exceeded)}")
+            raise optuna().TrialPruned(reason)
+    return costs
 
 
 def _chosen(

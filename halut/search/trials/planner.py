@@ -15,8 +15,10 @@ from torch import nn
 from halut.analysis.energy import load_energies
 from halut.analysis.network_cost import macs_outside
 from halut.analysis.plan_cost import PLAN, plan_cost
+from halut.analysis.plan_latency import plan_latency
 from halut.errors import HalutError
 from halut.replace import swap
+from halut.search.budget import LATENCY
 from halut.sites.plan import Plan
 from halut.studies.subject import compose
 from halut.training.config.run_config import TrainConfig, plain_values
@@ -31,6 +33,7 @@ class Planner:
         self._configs: dict[tuple[str, ...], TrainConfig] = {}
         self._plans: dict[tuple[str, ...], tuple[nn.Module, Plan]] = {}
         self._data: dict[str, Any] = {}
+        self._latencies: dict[tuple[str, ...], float] = {}
 
     def config(self, overrides: Sequence[str]) -> TrainConfig:
         """The configuration; HalutError for what train.py refuses."""
@@ -66,13 +69,23 @@ class Planner:
             self._data[key] = build_data_of(config)
         return self._data[key]
 
-    def costs(self, overrides: Sequence[str]) -> dict[str, float]:
-        """What the planned network costs, by resource (halut.analysis.plan_cost)."""
+    def costs(self, overrides: Sequence[str], resources: Sequence[str]) -> dict[str, float]:
+        """What the planned network costs of these resources (halut.search.budget.RESOURCES).
+
+        Latency is measured, once for each set of overrides: seconds of one sample. HalutError for a
+        plan whose layers cannot be prepared.
+        """
         network, plan = self._planned(overrides)
         example = torch.zeros(1, *plan.model["input_shape"])
         outside = macs_outside(plan, network, example)
         cost = plan_cost(plan, network, load_energies(), variants=(PLAN,), macs_outside=outside)[0]
-        return {name: float(value) for name, value in cost.figures.items() if value is not None}
+        costs = {name: float(value) for name, value in cost.figures.items() if value is not None}
+        if LATENCY in resources:
+            key = tuple(overrides)
+            if key not in self._latencies:
+                self._latencies[key] = plan_latency(network, plan)["ms"]["plan"] / 1e3
+            costs[LATENCY] = self._latencies[key]
+        return {name: costs[name] for name in resources}
 
     def built(self, overrides: Sequence[str]) -> str:
         """A digest of the network that is built: its structure, and what it answers."""

@@ -8,6 +8,7 @@ import json
 import random
 import secrets
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,7 +265,11 @@ def _sampler(spec: StudySpec, trials: int) -> Any:
         size = min(50, max(4, (spec.trials or 200) // 4))
         return samplers.NSGAIISampler(seed=seed, population_size=size)
     if spec.sampler == "cmaes":
-        return samplers.CmaEsSampler(seed=seed, with_margin=True, warn_independent_sampling=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna().exceptions.ExperimentalWarning)  # with_margin
+            return samplers.CmaEsSampler(
+                seed=seed, with_margin=True, warn_independent_sampling=False
+            )
     return samplers.RandomSampler(seed=seed)
 
 
