@@ -89,8 +89,9 @@ def _draws(
     least = sum(float(each.min()) for each in costs)
     width = max(limits[resource] - least, np.finfo(float).tiny * BINS) / BINS
     slack = len(items) / 2
-    first = max(int(np.floor((low - least) / width - slack)), 0)
     size = int(BINS + np.ceil(slack)) + 1
+    with np.errstate(over="ignore"):  # no plan but the cheapest has room
+        first = int(np.clip(np.floor((low - least) / width - slack), 0, size - 1))
     with np.errstate(over="ignore"):
         bins = [np.rint(np.minimum((c - c.min()) / width, size)).astype(int) for c in costs]
     ways = _ways(bins, factors, size)

@@ -103,3 +103,10 @@ def test_any_unit_does(scale):
 def test_options_that_cost_nothing_are_drawn_as_well():
     items = [Item(np.zeros(3), np.zeros((3, 1))) for _ in range(2)]
     assert len(random_plans(items, [0.0], (0, 0), 8).plans) == 8
+
+
+def test_a_limit_that_only_the_cheapest_plan_meets_leaves_no_other():
+    items = items_of(4, 5, 5)
+    cheapest = tuple(int(item.costs[:, 0].argmin()) for item in items)
+    limits = cost_of(items, cheapest)
+    assert random_plans(items, limits, cheapest, 10).plans == ()

@@ -127,6 +127,9 @@ def request_of(options: argparse.Namespace, planner: Planner) -> Request:
     settings = replace(settings, **own)
     if not settings.sampler:
         raise HalutError(f"give sampler=NAME, or several; choose from: {', '.join(SAMPLERS)}")
+    for sampler in settings.sampler:
+        if sampler not in SAMPLERS:
+            raise HalutError(f"sampler={sampler}: {unknown('sampler', sampler, SAMPLERS)}")
     check_numbers(settings)
     sites = [SiteChoices.of(entry) for entry in settings.sites]
     if options.options:

@@ -15,6 +15,8 @@ ATTEMPTS = 6
 """Points of the rest of the space at which a parameter is tried."""
 VALUES = 3
 """Values of a parameter that are tried: the first, the last and the one in the middle."""
+KEPT = (*NOT_AXES, "schedule.cache", "sweep.", "plugins")
+"""Keys, by how they begin, that say where and how a run is kept."""
 OF_STAGES = ("schedule.order", "schedule.per_stage", "schedule.blocks", "schedule.stages")
 
 
@@ -27,7 +29,7 @@ def check_effects(space: TrialSpace, planner: Planner) -> None:
     """
     for parameter in space.parameters:
         for key in parameter.keys:
-            if key.lstrip("+").startswith(NOT_AXES):
+            if key.lstrip("+").startswith(KEPT):
                 raise HalutError(
                     f"{key} cannot be searched: it says how a run is kept, not what it is"
                 )

@@ -100,8 +100,12 @@ class Planner:
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def planned(self, overrides: Sequence[str]) -> str:
-        """The plan in words, without the network that it is of."""
-        return json.dumps(self.plan(overrides).to_dict()["entries"], sort_keys=True, default=str)
+        """What becomes of each site, in words."""
+        entries = [
+            (entry.site.name, entry.operator, entry.options, entry.shares)
+            for entry in self.plan(overrides)
+        ]
+        return json.dumps(entries, sort_keys=True, default=str)
 
     def stages(self, overrides: Sequence[str]) -> str:
         """The schedule's stages in words; what a trained network tells of them is left open."""

@@ -173,7 +173,6 @@ def test_several_objectives_and_constraints_reach_the_sampler(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"sampler": "annealing"}, "unknown sampler 'annealing'; choose one of: tpe, grid"),
         ({"prune": "early"}, "unknown pruner 'early'; choose one of: none, median, halving"),
         ({"prune": "median", "minimize": ("bytes",)}, "no trial is worse than another"),
         ({"sampler": "cmaes"}, "y is a list: .*another sampler: tpe, grid, random, nsga2"),

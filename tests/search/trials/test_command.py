@@ -1,0 +1,221 @@
+"""`halut search sampler=...` on the digits: replayed, shared, ended early, killed, refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from halut.results.store import Store
+
+ROOT = Path(__file__).parents[3]
+DIGITS = (
+    *("data=digits", "data.train_samples=200", "base.epochs=1", "model.options.width=8"),
+    *("policy.only=[stack3.*]", "schedule=all_at_once", "capture.samples=32", "trainer.threads=1"),
+)
+SPACE = ("halut=tree,pq", "halut.V=4,9 if halut=tree")
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "halut.cli", "search", *words]
+
+
+def halut(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, check=False)
+
+
+def content(folder: Path) -> dict:
+    return json.loads((folder / "runs/search/search.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A grid of three points, ended by SIGKILL in its second trial and taken up again."""
+    folder = tmp_path_factory.mktemp("grid")
+    words = command("sampler=grid", *SPACE, *DIGITS)
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True)
+    logs = folder / "runs/search/logs"
+    until = time.monotonic() + 300
+    while len(list(logs.glob("*.txt"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    ran = halut(folder, "sampler=grid", *SPACE, *DIGITS)
+    assert ran.returncode == 0, ran.stderr
+    return folder, ran.stdout
+
+
+@pytest.mark.slow  # trains networks
+def test_a_killed_grid_goes_on_and_visits_every_point_once(grid):
+    folder, said = grid
+    (study,) = content(folder)["studies"]
+    assert "3 trials of 1 studies, 1 of them is done" in said.replace("are done", "is done")
+    params = sorted(json.dumps(trial["params"]) for trial in study["trials"])
+    points = [{"halut": "tree", "halut.V": v} for v in ("4", "9")] + [{"halut": "pq"}]
+    assert params == sorted(map(json.dumps, points))
+    assert all(trial["state"] == "complete" for trial in study["trials"])
+    assert len(list((folder / "runs/search/trials").iterdir())) == 3  # the killed one's was used
+
+
+@pytest.mark.slow
+def test_validation_selects_and_the_test_split_is_read_for_the_chosen_alone(grid):
+    folder, _ = grid
+    (study,) = content(folder)["studies"]
+    accuracies = {trial["number"]: trial["values"][0] for trial in study["trials"]}
+    (chosen,) = content(folder)["chosen"]
+    assert accuracies[chosen["number"]] == max(accuracies.values()) == chosen["val_accuracy"]
+    assert study["best"] == [chosen["number"]]
+    for trial in study["trials"]:
+        final = json.loads((folder / trial["run"] / "report.json").read_text())["final"]
+        assert (final["test_accuracy"] is None) == (trial["number"] != chosen["number"])
+    splits = sorted(record.data["split"] for record in Store(folder / "results").read().records)
+    assert splits == ["test", "val", "val", "val"]
+
+
+@pytest.mark.slow
+def test_a_trial_replays_from_the_command_line(grid):
+    folder, _ = grid
+    (chosen,) = content(folder)["chosen"]
+    words = shlex.split(chosen["command"])
+    assert words[:2] == ["python", "train.py"]
+    replay = [sys.executable, str(ROOT / "train.py"), *words[2:], "run_dir=again"]
+    ran = subprocess.run(replay, cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    final = json.loads((folder / "again/report.json").read_text())["final"]
+    assert final["val_accuracy"] == chosen["val_accuracy"]
+    assert final["test_accuracy"] == chosen["test_accuracy"]
+
+
+@pytest.mark.slow
+def test_the_table_the_picture_and_a_second_call(grid):
+    folder, _ = grid
+    out = folder / "runs/search"
+    with (out / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    trials = content(folder)["studies"][0]["trials"]
+    assert [float(row["val_accuracy"]) for row in rows] == [t["values"][0] for t in trials]
+    assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    (curve,) = content(folder)["curves"]
+    best = [max(t["values"][0] for t in trials[: n + 1]) for n in range(3)]
+    assert [point["mean"] for point in curve["points"]] == best
+    before = (out / "journal.log").read_bytes()
+    again = halut(folder, "sampler=grid", *SPACE, *DIGITS)
+    assert again.returncode == 0
+    assert "3 of them are done" in again.stdout
+    assert (out / "journal.log").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_what_crashes_or_is_not_finite_fails_and_the_others_go_on(tmp_path):
+    """Rates that no training survives, and an option that no layer has room for."""
+    space = ("optim.lr.rest+optim.lr.table=1e-3,1e30", "halut=tree", "optim.optimizer=sgd")
+    ran = halut(tmp_path, "sampler=grid", *space, "schedule.epochs=2", *DIGITS)
+    assert ran.returncode == 0, ran.stderr
+    (study,) = content(tmp_path)["studies"]
+    states = {t["params"]["optim.lr.rest+optim.lr.table"]: t for t in study["trials"]}
+    assert states["1e30"]["state"] == "fail"
+    assert states["1e30"]["values"] is None
+    assert "finite" in states["1e30"]["reason"]
+    assert states["1e-3"]["state"] == "complete"
+
+
+@pytest.mark.slow
+def test_no_trial_that_comes_to_an_end_is_an_error(tmp_path):
+    space = ("optim.lr.rest+optim.lr.table=1e29,1e30", "halut=tree", "optim.optimizer=sgd")
+    ran = halut(tmp_path, "sampler=grid", *space, "schedule.epochs=2", *DIGITS)
+    assert ran.returncode == 1
+    assert content(tmp_path)["studies"][0]["best"] == []
+
+
+@pytest.mark.slow
+def test_trials_above_the_budget_are_not_run_and_bad_ones_end_at_a_stage(tmp_path):
+    flags = ("--options", "keep", "tree V=4", "integer width=2", "--out", "runs/search")
+    words = ("sampler=random", "trials=8", "budget=bytes:60k", *DIGITS, *flags)
+    ran = halut(tmp_path, *words)
+    assert ran.returncode == 0, ran.stderr
+    (study,) = content(tmp_path)["studies"]
+    pruned = [trial for trial in study["trials"] if trial["state"] == "pruned"]
+    assert pruned
+    assert all(trial["reason"].startswith("over the budget: bytes") for trial in pruned)
+    assert all(not (tmp_path / trial["run"]).exists() for trial in pruned)
+    assert all(t["figures"]["bytes"] <= 60e3 for t in study["trials"] if t not in pruned)
+
+
+@pytest.mark.slow
+def test_several_objectives_leave_a_front(tmp_path):
+    words = ("sampler=nsga2", "trials=5", "minimize=bytes", "halut.V=range(2,12)", *DIGITS)
+    ran = halut(tmp_path, *words)
+    assert ran.returncode == 0, ran.stderr
+    (study,) = content(tmp_path)["studies"]
+    front = [trial for trial in study["trials"] if trial["number"] in study["best"]]
+    assert len(content(tmp_path)["chosen"]) == len(front)
+    for trial in study["trials"]:
+        beaten = any(
+            f["values"][0] >= trial["values"][0] and f["values"][1] <= trial["values"][1]
+            for f in front
+        )
+        assert beaten
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("sampler=tpe",), "nothing to search: give several values of a key"),
+        (("sampler=annealing",), "unknown sampler 'annealing'; choose one of: tpe, grid"),
+        (("sampler=tpe", "trials=0", "halut=tree,pq"), "trials=0: at least 1"),
+        (("sampler=tpe", "trials=many", "halut=tree,pq"), "trials=many: a whole number"),
+        (("sampler=tpe", "seeds=0,0", "halut=tree,pq"), "seeds: give at least one, each once"),
+        (
+            ("sampler=tpe", "objective=test_accuracy", "halut=tree,pq"),
+            "choose one of: val_accuracy",
+        ),
+        (("sampler=tpe", "minimize=lust", "halut=tree,pq"), "unknown cost 'lust'"),
+        (("sampler=tpe", "budget=bytes:1k,2k", "halut=tree,pq"), "has one, of costs"),
+        (("sampler=tpe", "seed=0,1"), "seed: a search sets it itself"),
+        (("sampler=tpe", "model.options.wdth=4,8"), "wdth"),
+        (("sampler=tpe", "trainer.devices=2", "halut=tree,pq"), "a trial runs in one process"),
+        (("sampler=tpe", "--options", "keep", "tree C=999"), "no site can be tree C=999"),
+        (("sampler=tpe", "--sites", "stack1.*"), "give --options, too"),
+        (("sampler=tpe", "halut=tree,pq", "--minutes", "0"), "--minutes must be above 0"),
+        (("sampler=tpe", "halut=tree,pq", "--storage", "nosuch://x"), "--storage nosuch://x"),
+        (("experiment=nas_grid", "sampler=tpe"), "nas_grid"),
+        (("experiment=fashion_mnist_resnet8",), "give sampler=NAME"),
+    ],
+)
+def test_bad_input_is_one_line(words, says, tmp_path, capsys, monkeypatch):
+    from halut.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", *([] if "experiment" in words[0] else DIGITS), *words]) == 1
+    captured = capsys.readouterr()
+    (line,) = [each for each in captured.err.splitlines() if each.startswith("error: ")]
+    assert says in line
+    assert not (tmp_path / "runs/search/trials").exists()
+
+
+def test_without_optuna_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):
+    from halut.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["search", "sampler=tpe", "halut=tree,pq"]) == 1
+    assert "pip install 'halut[search]'" in capsys.readouterr().err
+
+
+def test_help_tells_of_both_ways(capsys):
+    from halut.cli import main
+
+    assert main(["search", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "budget=RESOURCE:LIMIT" in said
+    assert "sampler=NAME" in said
