@@ -86,8 +86,8 @@ def page_of(
     if dropped:
         notes.append(
             f"codes, trees and prototypes are of the first {DETAILED_RUNS} runs, {len(dropped)} "
-            f"{'is' if len(dropped) == 1 else 'are'} without; a page of fewer runs has them, as each "
-            "run's own report.html"
+            f"{'is' if len(dropped) == 1 else 'are'} without; a page of fewer runs has them, as "
+            "each run's own report.html"
         )
     front = points(runs, records)
     notes += repeated_seeds(front)
