@@ -5,7 +5,7 @@ The page's script gives `data` the rows that its filters leave; halut.page.pictu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 REFERENCES = ("exact", "exact, fine-tuned", "INT8", "INT4")
@@ -127,17 +127,19 @@ def front(
     title: str = "bytes of the network",
     unit: str = "",
     series: Sequence[str] = (),
+    drawn: Collection[str] = (),
 ) -> dict[str, Any]:
     """Accuracy over a cost, a point a configuration, and the line that none is above and left of.
 
     Rows: lines of the headline. Bars are the standard deviation over seeds. `unit` stands behind
-    the cost's numbers; `series` are those of all rows, and what the legend shows.
+    the cost's numbers; `series` are all that the page has, which decide the colors, and `drawn`
+    those of the rows, which the legend lists.
     """
     x = _number(cost, title, scale={"type": "log", "nice": False, "padding": 24})
     x["axis"] = {"tickCount": 6, "labelExpr": "format(datum.value, '~s') + unit"}
     y = _number("accuracy", "test accuracy in %", scale={"zero": False, "padding": 12})
     colors, shapes = series_scales(series)
-    legend = {"values": [each for each in colors["domain"] if each in series]}
+    legend = {"values": [each for each in colors["domain"] if each in drawn]}
     color = _text("series", None, scale=colors, legend=legend)
     bars = {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "x": x, "color": color}
     tooltip = [

@@ -12,6 +12,7 @@ from halut.errors import HalutError
 from halut.page.document import check_library, write_page
 from halut.page.gather import gather
 from halut.page.pictures import write_pictures
+from halut.results.store import DEFAULT
 
 log = logging.getLogger("halut")
 EPILOG = """\
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         check_library()
     if options.output.is_dir():
         raise HalutError(f"-o {options.output} is a folder; give a file such as report.html")
-    page = gather(options.sources or [Path("results")], options.title)
+    page = gather(options.sources or [DEFAULT], options.title)
     charts = write_page(options.output, page)
     for note in page["notes"]:
         log.warning("%s", note)

@@ -43,13 +43,14 @@ def write_pictures(folder: Path, page: Mapping[str, Any], formats: Sequence[str]
 def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, chart with its data) of every chart that has any."""
     lines, records = as_rows(page["headline"]), as_rows(page["records"])
+    series = [row["series"] for row in lines]
     for cost in [k for k in page["headline"]["columns"] if _is_cost(k)]:
         rows = [r for r in lines if r.get(cost) and r.get("accuracy") is not None]
         if rows:
             title = {**COSTS, **EXTRA}.get(cost, cost.replace("_", " "))
-            series = [row["series"] for row in rows]
-            chart = charts.front(cost, title, UNITS.get(cost, ""), series)
-            yield f"front-{cost}", _filled(chart, rows)
+            own = {row["series"] for row in rows}
+            front = charts.front(cost, title, UNITS.get(cost, ""), series, own)
+            yield f"front-{cost}", _filled(front, rows)
     measured = [r for r in records if r["kind"] == "sensitivity" and r.get("lost") is not None]
     if measured:
         many = len({row["option"] for row in measured}) > len(charts.PALETTES["light"])
@@ -57,10 +58,10 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
         squares = [row for row in measured if row.get("C") and row.get("K")]
         if squares:
             for family in dict.fromkeys(row["family"] for row in squares):
-                own = [row for row in squares if row["family"] == family]
-                if len({(row["C"], row["K"]) for row in own}) > 1:
+                cells = [row for row in squares if row["family"] == family]
+                if len({(row["C"], row["K"]) for row in cells}) > 1:
                     name = "-".join(re.findall(r"[\w.]+", family))
-                    yield f"codebooks-{name}", _filled(charts.heat(), own)
+                    yield f"codebooks-{name}", _filled(charts.heat(), cells)
     drawn = [r for r in records if r["kind"] == "convergence" and r.get("accuracy") is not None]
     if drawn:
         rows = [{**row, "series": f"{row['site']} {row['option']}"} for row in drawn]

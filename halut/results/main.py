@@ -17,10 +17,9 @@ from halut.results.mixed import mixed
 from halut.results.record import KINDS, Record
 from halut.results.runs import import_runs
 from halut.results.select import fields_of, parts_of, sort_by, text_of, value_of, where
-from halut.results.store import Reading, Store
+from halut.results.store import DEFAULT, Reading, Store
 from halut.results.table import tables
 
-STORE = Path("results")
 LIMIT = 100
 MAX_VALUES = 12
 """Values of a field that a refusal lists."""
@@ -74,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    text = "folder of the store (default: results)"
-    parser.add_argument("store", type=Path, nargs="?", default=STORE, metavar="STORE", help=text)
+    text = f"folder of the store (default: {DEFAULT})"
+    parser.add_argument("store", type=Path, nargs="?", default=DEFAULT, metavar="STORE", help=text)
     parser.add_argument("--kind", help=f"records of a kind: {', '.join(KINDS)}")
     for name, noun in SELECTIONS.items():
         text = f"records of these {noun}, by commas, * and ?"
@@ -150,8 +149,8 @@ def import_parser() -> argparse.ArgumentParser:
         epilog="example: halut results import runs/C runs/mine --results results",
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
-    text = f"folder of the store (default: {STORE})"
-    parser.add_argument("--results", type=Path, default=STORE, metavar="STORE", help=text)
+    text = f"folder of the store (default: {DEFAULT})"
+    parser.add_argument("--results", type=Path, default=DEFAULT, metavar="STORE", help=text)
     return parser
 
 

@@ -17,6 +17,8 @@ from halut.io import TEMPORARY, naming
 from halut.results.record import Record, parse
 
 SUFFIX = ".jsonl"
+DEFAULT = Path("results")
+"""Folder of the store of the verbs that are not given another."""
 ACTIVE = ".active"
 """Ending of the files of processes that measure for the store."""
 DAY = 24 * 60 * 60

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from halut.errors import HalutError
-from halut.results.store import Store
+from halut.results.store import DEFAULT, Store
 from halut.training.config.sweep_list import read_list
 from halut.training.main import main as train
 
-STORE = Path("results")
 UNTRAINED = {
     "schedule.epochs": "0",
     "schedule.final_epochs": "null",
@@ -66,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", type=Path, metavar="FILE", help=text)
     text = "learn and swap, and train nothing after that"
     parser.add_argument("--no-training", dest="training", action="store_false", help=text)
-    text = f"folder of the store (default: {STORE})"
-    parser.add_argument("--results", type=Path, default=STORE, metavar="STORE", help=text)
+    text = f"folder of the store (default: {DEFAULT})"
+    parser.add_argument("--results", type=Path, default=DEFAULT, metavar="STORE", help=text)
     return parser
 
 
@@ -75,7 +74,7 @@ def command(
     overrides: Sequence[str],
     configurations: Path | None = None,
     training: bool = True,
-    results: Path = STORE,
+    results: Path = DEFAULT,
 ) -> list[str]:
     """The arguments of `halut train` that make the sweep.
 

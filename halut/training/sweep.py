@@ -12,7 +12,7 @@ import gc
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from halut.analysis.sweep_results import gather, tells, write
 from halut.analysis.sweep_table import missing_lines, sweep_table
 from halut.analysis.variants import counted
 from halut.errors import HalutError, reason, report_error
+from halut.results.store import DEFAULT
 from halut.training.cluster.lock import InUse, Lock, release
 from halut.training.config.command import override_value
 from halut.training.config.list_sweeper import register
@@ -201,14 +202,19 @@ def attempt(
 ) -> dict[str, Any]:
     """Run one value in its folder. What it raises is noted there and told; returns the outcome.
 
-    `plain` makes the configuration as written down. Interrupts end the whole sweep.
+    `plain` makes the configuration as written down. The store is `results`, that of the other
+    verbs, unless another or null is given. Interrupts end the whole sweep.
     """
     hydra = HydraConfig.get()
     whole = OmegaConf.create({"hydra": hydra})
     folder = RunFolder(Path(hydra.sweep.dir) / value_name(whole))
     config.run_dir = str(folder.path)
+    more = []
+    if config.results is None and "results" not in parsed_overrides(list(hydra.overrides.task)):
+        config.results = str(DEFAULT)
+        more = [f"results={DEFAULT}"]
     try:
-        with alone(folder.path):
+        with alone(folder.path, more):
             run(config)
         return {"run": str(folder.path), "error": None}
     except Exception as error:
@@ -223,16 +229,17 @@ def attempt(
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, more: Sequence[str] = ()) -> Iterator[None]:
     """What a value changes in the process is as before after it: threads, the command line.
 
-    sys.argv is the command of this one value meanwhile: its report tells it, to be typed again.
+    sys.argv is the command of this one value meanwhile, `more` being overrides that nobody gave:
+    its report tells it, to be typed again.
     """
     threads, argv = torch.get_num_threads(), sys.argv
     unread = ("run_dir=", "sweep.", "+sweep.")  # of one value by itself
     task = [o for o in HydraConfig.get().overrides.task if not o.startswith(unread)]
     single = ["hydra.mode=RUN"] if any(o.startswith("experiment=") for o in task) else []
-    sys.argv = [argv[0], *task, f"run_dir={override_value(str(folder))}", *single]
+    sys.argv = [argv[0], *task, *more, f"run_dir={override_value(str(folder))}", *single]
     try:
         yield
     finally:

@@ -164,6 +164,10 @@ def test_the_front_tells_operators_apart_and_lists_only_what_is_drawn(tmp_path):
     encoding = fronts["front-bytes"]["layer"][-1]["encoding"]
     assert encoding["color"]["legend"]["values"] == ["pq", "tree"]  # no bytes of the exact one
     for channel in ("color", "shape"):
+        (scale,) = {
+            json.dumps(s["layer"][-1]["encoding"][channel]["scale"]) for s in fronts.values()
+        }
+        assert json.loads(scale) == encoding[channel]["scale"]
         scale = encoding[channel]["scale"]
         of = dict(zip(scale["domain"], scale["range"], strict=True))
         assert of["tree"] != of["pq"]

@@ -182,7 +182,8 @@ def test_a_multirun_submits_a_job_for_every_value_and_lists_what_failed(jobs, tw
     folder = jobs.folder / "sweep"
     submit = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=9"]
     fixed = [option for option in OPTIONS if "schedule.epochs" not in option]
-    arguments = ["halut.K=4,8,7", f"run_dir={folder}", f"base.cache={two.parent / 'cache'}"]
+    store = f"results={jobs.folder / 'results'}"
+    arguments = ["halut.K=4,8,7", f"run_dir={folder}", store, f"base.cache={two.parent / 'cache'}"]
     done = subprocess.run(
         [sys.executable, "train.py", "-m", *submit, "schedule.epochs=0", *fixed, *arguments],
         cwd=ROOT,

@@ -215,7 +215,7 @@ def test_a_second_sweep_and_a_value_in_use_are_refused(train, busy, tmp_path):
     value.parent.mkdir()
     busy.rename(value)
     outcome = train("-m", *QUICK, "policy.only=[stack3.conv2]", "halut.K=4,8", "ptq=none",
-                    "baseline=false", f"run_dir={value.parent}")  # fmt: skip
+                    "baseline=false", "results=null", f"run_dir={value.parent}")  # fmt: skip
     assert outcome.code == 0, outcome.err  # the other value is finished, this one may yet be
     assert "error: halut.K=4: " in outcome.err
     assert [path.name for path in value.iterdir()] == [LOCK]

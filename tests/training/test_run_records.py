@@ -59,6 +59,21 @@ def test_a_run_and_the_values_of_a_sweep_land_in_one_store(train: Any, tmp_path:
         assert records.problems == []
 
 
+def test_a_sweep_writes_to_the_store_of_the_other_verbs_unless_told_otherwise(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    swept = ("-m", *QUICK, LAYER, "halut.width=6,8")
+    assert train(*swept, "run_dir=none", "results=null").code == 0
+    assert train(*swept, "run_dir=other", "results=elsewhere").code == 0
+    assert not Path("results").exists()
+    assert len(Store("elsewhere").read().records) == 2
+    assert train(*swept, "run_dir=sweep").code == 0
+    records = Store("results").read().records
+    assert sorted(each.options["width"] for each in records) == [6, 8]
+    assert all(" results=results " in each.context["command"] for each in records)
+
+
 @pytest.mark.parametrize(
     "options",
     [

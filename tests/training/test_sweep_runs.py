@@ -24,7 +24,8 @@ def last_values(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the store of a sweep is, results/
     return tmp_path / "sweep"
 
 

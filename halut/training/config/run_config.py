@@ -352,7 +352,9 @@ class TrainConfig:
         "folder in it for each value; null: runs/NAME-HASH",
     )
     results: str | None = option(
-        None, "folder of the store that the run's figures go to; null: none"
+        None,
+        "folder of the store that the run's figures go to; null: none. Of a sweep (-m): results, "
+        "unless another or results=null is given",
     )
     sweep: SweepConfig = option(SweepConfig, "how a sweep is shown", needs=needs.in_a_sweep)
     search: SearchConfig = option(
