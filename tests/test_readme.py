@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import subprocess
@@ -198,8 +199,10 @@ def test_the_library_example_replaces_trains_and_is_three_lines():
     assert network[2].blend.item() == 1 / 8
 
 
-def test_the_sensitivity_example_runs(capsys):
+def test_the_sensitivity_example_runs(capsys, monkeypatch):
     import halut
+
+    monkeypatch.setattr(logging.getLogger("halut"), "handlers", [])  # those of programs run before
 
     example = next(block for block in blocks("python") if "import candidates_of" in block)
     network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
