@@ -252,7 +252,7 @@ def _search(studies: Sequence[SharedStudy], runner: Runner, request: Request) ->
     contents = _write(studies, request)
     running = sum(study.running() for study in studies)
     left = sum(
-        study.total - len(content["trials"])
+        0 if study.exhausted() else study.total - len(content["trials"])
         for study, content in zip(studies, contents, strict=True)
     )
     if left:
@@ -315,6 +315,8 @@ def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
         what = f"failed: {error}"
         trial.set_user_attr("reason", str(error))
         study.study.tell(trial, state=states.FAIL)
+    if trial.user_attrs.get("unrun"):
+        return
     shown = " ".join(f"{name}={value}" for name, value in values.items()) or "-"
     count = len(study.finished())
     log.info(
@@ -337,6 +339,7 @@ def _costs(trial: Any, spec: StudySpec, runner: Runner, overrides: list[str]) ->
         reason = f"over the budget: {', '.join(exceeded)}"
         trial.set_user_attr("reason", reason)
         if not spec.minimize:
+            trial.set_user_attr("unrun", spec.sampler != "grid")
             raise optuna().TrialPruned(reason)
     return costs
 
@@ -375,7 +378,8 @@ def _show(contents: Sequence[Mapping[str, Any]], chosen: Sequence[Any], request:
         states = [trial["state"] for trial in study["trials"]]
         failed = f", {states.count('fail')} failed" if "fail" in states else ""
         pruned = f", {states.count('pruned')} pruned" if "pruned" in states else ""
-        count = f"{len(states)} of {study['total']}{failed}{pruned}"
+        unrun = f"; {study['unrun']} draws over the budget" if study["unrun"] else ""
+        count = f"{len(states)} of {study['total']}{failed}{pruned}{unrun}"
         winners = [t for t in study["trials"] if t["number"] in study["best"]]
         for trial in winners:
             test = tests.get((*key, trial["number"]))

@@ -28,6 +28,7 @@ def study_content(study: SharedStudy) -> dict[str, Any]:
         "minimize": list(spec.minimize),
         "budget": dict(spec.limits),
         "total": study.total,
+        "unrun": study.unrun(),
         "trials": trials,
         "best": [trial["number"] for trial in best(trials, spec.minimize)],
     }

@@ -23,6 +23,8 @@ from halut.training.cluster.lock import LOCK, InUse, Lock, why_not_acquired
 
 SAMPLERS = ("tpe", "grid", "random", "nsga2", "cmaes")
 PRUNERS = ("none", "median", "halving")
+MAX_UNRUN = 20
+"""Draws for each trial that a budget may exclude."""
 TURN_SECONDS = 0.1
 """Between two attempts to have one's turn."""
 
@@ -158,6 +160,8 @@ class SharedStudy:
             trials = self.study.get_trials(deepcopy=False)
             if sum(t.state != states.WAITING for t in counted(trials)) >= self.total:
                 return None
+            if unrun(trials) >= MAX_UNRUN * self.total:
+                return None
             self.study.sampler = _sampler(self.spec, len(trials))
             trial = self.study.ask()
             trial.set_user_attr("worker", worker.name)
@@ -173,6 +177,14 @@ class SharedStudy:
         """Trials that count and have ended, by number."""
         trials = counted(self.study.get_trials(deepcopy=False))
         return [trial for trial in trials if trial.state.is_finished()]
+
+    def unrun(self) -> int:
+        """Draws that the budget excluded; they count as trials of a grid alone."""
+        return unrun(self.study.get_trials(deepcopy=False))
+
+    def exhausted(self) -> bool:
+        """Whether no more is drawn, as the budget excludes nearly all draws."""
+        return self.unrun() >= MAX_UNRUN * self.total
 
     def _abandoned(self, trial: Any) -> bool:
         name = trial.user_attrs.get("worker")
@@ -191,8 +203,13 @@ class SharedStudy:
 
 
 def counted(trials: Sequence[Any]) -> list[Any]:
-    """Those that were not begun again as another."""
-    return [trial for trial in trials if not trial.user_attrs.get("taken_over")]
+    """Those that were neither begun again as another nor excluded by the budget."""
+    return [t for t in trials if not (t.user_attrs.get("taken_over") or t.user_attrs.get("unrun"))]
+
+
+def unrun(trials: Sequence[Any]) -> int:
+    """How many the budget excluded."""
+    return sum(bool(trial.user_attrs.get("unrun")) for trial in trials)
 
 
 def suggest(trial: Any, parameter: Parameter) -> Value:

@@ -138,17 +138,28 @@ def test_no_trial_that_comes_to_an_end_is_an_error(tmp_path):
 
 
 @pytest.mark.slow
-def test_trials_above_the_budget_are_not_run_and_bad_ones_end_at_a_stage(tmp_path):
-    flags = ("--options", "keep", "tree V=4", "integer width=2", "--out", "runs/search")
-    words = ("sampler=random", "trials=8", "budget=bytes:60k", *DIGITS, *flags)
-    ran = halut(tmp_path, *words)
+def test_draws_above_the_budget_are_not_run_and_no_trials(tmp_path):
+    flags = ("--options", "keep", "tree V=4", "integer width=2")
+    ran = halut(tmp_path, "sampler=random", "trials=4", "budget=bytes:60k", *DIGITS, *flags)
     assert ran.returncode == 0, ran.stderr
     (study,) = content(tmp_path)["studies"]
-    pruned = [trial for trial in study["trials"] if trial["state"] == "pruned"]
-    assert pruned
-    assert all(trial["reason"].startswith("over the budget: bytes") for trial in pruned)
-    assert all(not (tmp_path / trial["run"]).exists() for trial in pruned)
-    assert all(t["figures"]["bytes"] <= 60e3 for t in study["trials"] if t not in pruned)
+    assert study["unrun"] > 0
+    assert f"{study['unrun']} draws over the budget" in " ".join(ran.stdout.split())
+    assert len(study["trials"]) == 4
+    assert all(trial["state"] == "complete" for trial in study["trials"])
+    assert all(trial["figures"]["bytes"] <= 60e3 for trial in study["trials"])
+    runs = {trial["run"] for trial in study["trials"]}
+    assert len(list((tmp_path / "runs/search/trials").iterdir())) == len(runs)
+
+
+@pytest.mark.slow
+def test_a_budget_that_nothing_meets_ends_and_says_so(tmp_path):
+    flags = ("--options", "keep", "tree V=4")
+    ran = halut(tmp_path, "sampler=random", "trials=2", "budget=bytes:1k", *DIGITS, *flags)
+    assert ran.returncode == 1
+    assert content(tmp_path)["studies"][0]["best"] == []
+    assert "40 draws over the budget" in " ".join(ran.stdout.split())
+    assert not (tmp_path / "runs/search/trials").exists()
 
 
 @pytest.mark.slow
