@@ -77,7 +77,7 @@ def parameters_of(key: str, text: Any) -> list[Parameter]:
     >>> parameters_of("halut.V", "4,8 if halut=tree,pq")[0].when
     {'halut': ('tree', 'pq')}
     """
-    words, _, condition = _text(text).partition(" if ")
+    words, _, condition = text_of(text).partition(" if ")
     sign = "+" if key.startswith("+") else ""
     names = key.removeprefix("+").split("+")
     keys = tuple(sign + name for name in names)
@@ -100,10 +100,12 @@ def parameters_of(key: str, text: Any) -> list[Parameter]:
     return [Parameter("+".join(names), keys, _domain(override), when)]
 
 
-def _text(values: Any) -> str:
+def text_of(values: Any) -> str:
     """Values of a YAML file, a list of them perhaps, in the words of overrides."""
     if isinstance(values, list | tuple):
-        inner = [f"[{_text(each)}]" if isinstance(each, list) else _text(each) for each in values]
+        inner = [
+            f"[{text_of(each)}]" if isinstance(each, list) else text_of(each) for each in values
+        ]
         return ",".join(inner)
     if isinstance(values, bool):
         return str(values).lower()

@@ -12,7 +12,7 @@ from typing import Any
 from halut.configs import Tree
 from halut.errors import HalutError
 from halut.option import unknown
-from halut.search.trials.parameter import Choices, Numbers, Parameter, Value, parameters_of
+from halut.search.trials.parameter import Choices, Numbers, Parameter, Value, parameters_of, text_of
 from halut.sites.plan import KEEP, Plan
 from halut.studies.options import Choice, choices_of
 from halut.training.config.command import override_value
@@ -227,7 +227,7 @@ def space_of(
     for key, text in swept.items():
         own = parameters_of(key, text)
         if not own:
-            fixed.append(f"{key}={text}")
+            fixed.append(f"{key}={text_of(text)}")
         parameters += own
     names: list[str] = []
     for parameter in parameters:

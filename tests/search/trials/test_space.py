@@ -35,9 +35,9 @@ def trials(space: TrialSpace) -> list[list[str]]:
 
 
 def test_words_with_one_value_are_fixed_and_win_over_the_experiments_several():
-    space = space_of(["a=1", "b=2,3", "+c=x"], {"a": "1,2", "d": "range(2)", "e": 5}, [])
+    space = space_of(["a=1", "b=2,3", "+c=x"], {"a": "1,2", "d": "range(2)", "e": None}, [])
     assert [p.name for p in space.parameters] == ["d", "b"]
-    assert space.fixed == ("a=1", "+c=x", "e=5")
+    assert space.fixed == ("a=1", "+c=x", "e=null")
 
 
 def test_a_grid_has_every_point_once_and_none_of_what_is_not_there():
