@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,16 +123,17 @@ def _integer_program(
     owner = np.repeat(np.arange(len(items)), [len(k) for k in kept])
     one = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
     scale = np.maximum(limits, np.finfo(float).tiny)
-    result = milp(
-        losses,
-        constraints=[
-            LinearConstraint(one, 1, 1),
-            LinearConstraint((costs / scale).T, -np.inf, limits / scale),
-        ],
-        integrality=np.ones(len(losses)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0.0},
-    )
+    with _quiet_library():
+        result = milp(
+            losses,
+            constraints=[
+                LinearConstraint(one, 1, 1),
+                LinearConstraint((costs / scale).T, -np.inf, limits / scale),
+            ],
+            integrality=np.ones(len(losses)),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.0},
+        )
     if result.x is None:
         return None
     starts = np.cumsum([0, *(len(k) for k in kept)])
@@ -137,6 +141,26 @@ def _integer_program(
         int(k[np.argmax(result.x[a:b])])
         for k, a, b in zip(kept, starts[:-1], starts[1:], strict=True)
     ]
+
+
+@contextlib.contextmanager
+def _quiet_library() -> Iterator[None]:
+    """What a library in C prints goes nowhere: some versions of HiGHS print lines of debugging,
+    whatever their options say."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # the process has no standard output
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _within_bound(

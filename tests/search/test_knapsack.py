@@ -87,3 +87,18 @@ def test_the_front_falls_in_loss_and_rises_in_cost_and_holds_every_limit():
 
 def test_no_items_cost_nothing():
     assert solve([], [1.0]).options == ()
+
+
+def test_the_solver_prints_nothing(capfd):
+    """HiGHS prints lines of debugging about some of these, whatever its options say."""
+    draw = np.random.default_rng(0)
+    items = []
+    for _ in range(50):
+        share = np.sort(draw.uniform(0.01, 1.0, 30))
+        losses = draw.lognormal(-3, 1) * share ** -draw.uniform(0.5, 1.5)
+        costs = np.round(draw.lognormal(10, 1) * share)
+        items.append(Item(losses * draw.lognormal(0, 0.3, 30), costs[:, None]))
+    least, most = (sum(f(item.costs) for item in items) for f in (np.min, np.max))
+    front(items, np.linspace(least, most, 50).tolist())
+    print("after")
+    assert capfd.readouterr().out == "after\n"

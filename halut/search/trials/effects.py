@@ -63,7 +63,7 @@ def _check(space: TrialSpace, planner: Planner, parameter: Parameter) -> None:
         if len(effects) > 1:
             return
     if reasons:
-        raise HalutError(f"{parameter.name}: {reasons[-1]}")
+        raise HalutError(f"{reasons[-1]} (wherever {parameter.name} was tried)")
     raise HalutError(
         f"{parameter.name} has no effect: neither network nor plan nor stages differ by it, "
         "whatever the other keys are"
