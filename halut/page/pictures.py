@@ -10,7 +10,7 @@ from typing import Any
 from halut.errors import HalutError
 from halut.io import write_bytes
 from halut.option import unknown
-from halut.page import charts
+from halut.page import charts, vega
 from halut.page.columns import as_rows
 from halut.page.outcomes import COSTS, EXTRA, UNITS
 
@@ -52,7 +52,7 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
             yield f"front-{cost}", _filled(chart, rows)
     measured = [r for r in records if r["kind"] == "sensitivity" and r.get("lost") is not None]
     if measured:
-        many = len({row["option"] for row in measured}) > len(charts.PALETTES["light"])
+        many = len({row["option"] for row in measured}) > len(vega.PALETTES["light"])
         yield "sensitivity", _filled(charts.dots() if many else charts.bars(), measured)
         squares = [row for row in measured if row.get("C") and row.get("K")]
         if squares:
@@ -79,7 +79,7 @@ def _is_cost(name: str) -> bool:
 
 
 def _filled(spec: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    colors = {**charts.config("light"), "background": "white"}
+    colors = {**vega.config("light"), "background": "white"}
     return {**spec, "width": WIDTH, "data": {"values": list(rows)}, "config": colors}
 
 
