@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from halut.page.search_charts import plans, predictions, progress, trials
 from halut.page.vega import GRAY, HUES, SHAPES, THEMES, chart, config, nominal, quantitative
 
 REFERENCES = ("exact", "exact, fine-tuned", "INT8", "INT4")
@@ -309,6 +310,10 @@ def templates(series: Sequence[str] = ()) -> dict[str, Any]:
     """What the page's script fills: every chart, and the themes; `series` as `front` has it."""
     charts = (bars, dots, heat, convergence, stages, curves)
     return {
-        "charts": {"front": front(series=series), **{c.__name__: c() for c in charts}},
+        "charts": {
+            "front": front(series=series),
+            **{c.__name__: c() for c in charts},
+            **{f"search-{c.__name__}": c() for c in (plans, predictions, progress, trials)},
+        },
         "themes": {theme: config(theme) for theme in THEMES},
     }

@@ -81,6 +81,7 @@ def outcome_of(
     tried = {each.options: each for each in answer.tried if each.options != chosen.options}
     uniform = answer.uniform
     outcome: dict[str, Any] = {
+        "label": str(answer.budget),
         "budget": dict(answer.budget.limits),
         "met": answer.best is not None,
         "missing": answer.missing,
