@@ -134,7 +134,8 @@ def progress(title: str = "validation accuracy in %") -> dict[str, Any]:
 
     Rows: "curves" of a search by trials, {"series", "seeds", "trial", "mean", "low", "high"}.
     """
-    whole = {"labelExpr": "datum.value % 1 ? '' : datum.label", "grid": False, "ticks": False}
+    whole: dict[str, Any] = {"labelExpr": "datum.value % 1 ? '' : format(datum.value, 'd')"}
+    whole |= {"grid": False, "ticks": False}
     x = quantitative("trial", "trials", axis=whole, scale={"nice": False, "zero": False})
     y = quantitative("mean", f"best {title}", scale={"zero": False})
     color = nominal("series", None, sort=None)
@@ -156,7 +157,7 @@ def progress(title: str = "validation accuracy in %") -> dict[str, Any]:
             },
             {"mark": STEP, "encoding": {"y": y}},
             {
-                "mark": {"type": "point", "size": 30, "tooltip": True},
+                "mark": {"type": "point", "size": 16, "tooltip": True},
                 "encoding": {"y": y, "tooltip": tooltip},
             },
         ],

@@ -19,6 +19,10 @@ TITLES = {**COSTS, **EXTRA, "table_bytes": "bytes of look-up tables"}
 """Of what searches make small or put under a budget."""
 
 
+STATES = {"pruned": "pruned", "fail": "failed"}
+"""Of trials that are not complete, in words."""
+
+
 def search_folders(folder: Path) -> list[Path]:
     """The folders of searches at and below `folder`."""
     return sorted(path.parent for path in folder.rglob(FILE))
@@ -141,7 +145,7 @@ def _by_trials(content: Mapping[str, Any]) -> dict[str, Any]:
     """{"objective" in words, "minimize", "parameters", "trials", "curves", "chosen"}.
 
     A row of trials: "study", "series" (curve and sampler), "seed", "number", "state" (complete,
-    over the budget, pruned, fail), "value" of the objective, "bytes" and what is made small,
+    over the budget, pruned, failed), "value" of the objective, "bytes" and what is made small,
     "parameters" as KEY=VALUE words and each as "parameter:KEY", "seconds", "reason", "best" (of
     its study, or on its front), "command". A row of curves is a point of the best so far.
     """
@@ -183,7 +187,7 @@ def _trial(
         "series": _series(study),
         "seed": study["seed"],
         "number": trial["number"],
-        "state": trial["state"] if values is None else complete,
+        "state": STATES.get(trial["state"], complete),
         "value": None if values is None else values[0],
         **{name: figures.get(name) for name in costs},
         "parameters": " ".join(f"{short[key]}={value}" for key, value in trial["params"].items()),

@@ -128,7 +128,7 @@ function predictedTitle(budget, by) {
 
 function trialSearch(root, search) {
   const trials = rowsOf(search.trials), chosen = rowsOf(search.chosen), curves = rowsOf(search.curves);
-  const states = distinct(trials, "state").map((state) => `${number(trials.filter((row) => row.state === state).length)} ${state === "fail" ? "failed" : state}`);
+  const states = distinct(trials, "state").map((state) => `${number(trials.filter((row) => row.state === state).length)} ${state}`);
   root.append(el("p", { class: "hint" }, `${counted(trials.length, "trial")} of ${number(search.total)} in ${search.studies === 1 ? "1 study" : `${search.studies} studies`}: ${states.join(", ") || "none has ended"}.`));
   if (chosen.length) {
     root.append(el("h4", null, "Chosen by validation; the test split was read for these alone"), dataTable({
@@ -179,7 +179,7 @@ function trialTable(root, search, trials) {
       { key: "seconds", title: "seconds", format: (value) => number(value, 1) }, { title: "command", cell: commandCell },
     ],
   });
-  root.append(el("h4", null, "Trials"));
+  root.append(el("h4", null, "Trials"), el("p", { class: "hint" }, "In bold the best of each study; a number opens all of its trial."));
   if (!filters.empty) root.append(filters.root);
   root.append(table.root);
 }
