@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     write_outcome(options.out, command_line(), content)
     _show(answers, outcomes, comparisons, space)
-    log.info("everything is in %s", options.out)
+    log.info("everything is in %s; halut report %s shows it", options.out, options.out)
     return 1 if any(answer.best is None for answer in answers) else 0
 
 
