@@ -242,4 +242,4 @@ def _objective(name: str) -> str:
 
 
 def _cost(name: str) -> dict[str, str]:
-    return {"title": TITLES.get(name, name.replace("_", " ")), "unit": UNITS.get(name, "")}
+    return {"title": TITLES[name], "unit": UNITS.get(name, "")}

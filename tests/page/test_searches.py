@@ -166,6 +166,13 @@ def test_what_cannot_be_read_is_a_note_or_the_error(tmp_path, budget, text, mess
     assert note.startswith(f"other/{message}")
 
 
+def test_a_cost_that_no_search_has_is_damage(budget):
+    content = content_of(budget)
+    synthetic.write(budget / "search.json", {**content, "fronts": {"x'] = 1": []}})
+    with pytest.raises(HalutError, match="damaged"):
+        gather([budget])
+
+
 def test_without_scripts_plans_and_trials_are_tables(budget, trials):
     text = document(gather([budget, trials]))
     plain = unescape(text.split("<noscript>")[1].split("</noscript>")[0])

@@ -137,6 +137,7 @@ def test_latencies_are_measured_once_and_the_plan_s_beside_their_sum(found):
     (outcome,) = contents[0]["budgets"]
     assert outcome["latency"]["sum"] == outcome["costs"]["latency"]
     assert 0 < outcome["latency"]["measured"] < 1
+    assert all(0 < each["costs"]["latency"] < 1 for each in contents[0]["references"])
     assert (outcome["latency"]["batch"], outcome["latency"]["threads"]) == (1, 1)
 
 
