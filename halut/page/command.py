@@ -1,4 +1,4 @@
-"""`halut report`: one HTML file of stores and runs, and its charts as files."""
+"""`halut report`: one HTML file of stores, runs and searches, and its charts as files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ examples:
   halut report                              the store results/, into report.html
   halut report results runs/C -o study.html     a store and the runs of a sweep on one page
   halut report runs/a runs/b --pictures figures   two runs beside each other; SVG, PDF, PNG
+  halut report runs/search                  what `halut search` wrote: plans and their front, trials
 """
 
 
@@ -27,12 +28,18 @@ def parser() -> argparse.ArgumentParser:
     """Arguments of `halut report`."""
     arguments = argparse.ArgumentParser(
         prog="halut report",
-        description="One HTML file of records and runs, which works from disk without a network.",
+        description="One HTML file of records, runs and searches: it works without a network.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = arguments.add_argument
-    add("sources", nargs="*", type=Path, metavar="RUNS or STORE", help="folders (default: results)")
+    add(
+        "sources",
+        nargs="*",
+        type=Path,
+        metavar="RUNS, STORE or SEARCH",
+        help="folders (default: results)",
+    )
     add("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
     add("--title", help="default: the networks and data sets")
     add(
@@ -59,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
         log.warning("%s", note)
     records, runs = page["records"]["count"], len(page["runs"])
     count = f"{counted(records, 'record')}, {counted(runs, 'run')}"
+    if searches := len(page["searches"]):
+        count += ", 1 search" if searches == 1 else f", {searches} searches"
     log.info("%s: %s%s", options.output, count, "" if charts else ", without charts")
     if options.pictures is not None:
         formats = [each for each in options.formats.split(",") if each]

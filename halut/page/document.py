@@ -24,7 +24,7 @@ from halut.page.plain import plain_tables
 log = logging.getLogger("halut")
 SCRIPTS = (
     *("data", "elements", "table", "charts", "summary", "layers", "training", "drawings"),
-    *("sites", "compare", "records", "start"),
+    *("sites", "compare", "records", "search", "start"),
 )
 """The page's own scripts, in order; together they are one function."""
 EXPORT = "window.vegaEmbed = vegaEmbed;"
@@ -71,8 +71,9 @@ def in_script(text: str) -> str:
 
 
 def shows_charts(page: Mapping[str, Any]) -> bool:
-    """False for a page without a record and a run, which has nothing to draw."""
-    return bool(page["records"]["count"] or page["headline"]["count"] or page["runs"])
+    """False for a page without a record, a run and a search, which has nothing to draw."""
+    records, lines = page["records"]["count"], page["headline"]["count"]
+    return bool(records or lines or page["runs"] or page["searches"])
 
 
 def packed(script: str) -> str:

@@ -1,4 +1,4 @@
-"""Everything a page shows, from stores of records and run folders, as plain JSON types."""
+"""Everything a page shows, from stores, run folders and searches, as plain JSON types."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from halut.page.columns import as_columns
 from halut.page.measurements import record_notes, record_rows
 from halut.page.outcomes import headline, points, repeated_seeds
 from halut.page.runs import read_run_folder
+from halut.page.searches import read_search, search_folders
 from halut.results.record import Record
 from halut.results.store import SUFFIX, Store
 
@@ -24,31 +25,39 @@ DETAILED_RUNS = 8
 
 
 def gather(paths: Sequence[Path], title: str | None = None) -> dict[str, Any]:
-    """The content of a page of stores, run folders and folders of these.
+    """The content of a page of stores, run folders, searches and folders of these.
 
-    {"schema", "title", "notes", "headline", "points", "records", "runs"}; headline, points and
-    records as halut.page.columns has tables. Raises HalutError if a path does not exist or is
-    neither a store nor a run nor a folder that holds one.
+    {"schema", "title", "notes", "headline", "points", "records", "runs", "searches"}; headline,
+    points and records as halut.page.columns has tables. Runs below the folder of a search are its
+    own, and no runs of the page. Raises HalutError if a path does not exist or is neither a store
+    nor a run nor a search nor a folder that holds one, or if a search that cannot be read is all.
     """
     records: list[Record] = []
     notes: list[str] = []
     folders: list[Path] = []
+    searches: list[Path] = []
     paths = list({os.path.realpath(path): path for path in paths}.values())
     for path, name in zip(paths, folder_names(paths), strict=True):
         if not path.is_dir():
             raise HalutError(f"{path}: no such folder of results or runs")
+        own_searches = search_folders(path)
+        searches += own_searches
         if any(path.glob(f"*{SUFFIX}")):
             reading = Store(path).read()
             records += reading.records
             notes += [f"{name}: {problem}" for problem in reading.problems]
             if not reading.records:
                 notes.append(f"{name}: holds no record that could be read")
-        elif runs := list(run_folders(path)):
+        elif runs := [run for run in run_folders(path) if not _is_below(run, own_searches)]:
             folders += runs
+        elif own_searches:
+            continue
         elif not any(path.iterdir()):
             notes.append(f"{name}: an empty store")
         else:
-            raise HalutError(f"{path}: neither a store of results (*{SUFFIX}) nor a run folder")
+            raise HalutError(
+                f"{path}: neither a store of results (*{SUFFIX}) nor a run folder nor a search"
+            )
     records, again = _once(records)
     if again:
         are = "record is" if again == 1 else "records are"
@@ -62,7 +71,22 @@ def gather(paths: Sequence[Path], title: str | None = None) -> dict[str, Any]:
         count = len(records) - len(own)
         are = "record is of a run folder" if count == 1 else "records are of run folders"
         notes.append(f"{count:,} {are} on this page; each counts once")
-    return page_of(own, runs_read, notes, title)
+    searches_read = _searches(searches, notes, alone=not own and not runs_read)
+    return page_of(own, runs_read, notes, title, searches_read)
+
+
+def _searches(folders: Sequence[Path], notes: list[str], alone: bool) -> list[dict[str, Any]]:
+    """The searches that can be read, and a note of each that cannot; HalutError if that is all."""
+    folders = list({os.path.realpath(folder): folder for folder in folders}.values())
+    searches = []
+    for folder, name in zip(folders, folder_names(folders), strict=True):
+        try:
+            searches.append(read_search(folder, name))
+        except HalutError as error:
+            if alone and len(folders) == 1:
+                raise
+            notes.append(str(error).replace(str(folder), name, 1))
+    return searches
 
 
 def page_of(
@@ -70,14 +94,15 @@ def page_of(
     runs: Sequence[dict[str, Any]],
     notes: list[str],
     title: str | None = None,
+    searches: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The content of a page of records and runs that were read."""
+    """The content of a page of records, runs and searches that were read."""
     sites: dict[str, set[str]] = {}
     for run in runs:
         if run["model"] and run["sites"]:
             sites.setdefault(run["model"], set()).update(site["name"] for site in run["sites"])
     notes = [*notes, *record_notes(records, sites)]
-    if not records and not runs:
+    if not records and not runs and not searches:
         notes.append("nothing was measured yet: neither a record nor a run")
     detailed = [run["name"] for run in runs if run["details"]][:DETAILED_RUNS]
     dropped = [run for run in runs if run["details"] and run["name"] not in detailed]
@@ -94,6 +119,7 @@ def page_of(
     rows = record_rows(records)
     of_runs = [run["subject"] for run in runs if run["subject"]]
     subjects = list(dict.fromkeys([*of_runs, *(row["subject"] for row in rows)]))
+    subjects = subjects or [f"search {search['name']}" for search in searches]
     return {
         "schema": SCHEMA,
         "title": title or ", ".join(subjects[:3]) or "No results yet",
@@ -102,6 +128,7 @@ def page_of(
         "points": as_columns(front),
         "records": as_columns(rows),
         "runs": [shown(run) for run in runs],
+        "searches": list(searches),
     }
 
 
@@ -123,6 +150,10 @@ def folder_names(folders: Sequence[Path]) -> list[str]:
         depth += 1
         names = ["/".join(each[-depth:]) for each in parts]
     return names
+
+
+def _is_below(run: Path, folders: Sequence[Path]) -> bool:
+    return any(folder in (run, *run.parents) for folder in folders)
 
 
 def _once(records: Sequence[Record]) -> tuple[list[Record], int]:

@@ -10,7 +10,7 @@ from typing import Any
 from halut.errors import HalutError
 from halut.io import write_bytes
 from halut.option import unknown
-from halut.page import charts
+from halut.page import charts, search_charts, vega
 from halut.page.columns import as_rows
 from halut.page.outcomes import COSTS, EXTRA, UNITS
 
@@ -53,7 +53,7 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
             yield f"front-{cost}", _filled(front, rows)
     measured = [r for r in records if r["kind"] == "sensitivity" and r.get("lost") is not None]
     if measured:
-        many = len({row["option"] for row in measured}) > len(charts.PALETTES["light"])
+        many = len({row["option"] for row in measured}) > len(vega.PALETTES["light"])
         yield "sensitivity", _filled(charts.dots() if many else charts.bars(), measured)
         squares = [row for row in measured if row.get("C") and row.get("K")]
         if squares:
@@ -71,6 +71,42 @@ def specifications(page: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
     for key in dict.fromkeys(key for run in page["runs"] for key in run["curves"]):
         rows = curve_rows(page["runs"], key)
         yield f"curve-{key.replace('/', '-')}", _filled(charts.curves(key), rows)
+    for search in page["searches"]:
+        name = "-".join(("search", *re.findall(r"[\w.]+", search["name"])))
+        pictures = _of_budgets if search["kind"] == "budget" else _of_trials
+        for ending, spec, rows in pictures(search):
+            yield f"{name}-{ending}", _filled(spec, rows)
+
+
+Picture = tuple[str, dict[str, Any], list[dict[str, Any]]]
+"""End of a name, chart and rows."""
+
+
+def _of_budgets(search: Mapping[str, Any]) -> Iterator[Picture]:
+    """The front of each resource, and the predictions of each budget with random plans."""
+    plans, fronts = as_rows(search["plans"]), as_rows(search["fronts"])
+    drawn = list(dict.fromkeys(row["kind"] for row in plans))
+    for resource, cost in search["resources"].items():
+        rows = [row for row in fronts if row["resource"] == resource] + plans
+        yield resource, search_charts.plans(resource, **cost, kinds=drawn), rows
+    for number, budget in enumerate(as_rows(search["budgets"])):
+        correlation = budget.get("rank_correlation")
+        if correlation is None:
+            continue
+        own = [row for row in plans if row["kind"] == "random" and row["budget"] == budget["label"]]
+        chart = search_charts.predictions(search["figure"], kinds=["random"])
+        words = f"{budget['label']}, {len(own)} random plans: rank correlation {correlation:.2f}"
+        rows = [{**row, "x": row["predicted"]} for row in own]
+        yield f"predictions-{number}", {**chart, "title": words}, rows
+
+
+def _of_trials(search: Mapping[str, Any]) -> Iterator[Picture]:
+    """The best so far, and the trials over each cost that is made small."""
+    if curves := as_rows(search["curves"]):
+        yield "progress", search_charts.progress(search["objective"]), curves
+    trials = [row for row in as_rows(search["trials"]) if row.get("value") is not None]
+    for cost, words in search["minimize"].items() if trials else ():
+        yield cost, search_charts.trials(cost, **words, objective=search["objective"]), trials
 
 
 def _is_cost(name: str) -> bool:
@@ -80,7 +116,7 @@ def _is_cost(name: str) -> bool:
 
 
 def _filled(spec: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    colors = {**charts.config("light"), "background": "white"}
+    colors = {**vega.config("light"), "background": "white"}
     return {**spec, "width": WIDTH, "data": {"values": list(rows)}, "config": colors}
 
 

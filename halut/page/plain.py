@@ -57,6 +57,39 @@ STAGES = {
     "val_accuracy_after_swap": "after swap",
     "val_accuracy_after_training": "after training",
 }
+PLANS = {
+    "label": "plan",
+    "operators": "sites",
+    "accuracy": "validation accuracy in %",
+    "lost": "points lost",
+    "rise": "rise of the loss",
+    "predicted": "predicted",
+    "corrected": "predicted, corrected",
+    "bytes": "bytes",
+    "operations": "operations",
+    "bops": "bit operations",
+    "energy": "energy in J",
+    "latency": "latency in s",
+    "command": "command",
+}
+TRIALS = {
+    "label": "trial",
+    "state": "state",
+    "value": "objective",
+    "parameters": "parameters",
+    "bytes": "bytes",
+    "seconds": "seconds",
+    "reason": "reason",
+    "command": "command",
+}
+CHOSEN = {
+    "label": "trial",
+    "val_accuracy": "validation accuracy in %",
+    "test_accuracy": "test accuracy in %",
+    "bytes": "bytes",
+    "parameters": "parameters",
+    "command": "command",
+}
 Table = tuple[list[str], list[list[Any]]]
 """Titles of the columns, and the rows."""
 
@@ -79,12 +112,26 @@ def plain_tables(page: Mapping[str, Any]) -> str:
     parts = [_table("Networks", as_rows(page["headline"]), HEADLINE)]
     for run in page["runs"]:
         parts.append(_table(f"Sites of {run['name']}", run["sites"], SITES))
+    for search in page["searches"]:
+        parts += _search_tables(search)
     records = as_rows(page["records"])
     known = {*RECORDS, "model", "weights", "data", "split", "samples", "operator", "C", "V", "K"}
     known |= {"bits", "settings", "asked", "site_kind", "command", "run", "time", "stage", "family"}
     figures = {name: name for name in page["records"]["columns"] if name not in known}
     parts.append(_table("Records", records, {**RECORDS, **figures}))
     return "\n".join(part for part in parts if part)
+
+
+def _search_tables(search: Mapping[str, Any]) -> list[str]:
+    name = search["name"]
+    if search["kind"] == "budget":
+        return [_table(f"Plans of search {name}", as_rows(search["plans"]), PLANS)]
+    costs = {key: each["title"] for key, each in search["minimize"].items()}
+    trials = {**TRIALS, "value": search["objective"], **costs}
+    return [
+        _table(f"Chosen trials of search {name}", as_rows(search["chosen"]), CHOSEN),
+        _table(f"Trials of search {name}", as_rows(search["trials"]), trials),
+    ]
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from halut.analysis.sensitivity import rank_correlation
 from halut.search.budget import Budget
@@ -165,6 +166,20 @@ class Search:
         least, most = (sum(f(i.costs[:, 0]) for i in items) for f in (np.min, np.max))
         solutions = front(items, np.linspace(least, most, points).tolist())
         return [(s.options, rest + float(s.costs[0]), s.loss) for s in solutions]
+
+    def points_of(self, predicted: float) -> float | None:
+        """Points of accuracy that go with a predicted loss; itself where `figure` is lost.
+
+        Of a rise of the loss: isotonic regression of the points on the rises of all plans that were
+        measured, linear between them; None beyond the largest of these rises.
+        """
+        if self.figure == "lost":
+            return predicted
+        seen = sorted((f["rise"], f["lost"]) for f in self._figures.values() if f["rise"] > 0)
+        rises, lost = np.array([(0.0, 0.0), *seen]).T
+        if predicted > rises[-1]:
+            return None
+        return float(np.interp(predicted, rises, np.maximum(isotonic_regression(lost).x, 0.0)))
 
     def _items(self, resources: Sequence[str]) -> list[Item]:
         return self.space.items(resources, self.correction.losses())

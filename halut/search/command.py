@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import math
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,26 +16,20 @@ from halut.analysis.assembly import Assembly
 from halut.analysis.energy import DEFAULT, energy_tables, load_energies
 from halut.analysis.network_cost import macs_outside
 from halut.errors import HalutError
-from halut.io import read_json, write_bytes, write_json
 from halut.option import unknown
 from halut.replace.sharing import same_inputs
 from halut.search.budget import LATENCY, LOST, RESOURCES, Budget, budgets_of
-from halut.search.budgeted import Answer, Comparison, Measured, Options, Search
+from halut.search.budgeted import Answer, Comparison, Search
 from halut.search.options import SCORES, Space, space_of
-from halut.sites.plan import Plan
+from halut.search.outcome import PlanFiles, front_of, outcome_of, uniform_label, write_outcome
+from halut.search.references import references
 from halut.studies.latency import Latencies, measured
 from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
 from halut.studies.ranks import Ranks
 from halut.studies.sensitivity_table import remarks, show_lines
-from halut.studies.subject import Subject
-from halut.training.config.run_config import TrainConfig
+from halut.training.config.command import command_line
 from halut.training.logging.progress import console, log
-from halut.training.run import run
 
-PLANNED = ("policy", "halut=", "halut.", "plan=", "run_dir=", "results=")
-"""Overrides, by how they begin, in whose place the plan and the search's own folders are."""
-UNTRAINED = ("schedule", "baseline=", "ptq=", "loss.", "optim.")
-"""Those that mean nothing where nothing is trained."""
 EPILOG = f"""\
 examples:
   halut search budget=bytes:60k,120k data=digits base.epochs=3 --options 'tree C=4,8,16 K=8,16'
@@ -107,6 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     show_lines(remarks(records))
     example = torch.zeros(1, *subject.plan.model["input_shape"])
+    outside = macs_outside(subject.plan, subject.network, example)
     space = space_of(
         subject.plan,
         subject.network,
@@ -114,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
         options.score,
         energies,
         not options.all,
-        macs_outside(subject.plan, subject.network, example),
+        outside,
         same_inputs(subject.network, example) if config.policy.share else (),
     )
     show_lines(space.notes)
@@ -139,26 +131,28 @@ def main(arguments: Sequence[str]) -> int:
         search.compare(each, options.random, minimize, config.seed) if options.random else None
         for each in answers
     ]
+    files = PlanFiles(space, options.out, options.overrides)
     outcomes = [
-        {**_outcome(answer, space, subject, options), "random": _random(comparison, space)}
+        outcome_of(answer, comparison, files, config, options.train)
         for answer, comparison in zip(answers, comparisons, strict=True)
     ]
     if timed:
         for answer, outcome in zip(answers, outcomes, strict=True):
             outcome["latency"] = _latency(answer, space, assembly, latencies)
-    fronts = {
-        resource: _front(search, resource, options.front)
-        for resource in dict.fromkeys(r for b in budgets for r, _ in b.limits if r != LOST)
-    }
+    beside = references(assembly, files, energies, outside, latencies if timed else None)
+    spent = [minimize if r == LOST else r for budget in budgets for r, _ in budget.limits]
+    fronts = {r: front_of(search, r, options.front) for r in dict.fromkeys(spent)}
     content = {
         "score": options.score,  # lost: predictions, predicted_rise too, are points of accuracy
+        "samples": options.samples,
         "exact": assembly.exact,
+        "references": beside,
         "budgets": outcomes,
         "fronts": fronts,
     }
-    write_json(options.out / "search.json", content)
+    write_outcome(options.out, command_line(), content)
     _show(answers, outcomes, comparisons, space)
-    log.info("everything is in %s", options.out)
+    log.info("everything is in %s; halut report %s shows it", options.out, options.out)
     return 1 if any(answer.best is None for answer in answers) else 0
 
 
@@ -210,128 +204,6 @@ def asked(overrides: Sequence[str]) -> tuple[list[Budget], str, list[str]]:
     return budgets, minimize, others
 
 
-def _outcome(
-    answer: Answer, space: Space, subject: Subject, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Write the plan of an answer, run it as train.py does, and say what came out."""
-    chosen = answer.best or answer.nearest
-    assert chosen is not None
-    name = answer.budget.name
-    plan = space.plan_of(chosen.options)
-    path = options.out / "plans" / f"{name}.json"
-    plan.save(path)
-    write_bytes(path.with_suffix(".rules.yaml"), rules_of(plan).encode())
-    outcome: dict[str, Any] = {
-        "budget": dict(answer.budget.limits),
-        "plan": str(path),
-        "met": answer.best is not None,
-        "missing": answer.missing,
-        "costs": chosen.costs,
-        "predicted_rise": chosen.predicted,
-        **chosen.figures,
-        "uniform": None
-        if answer.uniform is None
-        else {"option": _uniform_label(space, answer.uniform.options), **answer.uniform.figures},
-    }
-    if answer.best is not None and plan.replaced:
-        config = run_config(subject.config, path, options.out / "runs" / name, options.train)
-        report = run(config)
-        final = report["final"]
-        outcome["run"] = {
-            "command": command_of(options.overrides, path, options.train),
-            "val_accuracy": final["val_accuracy"],
-            "test_accuracy": final["test_accuracy"],
-        }
-    return outcome
-
-
-def run_config(config: TrainConfig, plan: Path, folder: Path, train: bool) -> TrainConfig:
-    """The configuration of `command_of`."""
-    schedule = config.schedule
-    if not train:
-        schedule = dataclasses.replace(
-            schedule, order="all_at_once", epochs=0, final_epochs=None, stages=[]
-        )
-    return dataclasses.replace(
-        config,
-        plan=str(plan),
-        run_dir=str(folder),
-        schedule=schedule,
-        baseline=config.baseline and train,
-        ptq=config.ptq if train else "none",
-    )
-
-
-def command_of(overrides: Sequence[str], plan: Path, train: bool) -> str:
-    """What a user types to have the plan's figures again; `overrides` of a run folder, alone, are
-    those of the run's own command."""
-    if len(overrides) == 1 and (report := Path(overrides[0]) / "report.json").is_file():
-        words = shlex.split(read_json(report).get("command") or "")
-        overrides = [each for each in words if "=" in each]
-    dropped = PLANNED if train else (*PLANNED, *UNTRAINED)
-    own = [each for each in overrides if not each.lstrip("+").startswith(dropped)]
-    untrained = ["schedule=all_at_once", "schedule.epochs=0", "baseline=false", "ptq=none"]
-    words = [*own, f"plan={plan}", *([] if train else untrained)]
-    return shlex.join(["python", "train.py", *words])
-
-
-def rules_of(plan: Plan) -> str:
-    """The plan as `policy.rules`, in YAML."""
-    import yaml
-
-    rules: list[dict[str, Any]] = []
-    for entry in plan:
-        rule: dict[str, Any] = {"name": entry.site.name, "operator": entry.operator}
-        if entry.replaced:
-            rule["options"] = entry.options
-        rules.append(rule)
-    share = {"share": True} if any(entry.shares for entry in plan) else {}
-    text = yaml.safe_dump(
-        {"policy": {**share, "rules": rules}}, sort_keys=False, default_flow_style=None
-    )
-    return str(text)
-
-
-def _uniform_label(space: Space, options: Options) -> str:
-    return space.groups[0].labels[options[0]]
-
-
-def _random(comparison: Comparison | None, space: Space) -> dict[str, Any] | None:
-    """Random plans as search.json has them; correlations that are not there are null."""
-    if comparison is None:
-        return None
-    pairs = zip(comparison.plans, comparison.corrected, strict=True)
-    best = comparison.best
-    return {
-        "cost_at_least": comparison.at_least,
-        "plans": [
-            {**_plan_of(each, space), "predicted": each.predicted, "corrected": corrected}
-            for each, corrected in pairs
-        ],
-        "best": None if best is None else _plan_of(best, space),
-        "rank_correlation": {
-            name: None if math.isnan(value) else value
-            for name, value in comparison.rank_correlation.items()
-        },
-    }
-
-
-def _plan_of(measured: Measured, space: Space) -> dict[str, Any]:
-    options = space.labels_of(measured.options)
-    return {"options": options, "costs": measured.costs, **measured.figures}
-
-
-def _front(search: Search, resource: str, points: int) -> list[dict[str, Any]]:
-    return [
-        {
-            resource: cost,
-            "predicted_rise": rise,
-            "options": search.space.labels_of(options),
-        }
-        for options, cost, rise in search.front(resource, points)
-    ]
-
-
 def _show(
     answers: Sequence[Answer],
     outcomes: Sequence[dict[str, Any]],
@@ -352,7 +224,7 @@ def _show(
             str(answer.budget),
             ", ".join(f"{chosen.costs[r]:,.6g}" for r in resources),
             f"{chosen.figures['lost']:.2f}",
-            "-" if uniform is None else _uniform_label(space, uniform.options),
+            "-" if uniform is None else uniform_label(space, uniform),
             "-" if uniform is None else f"{uniform.figures['lost']:.2f}",
             *(_random_cells(comparison) if len(heads) > 5 else []),
             outcome["plan"],

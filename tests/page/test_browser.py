@@ -9,10 +9,8 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 import yaml
@@ -24,52 +22,9 @@ from halut.replace.policy import Rule
 from halut.results.record import Record
 from halut.results.store import Store
 from tests.page import synthetic
+from tests.page.browsing import cells
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium"),
-]
-OPTIONS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-NOISE = ("error", "warning", "assert")
-"""Kinds of messages on the console that fail."""
-DRAWN = """[...document.querySelectorAll(".chart")]
-    .every((chart) => chart.dataset.drawn || chart.dataset.rows === "0")"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def opened(browser) -> Iterator[Any]:
-    """opened(path, **context): the page of a file, charts drawn; messages fail at the end."""
-    errors: list[str] = []
-    contexts = []
-
-    def open_page(path: Path, **options: Any) -> Any:
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda m: errors.append(m.text) if m.type in NOISE else None)
-        page.goto(path.resolve().as_uri())
-        if options.get("java_script_enabled", True):
-            page.wait_for_function(DRAWN, timeout=60_000)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert errors == []
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +44,6 @@ def report(sources) -> Path:
     path = sources / "report.html"
     write_page(path, gather([sources / "results", sources / "a", sources / "b"]))
     return path
-
-
-def cells(page: Any, table: str) -> list[dict[str, str]]:
-    """The rows of a table by its label, by the headings."""
-    heads = [
-        text.strip() for text in page.locator(f'table[aria-label="{table}"] th').all_inner_texts()
-    ]
-    rows = page.locator(f'table[aria-label="{table}"] tbody tr')
-    return [
-        dict(zip(heads, row.locator("td").all_inner_texts(), strict=True)) for row in rows.all()
-    ]
 
 
 def test_numbers_on_the_page_are_those_of_the_store(opened, report, sources):

@@ -17,7 +17,7 @@ import pytest
 
 from halut.cli import main
 from halut.errors import HalutError
-from halut.page import charts
+from halut.page import charts, vega
 from halut.page.columns import as_rows
 from halut.page.document import document, in_script, write_page
 from halut.page.gather import gather
@@ -193,7 +193,7 @@ def test_heat_maps_are_of_one_encoder_each(tmp_path):
 
 
 def test_palettes_have_as_many_colors():
-    assert len(charts.PALETTES["light"]) == len(charts.PALETTES["dark"]) == 8
+    assert len(vega.PALETTES["light"]) == len(vega.PALETTES["dark"]) == 8
 
 
 @pytest.mark.slow

@@ -164,6 +164,36 @@ def test_the_front_is_the_predicted_trade_off():
         )
 
 
+def test_rises_become_points_by_what_was_measured_and_no_further():
+    own = space()
+    search = Search(own, measure_of(own))  # loses 30 points for a rise of 1
+    assert search.points_of(0.5) is None
+    largest = search.see((3, 3, 3, 3)).figures["rise"]
+    search.figures_of((1, 1, 1, 1))
+    for rise in (0.01 * largest, 0.5 * largest, largest):
+        assert search.points_of(rise) == pytest.approx(30 * rise)
+    assert search.points_of(-0.1) == 0.0
+    assert search.points_of(1.01 * largest) is None
+
+
+def test_points_never_fall_as_the_rise_grows():
+    own = space()
+    lost = {(1, 1, 1, 1): 5.0, (2, 2, 2, 2): 3.0, (3, 3, 3, 3): 8.0}  # noise: 5 before 3
+
+    def measure(options):
+        rise = sum(group.losses[o] for group, o in zip(own.groups, options, strict=True))
+        return {"accuracy": 90 - lost[options], "loss": rise, "lost": lost[options], "rise": rise}
+
+    search = Search(own, measure)
+    rises = [search.figures_of(options)["rise"] for options in lost]
+    assert [search.points_of(rise) for rise in rises] == pytest.approx([4.0, 4.0, 8.0])
+
+
+def test_predictions_in_points_are_points():
+    own = space()
+    assert Search(own, measure_of(own), "lost").points_of(1.25) == 1.25
+
+
 def test_a_correction_takes_a_plan_to_what_was_seen_and_leaves_what_is_kept():
     losses = [np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0])]
     correction = Correction(losses)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from halut.search.command import command_of
+from halut.search.outcome import command_of
 from halut.sites.plan import Plan
 from tests.training import digit_attention
 
@@ -32,7 +32,7 @@ def search(folder, *words):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
-    ran = search(folder, "budget=bytes:110k,200k")
+    ran = search(folder, "budget=bytes:110k,200k", "--random", "4")
     assert ran.returncode == 0, ran.stderr
     return folder, json.loads((folder / "runs/search/search.json").read_text()), ran.stdout
 
@@ -71,6 +71,32 @@ def test_training_by_the_plan_gives_what_was_promised(found):
 
 
 @pytest.mark.slow
+def test_every_measured_plan_has_a_file_and_its_command(found):
+    folder, content, _ = found
+    assert (content["schema"], content["kind"]) == (1, "budget")
+    assert content["command"].startswith("halut search budget=bytes:110k,200k")
+    exact, int8, int4 = content["references"]
+    assert [each["name"] for each in (exact, int8, int4)] == ["exact", "INT8", "INT4"]
+    assert exact["accuracy"] == content["exact"]["accuracy"]
+    assert exact["costs"]["bytes"] > int8["costs"]["bytes"] > int4["costs"]["bytes"]
+    plans = [exact, int8, int4]
+    for outcome in content["budgets"]:
+        plans += [outcome, *outcome["tried"], *outcome["random"]["plans"]]
+        if outcome["uniform"] is not None:
+            plans.append(outcome["uniform"])
+    for each in plans:
+        plan = Plan.load(folder / each["plan"])
+        assert f"plan={each['plan']}" in each["command"]
+        if "options" in each:
+            operators = {entry.site.name: entry.operator for entry in plan}
+            for site, label in each["options"].items():
+                assert label.split()[0] == operators[site]
+    assert {e.operator for e in Plan.load(folder / int4["plan"]).replaced} == {"integer"}
+    labels = {outcome["uniform"]["option"]: outcome["uniform"] for outcome in content["budgets"]}
+    assert labels["integer width=8"]["costs"] == int8["costs"]
+
+
+@pytest.mark.slow
 def test_a_plan_of_shared_encoders_is_trained_as_promised(tmp_path):
     network = Path(digit_attention.__file__)
     words = ("budget=bytes:20k", "model=any", f"model.name={network}:DigitAttention")
@@ -90,7 +116,7 @@ def test_a_plan_of_shared_encoders_is_trained_as_promised(tmp_path):
 @pytest.mark.slow
 def test_the_same_command_measures_nothing_of_what_is_stored(found):
     folder, content, _ = found
-    ran = search(folder, "budget=bytes:110k,200k")
+    ran = search(folder, "budget=bytes:110k,200k", "--random", "4")
     assert ran.returncode == 0, ran.stderr
     said = ran.stdout + ran.stderr
     total = int(said.split(" measurements, ")[0].split()[-1])
@@ -111,6 +137,7 @@ def test_latencies_are_measured_once_and_the_plan_s_beside_their_sum(found):
     (outcome,) = contents[0]["budgets"]
     assert outcome["latency"]["sum"] == outcome["costs"]["latency"]
     assert 0 < outcome["latency"]["measured"] < 1
+    assert all(0 < each["costs"]["latency"] < 1 for each in contents[0]["references"])
     assert (outcome["latency"]["batch"], outcome["latency"]["threads"]) == (1, 1)
 
 

@@ -5,6 +5,7 @@ function head() {
   const counts = [];
   if (tables.records.length) counts.push(counted(tables.records.length, "record"));
   if (page.runs.length) counts.push(counted(page.runs.length, "run"));
+  if (page.searches.length) counts.push(page.searches.length === 1 ? "1 search" : `${page.searches.length} searches`);
   meta.append(el("span", null, counts.join(", ") || "no measurements"));
   let saved = null;
   try { saved = localStorage.getItem("halut-theme"); } catch (error) { saved = null; }
@@ -41,7 +42,7 @@ function contents() {
 }
 
 // What fails costs its own section alone, and is said.
-for (const build of [head, headlineSection, frontSection, costSection, layersSection, convergenceSection,
+for (const build of [head, headlineSection, frontSection, searchSection, costSection, layersSection, convergenceSection,
   trainingSection, sitesSection, errorsSection, compareSection, runsTable, recordsSection, contents]) {
   try {
     build();
