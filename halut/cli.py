@@ -160,8 +160,17 @@ def table(arguments: list[str]) -> int:
 
 def search(arguments: list[str]) -> int:
     """`halut search`: the plan that loses least within a budget, or the best of trials."""
-    from halut.search.main import main as run
+    from halut.search.main import USAGE as WAYS
+    from halut.search.main import way_of
 
+    way = way_of(arguments)
+    if way == "help":
+        print(WAYS, end="")
+        return 0 if arguments else 2
+    if way == "trials":
+        from halut.search.trials.command import main as run
+    else:
+        from halut.search.command import main as run
     return run(arguments)
 
 

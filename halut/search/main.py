@@ -16,16 +16,13 @@ site loses alone; or the best of trials of any options, networks and plans, chos
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The exit code of the search that the words ask for."""
+def way_of(arguments: Sequence[str]) -> str:
+    """Which search the words ask for: trials, budget, or help where they ask for none.
+
+    >>> way_of(["sampler=tpe", "halut=tree,pq"]), way_of(["runs/MINE"]), way_of(["--help"])
+    ('trials', 'budget', 'help')
+    """
     keys = {word.removeprefix("search.").partition("=")[0] for word in arguments if "=" in word}
     if not keys and (not arguments or {"-h", "--help"} & set(arguments)):
-        print(USAGE, end="")
-        return 0 if arguments else 2
-    if keys & {"sampler", "experiment"}:
-        from halut.search.trials.command import main as by_trials
-
-        return by_trials(arguments)
-    from halut.search.command import main as by_budget
-
-    return by_budget(arguments)
+        return "help"
+    return "trials" if keys & {"sampler", "experiment"} else "budget"
