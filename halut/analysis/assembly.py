@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from halut.analysis.sensitivity import evaluate
 from halut.analysis.taylor import Loss, cross_entropy
 from halut.replace import swap
+from halut.replace.recalibrate import recalibrate, running_norms
 from halut.sites.calibration import capture
-from halut.sites.calls import Batches
 from halut.sites.find import Site
 from halut.sites.operator import ReplacedLayer
 from halut.sites.plan import Entry
@@ -33,22 +35,28 @@ class Assembly:
         memory: bytes of the calibration rows of all sites; where they take more, each has fewer.
         seed: of the sample of rows, and of learning.
         loss: loss of each sample, of the network's output and the targets.
+        norms: calibration batches by which the batch norms of a plan's network get their statistics
+            again, as after a swap in training; 0: they keep the exact network's.
     """
 
     def __init__(
         self,
         network: nn.Module,
         sites: Sequence[Site],
-        calibration: Batches,
+        calibration: Iterable[Any],
         batches: Iterable[tuple[Tensor, Tensor]],
         rows: int = 16_384,
         memory: int = 2 << 30,
         seed: int = 0,
         loss: Loss = cross_entropy,
+        norms: int = 0,
     ) -> None:
         self.network, self.batches, self.loss, self.seed = network, batches, loss, seed
         self._rows = capture(network, sites, calibration, rows, memory, seed)
         self._layers: dict[str, ReplacedLayer] = {}
+        self._norms: list[Any] = []
+        if norms and running_norms(network):
+            self._norms = list(itertools.islice(calibration, norms))
         self.exact = evaluate(network, batches, loss)
 
     def layers(self, entries: Sequence[Entry]) -> dict[str, ReplacedLayer]:
@@ -89,9 +97,12 @@ class Assembly:
         layers, network = self.layers(replaced), self._copy()
         for entry in replaced:
             swap.swap(network, entry, layers[entry.site.name])
+        if replaced and self._norms:
+            recalibrate(network, self._norms)
         return network
 
     def _copy(self) -> nn.Module:
-        """Another network of the same tensors."""
-        memo = {id(p): p for p in (*self.network.parameters(), *self.network.buffers())}
-        return copy.deepcopy(self.network, memo)
+        """Another network of the same tensors, but for the statistics of its batch norms."""
+        own = {id(b) for norm in running_norms(self.network) for b in norm.buffers()}
+        shared = (*self.network.parameters(), *self.network.buffers())
+        return copy.deepcopy(self.network, {id(p): p for p in shared if id(p) not in own})

@@ -18,6 +18,8 @@ from halut.search.random_plans import random_plans
 Options = tuple[int, ...]
 Measure = Callable[[Options], dict[str, float]]
 MARGIN = 1 + 1e-9
+DRAWS = 8
+"""Of losses, which have to lead to a plan that was not measured yet."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,10 @@ class Search:
     def within(self, budget: Budget, rounds: int, minimize: str = "bytes") -> Answer:
         """The best plan within a budget after at most `rounds` solutions.
 
-        Solves, measures, corrects and solves again until the solution is one that was measured. The
-        answer is the best that was measured, by the loss on validation data: the best uniform plan,
-        which has one option at all sites, is among them.
+        Solves, measures, corrects and solves again. Where the solution is one that was measured,
+        the next is the solution of losses that are drawn as they may be (Thompson 1933), until
+        these lead to none that is new. The answer is the best that was measured, by the loss on
+        validation data: the best uniform plan, which has one option at all sites, is among them.
         """
         if budget.lost is not None:
             return self._losing(budget, budget.lost, rounds, minimize)
@@ -120,18 +123,32 @@ class Search:
         if solve(self._items(resources), left) is None:
             return self._nearest(answer, resources, np.array(limits))
         answer.uniform = self._best_uniform(budget)
+        generator = np.random.default_rng(0)
         for _ in range(rounds):
-            solution = solve(self._items(resources), left)
-            assert solution is not None
-            new = solution.options not in self.measured
-            answer.tried.append(self.see(solution.options))
-            if not new:
+            options = self._next(resources, left, generator)
+            if options is None:
                 break
-        answer.best = min(
-            (m for m in self.measured.values() if fits(m.costs, budget)),
-            key=lambda m: m.figures["loss"],
-        )
+            answer.tried.append(self.see(options))
+        answer.best = self.ranked(budget)[0]
         return answer
+
+    def ranked(self, budget: Budget) -> list[Measured]:
+        """The measured plans within a budget, by loss."""
+        within = [m for m in self.measured.values() if fits(m.costs, budget)]
+        return sorted(within, key=lambda m: m.figures["loss"])
+
+    def _next(
+        self, resources: Sequence[str], left: np.ndarray, generator: np.random.Generator
+    ) -> Options | None:
+        """The solution, or one of losses that are drawn, which was not measured yet."""
+        losses = self.correction.losses()
+        for _ in range(DRAWS):
+            solution = solve(self.space.items(resources, losses), left)
+            assert solution is not None
+            if solution.options not in self.measured:
+                return solution.options
+            losses = self.correction.draw(generator)
+        return None
 
     def compare(
         self, answer: Answer, count: int, minimize: str = "bytes", seed: int = 0

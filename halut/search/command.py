@@ -21,7 +21,14 @@ from halut.replace.sharing import same_inputs
 from halut.search.budget import LATENCY, LOST, RESOURCES, Budget, budgets_of
 from halut.search.budgeted import Answer, Comparison, Search
 from halut.search.options import SCORES, Space, space_of
-from halut.search.outcome import PlanFiles, front_of, outcome_of, uniform_label, write_outcome
+from halut.search.outcome import (
+    PlanFiles,
+    front_of,
+    outcome_of,
+    uniform_label,
+    verify,
+    write_outcome,
+)
 from halut.search.references import references
 from halut.studies.latency import Latencies, measured
 from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
@@ -44,6 +51,8 @@ Every site and option is scored once, into the store (--results), which is not m
 plan of least predicted loss is solved exactly, measured, the scores are corrected by it, and it is
 solved again until it stands. plans/BUDGET.json is for `python train.py plan=FILE`.
 """  # noqa: E501
+NORMS = 8
+"""Batches by which measured plans get statistics of batch norms: runs take `recalibrate`."""
 FISHER_SAMPLES = 512
 """Calibration images whose gradients are taken, as `halut sensitivity` does by default."""
 
@@ -60,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     add_flags(flags, samples=2000)
     add = flags.add_argument
     add("--score", choices=SCORES, default="loss", help="what predicts a loss (%(default)s)")
-    add("--rounds", type=at_least(1), default=8, help="solutions measured at most (%(default)s)")
+    add("--rounds", type=at_least(1), default=24, help="solutions measured at most (%(default)s)")
+    text = "the best of them, which run as train.py runs them; the best run is it (%(default)s)"
+    add("--verify", type=at_least(1), default=3, metavar="N", help=text)
     add("--front", type=at_least(2), default=50, help="budgets of the front (%(default)s)")
     add("--all", action="store_true", help="every site is replaced: none may stay exact")
     text = "random plans of about the same cost that are measured beside each answer (%(default)s)"
@@ -121,20 +132,24 @@ def main(arguments: Sequence[str]) -> int:
         options.rows,
         int(config.capture.memory_gib * 2**30),
         config.seed,
+        norms=min(config.recalibrate, NORMS),
     )
     figure = "lost" if options.score == "lost" else "rise"
     search = Search(space, lambda o: assembly.measure(space.plan_of(o).replaced), figure)
     begun = time.perf_counter()
     answers = [search.within(budget, options.rounds, minimize) for budget in budgets]
     log.info("%d plans measured in %.0f s", len(search.measured), time.perf_counter() - begun)
+    files = PlanFiles(space, options.out, options.overrides)
+    verified = [
+        verify(answer, search, files, config, options.verify, options.train) for answer in answers
+    ]
     comparisons = [
         search.compare(each, options.random, minimize, config.seed) if options.random else None
         for each in answers
     ]
-    files = PlanFiles(space, options.out, options.overrides)
     outcomes = [
-        outcome_of(answer, comparison, files, config, options.train)
-        for answer, comparison in zip(answers, comparisons, strict=True)
+        outcome_of(answer, comparison, files, config, options.train, runs)
+        for answer, comparison, runs in zip(answers, comparisons, verified, strict=True)
     ]
     if timed:
         for answer, outcome in zip(answers, outcomes, strict=True):

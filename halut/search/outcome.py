@@ -18,6 +18,8 @@ from halut.training.run import run
 
 SCHEMA = 1
 KIND = "budget"
+DIGITS = 12
+"""Of a plan's digest, in the names of its file and folder."""
 PLANNED = ("policy", "halut=", "halut.", "plan=", "run_dir=", "results=")
 """Overrides, by how they begin, in whose place the plan and the search's own folders are."""
 UNTRAINED = ("schedule", "baseline=", "ptq=", "loss.", "optim.")
@@ -59,12 +61,41 @@ def write_outcome(folder: Path, command: str, content: Mapping[str, Any]) -> Non
     write_json(folder / "search.json", {**head, **content})
 
 
+def verify(
+    answer: Answer, search: Search, files: PlanFiles, config: TrainConfig, count: int, train: bool
+) -> list[dict[str, Any]]:
+    """Run the `count` best plans of a budget of resources, and the uniform one, as train.py does,
+    without the test split; the best of them by validation becomes the answer.
+
+    Returns {"options", "plan", "command", "val_accuracy"} of each, the best first. Plans of a
+    budget of points lost are taken as they were measured.
+    """
+    if answer.best is None or answer.budget.lost is not None:
+        return []
+    best = search.ranked(answer.budget)[:count]
+    beside = [answer.uniform] if answer.uniform is not None and answer.uniform not in best else []
+    runs = []
+    for each in [*best, *beside]:
+        plan = files.space.plan_of(each.options)
+        if not plan.replaced:
+            continue
+        written = files.write(plan.digest[:DIGITS], plan)
+        accuracy = _run(config, files, plan, train, test=False)["val_accuracy"]
+        labels = files.space.labels_of(each.options)
+        runs.append((each, {"options": labels, **written, "val_accuracy": accuracy}))
+    if runs:
+        runs.sort(key=lambda pair: -pair[1]["val_accuracy"])
+        answer.best = runs[0][0]
+    return [run for _, run in runs]
+
+
 def outcome_of(
     answer: Answer,
     comparison: Comparison | None,
     files: PlanFiles,
     config: TrainConfig,
     train: bool,
+    verified: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write the plans of an answer, run it as train.py does, and say what came out.
 
@@ -97,10 +128,10 @@ def outcome_of(
             for index, each in enumerate(tried.values())
         ],
         "random": None if comparison is None else _random(name, comparison, files),
+        "verified": list(verified),
     }
     if answer.best is not None and plan.replaced:
-        report = run(run_config(config, path, files.out / "runs" / name, train))
-        final = report["final"]
+        final = _run(config, files, plan, train, test=config.test)
         outcome["run"] = {
             "command": command_of(files.overrides, path, train),
             "val_accuracy": final["val_accuracy"],
@@ -144,6 +175,17 @@ def front_of(search: Search, resource: str, points: int) -> list[dict[str, Any]]
         }
         for options, cost, rise in search.front(resource, points)
     ]
+
+
+def _run(
+    config: TrainConfig, files: PlanFiles, plan: Plan, train: bool, test: bool
+) -> dict[str, Any]:
+    """The final accuracies of a plan's run, in a folder called after what the plan says: whichever
+    budgets it is of, it runs once."""
+    name = plan.digest[:DIGITS]
+    path = Path(files.write(name, plan)["plan"])
+    settings = run_config(config, path, files.out / "runs" / name, train)
+    return dict(run(dataclasses.replace(settings, test=test))["final"])
 
 
 def run_config(config: TrainConfig, plan: Path, folder: Path, train: bool) -> TrainConfig:
