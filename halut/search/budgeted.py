@@ -20,6 +20,8 @@ Measure = Callable[[Options], dict[str, float]]
 MARGIN = 1 + 1e-9
 DRAWS = 8
 """Of losses, which have to lead to a plan that was not measured yet."""
+WIDER = 1.5
+"""By how much the deviations of each draw are larger than those of the one before."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,12 @@ class Search:
     ) -> Options | None:
         """The solution, or one of losses that are drawn, which was not measured yet."""
         losses = self.correction.losses()
-        for _ in range(DRAWS):
+        for attempt in range(DRAWS):
             solution = solve(self.space.items(resources, losses), left)
             assert solution is not None
             if solution.options not in self.measured:
                 return solution.options
-            losses = self.correction.draw(generator)
+            losses = self.correction.draw(generator, WIDER**attempt)
         return None
 
     def compare(

@@ -200,7 +200,8 @@ def test_a_correction_takes_a_plan_to_what_was_seen_and_leaves_what_is_kept():
     correction.see((1, 1), 4.0)
     assert 3.7 < correction.predict((1, 1)) <= 4.0
     assert correction.losses()[0][0] == 0.0
-    assert correction.losses()[0][2] == 2.0  # nothing was seen of it
+    assert 2.0 < correction.losses()[0][2] < 4.0  # of a site and a plan that lose more than alone
+    assert correction.losses()[0][1] < correction.losses()[0][2]
     assert correction.losses()[0][1] == pytest.approx(correction.losses()[1][1])
 
 
@@ -249,3 +250,27 @@ def test_a_measured_latency_is_a_resource():
         (measure_of(timed)(o)["loss"], o) for o in every(timed) if fits(timed.cost_of(o), budget)
     )
     assert answer.best.options == expected[1]
+
+
+def test_a_correction_of_enough_plans_has_the_losses_that_plans_add_up():
+    draw = np.random.default_rng(0)
+    alone = [np.array([0.0, *draw.uniform(0.5, 2.0, 4)]) for _ in range(4)]
+    together = [losses * draw.uniform(0.7, 2.5) * draw.uniform(0.8, 1.2, 5) for losses in alone]
+    correction = Correction(alone)
+    plans = [tuple(draw.integers(0, 5, 4)) for _ in range(60)]
+
+    def loss(plan):
+        return sum(losses[o] for losses, o in zip(together, plan, strict=True))
+
+    for plan in plans[:40]:
+        correction.see(plan, loss(plan))
+    assert all(abs(correction.predict(p) - loss(p)) < 0.15 * loss(p) + 0.1 for p in plans[40:])
+    mean = np.mean([correction.draw(draw)[2] for _ in range(4000)], axis=0)
+    assert mean == pytest.approx(correction.losses()[2], abs=0.1)
+
+
+def test_where_the_solution_stands_others_are_drawn_and_measured():
+    own = space(factors=(1.0, 1.0))
+    answer = Search(own, measure_of(own)).within(budgets_of("bytes:80")[0], 6)
+    assert len({each.options for each in answer.tried}) == len(answer.tried) > 1
+    assert all(each.costs["bytes"] <= 80 for each in answer.tried)
