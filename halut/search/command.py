@@ -32,6 +32,7 @@ from halut.search.outcome import (
 from halut.search.references import references
 from halut.studies.latency import Latencies, measured
 from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
+from halut.studies.options import refuse_impossible
 from halut.studies.ranks import Ranks
 from halut.studies.sensitivity_table import remarks, show_lines
 from halut.training.config.command import command_line
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     energies = load_energies(options.energy)
     check_place(options.out, f"--out {options.out}")
     ranks = Ranks.join()
-    subject, choices, store = begin(options, ranks)
+    subject, choices, store = begin(options, ranks, refuse_impossible)
     config = subject.config
     scores = ["fisher"] if options.score == "fisher" else ["measured"]
     setup = Setup(

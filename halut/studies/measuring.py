@@ -98,11 +98,14 @@ def check_place(folder: Path, words: str) -> None:
 
 
 def begin(
-    options: argparse.Namespace, ranks: Ranks | None = None
+    options: argparse.Namespace,
+    ranks: Ranks | None = None,
+    check: Callable[[Sequence[Choice]], object] = lambda choices: None,
 ) -> tuple[Subject, list[Choice], Store]:
     """What the flags of a study mean: its subject, what is measured at which site, its store.
 
     The first of several ranks trains the exact network, and the others take it from base.cache.
+    `check` is called before that, to refuse choices.
     Raises HalutError for what cannot be, before anything is trained.
     """
     ranks = ranks or Ranks()
@@ -116,7 +119,9 @@ def begin(
                 "base.cache=null: several ranks need a folder, in which they find the exact "
                 "network that the first has trained"
             )
-        return choices_of(plan, config.halut, options.options, options.sites)
+        choices = choices_of(plan, config.halut, options.options, options.sites)
+        check(choices)
+        return choices
 
     subject = ranks.after_first(lambda: Subject.of(options.overrides, options.threads, choices_at))
     kept = [entry.site.name for entry in subject.plan if not entry.replaced]

@@ -128,6 +128,15 @@ def choices_of(
     return list(first.values())
 
 
+def refuse_impossible(choices: Sequence[Choice]) -> None:
+    """Raise HalutError for words that no site can have, with what each site says."""
+    for label in dict.fromkeys(choice.label for choice in choices):
+        own = [choice.candidate for choice in choices if choice.label == label]
+        if all(candidate.reason is not None for candidate in own):
+            reasons = dict.fromkeys(str(candidate.reason) for candidate in own)
+            raise HalutError(f"no site can be {label}: {'; '.join(reasons)}")
+
+
 def _own(plan: Plan, site: Site, default: Config) -> Choice:
     entry = plan[site.name]
     candidate = Candidate(entry) if entry.replaced else Candidate.of(site, default)

@@ -158,10 +158,11 @@ def test_a_budget_below_the_least_writes_the_nearest_and_fails(found):
         (("budget=bits:3",), "unknown resource 'bits'"),
         (("budget=bytes:1k", "--options", "tre C=4"), "unknown operator 'tre'"),
         (("budget=bytes:1k", "--energy", "3nm"), "3nm"),
+        (("budget=bytes:1k", "--options", "tree C=999", "integer"), "no site can be tree C=999: "),
     ],
 )
 def test_what_is_refused_before_anything_is_trained(tmp_path, words, says):
-    ran = halut(tmp_path, "search", *words, "data=digits")
+    ran = halut(tmp_path, "search", "data=digits", *words)
     assert ran.returncode != 0
     assert says in ran.stderr
     assert len(ran.stderr.splitlines()) == 1

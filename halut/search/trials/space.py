@@ -14,7 +14,7 @@ from halut.errors import HalutError
 from halut.option import unknown
 from halut.search.trials.parameter import Choices, Numbers, Parameter, Value, parameters_of, text_of
 from halut.sites.plan import KEEP, Plan
-from halut.studies.options import Choice, choices_of
+from halut.studies.options import Choice, choices_of, refuse_impossible
 from halut.training.config.command import override_value
 
 Values = dict[str, Value]
@@ -161,7 +161,7 @@ def _supported(plan: Plan, choices: SiteChoices) -> dict[str, dict[str, Choice |
     texts = [text for text in choices.options if text != KEEP]
     patterns = [] if choices.pattern is None else [choices.pattern]
     every = choices_of(plan, Tree(), texts, patterns) if texts else []
-    labels = dict.fromkeys(each.label for each in every)
+    refuse_impossible(every)
     by_site: dict[str, dict[str, Choice | None]] = {}
     for choice in every:
         own = by_site.setdefault(choice.candidate.site.name, {})
@@ -169,10 +169,6 @@ def _supported(plan: Plan, choices: SiteChoices) -> dict[str, dict[str, Choice |
             own[KEEP] = None
         if choice.candidate.reason is None:
             own[choice.label] = choice
-    for label in labels:
-        if not any(label in own for own in by_site.values()):
-            reasons = {e.candidate.reason for e in every if e.label == label}
-            raise HalutError(f"no site can be {label}: {'; '.join(sorted(map(str, reasons)))}")
     return by_site
 
 
