@@ -25,9 +25,10 @@ from halut.replace.sharing import same_inputs
 from halut.search.budget import LATENCY, LOST, RESOURCES, Budget, budgets_of
 from halut.search.budgeted import Answer, Comparison, Measured, Options, Search
 from halut.search.options import SCORES, Space, space_of
+from halut.search.out import BUDGETS, check_out
 from halut.sites.plan import Plan
 from halut.studies.latency import Latencies, measured
-from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
+from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
 from halut.studies.ranks import Ranks
 from halut.studies.sensitivity_table import remarks, show_lines
 from halut.studies.subject import Subject
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_intermixed_args(list(arguments))
     budgets, minimize, options.overrides = asked(options.overrides)
     energies = load_energies(options.energy)
-    check_place(options.out, f"--out {options.out}")
+    check_out(options.out, BUDGETS)
     ranks = Ranks.join()
     subject, choices, store = begin(options, ranks)
     config = subject.config

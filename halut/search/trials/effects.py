@@ -10,6 +10,7 @@ from halut.errors import HalutError
 from halut.search.trials.parameter import Choices, Parameter, Value
 from halut.search.trials.planner import Planner
 from halut.search.trials.space import TrialSpace, Values
+from halut.search.trials.trial import TrialFailed, failing
 
 ATTEMPTS = 6
 """Points of the rest of the space at which a parameter is tried."""
@@ -57,8 +58,9 @@ def _check(space: TrialSpace, planner: Planner, parameter: Parameter) -> None:
         for value in some_values(parameter):
             overrides = space.overrides({**others, parameter.name: value})
             try:
-                effects.add(_effect(planner, parameter, overrides, value))
-            except HalutError as error:
+                with failing():
+                    effects.add(_effect(planner, parameter, overrides, value))
+            except TrialFailed as error:
                 reasons.append(str(error))
         if len(effects) > 1:
             return
