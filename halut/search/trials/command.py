@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -303,13 +303,6 @@ def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
     states = library.trial.TrialState
     begun = time.perf_counter()
     values: dict[str, Any] = {}
-
-    def after_stage(index: int, accuracy: float) -> None:
-        if spec.prune != "none":
-            trial.report(accuracy, index)
-            if trial.should_prune():
-                raise library.TrialPruned(f"ended after stage {index}")
-
     space = extended(spec.space, [f"seed={spec.seed}"])
     try:
         with failing():
@@ -320,7 +313,9 @@ def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
         trial.set_user_attr("command", runner.command(overrides))
         trial.set_user_attr("run", str(runner.run_dir(overrides)))
         costs = _costs(trial, spec, runner, overrides)
-        report = runner.run(overrides, after_stage)
+        with failing():
+            count = len(runner.planner.stages(overrides)) if spec.prune != "none" else 0
+        report = runner.run(overrides, ending_early(trial, count))
         own = {**figures(report, (spec.objective,)), **costs}
         trial.set_user_attr("figures", own)
         study.study.tell(trial, [own[name] for name in (spec.objective, *spec.minimize)])
@@ -337,11 +332,23 @@ def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
         trial.set_user_attr("interrupted", True)
         raise
     shown = " ".join(f"{name}={value}" for name, value in values.items()) or "-"
-    count = len(study.finished())
     log.info(
         "%s, trial %d of %d: %s: %s (%.0f s)",
-        *(spec.name, count, study.total, shown, what, time.perf_counter() - begun),
+        *(spec.name, len(study.finished()), study.total, shown, what, time.perf_counter() - begun),
     )
+
+
+def ending_early(trial: Any, stages: int) -> Callable[[int, float], None]:
+    """What ends a trial after one of its `stages` if its pruner says so; after the last one there
+    is nothing left to save, and its accuracy is known."""
+
+    def after_stage(index: int, accuracy: float) -> None:
+        if index + 1 < stages:
+            trial.report(accuracy, index)
+            if trial.should_prune():
+                raise optuna().TrialPruned(f"ended after stage {index}")
+
+    return after_stage
 
 
 def _costs(trial: Any, spec: StudySpec, runner: Runner, overrides: list[str]) -> dict[str, float]:

@@ -74,14 +74,14 @@ def _check(space: TrialSpace, planner: Planner, parameter: Parameter) -> None:
 
 def _effect(planner: Planner, parameter: Parameter, overrides: list[str], value: Value) -> str:
     """What differs if the parameter has an effect. HalutError for what train.py refuses."""
-    planner.config(overrides)
+    config = planner.config(overrides)
     keys = [key.lstrip("+") for key in parameter.keys]
     if any(key.split(".")[0] == "model" for key in keys):
         return planner.built(overrides)
     if any(key.split(".")[0] in ("halut", "policy") for key in keys):
         return planner.planned(overrides)
     if any(key in OF_STAGES for key in keys):
-        return planner.stages(overrides)
+        return repr((config.schedule.order, planner.stages(overrides)))
     return str(value)
 
 

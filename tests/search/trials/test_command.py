@@ -312,6 +312,22 @@ def test_a_search_of_the_other_kind_is_not_overwritten(
     assert json.loads(path.read_text()) == content
 
 
+def test_a_trial_is_ended_between_stages_and_not_after_the_last():
+    import optuna
+
+    from halut.search.trials.command import ending_early
+
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(0))
+    good = study.ask()
+    for index in range(2):
+        good.report(90.0, index)
+    study.tell(good, 90.0)
+    with pytest.raises(optuna.TrialPruned, match="ended after stage 0"):
+        ending_early(study.ask(), 2)(0, 10.0)
+    ending_early(study.ask(), 1)(0, 10.0)
+    ending_early(study.ask(), 2)(1, 10.0)
+
+
 def test_without_optuna_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):
     from halut.cli import main
 
