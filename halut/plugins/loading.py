@@ -104,6 +104,11 @@ def described() -> dict[str, dict[str, list[str]]]:
     return {name: registered(name) for name in _modules}
 
 
+def asked_for() -> list[str]:
+    """The plugins that have registered something and that no installed package announces."""
+    return [name for name in _modules if name not in _packages and registered(name)]
+
+
 def registered(name: str) -> dict[str, list[str]]:
     """What an imported plugin has registered, also where its module came under another name."""
     module = _modules[name]

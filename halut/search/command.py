@@ -21,6 +21,7 @@ from halut.replace.sharing import same_inputs
 from halut.search.budget import LATENCY, LOST, RESOURCES, Budget, budgets_of
 from halut.search.budgeted import Answer, Comparison, Search
 from halut.search.options import SCORES, Space, space_of
+from halut.search.out import BUDGETS, check_out
 from halut.search.outcome import (
     PlanFiles,
     front_of,
@@ -31,7 +32,7 @@ from halut.search.outcome import (
 )
 from halut.search.references import references
 from halut.studies.latency import Latencies, measured
-from halut.studies.measuring import Setup, add_flags, at_least, begin, check_place, measure
+from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
 from halut.studies.options import refuse_impossible
 from halut.studies.ranks import Ranks
 from halut.studies.sensitivity_table import remarks, show_lines
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_intermixed_args(list(arguments))
     budgets, minimize, options.overrides = asked(options.overrides)
     energies = load_energies(options.energy)
-    check_place(options.out, f"--out {options.out}")
+    check_out(options.out, BUDGETS)
     ranks = Ranks.join()
     subject, choices, store = begin(options, ranks, refuse_impossible)
     config = subject.config

@@ -12,12 +12,12 @@ from typing import Any
 from halut.io import read_json, write_bytes, write_json
 from halut.search.budgeted import Answer, Comparison, Measured, Search
 from halut.search.options import Space
+from halut.search.out import BUDGETS
 from halut.sites.plan import Plan
 from halut.training.config.run_config import TrainConfig
 from halut.training.run import run
 
 SCHEMA = 1
-KIND = "budget"
 DIGITS = 12
 """Of a plan's digest, in the names of its file and folder."""
 PLANNED = ("policy", "halut=", "halut.", "plan=", "run_dir=", "results=")
@@ -57,7 +57,7 @@ class PlanFiles:
 
 def write_outcome(folder: Path, command: str, content: Mapping[str, Any]) -> None:
     """Write search.json: `content` with what says what it is."""
-    head = {"schema": SCHEMA, "kind": KIND, "command": command}
+    head = {"schema": SCHEMA, "kind": BUDGETS, "command": command}
     write_json(folder / "search.json", {**head, **content})
 
 

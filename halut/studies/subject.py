@@ -99,6 +99,10 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
             return settings
     except (HydraException, OmegaConfBaseException) as error:
         raise HalutError(one_line(error, TrainConfig, PROGRAM)) from error
+    except ValueError as error:  # Hydra's own, of GROUP=null and GROUP=1
+        if "Config group override" not in str(error):
+            raise
+        raise HalutError(" ".join(str(error).split())) from error
     finally:
         hydra_config.cfg, session.hydra = before
 

@@ -15,6 +15,11 @@ from omegaconf import OmegaConf
 import halut
 from halut.cli import main as halut_main
 from halut.errors import HalutError
+from halut.plugins import loading
+from halut.search.trials.command import parser, request_of
+from halut.search.trials.planner import Planner
+from halut.sites.plan import Plan
+from halut.studies.subject import compose
 from halut.training.config.plugin_options import asked, import_plugins
 from tests.conftest import Outcome
 from tests.plugins.test_bundles import EXAMPLE, NETS
@@ -224,3 +229,11 @@ def test_sweeps_and_ranks_know_plugins(train, mine):
     ranks = ("trainer=ddp", "trainer.devices=2", "trainer.num_nodes=1", "run_dir=ranks")
     assert train(*command, *ranks).code == 0
     assert json.loads(Path("ranks/report.json").read_text())["environment"]["processes"] == 2
+
+
+def test_a_trial_of_a_search_names_the_plugins_that_it_needs(mine):
+    loading.load([mine])
+    options = parser().parse_intermixed_args(["sampler=grid", *TINY, "schedule.epochs=1,2"])
+    (spec,) = request_of(options, Planner()).specs
+    overrides = spec.space.points(lambda overrides: Plan(()))[0][1]
+    assert compose(overrides).plugins == [mine]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from rich.table import Table
 
 from halut.errors import HalutError
 from halut.option import unknown
+from halut.plugins import loading
 from halut.search.budget import LOST, RESOURCES, budgets_of
+from halut.search.out import TRIALS as BY_TRIALS
+from halut.search.out import check_out
 from halut.search.trials.effects import check_effects
 from halut.search.trials.outcome import best, curves, study_content, write_outcome
 from halut.search.trials.picture import draw
@@ -30,12 +33,14 @@ from halut.search.trials.study import (
     suggest,
     turn,
 )
-from halut.search.trials.trial import Runner, TrialFailed, check_objective, figures
-from halut.studies.measuring import at_least, check_place, writable_store
+from halut.search.trials.trial import Runner, TrialFailed, check_objective, failing, figures
+from halut.studies.measuring import at_least, writable_store
 from halut.studies.options import configs_of
-from halut.training.config.command import command_line
+from halut.training.cluster.interruption import Interrupted, signal_handler
+from halut.training.config.command import command_line, override_value
 from halut.training.config.search_config import SearchConfig
 from halut.training.logging.progress import console, log, set_up_logging
+from halut.training.parallel.distributed import print_error
 
 KEYS = tuple(SearchConfig.__dataclass_fields__)
 OWN = ("sampler", "trials", "seeds", "objective", "minimize", "budget", "prune")
@@ -47,7 +52,7 @@ SHOWN = ("val_accuracy", "test_accuracy", "command")
 EPILOG = """\
 a space:
   KEY=A,B  KEY=range(1,9,2)  KEY=interval(0,1)  'KEY=tag(log,interval(1e-4,1e-1))'   as in sweeps
-  'halut.V=4,8 if halut=tree,pq'       there with these values of an earlier key alone
+  'halut.V=4,8 if halut=tree,pq'       there with these values of another key alone
   optim.lr.table+optim.lr.rest=...     keys that share a value
   '+model.options.identity=subset(a,b)'   a list of any of these
   --options keep 'tree V=9' 'integer width=4,8'   what each site may become (--sites, --shared)
@@ -96,11 +101,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0; 1 if a study has no trial that came to an end."""
+    """0; 1 if a study has no trial that came to an end; 128 and its number after a signal."""
     options = parser().parse_intermixed_args(list(arguments))
     set_up_logging()
+    try:
+        with signal_handler.during_run():
+            return _main(options)
+    except Interrupted as stop:
+        print_error(f"ended by {stop}; the same command goes on")
+        return 128 + stop.number
+
+
+def _main(options: argparse.Namespace) -> int:
     optuna()
-    check_place(options.out, f"--out {options.out}")
+    check_out(options.out, BY_TRIALS)
     writable_store(options.results)
     planner = Planner()
     request = request_of(options, planner)
@@ -118,11 +132,11 @@ def main(arguments: Sequence[str]) -> int:
 def request_of(options: argparse.Namespace, planner: Planner) -> Request:
     """The studies of the command line, laid over those of its experiment."""
     own, words = _own(options.overrides)
+    if plugins := loading.asked_for():
+        words.insert(0, f"plugins=[{','.join(map(override_value, plugins))}]")
     if options.threads:
         words.append(f"trainer.threads={options.threads}")
-    experiment = [
-        word for word in words if word.lstrip("+").startswith(("experiment=", "plugins="))
-    ]
+    experiment = [word for word in words if word.lstrip("+").startswith("experiment=")]
     settings = planner.config(experiment).search
     settings = replace(settings, **own)
     if not settings.sampler:
@@ -163,7 +177,7 @@ def request_of(options: argparse.Namespace, planner: Planner) -> Request:
     for spec in specs:
         check_spec(spec)
     minutes = options.minutes
-    if minutes is not None and minutes <= 0:
+    if minutes is not None and not minutes > 0:
         raise HalutError(f"--minutes must be above 0, got {minutes:g}")
     return Request(specs, options.out, minutes, options.storage, options.results)
 
@@ -180,7 +194,7 @@ def _own(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         if key not in OWN:
             words.append(word)
             continue
-        values = [each for each in text.strip("[]").split(",") if each]
+        values = [each.strip() for each in text.strip("[] ").split(",") if each.strip()]
         if key in ("sampler", "minimize"):
             own[key] = values
         elif key == "seeds":
@@ -191,7 +205,7 @@ def _own(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _whole(key: str, text: str) -> int:
-    if not text.isdigit():
+    if not text.strip().isascii() or not text.strip().isdigit():
         raise HalutError(f"{key}={text}: a whole number is wanted")
     return int(text)
 
@@ -202,6 +216,9 @@ def check_numbers(settings: SearchConfig) -> None:
         raise HalutError(f"trials={settings.trials}: at least 1 is wanted")
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise HalutError("seeds: give at least one, each once")
+    for key, names in (("sampler", settings.sampler), ("minimize", settings.minimize)):
+        if len(set(names)) < len(names):
+            raise HalutError(f"{key}={','.join(names)}: each once")
     for name in settings.minimize:
         if name not in RESOURCES:
             raise HalutError(f"minimize={name}: {unknown('cost', name, list(RESOURCES))}")
@@ -252,7 +269,7 @@ def _search(studies: Sequence[SharedStudy], runner: Runner, request: Request) ->
     contents = _write(studies, request)
     running = sum(study.running() for study in studies)
     left = sum(
-        0 if study.exhausted() else study.total - len(content["trials"])
+        0 if study.exhausted() else max(0, study.total - len(content["trials"]))
         for study, content in zip(studies, contents, strict=True)
     )
     if left:
@@ -286,23 +303,19 @@ def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
     states = library.trial.TrialState
     begun = time.perf_counter()
     values: dict[str, Any] = {}
-
-    def after_stage(index: int, accuracy: float) -> None:
-        if spec.prune != "none":
-            trial.report(accuracy, index)
-            if trial.should_prune():
-                raise library.TrialPruned(f"ended after stage {index}")
-
     space = extended(spec.space, [f"seed={spec.seed}"])
     try:
-        values, overrides = space.trial(
-            runner.planner.plan, lambda parameter, _: suggest(trial, parameter)
-        )
+        with failing():
+            values, overrides = space.trial(
+                runner.planner.plan, lambda parameter, _: suggest(trial, parameter)
+            )
         trial.set_user_attr("overrides", runner.words(overrides))
         trial.set_user_attr("command", runner.command(overrides))
         trial.set_user_attr("run", str(runner.run_dir(overrides)))
         costs = _costs(trial, spec, runner, overrides)
-        report = runner.run(overrides, after_stage)
+        with failing():
+            count = len(runner.planner.stages(overrides)) if spec.prune != "none" else 0
+        report = runner.run(overrides, ending_early(trial, count))
         own = {**figures(report, (spec.objective,)), **costs}
         trial.set_user_attr("figures", own)
         study.study.tell(trial, [own[name] for name in (spec.objective, *spec.minimize)])
@@ -311,18 +324,33 @@ def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
         what = f"pruned: {stop}"
         trial.set_user_attr("reason", str(stop))
         study.study.tell(trial, state=states.PRUNED)
-    except (HalutError, TrialFailed) as error:
+    except TrialFailed as error:
         what = f"failed: {error}"
         trial.set_user_attr("reason", str(error))
         study.study.tell(trial, state=states.FAIL)
+    except (KeyboardInterrupt, Interrupted):
+        trial.set_user_attr("interrupted", True)
+        raise
     if trial.user_attrs.get("unrun"):
         return
     shown = " ".join(f"{name}={value}" for name, value in values.items()) or "-"
-    count = len(study.finished())
     log.info(
         "%s, trial %d of %d: %s: %s (%.0f s)",
-        *(spec.name, count, study.total, shown, what, time.perf_counter() - begun),
+        *(spec.name, len(study.finished()), study.total, shown, what, time.perf_counter() - begun),
     )
+
+
+def ending_early(trial: Any, stages: int) -> Callable[[int, float], None]:
+    """What ends a trial after one of its `stages` if its pruner says so; after the last one there
+    is nothing left to save, and its accuracy is known."""
+
+    def after_stage(index: int, accuracy: float) -> None:
+        if index + 1 < stages:
+            trial.report(accuracy, index)
+            if trial.should_prune():
+                raise optuna().TrialPruned(f"ended after stage {index}")
+
+    return after_stage
 
 
 def _costs(trial: Any, spec: StudySpec, runner: Runner, overrides: list[str]) -> dict[str, float]:
@@ -332,7 +360,8 @@ def _costs(trial: Any, spec: StudySpec, runner: Runner, overrides: list[str]) ->
     objectives needs its figures.
     """
     resources = list(dict.fromkeys((*spec.minimize, *(name for name, _ in spec.limits))))
-    costs = runner.planner.costs(overrides, resources) if resources else {}
+    with failing():
+        costs = runner.planner.costs(overrides, resources) if resources else {}
     for resource, limit in spec.limits:
         trial.set_constraint(resource, costs[resource] / limit - 1)
     if exceeded := limits_exceeded(costs, spec.limits):

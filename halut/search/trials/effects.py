@@ -10,6 +10,7 @@ from halut.errors import HalutError
 from halut.search.trials.parameter import Choices, Parameter, Value
 from halut.search.trials.planner import Planner
 from halut.search.trials.space import TrialSpace, Values
+from halut.search.trials.trial import TrialFailed, failing
 
 ATTEMPTS = 6
 """Points of the rest of the space at which a parameter is tried."""
@@ -57,8 +58,9 @@ def _check(space: TrialSpace, planner: Planner, parameter: Parameter) -> None:
         for value in some_values(parameter):
             overrides = space.overrides({**others, parameter.name: value})
             try:
-                effects.add(_effect(planner, parameter, overrides, value))
-            except HalutError as error:
+                with failing():
+                    effects.add(_effect(planner, parameter, overrides, value))
+            except TrialFailed as error:
                 reasons.append(str(error))
         if len(effects) > 1:
             return
@@ -72,14 +74,14 @@ def _check(space: TrialSpace, planner: Planner, parameter: Parameter) -> None:
 
 def _effect(planner: Planner, parameter: Parameter, overrides: list[str], value: Value) -> str:
     """What differs if the parameter has an effect. HalutError for what train.py refuses."""
-    planner.config(overrides)
+    config = planner.config(overrides)
     keys = [key.lstrip("+") for key in parameter.keys]
     if any(key.split(".")[0] == "model" for key in keys):
         return planner.built(overrides)
     if any(key.split(".")[0] in ("halut", "policy") for key in keys):
         return planner.planned(overrides)
     if any(key in OF_STAGES for key in keys):
-        return planner.stages(overrides)
+        return repr((config.schedule.order, planner.stages(overrides)))
     return str(value)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from halut.io import write_bytes, write_json
+from halut.search.out import TRIALS
 from halut.search.trials.study import SharedStudy
 
 SCHEMA = 1
@@ -116,7 +117,7 @@ def write_outcome(
     """Write search.json and trials.csv; returns the content of the first."""
     content = {
         "schema": SCHEMA,
-        "kind": "trials",
+        "kind": TRIALS,
         "command": command,
         "studies": list(studies),
         "curves": curves(studies),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +51,7 @@ class Numbers:
 class Parameter:
     """One thing that a sampler chooses.
 
-    `keys` get its value: several share it. `when` has the values of earlier parameters with which
+    `keys` get its value: several share it. `when` has the values of other parameters with which
     it is there. With `element`, whether the key's list has it: such a parameter is true or false.
     """
 
@@ -68,7 +69,7 @@ class Parameter:
 def parameters_of(key: str, text: Any) -> list[Parameter]:
     """The parameters of KEY: VALUES [if KEY=A,B [and KEY=C]]; none if VALUES is one value.
 
-    KEY may be several, joined by +, which share their value; a + in front adds keys. VALUES are
+    KEY may be several, joined by +, which share their value; + or ++ in front adds keys. VALUES are
     those of sweeps: A,B; range(START,STOP,STEP); interval(LOW,HIGH), tag(log, ...), int(...); or
     subset(A,B), lists of any of these. Raises HalutError for what is none of them.
 
@@ -78,8 +79,9 @@ def parameters_of(key: str, text: Any) -> list[Parameter]:
     {'halut': ('tree', 'pq')}
     """
     words, _, condition = text_of(text).partition(" if ")
-    sign = "+" if key.startswith("+") else ""
-    names = key.removeprefix("+").split("+")
+    bare = key.lstrip("+")
+    sign = key[: len(key) - len(bare)]
+    names = bare.split("+")
     keys = tuple(sign + name for name in names)
     when = _when(condition, key)
     if words.strip().startswith(SUBSET):
@@ -142,6 +144,8 @@ def _domain(override: Override) -> Choices | Numbers:
         numbers = Numbers(start, last, step, "log" in tags, whole)
     else:
         return Choices(_choices(override))
+    if not math.isfinite(numbers.low) or not math.isfinite(numbers.high):
+        raise HalutError(f"{override.input_line}: its ends have to be finite")
     if not numbers.low < numbers.high:
         raise HalutError(f"{override.input_line}: there is nothing to search between its ends")
     if numbers.log and (numbers.low <= 0 or numbers.step is not None):

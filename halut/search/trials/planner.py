@@ -18,6 +18,7 @@ from halut.analysis.plan_cost import PLAN, plan_cost
 from halut.analysis.plan_latency import plan_latency
 from halut.errors import HalutError
 from halut.replace import swap
+from halut.replace.schedule import Stage
 from halut.search.budget import LATENCY
 from halut.sites.plan import Plan
 from halut.studies.subject import compose
@@ -107,9 +108,8 @@ class Planner:
         ]
         return json.dumps(entries, sort_keys=True, default=str)
 
-    def stages(self, overrides: Sequence[str]) -> str:
-        """The schedule's stages in words; what a trained network tells of them is left open."""
-        config = self.config(overrides)
+    def stages(self, overrides: Sequence[str]) -> list[Stage]:
+        """The schedule's stages; what a trained network tells of them is left open."""
         network, plan = self._planned(overrides)
         lost = dict.fromkeys((entry.site.name for entry in plan.replaced), 0.0)
-        return repr((config.schedule.order, stages_of(config, plan, network, lost)))
+        return stages_of(self.config(overrides), plan, network, lost)

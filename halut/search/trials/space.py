@@ -28,6 +28,8 @@ EXACT = "exact"
 MAX_POINTS = 100_000
 """Points of a grid."""
 RESERVED = ("run_dir", "results", "test", "seed", "plan")
+"""Keys whose values a search does not choose."""
+SET = ("run_dir", "results", "test", "seed")
 """Keys that a search sets itself."""
 RULED = ("policy.", "policy=", "halut=", "halut.")
 """Overrides in whose place the choices of sites are."""
@@ -119,11 +121,13 @@ class TrialSpace:
         lists: dict[str, list[str]] = {}
         own = []
         for parameter in self.parameters:
+            if parameter.name not in values:
+                continue
             if parameter.element is not None:
                 chosen = lists.setdefault(parameter.keys[0], [])
-                if values.get(parameter.name) == "true":
+                if values[parameter.name] == "true":
                     chosen.append(parameter.element)
-            elif parameter.name in values:
+            else:
                 own += [f"{key}={values[parameter.name]}" for key in parameter.keys]
         own += [f"{key}=[{','.join(elements)}]" for key, elements in lists.items()]
         return [*self.fixed, *own]
@@ -142,6 +146,8 @@ class TrialSpace:
         for choices in self.sites:
             by_site = _supported(plan, choices)
             own = {site: options for site, options in by_site.items() if site not in seen}
+            if by_site and not own:
+                raise HalutError(f"{choices.pattern or '*'}: an earlier pattern has all its sites")
             seen |= own.keys()
             groups = [tuple(own)] if choices.shared else [(site,) for site in own]
             for group in groups:
@@ -205,45 +211,76 @@ def space_of(
 ) -> TrialSpace:
     """The space of a command's words, those with several values laid over `space`, and of sites.
 
-    Raises HalutError for a key that a search sets itself, and for a condition on what is no
-    parameter before it.
+    Raises HalutError for a key that a search sets itself or that stands in two places, and for a
+    condition that nothing fulfills.
     """
-    fixed, swept = [], dict(space)
+    fixed: dict[str, str] = {}
+    swept = dict(space)
     for word in words:
-        sign = "+" if word.startswith("+") else ""
-        key, equals, text = word.removeprefix("+").partition("=")
-        key = sign + key
+        key, equals, text = word.partition("=")
+        for earlier in [each for each in swept if each.lstrip("+") == key.lstrip("+")]:
+            del swept[earlier]
+        fixed.pop(key, None)  # of equal keys the last word counts
         if equals and parameters_of(key, text):
-            swept.pop(key, None)
             swept[key] = text
         else:
-            swept.pop(key, None)  # one value given in place of the experiment's several
-            fixed.append(word)
+            fixed[key] = word
     parameters: list[Parameter] = []
     for key, text in swept.items():
         own = parameters_of(key, text)
         if not own:
-            fixed.append(f"{key}={text_of(text)}")
+            fixed[key] = f"{key}={text_of(text)}"
         parameters += own
-    names: list[str] = []
-    for parameter in parameters:
-        for key in parameter.keys:
-            if key.lstrip("+").split(".")[0] in RESERVED:
-                raise HalutError(f"{key}: a search sets it itself; seeds=0,1,2 repeats a study")
-        for name in parameter.when:
-            if name not in names:
-                line = unknown("parameter before it", name, names)
-                raise HalutError(f"{parameter.name}: if {name}=...: {line}")
-        names.append(parameter.name)
+    _check_keys(fixed, swept)
+    parameters = _parents_first(parameters)
     if sites and (ruled := [p.name for p in parameters if p.name.startswith("halut")]):
         raise HalutError(
             f"{ruled[0]} has no effect where options of sites are given: write it there"
         )
-    if not parameters and not sites:
+    if not parameters and all(set(each.options) == {KEEP} for each in sites):
         raise HalutError(
             "nothing to search: give several values of a key, KEY=A,B, or --options of sites"
         )
-    return TrialSpace(tuple(fixed), tuple(parameters), tuple(sites))
+    return TrialSpace(tuple(fixed.values()), tuple(parameters), tuple(sites))
+
+
+def _check_keys(fixed: Mapping[str, str], swept: Mapping[str, Any]) -> None:
+    owners: dict[str, str] = {}
+    for name in dict.fromkeys((*fixed, *swept)):
+        for key in name.lstrip("+").split("+"):
+            if key.split(".")[0] in (RESERVED if name in swept else SET):
+                raise HalutError(
+                    f"{key}: a search sets it itself; seeds=0,1,2 repeats a study, --out and "
+                    "--results say where it is kept"
+                )
+            if key in owners:
+                raise HalutError(f"{key} stands in {owners[key]}=... and in {name}=...")
+            owners[key] = name
+
+
+def _parents_first(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Each behind those that its condition names, else in the order given."""
+    by_name = {parameter.name: parameter for parameter in parameters}
+    placed: dict[str, Parameter] = {}
+
+    def place(parameter: Parameter, below: tuple[str, ...]) -> None:
+        for name, values in parameter.when.items():
+            where = f"{parameter.name}: if {name}={','.join(values)}"
+            if name not in by_name:
+                raise HalutError(f"{where}: {unknown('parameter', name, list(by_name))}")
+            if name in (*below, parameter.name):
+                raise HalutError(f"{where}: the conditions go round in a circle")
+            known = [str(each) for each in by_name[name].domain.values or ()]
+            for value in values if known else ():
+                if value not in known:
+                    raise HalutError(f"{where}: {unknown('value', value, known)}")
+            if name not in placed:
+                place(by_name[name], (*below, parameter.name))
+        placed.setdefault(parameter.name, parameter)
+
+    for parameter in parameters:
+        place(parameter, ())
+    return list(placed.values())
 
 
 def extended(space: TrialSpace, words: Sequence[str]) -> TrialSpace:

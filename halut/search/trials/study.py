@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from halut.errors import HalutError
+from halut.io import read_json, write_json
 from halut.option import unknown
 from halut.search.trials.parameter import Choices, Parameter, Value
 from halut.search.trials.space import TrialSpace, Values, values_of
@@ -25,6 +26,9 @@ SAMPLERS = ("tpe", "grid", "random", "nsga2", "cmaes")
 PRUNERS = ("none", "median", "halving")
 MAX_UNRUN = 20
 """Draws for each trial that a budget may exclude."""
+DEATHS = 5
+"""Processes that may be killed at one trial before it has failed: one that takes more memory than
+there is would take them all."""
 TURN_SECONDS = 0.1
 """Between two attempts to have one's turn."""
 
@@ -93,8 +97,8 @@ def check_spec(spec: StudySpec) -> None:
 class SharedStudy:
     """A study in a storage, of which any number of processes take trials.
 
-    `points` are all of the grid, for that sampler. Raises HalutError if the storage has a study of
-    that name and another space.
+    `points` are all of the grid, for that sampler, which are visited in an order by the seed.
+    Raises HalutError if the storage has a study of that name and another space.
     """
 
     def __init__(
@@ -114,13 +118,9 @@ class SharedStudy:
             load_if_exists=True,
             pruner=_pruner(spec.prune),
         )
+        random.Random(spec.seed).shuffle(self.points)
         with turn(folder):
             self._check_same()
-            if self.points and not self.study.get_trials(deepcopy=False):
-                order = list(range(len(self.points)))
-                random.Random(spec.seed).shuffle(order)
-                for index in order[: self.total]:
-                    self.study.enqueue_trial(self.points[index][0], {"point": index})
 
     @property
     def total(self) -> int:
@@ -130,6 +130,12 @@ class SharedStudy:
         return min(counts)
 
     def _check_same(self) -> None:
+        identity = _identity(self.folder)
+        if self.study.user_attrs.get("folder", identity) != identity:
+            raise HalutError(
+                f"the storage has a study {self.study.study_name!r} of another folder, whose "
+                "processes cannot be seen from here: give that --out, or one of another name"
+            )
         known = self.study.user_attrs.get("content")
         own = self.spec.content
         if known is None:
@@ -138,8 +144,11 @@ class SharedStudy:
                     f"the storage has a study {self.study.study_name!r} of another kind"
                 )
             self.study.set_user_attr("content", own)
+            self.study.set_user_attr("folder", identity)
             return
-        differing = [key for key in own if json.dumps(known.get(key)) != json.dumps(own[key])]
+        differing = [
+            key for key in own if _unordered(key, known.get(key)) != _unordered(key, own[key])
+        ]
         if differing:
             raise HalutError(
                 f"the storage has a study {self.study.study_name!r} of another "
@@ -162,10 +171,18 @@ class SharedStudy:
                 return None
             if unrun(trials) >= MAX_UNRUN * self.total:
                 return None
+            if self.points and not any(t.state == states.WAITING for t in trials):
+                self.study.enqueue_trial(self._next_point(trials))
             self.study.sampler = _sampler(self.spec, len(trials))
             trial = self.study.ask()
             trial.set_user_attr("worker", worker.name)
             return trial
+
+    def _next_point(self, trials: Sequence[Any]) -> Values:
+        """The first point of the grid that no trial has. Those that a trial of theirs was killed
+        at are free again, wherever the process was killed."""
+        taken = {_key(_values(trial)) for trial in counted(trials)}
+        return next(values for values, _ in self.points if _key(values) not in taken)
 
     def running(self) -> int:
         """Trials that other processes are at."""
@@ -193,13 +210,48 @@ class SharedStudy:
     def _give_back(self, trial: Any) -> None:
         library = optuna()
         own = library.trial.Trial(self.study, trial._trial_id)
+        if self._deaths(trial) == DEATHS:
+            own.set_user_attr("reason", f"its process was killed {DEATHS} times")
+            self.study.tell(trial.number, state=library.trial.TrialState.FAIL)
+            return
         own.set_user_attr("taken_over", True)
         self.study.tell(trial.number, state=library.trial.TrialState.FAIL)
-        attributes = {k: v for k, v in trial.user_attrs.items() if k == "point"}
-        if "point" in attributes:
-            self.study.enqueue_trial(self.points[attributes["point"]][0], attributes)
-        elif trial.params:
-            self.study.enqueue_trial(trial.params, {"after": trial.number})
+        if trial.params and not self.points:
+            self.study.enqueue_trial(trial.params)
+
+    def _deaths(self, trial: Any) -> int:
+        """How many processes were killed at trials of these values, this one's among them."""
+        trials = self.study.get_trials(deepcopy=False)
+        return sum(
+            _key(_values(each)) == _key(_values(trial))
+            and not each.user_attrs.get("interrupted")
+            and (each.number == trial.number or bool(each.user_attrs.get("taken_over")))
+            for each in trials
+            if _values(each)
+        )
+
+
+def _unordered(key: str, value: Any) -> Any:
+    """Words mean the same in any order; costs are objectives, by their places."""
+    return sorted(value) if isinstance(value, list) and key != "minimize" else value
+
+
+def _identity(folder: Path) -> str:
+    """A word of the folder's own, which stays when it is moved or called otherwise elsewhere."""
+    path = folder / "workers" / "folder.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"identity": secrets.token_hex(8)})
+    return str(read_json(path, {"identity": str})["identity"])
+
+
+def _values(trial: Any) -> Values:
+    """What a trial has, or is going to have, of values that are known."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def _key(values: Mapping[str, Value]) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 def counted(trials: Sequence[Any]) -> list[Any]:

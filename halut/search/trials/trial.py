@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import hashlib
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,28 @@ FIGURES = (
 """What is kept of a trial's report."""
 PLAIN = ("baseline=false", "ptq=none")
 """Of trials, unless the words say otherwise: the others are what they are compared with."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the operating system says of a disk that cannot be written to."""
 WAIT_SECONDS = 1.0
 """Between two looks at a run that another process is at."""
 
 
 class TrialFailed(Exception):
     """A trial that has no figures, with the reason."""
+
+
+@contextlib.contextmanager
+def failing() -> Iterator[None]:
+    """What goes wrong inside is a TrialFailed, whatever it is: networks may be a user's own code.
+
+    A disk that takes no more is not the trial's fault.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
+        raise TrialFailed(reason(error) or message_of(error)) from error
 
 
 @dataclass(frozen=True)
@@ -51,8 +69,8 @@ class Runner:
         return [*overrides, *(each for each in PLAIN if each.partition("=")[0] not in keys)]
 
     def run_dir(self, overrides: Sequence[str]) -> Path:
-        """The folder of a trial: equal overrides share it, of all samplers and seeds."""
-        digest = hashlib.sha256("\n".join(self.words(overrides)).encode()).hexdigest()
+        """The folder of a trial: equal overrides share it, in any order, of all samplers."""
+        digest = hashlib.sha256("\n".join(sorted(self.words(overrides))).encode()).hexdigest()
         return self.folder / "trials" / digest[:12]
 
     def command(self, overrides: Sequence[str]) -> str:
@@ -68,7 +86,7 @@ class Runner:
         """The report; what the run prints goes to a file of logs. What a run of the same overrides
         left is taken up; a run that another process is at is waited for.
 
-        What `after_stage` raises is raised; all else that goes wrong is a TrialFailed.
+        What `after_stage` raises is raised; all else that goes wrong is a TrialFailed (`failing`).
         """
         words, path = self.words(overrides), self.run_dir(overrides)
         threads = torch.get_num_threads()
@@ -84,22 +102,23 @@ class Runner:
                 raise
 
         try:
-            config = dataclasses.replace(
-                self.planner.config(words),
-                run_dir=str(path),
-                results=None if self.results is None else str(self.results),
-                test=test,
-            )
-            while True:
-                try:
-                    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-                        return run(config, notify)
-                except InUse:
-                    time.sleep(WAIT_SECONDS)
-        except Exception as error:
+            with failing():
+                config = dataclasses.replace(
+                    self.planner.config(words),
+                    run_dir=str(path),
+                    results=None if self.results is None else str(self.results),
+                    test=test,
+                )
+                while True:
+                    try:
+                        with log.open("a", encoding="utf-8") as file, redirect_stdout(file):
+                            return run(config, notify)
+                    except InUse:
+                        time.sleep(WAIT_SECONDS)
+        except (TrialFailed, OSError):
             if stopped:
                 raise stopped[0] from None
-            raise TrialFailed(reason(error) or message_of(error)) from error
+            raise
         finally:
             torch.set_num_threads(threads)
             gc.collect()  # the networks of one trial; Lightning's loops hold each other

@@ -129,6 +129,87 @@ def test_what_crashes_or_is_not_finite_fails_and_the_others_go_on(tmp_path):
     assert states["1e-3"]["state"] == "complete"
 
 
+NETWORK = """
+from torch import nn
+
+class Plain(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        convolution = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.layers = nn.Sequential(
+            convolution, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, num_classes),
+        )
+    def forward(self, x):
+        return self.layers(x)
+
+class Broken(Plain):
+    def forward(self, x):
+        raise RuntimeError("boom")
+
+class Untrained(Plain):
+    def forward(self, x):
+        if self.training and len(x) > 2:
+            raise KeyError("boom")
+        return self.layers(x)
+"""
+
+
+@pytest.mark.slow
+def test_a_users_network_that_raises_fails_and_the_others_go_on(tmp_path):
+    (tmp_path / "mine.py").write_text(NETWORK)
+    names = ",".join(f"./mine.py:{name}" for name in ("Plain", "Broken", "Untrained"))
+    words = [word for word in DIGITS if not word.startswith(("model", "policy"))]
+    space = ("model=any", f"model.name={names}", "policy=conv3x3")
+    ran = halut(tmp_path, "sampler=grid", *space, "budget=bytes:1M", *words)
+    assert ran.returncode == 0, ran.stderr
+    (study,) = content(tmp_path)["studies"]
+    states = {t["params"]["model.name"].rpartition(":")[2]: t for t in study["trials"]}
+    assert {name: trial["state"] for name, trial in states.items()} == {
+        "Plain": "complete",
+        "Broken": "fail",
+        "Untrained": "fail",
+    }
+    assert "boom" in states["Broken"]["reason"]
+    assert "boom" in states["Untrained"]["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_search_and_the_same_words_in_any_order_go_on(number, code, tmp_path):
+    words = ("sampler=random", "trials=2", *SPACE, *DIGITS)
+    process = subprocess.Popen(
+        command(*words), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 300
+    while not list((tmp_path / "runs/search/trials").glob("*/config.json")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == code
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in said
+    assert ("the same command goes on" in line) == (number == signal.SIGTERM)
+    ran = halut(tmp_path, *words[::-1])
+    assert ran.returncode == 0, ran.stderr
+    (study,) = content(tmp_path)["studies"]
+    assert [trial["state"] for trial in study["trials"]] == ["complete"] * 2
+    runs = {trial["run"] for trial in study["trials"]}
+    assert len(list((tmp_path / "runs/search/trials").iterdir())) == len(runs)
+
+
+@pytest.mark.slow
+def test_fewer_trials_than_there_are_leave_none(tmp_path):
+    words = ("sampler=random", "halut=tree,pq", "schedule.epochs=0", *DIGITS)
+    assert halut(tmp_path, *words, "trials=3").returncode == 0
+    ran = halut(tmp_path, *words, "trials=1")
+    assert ran.returncode == 0, ran.stderr
+    assert "are left" not in ran.stdout
+    assert len(content(tmp_path)["chosen"]) == 1
+
+
 @pytest.mark.slow
 def test_no_trial_that_comes_to_an_end_is_an_error(tmp_path):
     space = ("optim.lr.rest+optim.lr.table=1e29,1e30", "halut=tree", "optim.optimizer=sgd")
@@ -192,6 +273,13 @@ def test_several_objectives_leave_a_front(tmp_path):
         ),
         (("sampler=tpe", "minimize=lust", "halut=tree,pq"), "unknown cost 'lust'"),
         (("sampler=tpe", "budget=bytes:1k,2k", "halut=tree,pq"), "has one, of costs"),
+        (("sampler=tpe", "trials=²", "halut=tree,pq"), "trials=²: a whole number"),
+        (("sampler=tpe,tpe", "halut=tree,pq"), "sampler=tpe,tpe: each once"),
+        (("sampler=tpe", "minimize=bytes,bytes", "halut=tree,pq"), "minimize=bytes,bytes: each"),
+        (("sampler=tpe", "halut=null,tree"), "Config group override must be a string"),
+        (("sampler=tpe", "halut=tree,pq", "--minutes", "nan"), "--minutes must be above 0"),
+        (("sampler=tpe", "optim.lr.rest=interval(0.1,inf)"), "its ends have to be finite"),
+        (("sampler=tpe", "runs/mine", "halut=tree,pq"), "runs/mine: neither an option"),
         (("sampler=tpe", "seed=0,1"), "seed: a search sets it itself"),
         (("sampler=tpe", "model.options.wdth=4,8"), "wdth"),
         (("sampler=tpe", "trainer.devices=2", "halut=tree,pq"), "a trial runs in one process"),
@@ -212,6 +300,43 @@ def test_bad_input_is_one_line(words, says, tmp_path, capsys, monkeypatch):
     (line,) = [each for each in captured.err.splitlines() if each.startswith("error: ")]
     assert says in line
     assert not (tmp_path / "runs/search/trials").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "says"),
+    [
+        ({"budgets": []}, ("sampler=tpe", "halut=tree,pq"), "has a search by budgets"),
+        ({"kind": "trials"}, ("budget=bytes:20k",), "has a search by trials"),
+    ],
+)
+def test_a_search_of_the_other_kind_is_not_overwritten(
+    content, words, says, tmp_path, capsys, monkeypatch
+):
+    from halut.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "runs/search/search.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    assert main(["search", *DIGITS, *words]) == 1
+    assert f"--out runs/search {says}" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == content
+
+
+def test_a_trial_is_ended_between_stages_and_not_after_the_last():
+    import optuna
+
+    from halut.search.trials.command import ending_early
+
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(0))
+    good = study.ask()
+    for index in range(2):
+        good.report(90.0, index)
+    study.tell(good, 90.0)
+    with pytest.raises(optuna.TrialPruned, match="ended after stage 0"):
+        ending_early(study.ask(), 2)(0, 10.0)
+    ending_early(study.ask(), 1)(0, 10.0)
+    ending_early(study.ask(), 2)(1, 10.0)
 
 
 def test_without_optuna_the_message_says_what_to_install(tmp_path, capsys, monkeypatch):

@@ -58,7 +58,7 @@ def test_keys_that_matter_pass(planner, word):
         (["modl.options.width=4,8"], "modl"),
         (["model=resnet8,resnet_8"], "resnet_8"),
         (["loss.temperature=1,2", "loss.distill=0"], "loss.temperature.*no effect"),
-        (["halut.V=4,8 if halut=tree", "halut=tree,pq"], "unknown parameter before it 'halut'"),
+        (["halut.V=4,8 if halut=tre", "halut=tree,pq"], "unknown value 'tre'"),
         (["model.options.width=4,4"], "one value|has no effect"),
         (["policy.per_stage=1,2"], "per_stage"),
     ],

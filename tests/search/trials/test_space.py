@@ -48,6 +48,23 @@ def test_a_grid_has_every_point_once_and_none_of_what_is_not_there():
     )
 
 
+def test_a_condition_may_stand_before_what_it_is_of():
+    words = ["halut.V=4,8 if halut=tree", "halut=tree,integer"]
+    assert trials(space_of(words, {}, [])) == trials(space_of(words[::-1], {}, []))
+
+
+def test_a_list_that_is_not_there_is_not_written():
+    space = space_of(["m=vit,cnn", "+o=subset(p) if m=vit"], {}, [])
+    assert trials(space) == [["m=vit", "+o=[]"], ["m=vit", "+o=[p]"], ["m=cnn"]]
+
+
+def test_signs_in_front_of_keys_stay_and_of_equal_keys_the_last_word_counts():
+    assert trials(space_of(["++a=1,2"], {}, [])) == [["++a=1"], ["++a=2"]]
+    space = space_of(["b=9", "c=1", "b=2,3", "c=4", "d=5"], {"+d": "6,7"}, [])
+    assert space.fixed == ("c=4", "d=5")
+    assert [parameter.name for parameter in space.parameters] == ["b"]
+
+
 def test_a_subset_is_written_as_the_list_of_its_key():
     lists = [each[0] for each in trials(space_of(["+m=subset(p,q)"], {}, []))]
     assert sorted(lists) == ["+m=[]", "+m=[p,q]", "+m=[p]", "+m=[q]"]
@@ -81,6 +98,12 @@ def test_sites_share_a_choice_and_patterns_have_their_own():
     values = [values for values, _ in space_of([], {}, choices).points(network)]
     assert [tuple(each) for each in values] == [("site:a", "site:*")] * 4
     assert len({tuple(each.values()) for each in values}) == 4
+
+
+def test_a_pattern_without_a_site_of_its_own_is_refused():
+    choices = [SiteChoices(("keep", "tree"), "a"), SiteChoices(("keep", "pq"), "a", shared=True)]
+    with pytest.raises(HalutError, match="a: an earlier pattern has all its sites"):
+        space_of([], {}, choices).points(network)
 
 
 def test_what_a_site_does_not_support_is_no_value_of_its():
@@ -121,7 +144,14 @@ def test_points_are_what_a_sampler_can_reach():
         (["a=1"], [], "nothing to search"),
         (["seed=0,1"], [], "seed: a search sets it itself"),
         (["run_dir=a,b"], [], "run_dir: a search sets it itself"),
-        (["a=1,2 if b=3", "b=3,4"], [], "unknown parameter before it 'b'"),
+        (["seed=5", "a=1,2"], [], "seed: a search sets it itself"),
+        (["run_dir=x", "a=1,2"], [], "run_dir: a search sets it itself; .*--out"),
+        (["a=1,2 if b=3"], [], "a: if b=3: unknown parameter 'b'"),
+        (["a=1,2 if b=5", "b=3,4"], [], "a: if b=5: unknown value '5'; .*: 3, 4"),
+        (["a=1,2 if b=3", "b=3,4 if a=1"], [], "go round in a circle"),
+        (["a=1,2", "a+b=3,4"], [], r"a stands in a=\.\.\. and in a\+b=\.\.\."),
+        (["b=1", "a+b=3,4"], [], r"b stands in b=\.\.\. and in a\+b=\.\.\."),
+        ([], [SiteChoices(("keep",))], "nothing to search"),
         (["halut.V=4,8"], [SiteChoices(("keep", "tree"))], "halut.V has no effect where options"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,13 +12,15 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from halut.errors import HalutError
-from halut.search.trials.space import SiteChoices, space_of
+from halut.search.trials.space import SiteChoices, TrialSpace, Values, space_of
 from halut.search.trials.storage import JOURNAL, open_storage
-from halut.search.trials.study import SharedStudy, StudySpec, Worker, check_spec, suggest
+from halut.search.trials.study import DEATHS, SharedStudy, StudySpec, Worker, check_spec, suggest
 from halut.sites.plan import Plan
 
 SPACE = space_of(["x=range(4)", "y=a,b,c"], {}, [])
@@ -30,12 +33,16 @@ def study(folder: Path, spec: StudySpec = SPEC, url: str | None = None) -> Share
     return SharedStudy(spec, open_storage(folder, url), folder, "test", points)
 
 
+def suggested(space: TrialSpace, trial: Any) -> Values:
+    return space.trial(lambda overrides: Plan(()), lambda p, _: suggest(trial, p))[0]
+
+
 def work(folder: Path, spec: StudySpec = SPEC, limit: int = 1000) -> list[dict[str, object]]:
     """Take trials until there are no more; their values."""
     shared, values = study(folder, spec), []
     with Worker(folder) as worker:
         while len(values) < limit and (trial := shared.take(worker)) is not None:
-            own, _ = spec.space.trial(lambda o: Plan(()), lambda p, _: suggest(trial, p))
+            own = suggested(spec.space, trial)
             shared.study.tell(trial, float(own["x"]) + len(values) / 100)
             values.append(own)
     return values
@@ -69,6 +76,64 @@ def test_a_grid_visits_every_point_once_in_an_order_by_the_seed(tmp_path):
     assert orders[0] != orders[1]
     part = work(tmp_path / "part", replace(spec, trials=7))
     assert part == orders[0][:7]
+
+
+def test_a_grid_that_gets_more_trials_goes_on_with_other_points(tmp_path):
+    grid = replace(SPEC, sampler="grid")
+    first = work(tmp_path, replace(grid, trials=3))
+    rest = work(tmp_path, replace(grid, trials=None))
+    assert sorted(map(repr, first + rest)) == sorted(repr(values) for values, _ in POINTS)
+
+
+@pytest.mark.parametrize("writes", range(1, 8))
+def test_a_grid_loses_no_point_wherever_its_process_ends(tmp_path, writes, monkeypatch):
+    """The process ends before one of the entries that it makes in the journal."""
+    spec = replace(SPEC, sampler="grid", trials=None)
+    work(tmp_path, spec, limit=1)
+    left = study(tmp_path, spec)
+    worker = Worker(tmp_path).__enter__()
+    left.take(worker)
+    worker.__exit__()
+    append, made = JournalFileBackend.append_logs, []
+
+    def ending(self, logs):
+        made.append(logs)
+        if len(made) == writes:
+            raise KeyboardInterrupt
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", ending)
+    with contextlib.suppress(KeyboardInterrupt), Worker(tmp_path) as worker:
+        study(tmp_path, spec).take(worker)
+    monkeypatch.undo()
+    work(tmp_path, spec)
+    finished = study(tmp_path, spec).finished()
+    assert sorted(repr(t.params) for t in finished) == sorted(repr(v) for v, _ in POINTS)
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_a_trial_at_which_processes_die_fails_in_the_end(tmp_path, sampler):
+    spec = replace(SPEC, sampler=sampler, trials=2)
+    shared = study(tmp_path, spec)
+    for _ in range(DEATHS):
+        with Worker(tmp_path) as worker:
+            trial = shared.take(worker)
+            values = suggested(spec.space, trial)
+    assert values not in work(tmp_path, spec)
+    failed, _ = shared.finished()
+    assert failed.state.name == "FAIL"
+    assert failed.params == values
+    assert failed.user_attrs["reason"] == f"its process was killed {DEATHS} times"
+
+
+def test_a_trial_that_was_interrupted_is_begun_again_as_often_as_need_be(tmp_path):
+    shared = study(tmp_path)
+    for _ in range(DEATHS + 2):
+        with Worker(tmp_path) as worker:
+            trial = shared.take(worker)
+            values = suggested(SPACE, trial)
+            trial.set_user_attr("interrupted", True)
+    assert values in work(tmp_path)
 
 
 def _work(folder: Path) -> None:
@@ -147,6 +212,29 @@ def test_another_space_in_the_storage_is_refused(tmp_path):
         with pytest.raises(HalutError, match=f"of another .*{says.split()[-1]}.*another --out"):
             study(tmp_path, changed)
     study(tmp_path, replace(SPEC, sampler="tpe"))  # a study of its own
+
+
+def test_the_order_of_words_is_no_difference_but_that_of_costs_is(tmp_path):
+    words = ["x=range(4)", "y=a,b,c", "z=1", "w=2"]
+    spec = replace(SPEC, space=space_of(words, {}, []), sampler="grid")
+    assert len(work(tmp_path, spec, limit=4)) == 4
+    assert len(work(tmp_path, replace(spec, space=space_of(words[::-1], {}, [])))) == 1
+    costs = replace(SPEC, sampler="nsga2", minimize=("bytes", "energy"))
+    study(tmp_path, costs)
+    with pytest.raises(HalutError, match="of another minimize"):
+        study(tmp_path, replace(costs, minimize=("energy", "bytes")))
+
+
+def test_a_database_keeps_the_studies_of_two_folders_apart(tmp_path):
+    """Whether a process of another folder lives cannot be seen: its trials would be taken over."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    study(tmp_path / "one", url=url)
+    with pytest.raises(HalutError, match="of another folder"):
+        study(tmp_path / "two", url=url)
+    (tmp_path / "one").rename(tmp_path / "moved")
+    study(tmp_path / "moved", url=url)
 
 
 def test_a_database_holds_studies_too_and_a_bad_url_is_one_line(tmp_path):
