@@ -20,4 +20,5 @@ def check_out(folder: Path, kind: str) -> None:
         return
     other = read_json(path, {}).get("kind", BUDGETS)
     if other != kind:
-        raise HalutError(f"--out {folder} has a search by {other}: give another folder")
+        words = other.removesuffix("s") + "s"
+        raise HalutError(f"--out {folder} has a search by {words}: give another folder")
