@@ -22,7 +22,7 @@ from halut.search.trials.outcome import best, curves, study_content, write_outco
 from halut.search.trials.picture import draw
 from halut.search.trials.planner import Planner
 from halut.search.trials.space import SiteChoices, extended, space_of
-from halut.search.trials.storage import JOURNAL, open_storage, optuna
+from halut.search.trials.storage import JOURNAL, optuna
 from halut.search.trials.study import (
     SAMPLERS,
     SharedStudy,
@@ -30,6 +30,7 @@ from halut.search.trials.study import (
     Worker,
     check_spec,
     limits_exceeded,
+    shared_storage,
     suggest,
     turn,
 )
@@ -121,7 +122,7 @@ def _main(options: argparse.Namespace) -> int:
     for spec in {spec.curve: spec for spec in request.specs}.values():
         check_effects(extended(spec.space, [f"seed={spec.seed}"]), planner)
     runner = Runner(planner, request.out, request.results)
-    storage = open_storage(request.out, request.storage)
+    storage = shared_storage(request.out, request.storage)
     studies = [
         SharedStudy(spec, storage, request.out, request.out.name, _points(spec, planner))
         for spec in request.specs

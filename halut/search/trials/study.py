@@ -19,7 +19,7 @@ from halut.io import read_json, write_json
 from halut.option import unknown
 from halut.search.trials.parameter import Choices, Parameter, Value
 from halut.search.trials.space import TrialSpace, Values, values_of
-from halut.search.trials.storage import optuna
+from halut.search.trials.storage import open_storage, optuna
 from halut.training.cluster.lock import LOCK, InUse, Lock, why_not_acquired
 
 SAMPLERS = ("tpe", "grid", "random", "nsga2", "cmaes")
@@ -317,6 +317,12 @@ def turn(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def shared_storage(folder: Path, url: str | None = None) -> Any:
+    """The storage, opened by one process at a time: two cannot make a database's tables at once."""
+    with turn(folder):
+        return open_storage(folder, url)
 
 
 def _sampler(spec: StudySpec, trials: int) -> Any:

@@ -20,7 +20,15 @@ from optuna.storages.journal import JournalFileBackend
 from halut.errors import HalutError
 from halut.search.trials.space import SiteChoices, TrialSpace, Values, space_of
 from halut.search.trials.storage import JOURNAL, open_storage
-from halut.search.trials.study import DEATHS, SharedStudy, StudySpec, Worker, check_spec, suggest
+from halut.search.trials.study import (
+    DEATHS,
+    SharedStudy,
+    StudySpec,
+    Worker,
+    check_spec,
+    shared_storage,
+    suggest,
+)
 from halut.sites.plan import Plan
 
 SPACE = space_of(["x=range(4)", "y=a,b,c"], {}, [])
@@ -138,6 +146,21 @@ def test_a_trial_that_was_interrupted_is_begun_again_as_often_as_need_be(tmp_pat
 
 def _work(folder: Path) -> None:
     work(folder, replace(SPEC, sampler="grid", trials=None))
+
+
+def _open(folder: Path) -> None:
+    shared_storage(folder, f"sqlite:///{folder / 'studies.db'}")
+
+
+@pytest.mark.slow  # starts processes
+def test_processes_that_begin_at_once_open_a_new_database(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_open, args=(tmp_path,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
 
 
 @pytest.mark.slow  # starts processes
