@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from halut.analysis.plan_cost import PLAN, plan_cost
+from halut.models.build import build_model
 from halut.search.outcome import command_of
 from halut.sites.plan import Plan
 from tests.training import digit_attention
@@ -92,8 +94,11 @@ def test_every_measured_plan_has_a_file_and_its_command(found):
             for site, label in each["options"].items():
                 assert label.split()[0] == operators[site]
     assert {e.operator for e in Plan.load(folder / int4["plan"]).replaced} == {"integer"}
-    labels = {outcome["uniform"]["option"]: outcome["uniform"] for outcome in content["budgets"]}
-    assert labels["integer width=8"]["costs"] == int8["costs"]
+    network = build_model("resnet8", 10, 1)
+    for each in (int8, int4):
+        plan = Plan.load(folder / each["plan"])
+        (cost,) = plan_cost(plan, network, variants=(PLAN,))
+        assert each["costs"]["bytes"] == cost.figures["bytes"]
 
 
 @pytest.mark.slow
