@@ -109,8 +109,12 @@ def test_hovering_a_point_names_it_and_a_click_copies_its_command(opened, report
     )
     page.locator('#front select[data-field="variant"]').select_option(label="ours")
     page.wait_for_function("document.querySelector('[data-chart=front]').dataset.rows === '3'")
-    point = page.locator('[data-chart="front"] .mark-symbol.role-mark path').first
-    point.scroll_into_view_if_needed()
+    page.locator("#front").scroll_into_view_if_needed()
+    points = page.locator('[data-chart="front"] .mark-symbol.role-mark path')
+    page.wait_for_function(
+        "document.querySelectorAll('[data-chart=front] .mark-symbol.role-mark path').length >= 3"
+    )
+    point = points.first  # the box is drawn anew with each filter: looked up again by each action
     point.hover(force=True)
     tip = page.locator("#vg-tooltip-element")
     tip.wait_for()
