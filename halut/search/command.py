@@ -21,14 +21,13 @@ from halut.replace.sharing import same_inputs
 from halut.search.budget import LATENCY, LOST, RESOURCES, Budget, budgets_of
 from halut.search.budgeted import Answer, Comparison, Search
 from halut.search.options import SCORES, Space, space_of
-from halut.search.out import BUDGETS, check_out
+from halut.search.out import BUDGETS, check_out, write_search
 from halut.search.outcome import (
     PlanFiles,
     front_of,
     outcome_of,
     uniform_label,
     verify,
-    write_outcome,
 )
 from halut.search.references import references
 from halut.studies.latency import Latencies, measured
@@ -167,7 +166,7 @@ def main(arguments: Sequence[str]) -> int:
         "budgets": outcomes,
         "fronts": fronts,
     }
-    write_outcome(options.out, command_line(), content)
+    write_search(options.out, BUDGETS, command_line(), content)
     _show(answers, outcomes, comparisons, space)
     log.info("everything is in %s; halut report %s shows it", options.out, options.out)
     return 1 if any(answer.best is None for answer in answers) else 0

@@ -9,15 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halut.io import read_json, write_bytes, write_json
+from halut.io import read_json, write_bytes
 from halut.search.budgeted import Answer, Comparison, Measured, Search
 from halut.search.options import Space
-from halut.search.out import BUDGETS
 from halut.sites.plan import Plan
 from halut.training.config.run_config import TrainConfig
 from halut.training.run import run
 
-SCHEMA = 1
 DIGITS = 12
 """Of a plan's digest, in the names of its file and folder."""
 PLANNED = ("policy", "halut=", "halut.", "plan=", "run_dir=", "results=")
@@ -55,12 +53,6 @@ class PlanFiles:
         }
 
 
-def write_outcome(folder: Path, command: str, content: Mapping[str, Any]) -> None:
-    """Write search.json: `content` with what says what it is."""
-    head = {"schema": SCHEMA, "kind": BUDGETS, "command": command}
-    write_json(folder / "search.json", {**head, **content})
-
-
 def verify(
     answer: Answer, search: Search, files: PlanFiles, config: TrainConfig, count: int, train: bool
 ) -> list[dict[str, Any]]:
@@ -79,9 +71,8 @@ def verify(
         plan = files.space.plan_of(each.options)
         if not plan.replaced:
             continue
-        written = files.write(plan.digest[:DIGITS], plan)
-        accuracy = _run(config, files, plan, train, test=False)["val_accuracy"]
-        labels = files.space.labels_of(each.options)
+        written, final = _run(config, files, plan, train, test=False)
+        labels, accuracy = files.space.labels_of(each.options), final["val_accuracy"]
         runs.append((each, {"options": labels, **written, "val_accuracy": accuracy}))
     if runs:
         runs.sort(key=lambda pair: -pair[1]["val_accuracy"])
@@ -131,7 +122,7 @@ def outcome_of(
         "verified": list(verified),
     }
     if answer.best is not None and plan.replaced:
-        final = _run(config, files, plan, train, test=config.test)
+        _, final = _run(config, files, plan, train, test=config.test)
         outcome["run"] = {
             "command": command_of(files.overrides, path, train),
             "val_accuracy": final["val_accuracy"],
@@ -179,13 +170,13 @@ def front_of(search: Search, resource: str, points: int) -> list[dict[str, Any]]
 
 def _run(
     config: TrainConfig, files: PlanFiles, plan: Plan, train: bool, test: bool
-) -> dict[str, Any]:
-    """The final accuracies of a plan's run, in a folder called after what the plan says: whichever
-    budgets it is of, it runs once."""
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What `files` wrote of a plan, and the final accuracies of its run, in a folder called after
+    what the plan says: whichever budgets it is of, it runs once."""
     name = plan.digest[:DIGITS]
-    path = Path(files.write(name, plan)["plan"])
-    settings = run_config(config, path, files.out / "runs" / name, train)
-    return dict(run(dataclasses.replace(settings, test=test))["final"])
+    written = files.write(name, plan)
+    settings = run_config(config, Path(written["plan"]), files.out / "runs" / name, train)
+    return written, dict(run(dataclasses.replace(settings, test=test))["final"])
 
 
 def run_config(config: TrainConfig, plan: Path, folder: Path, train: bool) -> TrainConfig:

@@ -92,7 +92,6 @@ def _draws(
     size = int(BINS + np.ceil(slack)) + 1
     with np.errstate(over="ignore"):  # no plan but the cheapest has room
         first = int(np.clip(np.floor((low - least) / width - slack), 0, size - 1))
-    with np.errstate(over="ignore"):
         bins = [np.rint(np.minimum((c - c.min()) / width, size)).astype(int) for c in costs]
     ways = _ways(bins, factors, size)
     total = ways[-1][first:].sum()

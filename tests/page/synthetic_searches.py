@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from halut.search import outcome as by_budget
+from halut.search.out import BUDGETS, write_search
 from halut.search.trials import outcome as by_trials
 
 EXACT = 90.0
@@ -74,7 +74,7 @@ def budget(path: Path, count: int = 20) -> Path:
         "budgets": [met, nearest],
         "fronts": {"bytes": front},
     }
-    by_budget.write_outcome(path, COMMAND, content)
+    write_search(path, BUDGETS, COMMAND, content)
     return path
 
 

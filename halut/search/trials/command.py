@@ -18,7 +18,7 @@ from halut.search.budget import LOST, RESOURCES, budgets_of
 from halut.search.out import TRIALS as BY_TRIALS
 from halut.search.out import check_out
 from halut.search.trials.effects import check_effects
-from halut.search.trials.outcome import best, curves, study_content, write_outcome
+from halut.search.trials.outcome import best, study_content, write_outcome
 from halut.search.trials.picture import draw
 from halut.search.trials.planner import Planner
 from halut.search.trials.space import SiteChoices, extended, space_of
@@ -267,7 +267,8 @@ def _search(studies: Sequence[SharedStudy], runner: Runner, request: Request) ->
                     break
                 _attempt(study, trial, runner)
                 _write(studies, request)
-    contents = _write(studies, request)
+    content = _write(studies, request)
+    contents = content["studies"]
     running = sum(study.running() for study in studies)
     left = sum(
         0 if study.exhausted() else max(0, study.total - len(content["trials"]))
@@ -280,22 +281,20 @@ def _search(studies: Sequence[SharedStudy], runner: Runner, request: Request) ->
     if chosen:
         _write(studies, request, chosen)
     try:
-        lines = curves(contents)
-        draw(request.out / PICTURE, lines, [study.spec.objective for study in studies])
+        objectives = [study.spec.objective for study in studies]
+        draw(request.out / PICTURE, content["curves"], objectives)
     except HalutError as error:
         log.info("%s", error)
-    _show(contents, chosen, request)
+    _show(studies, contents, chosen, request)
     return 0 if all(study["best"] for study in contents) or left else 1
 
 
 def _write(
     studies: Sequence[SharedStudy], request: Request, chosen: Sequence[Any] = ()
-) -> list[dict[str, Any]]:
-    """Write what is found so far, one process at a time; returns the studies."""
+) -> dict[str, Any]:
+    """Write what is found so far, one process at a time, and return it."""
     with turn(request.out):
-        contents = list(map(study_content, studies))
-        write_outcome(request.out, command_line(), contents, chosen)
-    return contents
+        return write_outcome(request.out, command_line(), list(map(study_content, studies)), chosen)
 
 
 def _attempt(study: SharedStudy, trial: Any, runner: Runner) -> None:
@@ -397,14 +396,18 @@ def _chosen(
     return chosen
 
 
-def _show(contents: Sequence[Mapping[str, Any]], chosen: Sequence[Any], request: Request) -> None:
+def _show(
+    studies: Sequence[SharedStudy],
+    contents: Sequence[Mapping[str, Any]],
+    chosen: Sequence[Any],
+    request: Request,
+) -> None:
     table = Table(title="the best of each study, accuracy in percent", title_justify="left")
     for head in ("study", "trials", "validation", "test", "bytes", "run"):
         table.add_column(head, overflow="fold")
     tests = {(c["curve"], c["sampler"], c["seed"], c["number"]): c["test_accuracy"] for c in chosen}
-    for study in contents:
+    for name, study in zip((each.spec.name for each in studies), contents, strict=True):
         key = (study["curve"], study["sampler"], study["seed"])
-        name = ", ".join(str(each) for each in (*key[:2], f"seed {key[2]}") if each)
         states = [trial["state"] for trial in study["trials"]]
         failed = f", {states.count('fail')} failed" if "fail" in states else ""
         pruned = f", {states.count('pruned')} pruned" if "pruned" in states else ""

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halut.io import write_bytes, write_json
-from halut.search.out import TRIALS
+from halut.io import write_bytes
+from halut.search.out import TRIALS, write_search
 from halut.search.trials.study import SharedStudy
 
-SCHEMA = 1
 COLUMNS = ("curve", "sampler", "seed", "number", "state", "seconds", "reason", "command")
 
 
@@ -114,16 +113,9 @@ def curves(studies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def write_outcome(
     folder: Path, command: str, studies: Sequence[Mapping[str, Any]], chosen: Sequence[Any] = ()
 ) -> dict[str, Any]:
-    """Write search.json and trials.csv; returns the content of the first."""
-    content = {
-        "schema": SCHEMA,
-        "kind": TRIALS,
-        "command": command,
-        "studies": list(studies),
-        "curves": curves(studies),
-        "chosen": list(chosen),
-    }
-    write_json(folder / "search.json", content)
+    """Write search.json and trials.csv; returns {"studies", "curves", "chosen"} of the first."""
+    content = {"studies": list(studies), "curves": curves(studies), "chosen": list(chosen)}
+    write_search(folder, TRIALS, command, content)
     write_bytes(folder / "trials.csv", _csv(studies).encode())
     return content
 

@@ -12,7 +12,7 @@ from typing import Any
 from halut.configs import Tree
 from halut.errors import HalutError
 from halut.option import unknown
-from halut.search.trials.parameter import Choices, Numbers, Parameter, Value, parameters_of, text_of
+from halut.search.trials.parameter import Choices, Parameter, Value, parameters_of, text_of
 from halut.sites.plan import KEEP, Plan
 from halut.studies.options import Choice, choices_of, refuse_impossible
 from halut.training.config.command import override_value
@@ -27,10 +27,10 @@ EXACT = "exact"
 """The operator of exact products."""
 MAX_POINTS = 100_000
 """Points of a grid."""
-RESERVED = ("run_dir", "results", "test", "seed", "plan")
-"""Keys whose values a search does not choose."""
 SET = ("run_dir", "results", "test", "seed")
 """Keys that a search sets itself."""
+RESERVED = (*SET, "plan")
+"""Keys whose values a search does not choose."""
 RULED = ("policy.", "policy=", "halut=", "halut.")
 """Overrides in whose place the choices of sites are."""
 
@@ -197,13 +197,12 @@ def rules(by_site: Mapping[str, Choice | None]) -> str:
 
 def values_of(parameter: Parameter) -> list[Value]:
     """All values of a parameter; HalutError if there are infinitely many."""
-    if isinstance(parameter.domain, Numbers):
-        if parameter.domain.values is None:
-            raise HalutError(
-                f"sampler=grid has no list of {parameter.name}: give range(START,STOP,STEP) or A,B"
-            )
-        return list(parameter.domain.values)
-    return list(parameter.domain.values)
+    values = parameter.domain.values
+    if values is None:
+        raise HalutError(
+            f"sampler=grid has no list of {parameter.name}: give range(START,STOP,STEP) or A,B"
+        )
+    return list(values)
 
 
 def space_of(
