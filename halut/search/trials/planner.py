@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,42 +27,40 @@ from halut.training.config.run_config import TrainConfig, plain_values
 from halut.training.planning import make_plan
 from halut.training.run import build_data_of, build_network_of, stages_of
 
+NETWORKS = 8
+"""Networks that are kept: those of a trial are asked for again and again, and then no more."""
+
 
 class Planner:
-    """Composes trials, each set of overrides once, with the data sets in memory."""
+    """Composes trials and builds their networks, the last few once, with data sets in memory."""
 
     def __init__(self) -> None:
-        self._configs: dict[tuple[str, ...], TrainConfig] = {}
-        self._plans: dict[tuple[str, ...], tuple[nn.Module, Plan]] = {}
+        self._composed = lru_cache(_composed)
+        self._built = lru_cache(NETWORKS)(self._build)
+        self._latency = lru_cache(self._measure)
         self._data: dict[str, Any] = {}
-        self._latencies: dict[tuple[str, ...], float] = {}
 
     def config(self, overrides: Sequence[str]) -> TrainConfig:
         """The configuration; HalutError for what train.py refuses."""
-        key = tuple(overrides)
-        if key not in self._configs:
-            config = compose(overrides)
-            if config.trainer.devices > 1 or config.trainer.num_nodes > 1:
-                raise HalutError(
-                    "a trial runs in one process: leave trainer.devices, and start the same "
-                    "command several times instead, each on a device of its own"
-                )
-            self._configs[key] = config
-        return self._configs[key]
+        return self._composed(tuple(overrides))
 
     def plan(self, overrides: Sequence[str]) -> Plan:
         """The plan of the policy, on the network that is built."""
         return self._planned(overrides)[1]
 
     def _planned(self, overrides: Sequence[str]) -> tuple[nn.Module, Plan]:
-        key = tuple(overrides)
-        if key not in self._plans:
-            config = self.config(overrides)
-            data = self.data(config)
-            network = build_network_of(config, data)
-            with contextlib.redirect_stdout(io.StringIO()):  # each layer that stays, each time
-                self._plans[key] = network, make_plan(config, network, data)
-        return self._plans[key]
+        return self._built(tuple(overrides))
+
+    def _build(self, overrides: tuple[str, ...]) -> tuple[nn.Module, Plan]:
+        config = self.config(overrides)
+        data = self.data(config)
+        network = build_network_of(config, data)
+        with contextlib.redirect_stdout(io.StringIO()):  # each layer that stays, each time
+            return network, make_plan(config, network, data)
+
+    def _measure(self, overrides: tuple[str, ...]) -> float:
+        """Seconds of a sample by the planned network, prepared."""
+        return float(plan_latency(*self._planned(overrides))["ms"]["plan"]) / 1e3
 
     def data(self, config: TrainConfig) -> Any:
         """The data set of a configuration, set up once."""
@@ -82,10 +81,7 @@ class Planner:
         cost = plan_cost(plan, network, load_energies(), variants=(PLAN,), macs_outside=outside)[0]
         costs = {name: float(value) for name, value in cost.figures.items() if value is not None}
         if LATENCY in resources:
-            key = tuple(overrides)
-            if key not in self._latencies:
-                self._latencies[key] = plan_latency(network, plan)["ms"]["plan"] / 1e3
-            costs[LATENCY] = self._latencies[key]
+            costs[LATENCY] = self._latency(tuple(overrides))
         return {name: costs[name] for name in resources}
 
     def built(self, overrides: Sequence[str]) -> str:
@@ -113,3 +109,13 @@ class Planner:
         network, plan = self._planned(overrides)
         lost = dict.fromkeys((entry.site.name for entry in plan.replaced), 0.0)
         return stages_of(self.config(overrides), plan, network, lost)
+
+
+def _composed(overrides: tuple[str, ...]) -> TrainConfig:
+    config = compose(overrides)
+    if config.trainer.devices > 1 or config.trainer.num_nodes > 1:
+        raise HalutError(
+            "a trial runs in one process: leave trainer.devices, and start the same command "
+            "several times instead, each on a device of its own"
+        )
+    return config
