@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from studies import markdown
 
 from halut.io import read_json, write_bytes
 
@@ -29,13 +30,6 @@ def spread(values: Iterable[float], form: str = "{:.2f}") -> str:
     if len(every) < 2:
         return mean
     return f"{mean} ± {form.replace('+', '').format(statistics.stdev(every))}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown, numbers to the right."""
-    right = "|".join(["---"] + ["---:"] * (len(head) - 1))
-    lines = [f"| {' | '.join(head)} |", f"|{right}|"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def uniform_accuracy(outcome: Mapping[str, Any]) -> float:

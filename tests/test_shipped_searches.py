@@ -17,7 +17,8 @@ SEARCHES = sorted(path.parent for path in (FOLDER / "searches").glob("*/search.j
 
 
 @pytest.fixture
-def script() -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))  # as of a script that is started
     spec = importlib.util.spec_from_file_location("searches", FOLDER / "searches.py")
     assert spec is not None
     assert spec.loader is not None

@@ -43,18 +43,31 @@ def draw(sweep: Sweep, path: Path, y: str | None = None) -> None:
     for another suffix, or where no run tells x and y.
     """
     check_picture("picture", path)
+    save(figure(sweep, y), path)
+
+
+def save(picture: Any, path: Path) -> None:
+    """Write a matplotlib figure in the format of the path's suffix."""
     content = io.BytesIO()
-    figure(sweep, y).savefig(content, format=path.suffix.lower().lstrip("."))
+    picture.savefig(content, format=path.suffix.lower().lstrip("."))
     write_bytes(path, content.getvalue())
 
 
-def figure(sweep: Sweep, y: str | None = None) -> Any:
-    """The picture as a matplotlib figure."""
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, inches by inches; HalutError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise HalutError(MISSING) from error
+    picture = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(picture)
+    return picture
+
+
+def figure(sweep: Sweep, y: str | None = None) -> Any:
+    """The picture as a matplotlib figure."""
+    picture = new_figure(8, 5)
     if sweep.x is None or not sweep.points:
         raise HalutError(f"{sweep.folder}: no picture of runs that differ in nothing but the seed")
     y = y or shown_y(sweep)
@@ -62,8 +75,6 @@ def figure(sweep: Sweep, y: str | None = None) -> Any:
         if not tells(sweep, name, option == "x"):
             options = ", ".join(sweep.columns)
             raise HalutError(f"no picture: no run tells {option}={name}; choose {choices(options)}")
-    picture = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(picture)
     axes = picture.add_subplot()
     places, numbers = positions(sweep)
     _curves(axes, sweep, y, places, joined=numbers)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from halut.analysis.sweep_plot import COLORS, MISSING
-from halut.errors import HalutError
-from halut.io import write_bytes
+from halut.analysis.sweep_plot import COLORS, new_figure, save
 
 OBJECTIVES = {
     "val_accuracy": "best validation accuracy so far in %",
@@ -23,14 +20,9 @@ def draw(path: Path, curves: Sequence[Mapping[str, Any]], objectives: Sequence[s
 
     Raises HalutError without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise HalutError(MISSING) from error
-    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.2)
+    from matplotlib.ticker import MaxNLocator  # which is installed, then
+
     axes = figure.add_subplot()
     several = len({curve["sampler"] for curve in curves}) > 1
     for index, curve in enumerate(curves):
@@ -54,6 +46,4 @@ def draw(path: Path, curves: Sequence[Mapping[str, Any]], objectives: Sequence[s
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, loc="lower right")
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix.lstrip("."))
-    write_bytes(path, content.getvalue())
+    save(figure, path)

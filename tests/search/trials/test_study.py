@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,26 +153,25 @@ def _open(folder: Path) -> None:
     shared_storage(folder, f"sqlite:///{folder / 'studies.db'}")
 
 
-@pytest.mark.slow  # starts processes
-def test_processes_that_begin_at_once_open_a_new_database(tmp_path):
+def at_once(target: Callable[[Path], None], folder: Path) -> None:
+    """Three processes that begin together, and all come to a good end."""
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_open, args=(tmp_path,)) for _ in range(3)]
+    processes = [context.Process(target=target, args=(folder,)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
         assert process.exitcode == 0
+
+
+@pytest.mark.slow  # starts processes
+def test_processes_that_begin_at_once_open_a_new_database(tmp_path):
+    at_once(_open, tmp_path)
 
 
 @pytest.mark.slow  # starts processes
 def test_processes_share_a_grid(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=(tmp_path,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    at_once(_work, tmp_path)
     finished = study(tmp_path, replace(SPEC, sampler="grid", trials=None)).finished()
     assert sorted(repr(t.params) for t in finished) == sorted(repr(v) for v, _ in POINTS)
 
