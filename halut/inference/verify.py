@@ -7,7 +7,7 @@ rounding moves across a threshold in one layer is no error of the next.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from halut.inference.fold import KINDS, Folding, Shapes, Step
 from halut.inference.trace import Arguments
 from halut.sites.calls import Call
 from halut.sites.operator import ReplacedLayer
-from halut.sites.usage import forwards, seeded
+from halut.sites.usage import Forward, forwards, seeded
 
 VERIFICATION_BATCH = 3
 """Samples of a batch that something is verified on, beside batches of one."""
@@ -77,6 +77,12 @@ def same(ours: Any, theirs: Any, tolerance: float = 0.0) -> bool:
 def tolerance(dtype: torch.dtype) -> float:
     """What sums may differ by that are taken in another order, as a share of the largest."""
     return min(100 * torch.finfo(dtype).eps, 0.05) if dtype.is_floating_point else 0.0
+
+
+def tolerance_of(value: Any) -> float:
+    """The tolerance of the widest of a value's tensors."""
+    dtypes = [v.dtype for v in tree_leaves(value) if isinstance(v, Tensor)]
+    return max(map(tolerance, dtypes), default=0.0)
 
 
 def _close(a: Tensor, b: Tensor, share: float) -> bool:
@@ -136,22 +142,72 @@ def check_code(network: nn.Module, prepared: nn.Module, batches: Sequence[Call])
 
     Forms answer what their layers do meanwhile: what is compared is what the network's code makes
     of other attributes, types and parameters. Networks that do not repeat themselves cannot be.
+    Equal layers may round otherwise in a copy (its weights lie elsewhere in memory), which may move
+    a code: where answers differ, forms answer what their layers did on inputs that are alike.
     """
     layers = {n: m for n, m in network.named_modules() if isinstance(m, ReplacedLayer)}
     forms = {name: prepared.get_submodule(name) for name in layers}
     for call in batches:
         expected, again = (seeded(network, call.map(torch.clone)) for _ in range(2))
-        reason = "answers otherwise"
-        with forwards(forms, lambda name, _: layers[name].forward):
-            try:
-                right = same(seeded(prepared, call.map(torch.clone)), expected)
-            except Exception as error:
-                right, reason = False, f"fails, {type(error).__name__}: {error}".splitlines()[0]
-        if not right and same(again, expected):
+        reason = _otherwise(prepared, call, expected, forms, lambda name, _: layers[name].forward)
+        if not reason or not same(again, expected):
+            continue
+        answers = Answers(layers)
+        with forwards(layers, answers.noted):
+            expected = seeded(network, call.map(torch.clone))
+        reason = _otherwise(prepared, call, expected, forms, answers.given)
+        if reason:
             raise HalutError(
                 f"the code of {type(network).__name__} {reason} with prepared layers in the place "
                 f"of its own ({', '.join(layers)}): it reads something that they have not"
             )
+
+
+def _otherwise(
+    prepared: nn.Module,
+    call: Call,
+    expected: Any,
+    forms: Mapping[str, nn.Module],
+    wrap: Callable[[str, Forward], Forward],
+) -> str:
+    """How a prepared network does otherwise than `expected` while its forms are wrapped; or ""."""
+    with forwards(forms, wrap):
+        try:
+            answer = seeded(prepared, call.map(torch.clone))
+        except Exception as error:
+            return f"fails, {type(error).__name__}: {error}".splitlines()[0]
+    return "" if same(answer, expected, tolerance_of(expected)) else "answers otherwise"
+
+
+class Answers:
+    """What layers answered, call by call, to be given again where their inputs are alike."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        self.layers = layers
+        self.calls: dict[str, list[tuple[Any, Any]]] = {}
+
+    def noted(self, name: str, forward: Forward) -> Forward:
+        """For `forwards`: the layer's own forward, whose inputs and answers are kept."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            inputs = copied((args, kwargs))
+            output = forward(*args, **kwargs)
+            self.calls.setdefault(name, []).append((inputs, copied(output)))
+            return output
+
+        return run
+
+    def given(self, name: str, _: Forward) -> Forward:
+        """For `forwards`: a layer's next answer where its inputs are alike, or its own forward."""
+        forward, calls = self.layers[name].forward, iter(self.calls.get(name, []))
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            inputs, output = next(calls, (None, None))
+            if same((args, kwargs), inputs, tolerance_of(inputs)):
+                return copied(output)
+            return forward(*args, **kwargs)
+
+        return run
 
 
 def _comparison(name: str, form: nn.Module) -> Any:
@@ -266,9 +322,8 @@ def _wrong_steps(
             output, reason = None, error
         for name in forced.failed:
             yield steps[name][-1]
-        dtypes = [v.dtype for v in tree_leaves(expected) if isinstance(v, Tensor)]
-        share = max(map(tolerance, dtypes), default=0.0)
-        if not forced.failed and (reason is not None or not same(output, expected, share)):
+        right = reason is None and same(output, expected, tolerance_of(expected))
+        if not forced.failed and not right:
             # Nobody's value is wrong, but one lies or changes otherwise: the last kind has to go.
             all_steps = [step for group in steps.values() for step in group]
             last = max((KINDS.index(kind) for kind, _ in all_steps), default=None)

@@ -61,6 +61,33 @@ def test_code_that_does_otherwise_is_refused():
         prepare(network, torch.randn(2, 8))
 
 
+class RoundedInCopies(nn.Module):
+    """The identity; a copy of it answers a rounding more, as equal layers may from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.own = id(self)
+
+    def forward(self, x):
+        return x if id(self) == self.own else x * (1 + torch.finfo(x.dtype).eps)
+
+
+@torch.no_grad()
+def test_copies_that_round_otherwise_are_prepared():
+    x = torch.randn(2, 8)
+    network = nn.Sequential(network_of("integer")[0].head, RoundedInCopies()).eval()
+    torch.testing.assert_close(prepare(network, x)(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_copies_that_round_across_a_threshold_are_prepared():
+    layer = network_of("tree")[0].head
+    x = torch.randn(2, 8)
+    x[0] = layer.encoder.thresholds.flatten()[0]  # of the root: a rounding more is beyond it
+    assert not torch.allclose(layer(x), layer(x * (1 + torch.finfo(x.dtype).eps)), rtol=1e-2)
+    prepare(nn.Sequential(RoundedInCopies(), layer).eval(), x)
+
+
 def test_training_mode_is_refused():
     network, x = network_of("integer")
     prepared = prepare(network, x[:2]).train()

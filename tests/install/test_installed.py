@@ -86,6 +86,7 @@ def test_the_sdist_holds_sources_alone(built):
         ".html",
         ".css",
         ".js",
+        ".sh",
     }
 
 
