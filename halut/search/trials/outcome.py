@@ -11,8 +11,11 @@ from typing import Any
 
 from halut.io import write_bytes
 from halut.search.out import TRIALS, write_search
+from halut.search.trials.space import EXACT
 from halut.search.trials.study import SharedStudy
 
+BASE = "base.val_accuracy"
+"""Among a trial's figures: validation accuracy of the exact network."""
 COLUMNS = ("curve", "sampler", "seed", "number", "state", "seconds", "reason", "command")
 
 
@@ -90,6 +93,8 @@ def so_far(trials: Sequence[Mapping[str, Any]], total: int) -> list[float | None
 def curves(studies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A curve for each curve and sampler: {"curve", "sampler", "seeds", "points"}, a point
     {"trial", "mean", "low", "high"} over the seeds that have one; those that stay out begin later.
+    One more, level and without a sampler, is that of the exact networks, where all trials of a seed
+    have the same.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for study in studies:
@@ -107,7 +112,25 @@ def curves(studies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 )
         seeds = [study["seed"] for study in own]
         result.append({"curve": curve, "sampler": sampler, "seeds": seeds, "points": points})
-    return result
+    return [*result, *_exact(studies)]
+
+
+def _exact(studies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The accuracy of the exact networks as a curve like the others, level over all trials; none
+    where they are searched, or what is searched is theirs."""
+    accuracies: dict[int, set[float]] = {}
+    for study in studies:
+        figures = [trial["figures"] for trial in study["trials"]]
+        known = {each[BASE] for each in figures if each.get(BASE) is not None}
+        accuracies.setdefault(study["seed"], set()).update(known)
+        if study["objective"] == BASE:
+            return []
+    if not accuracies or any(len(known) != 1 for known in accuracies.values()):
+        return []
+    values = [value for known in accuracies.values() for value in known]
+    level = {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
+    points = [{"trial": n + 1, **level} for n in range(max(study["total"] for study in studies))]
+    return [{"curve": EXACT, "sampler": "", "seeds": list(accuracies), "points": points}]
 
 
 def write_outcome(

@@ -24,19 +24,21 @@ def draw(path: Path, curves: Sequence[Mapping[str, Any]], objectives: Sequence[s
     from matplotlib.ticker import MaxNLocator  # which is installed, then
 
     axes = figure.add_subplot()
-    several = len({curve["sampler"] for curve in curves}) > 1
+    several = len({curve["sampler"] for curve in curves} - {""}) > 1
     for index, curve in enumerate(curves):
         points = curve["points"]
         if not points:
             continue
         x = [point["trial"] for point in points]
-        color = COLORS[index % len(COLORS)]
+        level = not curve["sampler"]  # the exact networks
+        color = "black" if level else COLORS[index % len(COLORS)]
         names = [curve["curve"], curve["sampler"] if several or not curve["curve"] else ""]
         label = ", ".join(name for name in names if name)
         mean = [point["mean"] for point in points]
-        axes.step(x, mean, where="post", color=color, label=label, linewidth=1.8)
+        line = {"linestyle": "--", "linewidth": 1.0} if level else {"linewidth": 1.8}
+        axes.step(x, mean, where="post", color=color, label=label, **line)
         low, high = ([point[end] for point in points] for end in ("low", "high"))
-        if len(curve["seeds"]) > 1:
+        if len(curve["seeds"]) > 1 and not level:
             axes.fill_between(x, low, high, step="post", color=color, alpha=0.15, linewidth=0)
     axes.set_xlabel("trials")
     words = list(dict.fromkeys(OBJECTIVES[name] for name in objectives))
