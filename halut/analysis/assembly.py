@@ -54,9 +54,8 @@ class Assembly:
         self.network, self.batches, self.loss, self.seed = network, batches, loss, seed
         self._rows = capture(network, sites, calibration, rows, memory, seed)
         self._layers: dict[str, ReplacedLayer] = {}
-        self._norms: list[Any] = []
-        if norms and running_norms(network):
-            self._norms = list(itertools.islice(calibration, norms))
+        self.norms = norms if running_norms(network) else 0
+        self._norms = list(itertools.islice(calibration, self.norms))
         self.exact = evaluate(network, batches, loss)
 
     def layers(self, entries: Sequence[Entry]) -> dict[str, ReplacedLayer]:

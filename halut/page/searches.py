@@ -118,7 +118,7 @@ def _front_point(
 def _answer(outcome: Mapping[str, Any]) -> dict[str, Any]:
     """What a budget got: figures of its plan, of the uniform and random ones beside it, its run."""
     uniform, random = outcome["uniform"] or {}, outcome["random"] or {}
-    ran = outcome.get("run", {})
+    ran, beside = outcome.get("run", {}), uniform.get("run", {})
     missing = outcome["missing"]
     best = random.get("best") or {}
     correlations = random.get("rank_correlation", {})
@@ -137,6 +137,8 @@ def _answer(outcome: Mapping[str, Any]) -> dict[str, Any]:
         "rank_correlation_corrected": correlations.get("corrected"),
         "val_accuracy": ran.get("val_accuracy"),
         "test_accuracy": ran.get("test_accuracy"),
+        "uniform_val_accuracy": beside.get("val_accuracy"),
+        "uniform_test_accuracy": beside.get("test_accuracy"),
         "command": ran.get("command", outcome["command"]),
     }
 

@@ -19,7 +19,7 @@ DIGEST_LENGTH = 16
 """Digits of the digests of weights and data, and of keys."""
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By schema: what makes of a record of that schema, as JSON has it, one of the next."""
-KINDS = ("sensitivity", "convergence", "cost", "latency", "run")
+KINDS = ("sensitivity", "convergence", "plan", "cost", "latency", "run")
 SCORES = ("measured", "fisher")
 
 

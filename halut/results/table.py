@@ -33,6 +33,11 @@ FIGURES: dict[str, dict[str, tuple[str, Callable[[float], str]]]] = {
         "operations": ("operations", "{:,.0f}".format),
         "bops": ("bit ops", prefixed),
     },
+    "plan": {
+        "lost": ("lost", "{:.2f}".format),
+        "accuracy": ("accuracy", "{:.2f}".format),
+        "rise": ("rise of the loss", "{:.4f}".format),
+    },
     "cost": {
         "macs": ("macs", "{:,.0f}".format),
         "encode_compares": ("compares", "{:,.0f}".format),

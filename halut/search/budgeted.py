@@ -17,6 +17,8 @@ from halut.search.random_plans import random_plans
 
 Options = tuple[int, ...]
 Measure = Callable[[Options], dict[str, float]]
+Notify = Callable[[], None]
+"""Is called after each plan that was measured."""
 MARGIN = 1 + 1e-9
 DRAWS = 8
 """Of losses, which have to lead to a plan that was not measured yet."""
@@ -109,7 +111,13 @@ class Search:
             self._figures[options] = self._measure(options)
         return self._figures[options]
 
-    def within(self, budget: Budget, rounds: int, minimize: str = "bytes") -> Answer:
+    def within(
+        self,
+        budget: Budget,
+        rounds: int,
+        minimize: str = "bytes",
+        notify: Notify = lambda: None,
+    ) -> Answer:
         """The best plan within a budget after at most `rounds` solutions.
 
         Solves, measures, corrects and solves again. Where the solution is one that was measured,
@@ -118,7 +126,7 @@ class Search:
         validation data: the best uniform plan, which has one option at all sites, is among them.
         """
         if budget.lost is not None:
-            return self._losing(budget, budget.lost, rounds, minimize)
+            return self._losing(budget, budget.lost, rounds, minimize, notify)
         answer = Answer(budget)
         resources, limits = zip(*budget.limits, strict=True)
         left = np.array(limits) - self.space.rest_of(resources)
@@ -131,6 +139,7 @@ class Search:
             if options is None:
                 break
             answer.tried.append(self.see(options))
+            notify()
         answer.best = self.ranked(budget)[0]
         return answer
 
@@ -153,7 +162,12 @@ class Search:
         return None
 
     def compare(
-        self, answer: Answer, count: int, minimize: str = "bytes", seed: int = 0
+        self,
+        answer: Answer,
+        count: int,
+        minimize: str = "bytes",
+        seed: int = 0,
+        notify: Notify = lambda: None,
     ) -> Comparison | None:
         """Up to `count` random plans that cost as much as the best one, measured beside it.
 
@@ -171,10 +185,11 @@ class Search:
         options = answer.best.options
         drawn = random_plans(self.space.items(resources), left, options, count, seed)
         alone = Correction(self.space.losses)
-        plans = [
-            Measured(plan, self.space.cost_of(plan), alone.predict(plan), self.figures_of(plan))
-            for plan in drawn.plans
-        ]
+        plans = []
+        for plan in drawn.plans:
+            costs, figures = self.space.cost_of(plan), self.figures_of(plan)
+            plans.append(Measured(plan, costs, alone.predict(plan), figures))
+            notify()
         corrected = [self.correction.predict(plan) for plan in drawn.plans]
         return Comparison(plans, corrected, drawn.at_least, self.figure)
 
@@ -232,7 +247,9 @@ class Search:
         answer.missing = resources[worst], float(costs[worst] - limits[worst])
         return answer
 
-    def _losing(self, budget: Budget, lost: float, rounds: int, minimize: str) -> Answer:
+    def _losing(
+        self, budget: Budget, lost: float, rounds: int, minimize: str, notify: Notify
+    ) -> Answer:
         """The cheapest plan that loses at most so many points, by what was measured.
 
         Where losses are predicted as rises of the loss, the rise for so many points is by the slope
@@ -254,6 +271,7 @@ class Search:
             new = options not in self.measured
             seen = self.see(options)
             answer.tried.append(seen)
+            notify()
             if not new:
                 break
             if seen.figures["lost"] > lost:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ from halut.search.references import references
 from halut.studies.latency import Latencies, measured
 from halut.studies.measuring import Setup, add_flags, at_least, begin, measure
 from halut.studies.options import refuse_impossible
+from halut.studies.plan_figures import PlanFigures
 from halut.studies.ranks import Ranks
 from halut.studies.sensitivity_table import remarks, show_lines
 from halut.training.config.command import command_line
-from halut.training.logging.progress import console, log
+from halut.training.logging.progress import batches_shown, console, log
+from halut.training.logging.run_progress import Part, run
 
 EPILOG = f"""\
 examples:
@@ -136,18 +139,26 @@ def main(arguments: Sequence[str]) -> int:
         norms=min(config.recalibrate, NORMS),
     )
     figure = "lost" if options.score == "lost" else "rise"
-    search = Search(space, lambda o: assembly.measure(space.plan_of(o).replaced), figure)
+    seed, norms = config.seed, assembly.norms
+    plans = PlanFigures(
+        subject, store, assembly, options.samples, config.capture.samples, options.rows, seed, norms
+    )
+    search = Search(space, lambda o: plans.measure(space.plan_of(o)), figure)
     begun = time.perf_counter()
-    answers = [search.within(budget, options.rounds, minimize) for budget in budgets]
+    answers = []
+    for budget in budgets:
+        with _told(f"plans of {budget}", options.rounds) as notify:
+            answers.append(search.within(budget, options.rounds, minimize, notify))
     log.info("%d plans measured in %.0f s", len(search.measured), time.perf_counter() - begun)
     files = PlanFiles(space, options.out, options.overrides)
     verified = [
         verify(answer, search, files, config, options.verify, options.train) for answer in answers
     ]
-    comparisons = [
-        search.compare(each, options.random, minimize, config.seed) if options.random else None
-        for each in answers
-    ]
+    comparisons: list[Comparison | None] = []
+    for each in answers if options.random else []:
+        with _told(f"random plans of {each.budget}", options.random) as notify:
+            comparisons.append(search.compare(each, options.random, minimize, seed, notify))
+    comparisons = comparisons or [None] * len(answers)
     outcomes = [
         outcome_of(answer, comparison, files, config, options.train, runs)
         for answer, comparison, runs in zip(answers, comparisons, verified, strict=True)
@@ -170,6 +181,26 @@ def main(arguments: Sequence[str]) -> int:
     _show(answers, outcomes, comparisons, space)
     log.info("everything is in %s; halut report %s shows it", options.out, options.out)
     return 1 if any(answer.best is None for answer in answers) else 0
+
+
+@contextmanager
+def _told(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Progress over at most `total` plans; yields what is called after each."""
+    run.begin([Part(title, title, total)])
+    with run.part(title), batches_shown(True, title, total) as show:
+        done = 0
+
+        def notify() -> None:
+            nonlocal done
+            done += 1
+            run.at(title, done / total)
+            show(title, done, total)
+
+        try:
+            yield notify
+        except KeyboardInterrupt:
+            log.info("the same command goes on from here: what is measured is in the store")
+            raise
 
 
 def _asks_latency(budgets: Sequence[Budget], minimize: str) -> bool:
@@ -264,14 +295,14 @@ def _show(
                 *times.values(),
             )
         if "run" in outcome:
-            own = outcome["run"]
-            log.info(
-                "%s: %.2f on the validation, %.2f on the test split: %s",
-                answer.budget,
-                own["val_accuracy"],
-                own["test_accuracy"],
-                own["command"],
-            )
+            beside = (outcome["uniform"] or {}).get("run")
+            for words, own in (("", outcome["run"]), ("one option everywhere, ", beside)):
+                if own is not None:
+                    log.info(
+                        "%s: %s%.2f on the validation, %.2f on the test split: %s",
+                        *(answer.budget, words, own["val_accuracy"], own["test_accuracy"]),
+                        own["command"],
+                    )
 
 
 def _random_cells(comparison: Comparison | None) -> list[str]:

@@ -90,6 +90,9 @@ def outcome_of(
 ) -> dict[str, Any]:
     """Write the plans of an answer, run it as train.py does, and say what came out.
 
+    The best plan of one option everywhere was run beside it, and is read on the test split, too:
+    what is chosen is chosen before.
+
     Files are called after the budget: NAME.json, with NAME.rules.yaml, is the answer;
     NAME_uniform.json, NAME_tried_I.json and NAME_random_I.json are what was measured beside it.
     """
@@ -122,12 +125,10 @@ def outcome_of(
         "verified": list(verified),
     }
     if answer.best is not None and plan.replaced:
-        _, final = _run(config, files, plan, train, test=config.test)
-        outcome["run"] = {
-            "command": command_of(files.overrides, path, train),
-            "val_accuracy": final["val_accuracy"],
-            "test_accuracy": final["test_accuracy"],
-        }
+        outcome["run"] = _final(config, files, plan, path, train)
+        if uniform is not None and verified:
+            same, file = files.space.plan_of(uniform.options), Path(outcome["uniform"]["plan"])
+            outcome["uniform"]["run"] = _final(config, files, same, file, train)
     return outcome
 
 
@@ -166,6 +167,15 @@ def front_of(search: Search, resource: str, points: int) -> list[dict[str, Any]]
         }
         for options, cost, rise in search.front(resource, points)
     ]
+
+
+def _final(
+    config: TrainConfig, files: PlanFiles, plan: Plan, path: Path, train: bool
+) -> dict[str, Any]:
+    """The command that runs a plan's file, and the accuracies of both splits that it ends with."""
+    _, final = _run(config, files, plan, train, test=config.test)
+    accuracies = {key: final[key] for key in ("val_accuracy", "test_accuracy")}
+    return {"command": command_of(files.overrides, path, train), **accuracies}
 
 
 def _run(

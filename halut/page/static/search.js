@@ -52,9 +52,10 @@ function budgetSearch(root, search) {
       { key: "random", title: "random plans" }, { key: "random_lost", title: "the best loses", format: (value) => number(value, 2) },
       { key: "rank_correlation", title: "rank correlation", format: (value) => number(value, 2) },
       { key: "val_accuracy", title: "its run: validation", format: (value) => number(value, 2) }, { key: "test_accuracy", title: "its run: test", format: (value) => number(value, 2) },
+      { key: "uniform_val_accuracy", title: "run of one option: validation", format: (value) => number(value, 2) }, { key: "uniform_test_accuracy", title: "run of one option: test", format: (value) => number(value, 2) },
       { title: "command", cell: commandCell },
     ],
-  }).root, el("p", { class: "hint" }, `Measured on ${counted(search.samples, "validation sample")}, without training; the run is on all of them, as its command makes it.`));
+  }).root, el("p", { class: "hint" }, `Measured on ${counted(search.samples, "validation sample")}, without training; runs are on all of them, as their commands make them.`));
   planChart(root, search, plans, fronts);
   predictionChart(root, search, plans, budgets);
   const sorted = KINDS.flatMap((kind) => plans.filter((row) => row.kind === kind));
