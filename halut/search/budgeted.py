@@ -22,6 +22,8 @@ Notify = Callable[[], None]
 MARGIN = 1 + 1e-9
 DRAWS = 8
 """Of losses, which have to lead to a plan that was not measured yet."""
+UNIFORM = 5
+"""Plans of one option everywhere that are measured for a budget, at most."""
 WIDER = 1.5
 """By how much the deviations of each draw are larger than those of the one before."""
 
@@ -219,9 +221,11 @@ class Search:
         return self.space.items(resources, self.correction.losses())
 
     def _best_uniform(self, budget: Budget) -> Measured | None:
-        """The measured plan of one configuration at all sites that is predicted to lose least."""
+        """Of the plans of one configuration at all sites, of which the few that are predicted to
+        lose least are measured, that of the least loss."""
         fitting = [o for o in self.uniform() if fits(self.space.cost_of(o), budget)]
-        return self.see(min(fitting, key=self.correction.predict)) if fitting else None
+        likely = sorted(fitting, key=self.correction.predict)[:UNIFORM]
+        return min(map(self.see, likely), key=lambda m: m.figures["loss"], default=None)
 
     def uniform(self) -> Iterable[Options]:
         """The plans that have one configuration at all sites."""

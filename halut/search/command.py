@@ -193,7 +193,7 @@ def _told(title: str, total: int) -> Iterator[Callable[[], None]]:
         def notify() -> None:
             nonlocal done
             done += 1
-            run.at(title, done / total)
+            run.at("", done / total)
             show(title, done, total)
 
         try:

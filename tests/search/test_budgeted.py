@@ -270,7 +270,23 @@ def test_a_correction_of_enough_plans_has_the_losses_that_plans_add_up():
 
 
 def test_where_the_solution_stands_others_are_drawn_and_measured():
-    own = space(factors=(1.0, 1.0))
-    answer = Search(own, measure_of(own)).within(budgets_of("bytes:80")[0], 6)
+    own = space(factors=(1.0, 1.0, 1.0))
+    answer = Search(own, measure_of(own)).within(budgets_of("bytes:120")[0], 6)
     assert len({each.options for each in answer.tried}) == len(answer.tried) > 1
-    assert all(each.costs["bytes"] <= 80 for each in answer.tried)
+    assert all(each.costs["bytes"] <= 120 for each in answer.tried)
+
+
+def test_the_uniform_plan_is_the_best_that_was_measured_not_predicted():
+    own = space(factors=(1.0, 1.0))
+    measure = measure_of(own)
+    asked = budgets_of("bytes:80")[0]
+    predicted = Search(own, measure).within(asked, 1).uniform
+
+    def worse(options):
+        """The uniform plan that is predicted to lose least loses most."""
+        figures = measure(options)
+        return {**figures, "loss": 99.0} if options == predicted.options else figures
+
+    uniform = Search(own, worse).within(asked, 1).uniform
+    assert uniform.options != predicted.options
+    assert uniform.figures["loss"] < 99.0
