@@ -22,6 +22,8 @@ Notify = Callable[[], None]
 MARGIN = 1 + 1e-9
 DRAWS = 8
 """Of losses, which have to lead to a plan that was not measured yet."""
+NEAR = 2
+"""Items in which a plan near the best one differs from it, at most."""
 UNIFORM = 5
 """Plans of one option everywhere that are measured for a budget, at most."""
 WIDER = 1.5
@@ -122,8 +124,10 @@ class Search:
     ) -> Answer:
         """The best plan within a budget after at most `rounds` solutions.
 
-        Solves, measures, corrects and solves again. Where the solution is one that was measured,
-        the next is the solution of losses that are drawn as they may be (Thompson 1933), until
+        Solves, measures, corrects and solves again: in turns of all plans, and of those near the
+        best so far, since what options lose beside those of a good plan is what its neighbours
+        tell, and sums over all sites need not. Where the solution is one that was measured, the
+        next is the solution of losses that are drawn as they may be (Thompson 1933), until
         these lead to none that is new. The answer is the best that was measured, by the loss on
         validation data: the best uniform plan, which has one option at all sites, is among them.
         """
@@ -136,8 +140,11 @@ class Search:
             return self._nearest(answer, resources, np.array(limits))
         answer.uniform = self._best_uniform(budget)
         generator = np.random.default_rng(0)
-        for _ in range(rounds):
-            options = self._next(resources, left, generator)
+        for turn in range(rounds):
+            options = None
+            if turn % 2 and (ranked := self.ranked(budget)):
+                options = self._next(resources, left, generator, ranked[0].options)
+            options = options or self._next(resources, left, generator)
             if options is None:
                 break
             answer.tried.append(self.see(options))
@@ -151,14 +158,21 @@ class Search:
         return sorted(within, key=lambda m: m.figures["loss"])
 
     def _next(
-        self, resources: Sequence[str], left: np.ndarray, generator: np.random.Generator
+        self,
+        resources: Sequence[str],
+        left: np.ndarray,
+        generator: np.random.Generator,
+        near: Options | None = None,
     ) -> Options | None:
-        """The solution, or one of losses that are drawn, which was not measured yet."""
+        """The solution, or one of losses that are drawn, which was not measured yet; of the plans
+        within NEAR changes of `near`, if given."""
         losses = self.correction.losses()
         for attempt in range(DRAWS):
-            solution = solve(self.space.items(resources, losses), left)
-            assert solution is not None
-            if solution.options not in self.measured:
+            items, limits = self.space.items(resources, losses), left
+            if near is not None:
+                items, limits = _around(near, items), np.append(left, NEAR)
+            solution = solve(items, limits)
+            if solution is not None and solution.options not in self.measured:
                 return solution.options
             losses = self.correction.draw(generator, WIDER**attempt)
         return None
@@ -296,6 +310,17 @@ class Search:
             return lost / 30.0  # a point is a rise of 0.03, about, in networks that are right often
         slope = sum(f["rise"] * f["lost"] for f in seen) / sum(f["lost"] ** 2 for f in seen)
         return slope * lost
+
+
+def _around(plan: Options, items: Sequence[Item]) -> list[Item]:
+    """The items with one more cost, the number of changes of a plan."""
+    changed = [
+        np.arange(len(item.losses)) != option for item, option in zip(items, plan, strict=True)
+    ]
+    return [
+        Item(item.losses, np.column_stack([item.costs, each]))
+        for item, each in zip(items, changed, strict=True)
+    ]
 
 
 def fits(costs: dict[str, float], budget: Budget) -> bool:

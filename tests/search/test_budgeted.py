@@ -276,6 +276,18 @@ def test_where_the_solution_stands_others_are_drawn_and_measured():
     assert all(each.costs["bytes"] <= 120 for each in answer.tried)
 
 
+def test_every_second_plan_is_near_the_best_so_far():
+    own = space(factors=(1.0, 1.3, 0.8, 1.1))
+    answer = Search(own, measure_of(own)).within(budgets_of("bytes:160")[0], 8)
+    best = answer.uniform
+    for turn, tried in enumerate(answer.tried):
+        if turn % 2:
+            changed = sum(a != b for a, b in zip(tried.options, best.options, strict=True))
+            assert 0 < changed <= 2
+        best = min(best, tried, key=lambda m: m.figures["loss"])
+    assert len(answer.tried) == 8
+
+
 def test_the_uniform_plan_is_the_best_that_was_measured_not_predicted():
     own = space(factors=(1.0, 1.0))
     measure = measure_of(own)
