@@ -21,13 +21,11 @@ Notify = Callable[[], None]
 """Is called after each plan that was measured."""
 MARGIN = 1 + 1e-9
 DRAWS = 8
-"""Of losses, which have to lead to a plan that was not measured yet."""
+"""Solutions, of which one has to be a plan that was not measured yet."""
 NEAR = 2
 """Items in which a plan near the best one differs from it, at most."""
 UNIFORM = 5
 """Plans of one option everywhere that are measured for a budget, at most."""
-WIDER = 1.5
-"""By how much the deviations of each draw are larger than those of the one before."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,8 @@ class Search:
         Solves, measures, corrects and solves again: in turns of all plans, and of those near the
         best so far, since what options lose beside those of a good plan is what its neighbours
         tell, and sums over all sites need not. Where the solution is one that was measured, the
-        next is the solution of losses that are drawn as they may be (Thompson 1933), until
-        these lead to none that is new. The answer is the best that was measured, by the loss on
+        next is the solution of losses that are drawn as they may be (Thompson 1933), less those
+        before it, until none is new. The answer is the best that was measured, by the loss on
         validation data: the best uniform plan, which has one option at all sites, is among them.
         """
         if budget.lost is not None:
@@ -166,15 +164,20 @@ class Search:
     ) -> Options | None:
         """The solution, or one of losses that are drawn, which was not measured yet; of the plans
         within NEAR changes of `near`, if given."""
-        losses = self.correction.losses()
-        for attempt in range(DRAWS):
-            items, limits = self.space.items(resources, losses), left
+        losses, found = self.correction.losses(), list[Options]()
+        for _ in range(DRAWS):
+            items, limits = self.space.items(resources, losses), left.tolist()
             if near is not None:
-                items, limits = _around(near, items), np.append(left, NEAR)
+                items, limits = _differing(items, near), [*limits, NEAR]
+            for plan in found:
+                items, limits = _agreeing(items, plan), [*limits, len(plan) - 1]
             solution = solve(items, limits)
-            if solution is not None and solution.options not in self.measured:
+            if solution is None:
+                return None
+            if solution.options not in self.measured:
                 return solution.options
-            losses = self.correction.draw(generator, WIDER**attempt)
+            found.append(solution.options)
+            losses = self.correction.draw(generator)
         return None
 
     def compare(
@@ -312,15 +315,20 @@ class Search:
         return slope * lost
 
 
-def _around(plan: Options, items: Sequence[Item]) -> list[Item]:
-    """The items with one more cost, the number of changes of a plan."""
-    changed = [
-        np.arange(len(item.losses)) != option for item, option in zip(items, plan, strict=True)
-    ]
-    return [
-        Item(item.losses, np.column_stack([item.costs, each]))
-        for item, each in zip(items, changed, strict=True)
-    ]
+def _differing(items: Sequence[Item], plan: Options) -> list[Item]:
+    """The items with one more cost: in how many a plan is another than `plan`."""
+    pairs = zip(items, plan, strict=True)
+    return [_with_cost(item, np.arange(len(item.losses)) != option) for item, option in pairs]
+
+
+def _agreeing(items: Sequence[Item], plan: Options) -> list[Item]:
+    """The items with one more cost: in how many a plan is that of `plan`."""
+    pairs = zip(items, plan, strict=True)
+    return [_with_cost(item, np.arange(len(item.losses)) == option) for item, option in pairs]
+
+
+def _with_cost(item: Item, cost: np.ndarray) -> Item:
+    return Item(item.losses, np.column_stack([item.costs, cost]))
 
 
 def fits(costs: dict[str, float], budget: Budget) -> bool:

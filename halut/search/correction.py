@@ -49,11 +49,10 @@ class Correction:
         """The corrected losses of every item's options."""
         return list(np.split(self.mean, np.cumsum(self.sizes)[:-1]))
 
-    def draw(self, generator: np.random.Generator, spread: float = 1.0) -> list[Array]:
-        """Losses as they may be, by what is known of them: a draw of their distribution, of
-        deviations `spread` times as large."""
+    def draw(self, generator: np.random.Generator) -> list[Array]:
+        """Losses as they may be, by what is known of them: a draw of their distribution."""
         values, vectors = np.linalg.eigh(self.covariance)
-        scale = spread * np.sqrt(np.maximum(values, 0.0)) * generator.standard_normal(len(values))
+        scale = np.sqrt(np.maximum(values, 0.0)) * generator.standard_normal(len(values))
         return list(np.split(self.mean + vectors @ scale, np.cumsum(self.sizes)[:-1]))
 
     def predict(self, options: Sequence[int]) -> float:

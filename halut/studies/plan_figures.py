@@ -9,7 +9,7 @@ from typing import Any
 from halut.analysis.assembly import Assembly
 from halut.results.record import Record
 from halut.results.store import Store
-from halut.sites.plan import Plan
+from halut.sites.plan import Entry, Plan
 from halut.studies.subject import Subject, context
 
 
@@ -65,5 +65,11 @@ class PlanFigures:
             seed=self.seed,
             calibration=min(self.calibration, len(self.subject.data.splits["train"])),
             settings=settings,
+            detail={"plan": [_entry(each) for each in plan.replaced]} if figures else {},
             context=context(seconds) if figures else {},
         )
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    """What a record's detail says of a replaced site."""
+    return {"site": entry.site.name, "operator": entry.operator, "options": entry.options}
