@@ -74,6 +74,8 @@ def test_a_budget_has_its_run_and_what_is_beside_it(budget):
     (search,) = gather([budget])["searches"]
     met, missed = as_rows(search["budgets"])
     assert (met["val_accuracy"], met["test_accuracy"]) == (84.5, 83.25)
+    beside = (met["uniform_val_accuracy"], met["uniform_test_accuracy"])
+    assert beside == (82.5, 81.0)
     assert (met["uniform"], met["uniform_lost"], met["random"]) == ("tree C=4", 8.0, 20)
     assert (met["rank_correlation"], met["rank_correlation_corrected"]) == (0.875, 1.0)
     assert met["command"] == "python train.py run"

@@ -12,6 +12,7 @@ import pytest
 
 from halut.analysis.plan_cost import PLAN, plan_cost
 from halut.models.build import build_model
+from halut.results.store import Store
 from halut.search.outcome import command_of
 from halut.sites.plan import Plan
 from tests.training import digit_attention
@@ -45,8 +46,9 @@ def test_a_plan_is_within_its_budget_and_no_worse_than_one_option_everywhere(fou
     for outcome in content["budgets"]:
         assert outcome["met"]
         assert outcome["costs"]["bytes"] <= outcome["budget"]["bytes"]
-        if outcome["uniform"] is not None:
-            assert outcome["loss"] <= outcome["uniform"]["loss"]
+        if (uniform := outcome["uniform"]) is not None:
+            assert outcome["run"]["val_accuracy"] >= uniform["run"]["val_accuracy"]
+            assert 0 < uniform["run"]["test_accuracy"] <= 100
     losses = [point["predicted_rise"] for point in content["fronts"]["bytes"]]
     assert losses == sorted(losses, reverse=True)
 
@@ -118,11 +120,20 @@ def test_a_plan_of_shared_encoders_is_trained_as_promised(tmp_path):
     assert len(set(other["options"].values())) == 1
 
 
+def stored_plans(folder):
+    """Digests of the plans that the store has figures of."""
+    records = Store(folder / "results").read().records
+    return sorted(record.settings["plan"] for record in records if record.kind == "plan")
+
+
 @pytest.mark.slow
 def test_the_same_command_measures_nothing_of_what_is_stored(found):
     folder, content, _ = found
+    plans = stored_plans(folder)
+    assert len(plans) == len(set(plans)) > 8
     ran = search(folder, "budget=bytes:110k,200k", "--random", "4")
     assert ran.returncode == 0, ran.stderr
+    assert stored_plans(folder) == plans
     said = ran.stdout + ran.stderr
     total = int(said.split(" measurements, ")[0].split()[-1])
     assert f"{total} measurements, {total} of them in results already" in said
