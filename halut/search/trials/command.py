@@ -403,7 +403,9 @@ def _show(
     request: Request,
 ) -> None:
     table = Table(title="the best of each study, accuracy in percent", title_justify="left")
-    for head in ("study", "trials", "validation", "test", "bytes", "run"):
+    asked = [name for study in contents for name in (*study["minimize"], *study["budget"])]
+    costs = list(dict.fromkeys(("bytes", *asked)))
+    for head in ("study", "trials", "validation", "test", *costs, "run"):
         table.add_column(head, overflow="fold")
     tests = {(c["curve"], c["sampler"], c["seed"], c["number"]): c["test_accuracy"] for c in chosen}
     for name, study in zip((each.spec.name for each in studies), contents, strict=True):
@@ -416,16 +418,16 @@ def _show(
         winners = [t for t in study["trials"] if t["number"] in study["best"]]
         for trial in winners:
             test = tests.get((*key, trial["number"]))
-            size = trial["figures"].get("bytes")
+            figures = [trial["figures"].get(cost) for cost in costs]
             table.add_row(
                 *(name, count, f"{trial['values'][0]:.2f}"),
                 "-" if test is None else f"{test:.2f}",
-                "-" if size is None else f"{size:,.0f}",
+                *("-" if figure is None else f"{figure:,.6g}" for figure in figures),
                 trial["run"],
             )
         if not winners:
             reasons = list(dict.fromkeys(t["reason"] for t in study["trials"] if t["reason"]))
-            table.add_row(name, count, "-", "-", "-", "; ".join(reasons[:2]))
+            table.add_row(name, count, "-", "-", *("-" for _ in costs), "; ".join(reasons[:2]))
     console.print(table)
     for each in chosen:
         log.info(
