@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from halut.analysis.learned_layers import LearnedLayers
 from halut.analysis.sensitivity import evaluate
 from halut.analysis.taylor import Loss, cross_entropy
 from halut.replace import swap
@@ -37,6 +38,7 @@ class Assembly:
         loss: loss of each sample, of the network's output and the targets.
         norms: calibration batches by which the batch norms of a plan's network get their statistics
             again, as after a swap in training; 0: they keep the exact network's.
+        learned: files of layers that were learned alone, where these are looked for and kept.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Assembly:
         seed: int = 0,
         loss: Loss = cross_entropy,
         norms: int = 0,
+        learned: LearnedLayers | None = None,
     ) -> None:
+        self._learned = learned
         self.network, self.batches, self.loss, self.seed = network, batches, loss, seed
         self._rows = capture(network, sites, calibration, rows, memory, seed)
         self._layers: dict[str, ReplacedLayer] = {}
@@ -69,16 +73,24 @@ class Assembly:
             together.setdefault(entry.shares or entry.site.name, []).append(entry)
         for group in together.values():
             if any(repr((entry, group)) not in self._layers for entry in group):
-                network = self._copy()
-                for entry in group:
-                    rows = self._rows[entry.site.name]
-                    layer = swap.replace_site(network, entry, rows, self.seed)
+                for entry, layer in zip(group, self._learn(group), strict=True):
                     self._layers[repr((entry, group))] = layer.eval()
         return {
             entry.site.name: self._layers[repr((entry, group))]
             for group in together.values()
             for entry in group
         }
+
+    def _learn(self, group: Sequence[Entry]) -> list[ReplacedLayer]:
+        """The layers of sites that share an encoder, or of one."""
+        rows = [self._rows[entry.site.name] for entry in group]
+        if len(group) == 1 and self._learned is not None:
+            return [self._learned.learned(self.network, group[0], rows[0], self.seed)]
+        network = self._copy()
+        return [
+            swap.replace_site(network, entry, own, self.seed)
+            for entry, own in zip(group, rows, strict=True)
+        ]
 
     def measure(self, entries: Sequence[Entry]) -> dict[str, float]:
         """Of the network with all these sites replaced: accuracy (top-1, percent) and loss (mean);

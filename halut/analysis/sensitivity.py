@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from halut.analysis.layer_errors import ErrorSums
+from halut.analysis.learned_layers import LearnedLayers
 from halut.analysis.network_cost import operations
 from halut.analysis.prefix import Prefix
 from halut.analysis.site_bytes import bytes_of_site
@@ -93,6 +94,7 @@ def sensitivity(
     seed: int = 0,
     loss: Loss = cross_entropy,
     notify: Callable[[str, int, int], None] | None = None,
+    learned: LearnedLayers | None = None,
 ) -> Iterator[Measurement]:
     """Measurements of the candidates, site by site, each as soon as it is there.
 
@@ -125,6 +127,7 @@ def sensitivity(
         seed: of the sample of rows, and of learning.
         loss: loss of each sample, of the network's output and the targets.
         notify: called with (what is done, candidates done, all of them).
+        learned: where layers are kept as files; each is learned here, as its time is measured.
 
     Raises HalutError if the exact network's activations, loss or gradients are not finite, there is
     no data, or it can be read only once. A candidate that cannot be learned is yielded with the
@@ -191,7 +194,16 @@ def sensitivity(
                 if "measured" in own_scores and len(todo[name]) > 1 and prefix.verified is None:
                     _verify(prefix, batches)
                 yield from _measurements(
-                    candidate, own_scores, site_rows, site_calls, prefix, batches, base, seed, loss
+                    candidate,
+                    own_scores,
+                    site_rows,
+                    site_calls,
+                    prefix,
+                    batches,
+                    base,
+                    seed,
+                    loss,
+                    learned,
                 )
     show("", done, total)
 
@@ -247,6 +259,7 @@ def _measurements(
     base: dict[str, float] | None,
     seed: int,
     loss: Loss,
+    learned: LearnedLayers | None,
 ) -> Iterator[Measurement]:
     """One candidate, learned once, by each score."""
     network, name, begun = prefix.network, candidate.site.name, time.perf_counter()
@@ -259,6 +272,8 @@ def _measurements(
         return
     layer.eval()
     learning = {"calibration_rows": len(rows), "seconds_learn": time.perf_counter() - begun}
+    if learned is not None and candidate.entry.shares is None:
+        learned.keep(learned.place(network, candidate.entry, rows, seed), layer)
     common = {**cost_figures(candidate.site, layer), **learning}
     for score in scores:
         begun = time.perf_counter()

@@ -137,6 +137,7 @@ def main(arguments: Sequence[str]) -> int:
         int(config.capture.memory_gib * 2**30),
         config.seed,
         norms=min(config.recalibrate, NORMS),
+        learned=subject.learned,
     )
     figure = "lost" if options.score == "lost" else "rise"
     seed, norms = config.seed, assembly.norms

@@ -352,6 +352,7 @@ def _records(
             memory=int(subject.config.capture.memory_gib * 2**30),
             seed=setup.seed,
             notify=place,
+            learned=subject.learned,
         ):
             seconds = time.perf_counter() - begun
             yield record_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import tempfile
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
+from halut.analysis.learned_layers import LearnedLayers
 from halut.data import datasets
 from halut.data.loader import BatchLoader
 from halut.data.sampler import OrderedBatches
@@ -188,6 +190,14 @@ class Subject:
             raise HalutError(f"{folder} holds no exact network yet: {stored} is missing")
         network.to(device_of(config.trainer.accelerator)).eval().requires_grad_(False)
         return cls(config, data, network, plan, swap.digest(network)[:DIGEST_LENGTH], folder)
+
+    @property
+    def learned(self) -> LearnedLayers | None:
+        """Where layers are kept that were learned alone: in schedule.cache, if that is given."""
+        if self.config.schedule.cache is None:
+            return None
+        salt = {name: loading.source_digest(name) for name in self.plan.plugins}
+        return LearnedLayers(Path(self.config.schedule.cache) / "layers", json.dumps(salt))
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class ScheduleConfig:
         needs=needs.with_relearning,
     )
     cache: str | None = option(
-        None, "folder of learned swaps; stages that would learn the same take it from there"
+        None, "folder of learned swaps and layers; who would learn the same takes it from there"
     )
     lr: dict[str, float] = option(
         {},
