@@ -55,6 +55,5 @@ def test_a_search_reads_without_problems_and_its_command_is_in_the_script(folder
 
 
 def test_there_are_searches():
-    assert {"nas_grid_tpe", "nas_compression_aware", "tables_0", "tables_1"} <= {
-        folder.name for folder in SEARCHES
-    }
+    trials = {"nas_grid_tpe", "nas_compression_aware", "mixed_precision_formats"}
+    assert trials | {"tables_0", "tables_1"} <= {folder.name for folder in SEARCHES}
