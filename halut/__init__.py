@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import halut.errors  # noqa: F401  first, as the verb of that name below takes its place here
+import halut.errors
+import halut.export  # noqa: F401  first, as the verbs of those names below take their places here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path as _Path
 
     from torch import nn as _nn
 
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
         Tree,
     )
     from halut.errors import HalutError
+    from halut.export.manifest import Export as _Export
     from halut.inference.prepare import prepare
     from halut.plugins import load_plugins
     from halut.replace.param_groups import param_groups
@@ -98,6 +101,7 @@ __all__ = [
     "calibrating",
     "cost",
     "errors",
+    "export",
     "find_sites",
     "lightning",
     "load",
@@ -141,6 +145,18 @@ def errors(network: _nn.Module, batches: Batches) -> Mapping[str, Mapping[str, f
     from halut.analysis.layer_errors import layer_errors
 
     return layer_errors(network, batches)
+
+
+def export(
+    network: _nn.Module, example: Any, *, to: str, folder: str | _Path, **options: Any
+) -> _Export:
+    """The network as files that run elsewhere, verified by running them.
+
+    See halut.export.writing.export.
+    """
+    from halut.export.writing import export as write
+
+    return write(network, example, to=to, folder=folder, **options)
 
 
 if not TYPE_CHECKING:  # or a type checker would take any name

@@ -32,6 +32,7 @@ verbs:
   sweep        every combination of values, or a list of configurations, into one store
   results      list, filter and export the records of a store, and import run folders into it
   report       one HTML page of records and runs, and its charts as SVG, PDF and PNG
+  export       a run's network as files that run elsewhere: ONNX, torch.export, bundles
   table        gather the runs in a folder, of a sweep or of jobs: a table and a picture
   bench        times of tables against float32 and INT8; those of `python -m halut.bench`
   scaling      what more ranks gain: measured here, and computed for more
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sweep": sweep,
         "results": results,
         "report": report,
+        "export": export,
         "table": table,
         "bench": bench,
         "scaling": scaling,
@@ -206,6 +208,15 @@ def results(arguments: list[str]) -> int:
 def report(arguments: list[str]) -> int:
     """`halut report`: stores of records and run folders on one HTML page."""
     from halut.page.command import main as run
+    from halut.training.logging.progress import set_up_logging
+
+    set_up_logging()
+    return run(arguments)
+
+
+def export(arguments: list[str]) -> int:
+    """`halut export`: a run's network as files of a target, verified by running them."""
+    from halut.export.command import main as run
     from halut.training.logging.progress import set_up_logging
 
     set_up_logging()

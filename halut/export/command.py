@@ -1,0 +1,82 @@
+"""`halut export`: a run's network as files that run elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from halut.errors import HalutError
+from halut.export.targets import TARGETS
+from halut.export.writing import export_run
+
+EPILOG = """\
+targets and their options:
+  bundle    safetensors, plan, report and card, for halut.load
+            (none)
+
+examples:
+  halut export runs/C --to bundle -o out/bundle      tensors and JSON, for halut.load
+  halut export runs/C --to onnx -o out/onnx          a model that any ONNX runtime runs
+  halut export runs/C --to onnx -o out/onnx opset=21 --inputs images.npy
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of `halut export`."""
+    arguments = argparse.ArgumentParser(
+        prog="halut export",
+        description="A run's network as files that run elsewhere, verified by running them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = arguments.add_argument
+    add("run", type=Path, metavar="RUN", help="a run folder, or a bundle")
+    add("options", nargs="*", metavar="KEY=VALUE", help="options of the target")
+    add("--to", required=True, metavar="NAME", help=f"the target: {', '.join(TARGETS)}")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="made anew")
+    add(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="a batch to verify on, .npy (default: 64 normally distributed inputs)",
+    )
+    return arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the export; 0, or HalutError where that cannot be done."""
+    options = parser().parse_intermixed_args(argv)
+    export_run(
+        options.run,
+        to=options.to,
+        folder=options.output,
+        example=None if options.inputs is None else read_inputs(options.inputs),
+        **_values(options.options),
+    )
+    return 0
+
+
+def _values(words: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE words, values as YAML has them."""
+    values = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or not key.isidentifier():
+            raise HalutError(f"{word} is no option KEY=VALUE")
+        values[key] = yaml.safe_load(value)
+    return values
+
+
+def read_inputs(path: Path) -> Tensor:
+    """A batch of inputs from a .npy file; HalutError if it holds none."""
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (ValueError, TypeError, EOFError) as error:
+        raise HalutError(f"--inputs {path} is no .npy file of one array of numbers") from error
