@@ -22,7 +22,7 @@ def test_nothing_and_unknown_verbs_fail(capsys):
     assert main(["trian"]) == 2
     err = capsys.readouterr().err
     assert "unknown verb 'trian'; did you mean train? choose one of: train, evaluate, " in err
-    assert "sweep, results, report, table, bench, scaling, env" in err
+    assert "sweep, results, report, export, table, bench, scaling, env" in err
 
 
 def test_env_reports_versions_devices_and_kernels(capsys):

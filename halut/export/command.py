@@ -20,6 +20,8 @@ EPILOG = """\
 targets and their options:
   bundle    safetensors, plan, report and card, for halut.load
             (none)
+  onnx      model.onnx with dynamic batch; layers are functions of standard operators
+            opset=18        version of the standard operators, 17 to 24
 
 examples:
   halut export runs/C --to bundle -o out/bundle      tensors and JSON, for halut.load

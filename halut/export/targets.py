@@ -17,6 +17,7 @@ from halut.sites.calls import Call
 
 TARGETS = {
     "bundle": "halut.export.bundles",
+    "onnx": "halut.export.onnx.target",
 }
 """Modules by the names of their targets; each is a Target."""
 

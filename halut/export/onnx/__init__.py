@@ -1,0 +1,1 @@
+"""The target `onnx`: replaced layers as functions whose bodies are standard operators."""

@@ -1,0 +1,140 @@
+"""The target `onnx`: the network with dynamic batch as model.onnx, run by onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import onnxscript
+import torch
+from onnx import ModelProto
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from halut.errors import HalutError, message_of
+from halut.export.difference import difference
+from halut.export.onnx.body import DOMAIN, VERSION
+from halut.export.onnx.runtime import run
+from halut.export.onnx.table_nodes import TableNode
+from halut.export.targets import Written
+from halut.inference.verify import answer_of
+from halut.io import write_bytes
+from halut.layers.lut import LUTLayer
+from halut.option import between, option
+from halut.replace.swap import replaced_layers
+from halut.sites.calls import Call
+from halut.sites.modules import replace_module
+
+FILE = "model.onnx"
+OLDEST, NEWEST = 17, 24
+"""Opsets that are written."""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What is written."""
+
+    opset: int = option(18, "version of the standard operators, 17 to 24")
+
+    def __post_init__(self) -> None:
+        between("onnx.opset", self.opset, OLDEST, NEWEST)
+
+
+def write(network: nn.Module, example: Call, folder: Path, options: Options) -> Written:
+    """model.onnx, which onnxruntime runs on the example and on its first sample alone."""
+    model = convert(network, example, options.opset)
+    write_bytes(folder / FILE, model.SerializeToString())
+    expected = answer_of(network, example)
+    found = difference(run(folder / FILE, example), tree_leaves(expected), example.samples)
+    versions = {m.__name__: m.__version__ for m in (onnx, onnxruntime, onnxscript)}
+    return Written(found, versions)
+
+
+def convert(network: nn.Module, example: Call, opset: int) -> ModelProto:
+    """The network in evaluation mode as an ONNX model with a dynamic batch.
+
+    Every replaced layer is a node of the domain `halut`, whose body is a function of the model;
+    everything else is what torch.onnx makes of it.
+    """
+    nodes = with_nodes(copy.deepcopy(network))
+    model = _exported(nodes, example, opset)
+    functions = {
+        module.name: module.function(opset)
+        for module in nodes.modules()
+        if isinstance(module, TableNode)
+    }
+    model.functions.extend(functions[name] for name in sorted(functions))
+    if functions and DOMAIN not in {each.domain for each in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
+    onnx.checker.check_model(model, full_check=False)
+    return model
+
+
+def with_nodes(network: nn.Module) -> nn.Module:
+    """The network itself, its replaced layers in the form that becomes a node."""
+    for name, layer in list(replaced_layers(network)):
+        if not isinstance(layer, LUTLayer):
+            raise HalutError(f"{name}: {type(layer).__name__} has no ONNX form")
+        replace_module(network, name, TableNode(layer))
+    return network.eval()
+
+
+def _exported(network: nn.Module, example: Call, opset: int) -> ModelProto:
+    batch = torch.export.Dim("batch")
+    samples = example.samples
+
+    def dynamic(value: Any) -> Any:
+        is_batch = isinstance(value, torch.Tensor) and value.ndim and len(value) == samples
+        return {0: batch} if is_batch else None
+
+    shapes = tree_map(dynamic, (example.args, example.kwargs))
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                network,
+                example.args,
+                kwargs=example.kwargs,
+                dynamo=True,
+                dynamic_shapes=_by_name(network, example, shapes),
+                opset_version=opset,
+                verbose=False,
+            )
+        except Exception as error:
+            reason: BaseException = error
+            while reason.__cause__ is not None:
+                reason = reason.__cause__
+            raise HalutError(
+                f"torch.onnx cannot export {type(network).__name__}: {message_of(reason)[:300]}"
+            ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _by_name(network: nn.Module, example: Call, shapes: Any) -> Any:
+    args, kwargs = shapes
+    return {**dict(enumerate(args)), **kwargs} if kwargs else tuple(args)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' progress and advice left out."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [each.level for each in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for each in loggers:
+            each.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)
