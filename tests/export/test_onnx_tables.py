@@ -66,6 +66,48 @@ def test_trees_of_every_window(window, tmp_path):
     assert gap(*conv(halut.Tree(K=8), **WINDOWS[window]), tmp_path / "out") <= TOLERANCE
 
 
+OTHERS = {
+    "decision tree": halut.DecisionTree(K=8, C=3),
+    "l2": halut.PQ(K=7, C=3),
+    "l1": halut.PQ(K=8, C=3, metric="l1"),
+    "chebyshev": halut.PQ(K=8, C=3, metric="chebyshev"),
+    "output metric": halut.PQ(K=8, C=3, output_metric=True),
+    "residual": halut.PQ(K=8, C=3, residual=2),
+    "float table": halut.Tree(K=8, bits=None),
+    "scale per codebook": halut.Tree(K=8, scale="codebook"),
+    "4 bits": halut.PQ(K=8, bits=4, scale="layer"),
+    "derived": halut.PQ(K=8, parameterization="derived"),
+    "hadamard": halut.Tree(K=8, transform="hadamard"),
+    "permuted": halut.PQ(K=8, C=4, transform="permute"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_encoders_and_tables(name, tmp_path):
+    assert gap(*linear(OTHERS[name]), tmp_path / "out") <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["decision tree", "l2", "chebyshev", "output metric", "residual"])
+def test_other_encoders_of_grouped_windows(name, tmp_path):
+    window = {"kernel_size": 3, "groups": 2, "stride": 2}
+    assert gap(*conv(OTHERS[name], **window), tmp_path / "out") <= TOLERANCE
+
+
+@pytest.mark.parametrize("opset", [17, 24])
+def test_the_oldest_and_the_newest_operators(opset, tmp_path):
+    config = halut.PQ(K=8, C=3, metric="chebyshev")
+    assert gap(*conv(config, **WINDOWS["grouped"]), tmp_path / "out", opset=opset) <= TOLERANCE
+
+
+def test_inputs_of_any_size_and_rank(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 12), nn.Linear(12, 12), nn.Linear(12, 4))
+    x = 1e30 * torch.randn(6, 3, 8)
+    halut.replace_(net, halut.PQ(K=4, C=3), [x])
+    assert float(net[1].encoder.unit) > 1
+    assert gap(net.eval(), x, tmp_path / "out") <= TOLERANCE
+
+
 def test_the_node_is_a_function_with_int8_tables():
     network, x = linear(halut.Tree(K=16))
     model = convert(network, Call(x), 18)

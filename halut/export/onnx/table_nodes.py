@@ -6,82 +6,84 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from onnx import FunctionProto
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halut.errors import HalutError
+from halut.encoders.base import Encoder
+from halut.encoders.decision_tree import DecisionTreeEncoder
+from halut.encoders.pq import PQEncoder
+from halut.encoders.tree import TreeEncoder
 from halut.export.onnx.body import DOMAIN, VERSION
+from halut.export.onnx.encodings import (
+    DecisionTreeCodes,
+    Encoding,
+    GivenCodes,
+    NearestCodes,
+    TreeCodes,
+)
 from halut.export.onnx.sources import WINDOW
-from halut.export.onnx.table_functions import INPUTS, TABLE, tree_function
-from halut.inference.table_layers import packed
+from halut.export.onnx.table_functions import TABLE, TableFunction
+from halut.inference.table_layers import inference_table
 from halut.layers.lut import LUTLayer
-from halut.ops import ConvGeometry
+from halut.ops.blocks import Blocks
+from halut.ops.geometry import ConvGeometry, pad
 
 
 class TableNode(nn.Module):
     """One node in the place of a layer: its inputs are the layer's tensors.
 
     Nothing is computed: the answer has a shape alone. `function` is what the node's name stands
-    for. Transforms of the input are left to torch.
+    for. What a layer does before its encoder (its unit, a transform) is left to torch, as are the
+    codes of encoders that are not halut's own.
     """
-
-    columns: Tensor
-    thresholds: Tensor
-    table: Tensor
-    scale: Tensor
-    bias: Tensor
 
     def __init__(self, layer: LUTLayer) -> None:
         super().__init__()
         self.site = layer.site
-        form = packed(layer)
-        self.transform = form.transform
-        self.kind, self.K = self._take(form), form.table.shape[2]
-        for name in TABLE:
-            self.register_buffer(name, getattr(form, name))
-        self.integer = self.table.dtype == torch.int8
-
-    def _take(self, form: Any) -> str:
-        """Keep the encoder's tensors; what kind of node that is."""
-        if form.form != "tree":
-            raise HalutError(f"{self.site.name}: no ONNX form")
-        taps = form.taps.view(len(form.thresholds), -1).T
-        self.register_buffer("columns", taps.to(torch.int32).contiguous())
-        self.register_buffer("thresholds", form.thresholds)
-        return "Tree"
-
-    @property
-    def name(self) -> str:
-        """Of the function: what its body depends on."""
-        where = "Linear" if self.site.geometry is None else "Conv"
-        return f"{self.kind}{where}_K{self.K}{'' if self.integer else '_float'}"
-
-    def function(self, opset: int) -> FunctionProto:
-        """The body of the node."""
-        window = self.site.geometry is not None
-        return tree_function(self.name, self.K, self.integer, window, opset)
+        encoder = layer.encoder
+        self.unit, self.transform = float(encoder.unit), encoder.transform
+        encoding, tensors = encoding_of(encoder)
+        self.encoder = encoder if isinstance(encoding, GivenCodes) else None
+        table = dict(zip(TABLE, inference_table(layer), strict=True))
+        for name, tensor in {**tensors, **table}.items():
+            self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format))
+        window = self.site.geometry is not None and self.encoder is None
+        self.function = TableFunction(encoding, window, table["table"].dtype == torch.int8)
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input if self.transform is None else self._transformed(input)
-        geometry = self.site.geometry
-        if geometry is None:
-            shape: Sequence[Any] = (*x.shape[:-1], self.site.M)
-            return self._node(x, shape, {})
-        geometry = geometry.on(x)
-        shape = (x.shape[0], self.site.M, *geometry.output_size(x.shape[2], x.shape[3]))
-        return self._node(x, shape, window_attributes(geometry))
+        site, x = self.site, self._before(input)
+        lead: Sequence[Any] = x.shape[:-1]
+        if site.geometry is None:
+            if self.encoder is None:
+                return self._node(x, (*lead, site.M), {})
+            return self._looked_up(x.reshape(-1, site.D)).view(*lead, site.M)
+        geometry = site.geometry.on(x)
+        size = geometry.output_size(x.shape[2], x.shape[3])
+        if self.encoder is None:
+            return self._node(x, (x.shape[0], site.M, *size), window_attributes(geometry))
+        y = self._looked_up(im2col_rows(x, geometry)).view(x.shape[0], *size, site.M)
+        return y.permute(0, 3, 1, 2)
 
-    def _transformed(self, x: Tensor) -> Tensor:
-        assert self.transform is not None
-        if x.ndim == 4 and self.site.geometry is not None:
+    def _before(self, x: Tensor) -> Tensor:
+        """x over the encoder's unit and by its transform."""
+        x = x if self.unit == 1.0 else x / self.unit
+        if self.transform is None:
+            return x
+        if self.site.geometry is not None or x.ndim == 2:
             return self.transform(x)
         return self.transform(x.reshape(-1, self.site.D)).view(x.shape)
 
+    def _looked_up(self, rows: Tensor) -> Tensor:
+        """[N, M] of rows [N, groups * D] by the codes that the encoder itself makes of them."""
+        encoder: Any = self.encoder
+        columns = encoder.input_dims
+        codes = encoder.encode(rows if columns is None else rows[:, columns])
+        return self._node(codes, (codes.shape[0], self.site.M), {})
+
     def _node(self, x: Tensor, shape: Sequence[Any], attributes: dict[str, Any]) -> Tensor:
-        tensors = [getattr(self, name) for name in (*INPUTS[self.kind], *TABLE)]
         return torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{self.name}",
-            (x, *tensors),
+            f"{DOMAIN}::{self.function.name}",
+            (x, *(getattr(self, name) for name in self.function.inputs)),
             attributes,
             dtype=torch.float32,
             shape=shape,
@@ -89,10 +91,58 @@ class TableNode(nn.Module):
         )
 
 
+def encoding_of(encoder: Encoder) -> tuple[Encoding, dict[str, Tensor]]:
+    """How a function makes an encoder's codes of inputs in its unit, and the tensors it reads."""
+    if type(encoder) is TreeEncoder:
+        columns = encoder.split_dims.T.to(torch.int32)
+        return TreeCodes(encoder.K), {"columns": columns, "thresholds": encoder.thresholds}
+    if type(encoder) is DecisionTreeEncoder:
+        columns = encoder.node_dims.to(torch.int32)
+        return DecisionTreeCodes(encoder.K), {"columns": columns, "thresholds": encoder.thresholds}
+    if type(encoder) is PQEncoder:
+        return _nearest(encoder)
+    return GivenCodes(), {}
+
+
+def _nearest(encoder: PQEncoder) -> tuple[Encoding, dict[str, Tensor]]:
+    """Narrower blocks read their first column again, in the place of zeros.
+
+    That adds one term to all distances; for the largest distance prototypes repeat their entry too,
+    and where there are roots they ignore it.
+    """
+    options, blocks = encoder.options, encoder.blocks
+    columns = blocks.of_stage.columns()
+    missing = columns < 0
+    tensors = {"columns": torch.where(missing, columns[:, :1], columns).to(torch.int32)}
+    prototypes = encoder.prototypes.detach().clone()
+    if options.output_metric:
+        roots = encoder.roots.detach().masked_fill(missing[:, :, None], 0.0)
+        tensors |= {"prototypes": prototypes @ roots, "roots": roots}
+    elif options.metric == "chebyshev":
+        empty = _by_book(missing, blocks)[:, None]
+        tensors["prototypes"] = torch.where(empty, prototypes[:, :, :1], prototypes)
+    else:
+        tensors["prototypes"] = prototypes
+    rooted = options.output_metric and not options.residual
+    return NearestCodes(options.metric, blocks.stages, rooted), tensors
+
+
+def _by_book(each: Tensor, blocks: Blocks) -> Tensor:
+    """What is told of the blocks [groups * C / stages, V], of all codebooks [groups * C, V]."""
+    grouped = each.view(blocks.groups, 1, -1, each.shape[1])
+    return grouped.expand(-1, blocks.stages, -1, -1).reshape(blocks.total, -1)
+
+
+def im2col_rows(x: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Rows [B * OH * OW, C_in * taps] of a map, by operators that torch.onnx knows."""
+    g = geometry
+    unfolded = F.unfold(pad(x, g), g.kernel_size, g.dilation, stride=g.stride)
+    return unfolded.transpose(1, 2).flatten(0, 1)
+
+
 def window_attributes(geometry: ConvGeometry) -> dict[str, list[int]]:
     """Those of WINDOW."""
     left, right, top, bottom = geometry.padding
     pads = [top, left, bottom, right]
-    g = geometry
-    values = (list(g.kernel_size), list(g.stride), pads, list(g.dilation))
-    return dict(zip(WINDOW, values, strict=True))
+    kernel, strides = list(geometry.kernel_size), list(geometry.stride)
+    return dict(zip(WINDOW, (kernel, strides, pads, list(geometry.dilation)), strict=True))

@@ -68,7 +68,7 @@ def convert(network: nn.Module, example: Call, opset: int) -> ModelProto:
     nodes = with_nodes(copy.deepcopy(network))
     model = _exported(nodes, example, opset)
     functions = {
-        module.name: module.function(opset)
+        module.function.name: module.function.proto(opset)
         for module in nodes.modules()
         if isinstance(module, TableNode)
     }
