@@ -22,6 +22,7 @@ targets and their options:
             (none)
   onnx      model.onnx with dynamic batch; layers are functions of standard operators
             opset=18        version of the standard operators, 17 to 24
+            codecs=qdq      integers as QuantizeLinear and DequantizeLinear; qonnx: as QONNX's nodes
 
 examples:
   halut export runs/C --to bundle -o out/bundle      tensors and JSON, for halut.load

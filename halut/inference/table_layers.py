@@ -56,11 +56,7 @@ class PackedLayer(InferenceLayer):
     def __init__(self, layer: LUTLayer) -> None:
         super().__init__()
         self.site = layer.site
-        if layer.options.average is not None:
-            raise HalutError(
-                f"{self.site.name} adds by halut.average, which has no inference kernel: its "
-                "averages are biased, and for comparison; train with halut.average=null"
-            )
+        refuse_average(layer)
         for name, value in zip(("table", "scale", "bias"), inference_table(layer), strict=True):
             self.register_buffer(name, value.contiguous())
         self.low: float | None = None
@@ -213,6 +209,15 @@ class PackedConv2d(PackedLayer):
     def geometry_of(self, x: Tensor) -> ConvGeometry:
         """The window, whose padding may depend on the size of the map."""
         return self.geometry.on(x)
+
+
+def refuse_average(layer: LUTLayer) -> None:
+    """Raise HalutError for a layer with halut.average."""
+    if layer.options.average is not None:
+        raise HalutError(
+            f"{layer.site.name} adds by halut.average, which has no inference kernel: its "
+            "averages are biased, and for comparison; train with halut.average=null"
+        )
 
 
 @torch.no_grad()

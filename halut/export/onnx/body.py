@@ -1,4 +1,4 @@
-"""Construction of the body of a function of the domain `halut`."""
+"""Construction of the body of a function."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ class Body:
     """
 
     def __init__(
-        self, name: str, inputs: Sequence[str], opset: int, attributes: Sequence[str] = ()
+        self,
+        name: str,
+        inputs: Sequence[str],
+        opset: int,
+        attributes: Sequence[str] = (),
+        domain: str = DOMAIN,
     ) -> None:
         self.name, self.inputs, self.opset = name, list(inputs), opset
-        self.attributes = list(attributes)
+        self.attributes, self.domain = list(attributes), domain
         self.nodes: list[NodeProto] = []
 
     def __call__(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
@@ -61,7 +66,7 @@ class Body:
         """The function that answers `output`."""
         self.nodes.append(helper.make_node("Identity", [output], ["y"]))
         return helper.make_function(
-            DOMAIN,
+            self.domain,
             self.name,
             self.inputs,
             ["y"],

@@ -12,10 +12,11 @@ Inputs are finite: NaN, which halut's layers hand on, gets a code here as any nu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from onnx import FunctionProto, TensorProto
 
-from halut.export.onnx.body import Body
+from halut.export.onnx.body import DOMAIN, Body
 from halut.export.onnx.encodings import Encoding
 from halut.export.onnx.sources import WINDOW, Patches, Rows
 
@@ -33,6 +34,7 @@ class TableFunction:
     encoding: Encoding
     window: bool
     integer: bool
+    domain: ClassVar[str] = DOMAIN
 
     @property
     def name(self) -> str:

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from halut.encoders.base import Encoder
 from halut.encoders.decision_tree import DecisionTreeEncoder
 from halut.encoders.pq import PQEncoder
 from halut.encoders.tree import TreeEncoder
-from halut.export.onnx.body import DOMAIN, VERSION
 from halut.export.onnx.encodings import (
     DecisionTreeCodes,
     Encoding,
@@ -21,15 +20,16 @@ from halut.export.onnx.encodings import (
     NearestCodes,
     TreeCodes,
 )
+from halut.export.onnx.node import Nodes, function_node
 from halut.export.onnx.sources import WINDOW
 from halut.export.onnx.table_functions import TABLE, TableFunction
-from halut.inference.table_layers import inference_table
+from halut.inference.table_layers import inference_table, refuse_average
 from halut.layers.lut import LUTLayer
 from halut.ops.blocks import Blocks
 from halut.ops.geometry import ConvGeometry, pad
 
 
-class TableNode(nn.Module):
+class TableNode(Nodes):
     """One node in the place of a layer: its inputs are the layer's tensors.
 
     Nothing is computed: the answer has a shape alone. `function` is what the node's name stands
@@ -39,6 +39,7 @@ class TableNode(nn.Module):
 
     def __init__(self, layer: LUTLayer) -> None:
         super().__init__()
+        refuse_average(layer)
         self.site = layer.site
         encoder = layer.encoder
         self.unit, self.transform = float(encoder.unit), encoder.transform
@@ -49,6 +50,7 @@ class TableNode(nn.Module):
             self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format))
         window = self.site.geometry is not None and self.encoder is None
         self.function = TableFunction(encoding, window, table["table"].dtype == torch.int8)
+        self.functions = (self.function,)
 
     def forward(self, input: Tensor) -> Tensor:
         site, x = self.site, self._before(input)
@@ -81,14 +83,8 @@ class TableNode(nn.Module):
         return self._node(codes, (codes.shape[0], self.site.M), {})
 
     def _node(self, x: Tensor, shape: Sequence[Any], attributes: dict[str, Any]) -> Tensor:
-        return torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{self.function.name}",
-            (x, *(getattr(self, name) for name in self.function.inputs)),
-            attributes,
-            dtype=torch.float32,
-            shape=shape,
-            version=VERSION,
-        )
+        tensors = (getattr(self, name) for name in self.function.inputs)
+        return function_node(self.function, (x, *tensors), shape, attributes)
 
 
 def encoding_of(encoder: Encoder) -> tuple[Encoding, dict[str, Tensor]]:

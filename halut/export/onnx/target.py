@@ -22,14 +22,18 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from halut.errors import HalutError, message_of
 from halut.export.difference import difference
-from halut.export.onnx.body import DOMAIN, VERSION
+from halut.export.onnx.bit_operators import table
+from halut.export.onnx.codec_nodes import CodecNodes
+from halut.export.onnx.node import Nodes
+from halut.export.onnx.quantizers import STYLES
 from halut.export.onnx.runtime import run
 from halut.export.onnx.table_nodes import TableNode
 from halut.export.targets import Written
 from halut.inference.verify import answer_of
 from halut.io import write_bytes
+from halut.layers.codec import CodecLayer
 from halut.layers.lut import LUTLayer
-from halut.option import between, option
+from halut.option import between, choice, option
 from halut.replace.swap import replaced_layers
 from halut.sites.calls import Call
 from halut.sites.modules import replace_module
@@ -44,14 +48,16 @@ class Options:
     """What is written."""
 
     opset: int = option(18, "version of the standard operators, 17 to 24")
+    codecs: str = option("qdq", "integers as pairs of standard nodes, or QONNX's", choices=STYLES)
 
     def __post_init__(self) -> None:
+        choice("onnx.codecs", self.codecs, STYLES)
         between("onnx.opset", self.opset, OLDEST, NEWEST)
 
 
 def write(network: nn.Module, example: Call, folder: Path, options: Options) -> Written:
     """model.onnx, which onnxruntime runs on the example and on its first sample alone."""
-    model = convert(network, example, options.opset)
+    model = convert(network, example, options.opset, options.codecs)
     write_bytes(folder / FILE, model.SerializeToString())
     expected = answer_of(network, example)
     found = difference(run(folder / FILE, example), tree_leaves(expected), example.samples)
@@ -59,32 +65,52 @@ def write(network: nn.Module, example: Call, folder: Path, options: Options) -> 
     return Written(found, versions)
 
 
-def convert(network: nn.Module, example: Call, opset: int) -> ModelProto:
+def convert(network: nn.Module, example: Call, opset: int = 18, codecs: str = "qdq") -> ModelProto:
     """The network in evaluation mode as an ONNX model with a dynamic batch.
 
     Every replaced layer is a node of the domain `halut`, whose body is a function of the model;
     everything else is what torch.onnx makes of it.
     """
-    nodes = with_nodes(copy.deepcopy(network))
+    nodes = with_nodes(copy.deepcopy(network), codecs)
     model = _exported(nodes, example, opset)
+    _strip(model)
+    written = next(each.version for each in model.opset_import if each.domain == "")
+    if written != opset:
+        raise HalutError(
+            f"onnx.opset={opset}: an operator of {type(network).__name__} needs {written}"
+        )
     functions = {
-        module.function.name: module.function.proto(opset)
+        (function.domain, function.name): function.proto(opset)
         for module in nodes.modules()
-        if isinstance(module, TableNode)
+        if isinstance(module, Nodes)
+        for function in module.functions
     }
     model.functions.extend(functions[name] for name in sorted(functions))
-    if functions and DOMAIN not in {each.domain for each in model.opset_import}:
-        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
-    onnx.checker.check_model(model, full_check=False)
+    onnx.checker.check_model(model)
     return model
 
 
-def with_nodes(network: nn.Module) -> nn.Module:
+def _strip(model: ModelProto) -> None:
+    """Leave out what the exporter notes of its sources: stacks of calls, paths of this machine."""
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        value.ClearField("metadata_props")
+    for tensor in model.graph.initializer:
+        tensor.ClearField("metadata_props")
+    for field in ("doc_string", "metadata_props"):
+        model.graph.ClearField(field)
+        model.ClearField(field)
+
+
+def with_nodes(network: nn.Module, codecs: str) -> nn.Module:
     """The network itself, its replaced layers in the form that becomes a node."""
     for name, layer in list(replaced_layers(network)):
-        if not isinstance(layer, LUTLayer):
-            raise HalutError(f"{name}: {type(layer).__name__} has no ONNX form")
-        replace_module(network, name, TableNode(layer))
+        if isinstance(layer, LUTLayer):
+            replace_module(network, name, TableNode(layer))
+        elif isinstance(layer, CodecLayer):
+            replace_module(network, name, CodecNodes(layer, codecs))
     return network.eval()
 
 
@@ -106,6 +132,7 @@ def _exported(network: nn.Module, example: Call, opset: int) -> ModelProto:
                 dynamo=True,
                 dynamic_shapes=_by_name(network, example, shapes),
                 opset_version=opset,
+                custom_translation_table=table(),
                 verbose=False,
             )
         except Exception as error:
