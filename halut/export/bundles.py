@@ -36,7 +36,7 @@ def write(network: nn.Module, example: Call, folder: Path, options: Options) -> 
     zero, which has to answer the network's bits."""
     plan = options.plan if options.plan is not None else plan_of(network, options.model)
     if not plan.entries:
-        raise HalutError("the network has no replaced layers")
+        raise HalutError("the network has no replaced layers; one that is prepared has none left")
     save_bundle(folder, network, plan, options.report)
     twin = copy.deepcopy(network)
     for tensor in twin.state_dict().values():

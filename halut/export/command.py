@@ -23,6 +23,9 @@ targets and their options:
   onnx      model.onnx with dynamic batch; layers are functions of standard operators
             opset=18        version of the standard operators, 17 to 24
             codecs=qdq      integers as QuantizeLinear and DequantizeLinear; qonnx: as QONNX's nodes
+  torch     program.pt2 of torch.export, and package.pt2 of AOTInductor, for torch and halut.ops
+            prepare=true    as halut.prepare makes it; false: as it is trained
+            compile=auto    the package: always, never, or where it can be compiled
 
 examples:
   halut export runs/C --to bundle -o out/bundle      tensors and JSON, for halut.load

@@ -18,6 +18,7 @@ from halut.sites.calls import Call
 TARGETS = {
     "bundle": "halut.export.bundles",
     "onnx": "halut.export.onnx.target",
+    "torch": "halut.export.programs",
 }
 """Modules by the names of their targets; each is a Target."""
 

@@ -30,7 +30,8 @@ def export(
     """Write `network`, in evaluation mode, as files of the target `to` into `folder`.
 
     Args:
-        network: any network with replaced layers; it stays as it is.
+        network: any network with replaced layers, compiled or not; it stays as it is. A prepared
+            one has a torch program alone: the other targets want what it was prepared from.
         example: a batch of inputs that the files are verified on: a Tensor, a tuple of arguments,
             a mapping of keywords or a halut.Call.
         to: bundle, onnx, torch or packed (halut.export.targets).
@@ -43,6 +44,7 @@ def export(
 
     >>> halut.export(network, batch, to="onnx", folder="out").manifest["difference"]["largest"]
     """
+    network = getattr(network, "_orig_mod", network)  # what torch.compile made it of
     target = load_target(to)
     chosen: Any = from_options(target.Options, options, path=f"{to}.")
     call = example_call(network, example).to(torch.device("cpu"))

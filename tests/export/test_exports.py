@@ -38,7 +38,9 @@ def test_the_manifest_names_versions_files_and_distances(exported):
     assert {"halut", "torch", "python", "safetensors"} <= manifest["versions"].keys()
     names = {path.name for path in exported.folder.iterdir()} - {"export.json"}
     assert names == set(manifest["files"]) >= {"model.safetensors", "plan.json"}
-    assert manifest["difference"] == {"samples": 5, "largest": 0.0, "same_top1": 1.0, "equal": True}
+    assert manifest["difference"] == {
+        **{"samples": 5, "largest": 0.0, "close": 1.0, "same_top1": 1.0, "equal": True}
+    }
 
 
 @pytest.mark.parametrize(
@@ -111,8 +113,12 @@ def test_a_missing_package_is_one_line(network, tmp_path, monkeypatch):
 
 def test_distances():
     a, b = torch.tensor([[1.0, 2.0], [4.0, 3.0]]), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    apart = difference(a, b, 2)
-    assert (apart.largest, apart.same_top1, apart.equal) == (0.25, 0.5, False)
+    apart = difference([a], {"y": b}, 2)
+    assert (apart.largest, apart.close, apart.same_top1) == (0.25, 0.5, 0.5)
+    assert not apart.equal
+    assert difference(a[0], a[0], 1).equal
+    with pytest.raises(HalutError, match=r"than the network: 7\.50e-01 of the largest"):
+        difference(a, b.flip(0), 2)
     with pytest.raises(HalutError, match="shapes otherwise"):
         difference(a, b[:1], 2)
     with pytest.raises(HalutError, match="NaN or infinity elsewhere"):

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime
@@ -18,7 +17,7 @@ import onnxscript
 import torch
 from onnx import ModelProto
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from halut.errors import HalutError, message_of
 from halut.export.difference import difference
@@ -29,6 +28,8 @@ from halut.export.onnx.quantizers import STYLES
 from halut.export.onnx.runtime import run
 from halut.export.onnx.table_nodes import TableNode
 from halut.export.targets import Written
+from halut.export.tracing import with_open_batch
+from halut.inference.base import InferenceLayer
 from halut.inference.verify import answer_of
 from halut.io import write_bytes
 from halut.layers.codec import CodecLayer
@@ -60,6 +61,8 @@ def write(network: nn.Module, example: Call, folder: Path, options: Options) -> 
     model = convert(network, example, options.opset, options.codecs)
     write_bytes(folder / FILE, model.SerializeToString())
     expected = answer_of(network, example)
+    one = example.head(1)
+    difference(run(folder / FILE, one), tree_leaves(answer_of(network, one)), 1)
     found = difference(run(folder / FILE, example), tree_leaves(expected), example.samples)
     versions = {m.__name__: m.__version__ for m in (onnx, onnxruntime, onnxscript)}
     return Written(found, versions)
@@ -71,6 +74,10 @@ def convert(network: nn.Module, example: Call, opset: int = 18, codecs: str = "q
     Every replaced layer is a node of the domain `halut`, whose body is a function of the model;
     everything else is what torch.onnx makes of it.
     """
+    if any(isinstance(module, InferenceLayer) for module in network.modules()):
+        raise HalutError(
+            "a prepared network has no ONNX form: export the one that it was prepared from"
+        )
     nodes = with_nodes(copy.deepcopy(network), codecs)
     model = _exported(nodes, example, opset)
     _strip(model)
@@ -115,22 +122,15 @@ def with_nodes(network: nn.Module, codecs: str) -> nn.Module:
 
 
 def _exported(network: nn.Module, example: Call, opset: int) -> ModelProto:
-    batch = torch.export.Dim("batch")
-    samples = example.samples
-
-    def dynamic(value: Any) -> Any:
-        is_batch = isinstance(value, torch.Tensor) and value.ndim and len(value) == samples
-        return {0: batch} if is_batch else None
-
-    shapes = tree_map(dynamic, (example.args, example.kwargs))
+    call, shapes = with_open_batch(network, example)
     with _quiet():
         try:
             program = torch.onnx.export(
                 network,
-                example.args,
-                kwargs=example.kwargs,
+                call.args,
+                kwargs=call.kwargs,
                 dynamo=True,
-                dynamic_shapes=_by_name(network, example, shapes),
+                dynamic_shapes=shapes,
                 opset_version=opset,
                 custom_translation_table=table(),
                 verbose=False,
@@ -144,11 +144,6 @@ def _exported(network: nn.Module, example: Call, opset: int) -> ModelProto:
             ) from error
     assert program is not None
     return program.model_proto
-
-
-def _by_name(network: nn.Module, example: Call, shapes: Any) -> Any:
-    args, kwargs = shapes
-    return {**dict(enumerate(args)), **kwargs} if kwargs else tuple(args)
 
 
 @contextlib.contextmanager
