@@ -45,7 +45,7 @@ def int8_network(
     Raises HalutError off the CPU, where oneDNN has no products.
     """
     require_cpu(network, example)
-    ranges = _Ranges(network, [(example,)])
+    ranges = Ranges(network, [(example,)])
     return _Conversion(network, ranges, bytes_in).convert(), ranges.grid(ranges.first)
 
 
@@ -66,7 +66,7 @@ def verified_int8(
 
     Ranges are those of all calls. Every step is verified on the values that the network has there.
     """
-    ranges = _Ranges(network, calls)
+    ranges = Ranges(network, calls)
     omitted: set[str] = set()
     while True:
         conversion = _Conversion(network, ranges, omitted=omitted)
@@ -89,7 +89,7 @@ def verified_int8(
         omitted |= wrong
 
 
-class _Ranges:
+class Ranges:
     """The range of every tensor of the network over its calls, and the shapes, one for each."""
 
     def __init__(self, network: fx.GraphModule, calls: Sequence[Arguments]) -> None:
@@ -116,7 +116,7 @@ class _Ranges:
 class _Range(fx.Interpreter):
     """Runs the network and notes the range and shape of every tensor."""
 
-    def __init__(self, network: fx.GraphModule, ranges: _Ranges) -> None:
+    def __init__(self, network: fx.GraphModule, ranges: Ranges) -> None:
         super().__init__(network)
         self.ranges = ranges
 
@@ -217,7 +217,7 @@ class _Conversion:
     def __init__(
         self,
         network: fx.GraphModule,
-        ranges: _Ranges,
+        ranges: Ranges,
         bytes_in: bool = False,
         omitted: Collection[str] = (),
     ) -> None:
@@ -257,7 +257,7 @@ class _Conversion:
         """A step from bytes to bytes that is no product; None for what is no such step."""
         if source.q is None or source.grid is None:
             return None
-        if type(module) is nn.MaxPool2d and _pools(module):
+        if type(module) is nn.MaxPool2d and pools(module):
             return self.pooled(node, module, source)
         if averages(module):
             assert module is not None
@@ -445,5 +445,5 @@ def holds_products(network: nn.Module) -> bool:
     return any(isinstance(m, PackedLayer) or is_product(m) for m in network.modules())
 
 
-def _pools(module: nn.MaxPool2d) -> bool:
+def pools(module: nn.MaxPool2d) -> bool:
     return module.dilation == 1 and not module.ceil_mode and not module.return_indices

@@ -106,6 +106,14 @@ class Dequantize(Quantize):
         return self.grid.dequantize(x)
 
 
+def quantized_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(q int8 [M, ...], scales [M]) of a weight [M, ...] ~ scales * q, q in -127..127."""
+    scales = weight.flatten(1).abs().amax(1) / 127
+    scales = torch.where(scales > 0, scales, 1.0)
+    q = (weight / scales.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
+    return q, scales
+
+
 class Int8Product(Int8Step):
     """A Conv2d or Linear in INT8; `to` None answers float32, else uint8 on that grid.
 
@@ -132,9 +140,7 @@ class Int8Product(Int8Step):
         super().__init__()
         weight = exact.weight.detach()
         self.register_buffer("bias", None if exact.bias is None else exact.bias.detach().clone())
-        scales = weight.flatten(1).abs().amax(1) / 127
-        scales = torch.where(scales > 0, scales, 1.0)
-        q = (weight / scales.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
+        q, scales = quantized_weight(weight)
         self.register_buffer("scales", scales)
         self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int32))
         self.register_buffer("codes", q)
