@@ -19,6 +19,7 @@ TARGETS = {
     "bundle": "halut.export.bundles",
     "onnx": "halut.export.onnx.target",
     "torch": "halut.export.programs",
+    "packed": "halut.export.packed",
 }
 """Modules by the names of their targets; each is a Target."""
 

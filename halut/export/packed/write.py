@@ -1,0 +1,129 @@
+"""Packed networks: every file of the hand-over, and the reader's word that they are right."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from halut.errors import HalutError
+from halut.export.difference import difference
+from halut.export.packed import reader
+from halut.export.packed.layer_file import layer_file
+from halut.export.packed.lowering import integer_network
+from halut.export.packed.network import IntegerNetwork, Step, Value
+from halut.export.packed.operations import Parts
+from halut.export.targets import Written
+from halut.inference.verify import answer_of
+from halut.io import write_bytes, write_json
+from halut.sites.calls import Call
+
+SHIPPED = ("reader.py",)
+"""Files of this package that go along."""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """calibration: the batch that ranges of activations are those of, None: the example; samples:
+    inputs of the golden vectors, the example's first."""
+
+    calibration: Tensor | None = None
+    samples: int = 1
+
+
+def write(network: nn.Module, example: Call, folder: Path, options: Options) -> Written:
+    """Layers, vectors and manifest of the integer-only form of `network`, replayed by the reader.
+
+    Raises HalutError as halut.export.packed.lowering does, and if the reader answers otherwise.
+    """
+    calibration = example if options.calibration is None else Call(options.calibration)
+    integers = integer_network(network, calibration)
+    inputs = example.tensors[0]
+    if not 1 <= options.samples <= len(inputs):
+        raise HalutError(f"samples must be in 1..{len(inputs)}, got {options.samples}")
+    found = difference(integers(inputs), answer_of(network, example), example.samples)
+    write_network(integers, inputs[: options.samples], folder)
+    _, wrong = reader.mismatches(folder)
+    if wrong is not None:
+        raise HalutError(f"the reader of {folder} answers otherwise than the network: {wrong}")
+    return Written(found, {"numpy": np.__version__})
+
+
+def write_network(integers: IntegerNetwork, inputs: Tensor, folder: Path) -> None:
+    """Write an integer network and the golden vectors of float32 `inputs` into `folder`."""
+    source = integers.source
+    x = source.grid.quantize(inputs)
+    parts_of = integers.trace(x)
+    vectors = _vector(folder, "input", "input", x)
+    steps = [
+        _step(folder, f"{index:02d}_{_file_name(step.name)}", step, parts_of[step.name])
+        for index, step in enumerate(integers.steps)
+    ]
+    for name in SHIPPED:
+        write_bytes(folder / name, files(__package__).joinpath(name).read_bytes())
+    values = [source, *(step.output for step in integers.steps)]
+    manifest: dict[str, Any] = {
+        "format": reader.FORMAT,
+        "version": reader.VERSION,
+        "input": source.name,
+        "output": integers.answer.name,
+        "values": {value.name: _grid(value) for value in values},
+        "vectors": vectors,
+        "steps": steps,
+        "files": _digests(folder),
+    }
+    manifest["sha256"] = reader.manifest_digest(manifest)
+    write_json(folder / reader.MANIFEST, manifest)
+
+
+def _step(folder: Path, stem: str, step: Step, parts: Parts) -> dict[str, Any]:
+    """The step's files, and its entry of the manifest."""
+    packed = layer_file(step.name, step.operation.tensors())
+    entry: dict[str, Any] = {
+        "name": step.name,
+        "kind": step.operation.kind,
+        "inputs": [value.name for value in step.inputs],
+        "shape": list(step.output.shape),
+        **step.operation.fields(),
+        "file": None,
+        "tensors": packed.entries,
+        "vectors": {name: _vector(folder, stem, name, value) for name, value in parts.items()},
+    }
+    if packed.entries:
+        entry["file"] = f"layers/{stem}.bin"
+        write_bytes(folder / entry["file"], packed.content)
+    return entry
+
+
+def _vector(folder: Path, stem: str, name: str, values: Tensor) -> dict[str, Any]:
+    """A golden vector's file, and its entry of the manifest."""
+    path = f"vectors/{stem}.{name}.bin"
+    kind, bits = ("<i4", 32) if values.dtype == torch.int32 else ("u1", 8)
+    write_bytes(folder / path, values.contiguous().numpy().astype(kind).tobytes())
+    return {"file": path, "shape": list(values.shape), "bits": bits}
+
+
+def _grid(value: Value) -> dict[str, Any]:
+    grid = value.grid
+    return {"scale": grid.scale, "zero_point": grid.zero_point, "shape": list(value.shape)}
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file below a folder."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    return {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
