@@ -33,6 +33,7 @@ def layer_file(name: str, tensors: dict[str, Packed]) -> LayerFile:
         entries.append(
             {
                 "name": tensor_name,
+                "axes": list(tensor.axes),
                 "shape": list(values.shape),
                 "bits": tensor.bits,
                 "signed": tensor.signed,

@@ -28,9 +28,10 @@ EXACT = 1 << 24
 
 @dataclass(frozen=True)
 class Packed:
-    """A tensor and the width of its entries in the packed file."""
+    """A tensor, the width of its entries in the packed file, and what its axes are."""
 
     values: Tensor
+    axes: tuple[str, ...]
     bits: int
     signed: bool = False
 
@@ -69,6 +70,11 @@ class Requantized(Operation):
         """The convolution's window; None for rows."""
         return None
 
+    def window_fields(self) -> dict[str, Any]:
+        """The window in the manifest; null for rows."""
+        geometry = self.window()
+        return {"window": geometry and window_fields(geometry, self.zero_point)}
+
     def parts(self, x: Tensor, residual: Tensor | None = None) -> Parts:
         parts, geometry = self.sums(x), self.window()
         if geometry is None and residual is not None:
@@ -84,7 +90,10 @@ class Requantized(Operation):
 
     def tensors(self) -> dict[str, Packed]:
         r = self.requantization
-        return {"multiplier": Packed(r.multiplier, 16, True), "bias": Packed(r.bias, 32, True)}
+        return {
+            "multiplier": Packed(r.multiplier, ("output",), 16, True),
+            "bias": Packed(r.bias, ("output",), 32, True),
+        }
 
 
 @dataclass
@@ -113,10 +122,10 @@ class Product(Requantized):
         return {"sums": sums.to(torch.int32)}
 
     def fields(self) -> dict[str, Any]:
-        return {"groups": self.groups, **window_fields(self.geometry), **super().fields()}
+        return {"groups": self.groups, **self.window_fields(), **super().fields()}
 
     def tensors(self) -> dict[str, Packed]:
-        return {"weight": Packed(self.weight, 8, True), **super().tensors()}
+        return {"weight": Packed(self.weight, ("output", "column"), 8, True), **super().tensors()}
 
 
 @dataclass
@@ -133,6 +142,11 @@ class Tables(Requantized):
     table: Tensor
     bits: int
     geometry: ConvGeometry | None = None
+
+    @property
+    def accumulator_bits(self) -> int:
+        """The bits that every sum of entries fits, signed."""
+        return (self.table.shape[1] << (self.bits - 1)).bit_length() + 1
 
     def codes(self, x: Tensor, geometry: ConvGeometry | None) -> Tensor:
         """codes uint8 [N, G * C] of float32 rows, or of a padded map."""
@@ -154,11 +168,13 @@ class Tables(Requantized):
     def fields(self) -> dict[str, Any]:
         G, C, K, M = self.table.shape
         shape = {"groups": G, "codebooks": C, "K": K, "outputs": G * M}
-        return {**shape, **window_fields(self.geometry), **super().fields()}
+        shape["accumulator_bits"] = self.accumulator_bits
+        return {**shape, **self.window_fields(), **super().fields()}
 
     def tensors(self) -> dict[str, Packed]:
         by_output = self.table.permute(0, 3, 1, 2).flatten(0, 1)  # [M, C, K]
-        return {"table": Packed(by_output, self.bits, True), **super().tensors()}
+        axes = ("output", "codebook", "k")
+        return {"table": Packed(by_output, axes, self.bits, True), **super().tensors()}
 
 
 @dataclass
@@ -178,8 +194,8 @@ class TreeTables(Tables):
     def tensors(self) -> dict[str, Packed]:
         bits = max((self.columns - 1).bit_length(), 1)
         return {
-            "split_dims": Packed(self.split_dims, bits),
-            "thresholds": Packed(self.thresholds, 8),
+            "split_dims": Packed(self.split_dims, ("codebook", "level"), bits),
+            "thresholds": Packed(self.thresholds, ("codebook", "node"), 8),
             **super().tensors(),
         }
 
@@ -206,7 +222,7 @@ class NearestTables(Tables):
     def tensors(self) -> dict[str, Packed]:
         books = zip(self.prototypes, self.widths, strict=True)
         entries = torch.cat([book[:, :width].flatten() for book, width in books])
-        return {"prototypes": Packed(entries, 8), **super().tensors()}
+        return {"prototypes": Packed(entries, ("codebook, k, column",), 8), **super().tensors()}
 
 
 @dataclass
@@ -245,7 +261,7 @@ class MaxPool(Operation):
         return {"output": max_pool(x.contiguous(), self.geometry)}
 
     def fields(self) -> dict[str, Any]:
-        return window_fields(self.geometry)
+        return {"window": window_fields(self.geometry, padding_code=0)}
 
 
 @dataclass
@@ -268,9 +284,18 @@ class Flatten(Operation):
         return {"output": x.flatten(1)}
 
 
-def window_fields(geometry: ConvGeometry | None) -> dict[str, Any]:
-    """A window in the manifest; null for rows."""
-    if geometry is None:
-        return {"window": None}
+def window_fields(geometry: ConvGeometry, padding_code: int) -> dict[str, Any]:
+    """A window in the manifest."""
     names = ("kernel_size", "stride", "padding", "dilation")
-    return {"window": {name: list(getattr(geometry, name)) for name in names}}
+    numbers = {name: list(getattr(geometry, name)) for name in names}
+    return {**numbers, "padding_code": padding_code}
+
+
+def map_and_window(
+    tables: Tables, shape: tuple[int, ...]
+) -> tuple[tuple[int, int, int], ConvGeometry]:
+    """(channels, height, width) of what a layer reads, of a `shape` without the batch, and its
+    window; rows are maps of one pixel."""
+    if tables.geometry is None:
+        return (shape[-1], 1, 1), ConvGeometry((1, 1))
+    return (shape[0], shape[1], shape[2]), tables.geometry

@@ -108,12 +108,12 @@ def vector(folder: Path, entry: dict[str, Any]) -> Array:
 # -- arithmetic ----------------------------------------------------------------------------------
 
 
-def patches(x: Array, window: dict[str, Any], padding_code: int) -> Array:
+def patches(x: Array, window: dict[str, Any]) -> Array:
     """Maps [B, C, H, W] -> [B, OH, OW, C, kh, kw]: the pixels under the window."""
     (kh, kw), (sh, sw), (dh, dw) = (window[k] for k in ("kernel_size", "stride", "dilation"))
     left, right, top, bottom = window["padding"]
     pads = ((0, 0), (0, 0), (top, bottom), (left, right))
-    x = np.pad(x, pads, constant_values=padding_code)
+    x = np.pad(x, pads, constant_values=window["padding_code"])
     OH = (x.shape[2] - dh * (kh - 1) - 1) // sh + 1
     OW = (x.shape[3] - dw * (kw - 1) - 1) // sw + 1
     out = np.empty((len(x), OH, OW, x.shape[1], kh, kw), x.dtype)
@@ -124,11 +124,11 @@ def patches(x: Array, window: dict[str, Any], padding_code: int) -> Array:
     return out
 
 
-def rows_of(x: Array, step: dict[str, Any], zero_point: int) -> Array:
+def rows_of(x: Array, step: dict[str, Any]) -> Array:
     """The rows that a layer multiplies or codes: [N, columns], im2col's channel-major."""
     if step["window"] is None:
         return x.reshape(-1, x.shape[-1])
-    out = patches(x, step["window"], zero_point)
+    out = patches(x, step["window"])
     return out.reshape(int(np.prod(out.shape[:3])), -1)
 
 
@@ -206,7 +206,7 @@ def answer(
     if kind == "relu":
         return {"output": np.maximum(x, zero)}
     if kind == "max_pool":
-        return {"output": patches(x, step["window"], 0).max((4, 5)).transpose(0, 3, 1, 2)}
+        return {"output": patches(x, step["window"]).max((4, 5)).transpose(0, 3, 1, 2)}
     if kind == "add":
         assert residual is not None
         rows = requantize((x - zero).reshape(-1, 1), residual.reshape(-1, 1), step, stored)
@@ -214,9 +214,9 @@ def answer(
     if kind == "mean_pool":
         parts = {"sums": (x - zero).sum((2, 3))}
     elif kind == "product":
-        parts = {"sums": product(rows_of(x, step, zero), step, stored, zero)}
+        parts = {"sums": product(rows_of(x, step), step, stored, zero)}
     elif kind == "tables":
-        parts = tables(rows_of(x, step, zero), step, stored)
+        parts = tables(rows_of(x, step), step, stored)
     else:
         raise DamagedError(f"step {step['name']} is of the unknown kind {kind!r}")
     M, spatial = parts["sums"].shape[1], len(shape) == 4 and kind != "mean_pool"

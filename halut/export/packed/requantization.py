@@ -3,9 +3,9 @@
     y[n, m] = clamp(floor((multiplier[m] sums[n, m] + residual r[n, m] + bias[m]) / 2^shift),
                     low, 255)
 
-multiplier and residual have 16 bits, bias 32, all signed; r are the bytes of a residual branch as
-they are, if there is one. The bias holds the zero points and 2^(shift - 1): halves are rounded up,
-towards positive infinity. The term in brackets needs 48 bits at most.
+multiplier has 16 bits, residual and bias have 32, all signed; r are the bytes of a residual branch
+as they are, if there is one. The bias holds the zero points and 2^(shift - 1): halves are rounded
+up, towards positive infinity. The term in brackets needs 48 bits at most.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from halut.errors import HalutError
 
 MULTIPLIER = (1 << 15) - 1
-"""The largest multiplier."""
+"""The largest multiplier of sums."""
 BIAS = 1 << 30
-"""The largest bias before its rounding and the residual's zero point join it."""
+"""The largest residual multiplier, and bias before rounding joins it."""
 MAX_SHIFT = 30
 
 
@@ -55,14 +55,13 @@ class Requantization:
         residual: (scale, zero point). The shift is the largest with which all numbers fit. Raises
         HalutError if there is none, or a number is not finite.
         """
-        scale, offset = scale.detach().double(), offset.detach().double()
         branch, zero_point = residual or (0.0, 0)
-        factor = max(float(scale.abs().max()), abs(branch))
-        reach = float(offset.abs().max())
+        scale, offset = scale.detach().double(), offset.detach().double() - branch * zero_point
+        factor, reach = float(scale.abs().max()), float(offset.abs().max())
         shifts = [
             shift
             for shift in range(MAX_SHIFT + 1)
-            if round(factor * 2**shift) <= MULTIPLIER and reach * 2**shift <= BIAS
+            if factor * 2**shift <= MULTIPLIER and max(reach, abs(branch)) * 2**shift <= BIAS
         ]
         if not shifts:
             raise HalutError(
@@ -71,5 +70,7 @@ class Requantization:
             )
         shift = shifts[-1]
         own = round(branch * 2**shift)
-        bias = torch.round(offset * 2**shift).long() + (1 << shift >> 1) - own * zero_point
-        return cls(torch.round(scale * 2**shift).long(), bias, shift, low, own)
+        # The zero point's share is that of the rounded multiplier.
+        bias = torch.round((offset + branch * zero_point) * 2**shift).long() - own * zero_point
+        multiplier = torch.round(scale * 2**shift).long()
+        return cls(multiplier, bias + (1 << shift >> 1), shift, low, own)

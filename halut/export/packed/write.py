@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from halut.errors import HalutError
 from halut.export.difference import difference
 from halut.export.packed import reader
+from halut.export.packed.c_header import c_header, c_name
+from halut.export.packed.images import write_images
 from halut.export.packed.layer_file import layer_file
 from halut.export.packed.lowering import integer_network
 from halut.export.packed.network import IntegerNetwork, Step, Value
@@ -25,8 +28,26 @@ from halut.inference.verify import answer_of
 from halut.io import write_bytes, write_json
 from halut.sites.calls import Call
 
-SHIPPED = ("reader.py",)
-"""Files of this package that go along."""
+SHIPPED = {
+    "FORMAT.md": "FORMAT.md",
+    "reader.py": "reader.py",
+    "c/halut_tables.h": "include/halut_tables.h",
+    "c/check_layer.c": "check_layer.c",
+    "rtl/table_unit.v": "rtl/table_unit.v",
+    "rtl/table_unit_tb.v": "rtl/table_unit_tb.v",
+}
+"""Files of this package that go along, and where to."""
+ORDERS = {
+    "bits": "entry i of b bits at bits i * b to i * b + b - 1 of the bytes, lowest first",
+    "integers": "little-endian, two's complement",
+    "maps": ["sample", "channel", "row", "column"],
+    "im2col": ["channel", "kernel row", "kernel column"],
+    "padding": ["left", "right", "top", "bottom"],
+    "nodes": "2^level - 1 + the bits of the path, the first highest; above the threshold: 1",
+    "rounding": "clamp(floor((multiplier * sum + residual_multiplier * residual + bias) / 2^shift),"
+    " low, 255)",
+}
+"""What holds for all steps, as the manifest says it."""
 
 
 @dataclass(kw_only=True)
@@ -60,18 +81,21 @@ def write_network(integers: IntegerNetwork, inputs: Tensor, folder: Path) -> Non
     """Write an integer network and the golden vectors of float32 `inputs` into `folder`."""
     source = integers.source
     x = source.grid.quantize(inputs)
-    parts_of = integers.trace(x)
+    parts_of, golden = integers.trace(x), {source.name: x}
     vectors = _vector(folder, "input", "input", x)
-    steps = [
-        _step(folder, f"{index:02d}_{_file_name(step.name)}", step, parts_of[step.name])
-        for index, step in enumerate(integers.steps)
-    ]
-    for name in SHIPPED:
-        write_bytes(folder / name, files(__package__).joinpath(name).read_bytes())
+    steps = []
+    for index, step in enumerate(integers.steps):
+        stem, parts = f"{index:02d}_{_file_name(step.name)}", parts_of[step.name]
+        read = [golden[value.name] for value in step.inputs]
+        golden[step.name] = parts["output"]
+        steps.append(_step(folder, stem, step, read, parts))
+    for name, target in SHIPPED.items():
+        write_bytes(folder / target, files(__package__).joinpath(name).read_bytes())
     values = [source, *(step.output for step in integers.steps)]
     manifest: dict[str, Any] = {
         "format": reader.FORMAT,
         "version": reader.VERSION,
+        **ORDERS,
         "input": source.name,
         "output": integers.answer.name,
         "values": {value.name: _grid(value) for value in values},
@@ -83,7 +107,9 @@ def write_network(integers: IntegerNetwork, inputs: Tensor, folder: Path) -> Non
     write_json(folder / reader.MANIFEST, manifest)
 
 
-def _step(folder: Path, stem: str, step: Step, parts: Parts) -> dict[str, Any]:
+def _step(
+    folder: Path, stem: str, step: Step, read: Sequence[Tensor], parts: Parts
+) -> dict[str, Any]:
     """The step's files, and its entry of the manifest."""
     packed = layer_file(step.name, step.operation.tensors())
     entry: dict[str, Any] = {
@@ -92,13 +118,18 @@ def _step(folder: Path, stem: str, step: Step, parts: Parts) -> dict[str, Any]:
         "inputs": [value.name for value in step.inputs],
         "shape": list(step.output.shape),
         **step.operation.fields(),
-        "file": None,
         "tensors": packed.entries,
         "vectors": {name: _vector(folder, stem, name, value) for name, value in parts.items()},
     }
     if packed.entries:
-        entry["file"] = f"layers/{stem}.bin"
+        entry |= {
+            "file": f"layers/{stem}.bin",
+            "images": f"hex/{stem}",
+            "header": f"include/{c_name(stem)}.h",
+        }
         write_bytes(folder / entry["file"], packed.content)
+        write_bytes(folder / entry["header"], c_header(stem, step).encode())
+        write_images(folder, stem, step, read, parts)
     return entry
 
 
