@@ -43,9 +43,9 @@ def test_every_layer_is_a_step_of_integers(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("operator", "bound"), [("tree", 0.05), ("pq", 0.15)])
-def test_steps_answer_what_the_layers_do(operator, bound):
-    """One at a time, on what its bytes stand for. Rounded prototypes change a few codes."""
+@pytest.mark.parametrize(("operator", "share"), [("tree", 0.97), ("pq", 0.9)])
+def test_steps_answer_what_the_layers_do(operator, share):
+    """One at a time, on what its bytes stand for, but where rounded prototypes change a code."""
     network, x, integers = lowered("resnet8", operator)
     values = {"input": integers.source.grid.dequantize(integers.source.grid.quantize(x))}
     trace = integers.trace(integers.source.grid.quantize(x))
@@ -58,7 +58,8 @@ def test_steps_answer_what_the_layers_do(operator, bound):
             exact = inputs[0].flatten(1)
         else:
             exact = _with_norm(network, step.name, inputs)
-        assert gap(values[step.name], exact) < bound, step.name
+        near = (values[step.name] - exact).abs() < 2 * step.output.grid.scale
+        assert float(near.float().mean()) > share, step.name
 
 
 def _with_norm(network: nn.Module, name: str, inputs: list[Tensor]) -> Tensor:
