@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import halut
 from halut.errors import HalutError
 from halut.export.packed.lowering import integer_network
 from halut.export.packed.network import IntegerNetwork
 from halut.inference import prepare
 from halut.inference.onednn import Grid
+from halut.ops import cpu, forced
 from halut.sites.calls import Call
 from tests.inference.networks import gap, network_of, replaced
 
@@ -80,6 +82,31 @@ def _with_norm(network: nn.Module, name: str, inputs: list[Tensor]) -> Tensor:
 def test_the_answers_are_the_prepared_networks():
     network, x, integers = lowered("resnet8")
     assert gap(integers(x), prepare(network, calibration=x)(x)) < 0.02
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("operator", ["tree", "pq"])
+def test_every_cpu_capability_and_torch_answer_the_same_bits(operator):
+    _, x, integers = lowered("resnet8", operator)
+    golden = integers.trace(integers.source.grid.quantize(x))
+
+    def replayed() -> bool:
+        trace = integers.trace(integers.source.grid.quantize(x))
+        pairs = ((golden[step], trace[step]) for step in golden)
+        return all(torch.equal(a[name], b[name]) for a, b in pairs for name in a)
+
+    for level in cpu.cpu_capabilities():
+        with cpu.use_cpu_capability(level):
+            assert replayed()
+    with forced("torch"):
+        assert replayed()
+
+
+def test_layers_of_codecs_are_named():
+    network, x = network_of("resnet8")
+    halut.replace_(network, halut.Integer(width=8), calibration=[x])
+    with pytest.raises(HalutError, match=r"^\S+ \(\w+\) has no integer form"):
+        integer_network(network, Call(x))
 
 
 @torch.no_grad()
