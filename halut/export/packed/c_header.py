@@ -7,13 +7,8 @@ from collections.abc import Sequence
 
 from halut.export.packed.bits import pack
 from halut.export.packed.network import Step
-from halut.export.packed.operations import (
-    NearestTables,
-    Packed,
-    Requantized,
-    Tables,
-    map_and_window,
-)
+from halut.export.packed.operations import Packed, Requantized
+from halut.export.packed.tables import NearestTables, Tables, map_and_window
 
 TYPES = {
     "split_dims": "uint16_t",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from halut.errors import HalutError
-from halut.export.packed.operations import MeanPool, NearestTables, Product, Tables, TreeTables
+from halut.export.packed.operations import MeanPool, Product
 from halut.export.packed.requantization import Requantization
+from halut.export.packed.tables import NearestTables, Tables, TreeTables
 from halut.inference.onednn import Grid, quantized_weight
 from halut.inference.table_layers import PackedLayer
 from halut.ops import ConvGeometry

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halut.export.packed.network import Step
-from halut.export.packed.operations import Parts, Tables, TreeTables, map_and_window
+from halut.export.packed.operations import Parts
+from halut.export.packed.tables import Tables, TreeTables, map_and_window
 from halut.io import write_bytes
 
 

@@ -76,7 +76,8 @@ class _Lowering:
             if node.op not in ("placeholder", "output") and node not in self.values:
                 self.lower(node)
         (answer,) = self.nodes[-1].args
-        if not self.steps or self.values.get(answer) != self.steps[-1].output:  # type: ignore[arg-type]
+        value = self.values.get(answer) if isinstance(answer, fx.Node) else None
+        if not self.steps or value != self.steps[-1].output:
             raise HalutError("an integer network answers what its last step does, one tensor")
         return IntegerNetwork(self.values[inputs[0]], self.steps)
 

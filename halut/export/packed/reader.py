@@ -219,7 +219,7 @@ def answer(
         parts = tables(rows_of(x, step), step, stored)
     else:
         raise DamagedError(f"step {step['name']} is of the unknown kind {kind!r}")
-    M, spatial = parts["sums"].shape[1], len(shape) == 4 and kind != "mean_pool"
+    M, spatial = parts["sums"].shape[1], step.get("window") is not None
     if residual is not None:
         residual = residual.transpose(0, 2, 3, 1) if spatial else residual
         residual = residual.reshape(-1, M)

@@ -1,13 +1,15 @@
-"""Networks of one replaced layer, of every shape that packed files have to hold."""
+"""Networks to pack, and those of one replaced layer of every shape that files have to hold."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tests.inference.networks import replaced
+import halut
+from tests.inference.networks import NETWORKS, network_of, replaced
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {  # a layer, and the shape of a sample
     "linear": (nn.Linear(18, 5), (18,)),
@@ -33,3 +35,14 @@ def one_layer(
     x = torch.randn(samples, *shape)
     network, _ = replaced(nn.Sequential(layer), x, operator, {"C": 2, "K": 8, **options})
     return network, x
+
+
+def exported(folder: Path, name: str, operator: str = "tree", **options) -> Path:
+    """A folder of a network's packed form: of NETWORKS, or of one layer."""
+    if name in NETWORKS:
+        network, x = network_of(name)
+        network, _ = replaced(network, x, operator, options, keep_first=True)
+    else:
+        network, x = one_layer(name, operator, **options)
+    halut.export(network, x, to="packed", folder=folder, samples=2)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,22 +16,10 @@ import halut
 from halut.errors import HalutError
 from halut.export.packed import reader
 from halut.export.packed.layer_file import theoretical_bits
-from tests.export.packed.layers import LAYERS, one_layer
-from tests.inference.networks import NETWORKS, network_of, replaced
+from tests.export.packed.layers import LAYERS, exported, one_layer
 
 EXCESS = 1.02
 """Bytes of a layer's file over those that its numbers have."""
-
-
-def exported(folder: Path, name: str, operator: str = "tree", **options) -> Path:
-    """A folder of a network's packed form: of NETWORKS, or of one layer."""
-    if name in NETWORKS:
-        network, x = network_of(name)
-        network, _ = replaced(network, x, operator, options, keep_first=True)
-    else:
-        network, x = one_layer(name, operator, **options)
-    halut.export(network, x, to="packed", folder=folder, samples=2)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +29,6 @@ def resnet8(tmp_path_factory):
 
 @pytest.fixture
 def copy(resnet8, tmp_path):
-    import shutil
-
     return Path(shutil.copytree(resnet8, tmp_path / "copy"))
 
 

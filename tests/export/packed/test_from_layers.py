@@ -8,7 +8,7 @@ from torch import nn
 
 from halut.errors import HalutError
 from halut.export.packed.from_layers import Answer, byte_thresholds, product_of, tables_of
-from halut.export.packed.operations import NearestTables, TreeTables
+from halut.export.packed.tables import NearestTables, TreeTables
 from halut.inference.int8_steps import Int8Tables
 from halut.inference.onednn import Grid
 from halut.inference.table_layers import packed

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from halut.export.packed.c_header import c_name
-from tests.export.packed.layers import LAYERS
-from tests.export.packed.test_files import exported
+from tests.export.packed.layers import LAYERS, exported
 
 pytestmark = pytest.mark.rtl
 
