@@ -26,11 +26,14 @@ targets and their options:
   torch     program.pt2 of torch.export, and package.pt2 of AOTInductor, for torch and halut.ops
             prepare=true    as halut.prepare makes it; false: as it is trained
             compile=auto    the package: always, never, or where it can be compiled
+  packed    integers alone for hardware: packed tables, golden vectors, Verilog, C, a NumPy reader
+            samples=1       inputs of the golden vectors, the first; ranges are those of all inputs
 
 examples:
   halut export runs/C --to bundle -o out/bundle      tensors and JSON, for halut.load
   halut export runs/C --to onnx -o out/onnx          a model that any ONNX runtime runs
   halut export runs/C --to onnx -o out/onnx opset=21 --inputs images.npy
+  halut export runs/C --to packed -o out/packed --inputs images.npy
 """
 
 

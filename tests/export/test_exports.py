@@ -146,7 +146,7 @@ def halut_network(model):
 
 
 def test_help_names_every_target_and_option():
-    described = ("plan", "report", "model")  # those of Python alone
+    described = ("plan", "report", "model", "calibration")  # those of Python alone
     for name in TARGETS:
         assert f"\n  {name} " in EPILOG
         for field in fields(load_target(name).Options):
