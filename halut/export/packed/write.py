@@ -69,7 +69,9 @@ def write(network: nn.Module, example: Call, folder: Path, options: Options) -> 
     inputs = example.tensors[0]
     if not 1 <= options.samples <= len(inputs):
         raise HalutError(f"samples must be in 1..{len(inputs)}, got {options.samples}")
-    found = difference(integers(inputs), answer_of(network, example), example.samples)
+    found = difference(
+        integers(inputs), answer_of(network, example), example.samples, in_floats=False
+    )
     write_network(integers, inputs[: options.samples], folder)
     _, wrong = reader.mismatches(folder)
     if wrong is not None:
