@@ -217,10 +217,11 @@ def report(arguments: list[str]) -> int:
 def export(arguments: list[str]) -> int:
     """`halut export`: a run's network as files of a target, verified by running them."""
     from halut.export.command import main as run
+    from halut.training.export_inputs import training_inputs
     from halut.training.logging.progress import set_up_logging
 
     set_up_logging()
-    return run(arguments)
+    return run(arguments, training_inputs)
 
 
 def bench(arguments: list[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from halut.errors import HalutError
 from halut.export.targets import TARGETS
 from halut.export.writing import export_run
 
+InputsOf = Callable[[Path, int], Tensor | None]
+SAMPLES = 256
 EPILOG = """\
 targets and their options:
   bundle    safetensors, plan, report and card, for halut.load
@@ -33,7 +35,7 @@ examples:
   halut export runs/C --to bundle -o out/bundle      tensors and JSON, for halut.load
   halut export runs/C --to onnx -o out/onnx          a model that any ONNX runtime runs
   halut export runs/C --to onnx -o out/onnx opset=21 --inputs images.npy
-  halut export runs/C --to packed -o out/packed --inputs images.npy
+  halut export runs/C --to packed -o out/packed      for hardware
 """
 
 
@@ -54,19 +56,31 @@ def parser() -> argparse.ArgumentParser:
         "--inputs",
         type=Path,
         metavar="FILE",
-        help="a batch to verify on, .npy (default: 64 normally distributed inputs)",
+        help="a batch to verify on, .npy; the ranges of integers are those of all of it",
     )
+    text = "of the training images that are it without --inputs (%(default)s)"
+    add("--samples", type=int, default=SAMPLES, metavar="N", help=text)
     return arguments
 
 
-def main(argv: Sequence[str]) -> int:
-    """Write the export; 0, or HalutError where that cannot be done."""
+def main(argv: Sequence[str], inputs_of: InputsOf = lambda run, samples: None) -> int:
+    """Write the export; 0, or HalutError where that cannot be done.
+
+    `inputs_of` returns so many inputs of a run's own data, or None where they are not at hand.
+    """
     options = parser().parse_intermixed_args(argv)
+    if options.samples < 1:
+        raise HalutError(f"--samples must be at least 1, got {options.samples}")
+    example = None
+    if options.inputs is not None:
+        example = read_inputs(options.inputs)
+    elif options.run.is_dir():
+        example = inputs_of(options.run, options.samples)
     export_run(
         options.run,
         to=options.to,
         folder=options.output,
-        example=None if options.inputs is None else read_inputs(options.inputs),
+        example=example,
         **_values(options.options),
     )
     return 0

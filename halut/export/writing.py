@@ -78,6 +78,9 @@ def export_run(
         shape = plan.model.get("input_shape")
         if shape is None:
             raise HalutError(f"{run} does not say what its inputs are: give some (--inputs)")
+        log.warning(
+            "verified on %d normally distributed inputs: give real ones (--inputs)", SAMPLES
+        )
         example = torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
     source = {"plan": plan, "report": report}
     wanted = {field.name for field in fields(load_target(to).Options)}
