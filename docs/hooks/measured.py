@@ -208,6 +208,17 @@ def recipe(folder: Path) -> str:
     return markdown(["", *(f"seed {result['seed']}" for result in trees), "mean"], rows)
 
 
+def accuracy(folder: Path) -> str:
+    names = {"trees": "hash trees", "pq": "nearest prototypes (`halut=pq`)"}
+    rows = []
+    for name, results in final(folder).items():
+        replaced = [result["tables_test"] for result in results]
+        lost = [result["exact_test"] - result["tables_test"] for result in results]
+        size = f"{results[0]['table_bytes']:,}"
+        rows.append([names[name], spread(replaced), spread(lost), size])
+    return markdown(["all six layers by", "test accuracy", "points lost", "bytes"], rows)
+
+
 def headline(folder: Path) -> str:
     results, speed = final(folder), read(folder, CPU)["summary"]["resnet18"]
     trees, prototypes = results["trees"], results["pq"]
@@ -243,6 +254,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
         cuda_training,
         scaling,
         recipe,
+        accuracy,
         headline,
     )
 }
