@@ -74,8 +74,9 @@ def replace_(
             expressions between slashes.
         keep: name patterns of layers that stay exact.
         only: name patterns of the layers to replace, whatever `rules` say; all of them by default.
-        keep_first, keep_last, keep_depthwise: whether the first, the last and depthwise layers stay
-            exact where no rule means them.
+        keep_first: whether the first layer stays exact where no rule means it.
+        keep_last: whether the last one does.
+        keep_depthwise: whether depthwise convolutions do.
         share: layers that read the very same input get one encoder.
         calibrate: "replaced": layer after layer, on the inputs it gets from those replaced before
             it, one pass over the batches for each; "asymmetric": likewise, and tables answer what
