@@ -179,10 +179,17 @@ def scaling(folder: Path) -> str:
             f"{entry['step_seconds']:.2f}",
             f"{entry['learning_seconds']:.0f}",
             f"{1000 * entry['all_reduce_seconds']:.1f}",
+            f"{entry.get('share_alone_seconds', entry['step_seconds']):.2f}",
         ]
         for entry in measured
     ]
-    head = ["ranks", "s a step", "s of capture and learning", "ms of adding up gradients"]
+    head = [
+        "ranks",
+        "s a step",
+        "s of capture and learning",
+        "ms of adding up gradients",
+        "s a step of its share alone",
+    ]
     return markdown(head, rows)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w/]+):(?P<rest>.*)$")
 COMMENT = re.compile(r"\s+# (.*)$")
+ITEM = re.compile(r"^ *- (.*)$")
 NO_OPTIONS = ("defaults", "hydra")
 
 
@@ -53,6 +54,11 @@ text='of tables; of trees')]
             found[-1] = Option(last.path, last.default, f"{last.text} {further[1]}".strip())
             continue
         match = KEY.match(line)
+        item = ITEM.match(line)
+        if item and found:
+            last = found[-1]
+            before = last.default[1:-1] + ", " if last.default else ""
+            found[-1] = Option(last.path, f"[{before}{COMMENT.sub('', item[1])}]", last.text)
         if match is None:
             continue
         indent = len(match["indent"])

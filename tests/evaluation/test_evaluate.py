@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from halut.bundle import load_bundle
 from halut.models.build import build_model
 from halut.sites.plan import Plan
 from halut.training.bundle_data import data_of, settings_of
+from tests.docs.pages import blocks
 from tests.evaluation.digits_bundle import SETTINGS
 
 
@@ -76,11 +75,11 @@ def test_the_prepared_network_is_timed_beside_the_exact_one(run_folder, evaluate
     assert (code, "latency" in out) == (0, False)
 
 
-def test_the_readme_s_network_for_inference(run_folder):
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    example = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "prepare" in b)
+def test_the_network_for_inference_of_the_page_on_deployment(run_folder):
+    (block,) = blocks("python", "docs/how-to/deployment.md")
+    example = block.text.replace("runs/mine", str(run_folder))
     space = {}
-    exec(compile(example.replace("runs/mine", str(run_folder)), "README.md", "exec"), space)
+    exec(compile(example, block.page, "exec"), space)
     with torch.no_grad():
         expected = space["network"](space["x"])
     assert torch.allclose(space["logits"], expected, rtol=1e-3, atol=1e-4)

@@ -76,6 +76,7 @@ def test_the_sdist_holds_sources_alone(built):
         ".cu",
         ".cuh",
         ".yaml",
+        ".yml",
         ".toml",
         ".txt",
         ".md",
