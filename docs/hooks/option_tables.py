@@ -74,7 +74,7 @@ text='of tables; of trees')]
 
 def table(rows: Sequence[Option], prefix: str = "") -> str:
     """A Markdown table of options, with `prefix` before their names."""
-    lines = ["| option | default | |", "|---|---|---|"]
+    lines = ["| option | default | what it is |", "|---|---|---|"]
     for row in rows:
         default = f"`{escape(row.default)}`" if row.default else ""
         lines.append(f"| `{prefix}{row.path}` | {default} | {escape(row.text)} |")

@@ -51,6 +51,8 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """A page's text with its tables of figures, and links to the site's own copies."""
     filled = TABLE.sub(lambda match: measured.table(ROOT, match[1]), markdown)
+    if page.file.src_uri in ROOT_PAGES:
+        return filled.replace("](docs/", "](")
     return LINK.sub(lambda match: site_link(page.file.src_uri, match[1]), filled)
 
 
