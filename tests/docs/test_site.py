@@ -40,8 +40,8 @@ def hooks(monkeypatch) -> Iterator[Any]:
 def built(
     folder: Path, configuration: Path = ROOT / "mkdocs.yml"
 ) -> subprocess.CompletedProcess[str]:
-    """A strict build into a folder."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    """A strict build into a folder; not --quiet, which drops the warnings that strict counts."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     return subprocess.run(
         [*command, "--config-file", str(configuration), "--site-dir", str(folder)],
         cwd=ROOT,
