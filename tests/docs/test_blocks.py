@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import halut
 from halut.results.record import Record
 from halut.results.store import Store
+from halut.studies import cost
 from tests.docs.pages import README, ROOT, blocks, pages, section, text
 
 PLUGIN = ROOT / "examples" / "plugin" / "mine.py"
@@ -186,6 +188,19 @@ def test_yaml_blocks_are_files_that_hydra_composes(tmp_path):
         own = composed.hydra.launcher if group == "hydra/launcher" else composed[group]
         for key, value in yaml.safe_load(block.text).items():
             assert key == "defaults" or own[key] == value, f"{block.page}: {key}"
+
+
+def test_the_costs_of_the_recipe_are_those_of_halut_cost(tmp_path, capsys):
+    page = "docs/results/accuracy.md"
+    shown = section(page, "What it saves")
+    (command,) = re.findall(r"^halut cost (.*)$", shown, re.MULTILINE)
+    assert cost.main([*command.split(), "--json", str(tmp_path / "cost.json")]) == 0
+    variants = json.loads((tmp_path / "cost.json").read_text())["variants"]
+    figures = {each["variant"]: each["figures"] for each in variants}
+    names = ("macs", "encode_compares", "lookups", "bytes", "table_bytes")
+    wanted = [[f"{figures[variant][name]:,}" for variant in ("exact", "plan")] for name in names]
+    rows = re.findall(r"^\| [^|]+ \| ([\d,]+) \| ([\d,]+) \|$", shown, re.MULTILINE)
+    assert [list(row) for row in rows] == wanted
 
 
 def picture() -> str:
