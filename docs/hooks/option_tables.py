@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w/]+):(?P<rest>.*)$")
@@ -129,6 +129,10 @@ def choices(conf: Path, group: str, level: int) -> Iterator[str]:
         if base:
             yield f"As `{group}={base[1]}`, but for:"
         rows = [row for row in options(yaml) if base is None or row.path != "name"]
+        if base:
+            first = options(path.with_name(f"{base[1]}.yaml").read_text())
+            texts = {row.path: row.text for row in first}
+            rows = [replace(row, text=row.text or texts.get(row.path, "")) for row in rows]
         if rows:
             yield table(rows, "" if group == "debug" else f"{group.replace('/', '.')}.")
 
