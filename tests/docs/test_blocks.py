@@ -27,6 +27,7 @@ LIBRARY = "docs/how-to/library.md"
 SENSITIVITY = "docs/how-to/sensitivity.md"
 STORE = "docs/how-to/store.md"
 PLUGIN_PAGE = "docs/how-to/plugin.md"
+EXPORT = "docs/how-to/export.md"
 DEPLOYMENT = "docs/how-to/deployment.md"
 """tests/evaluation/test_evaluate.py runs its block on a run."""
 
@@ -93,8 +94,10 @@ ELSEWHERE = {
     (SENSITIVITY, "import candidates_of"),
     (STORE, "from halut.results.store import Store"),
     (DEPLOYMENT, "load_bundle"),
+    (EXPORT, "onnxruntime"),
+    (EXPORT, "halut.export("),
 }
-"""Blocks that tests with fixtures run."""
+"""Blocks that tests with fixtures run, here, in tests/evaluation and in tests/export."""
 
 
 @pytest.mark.parametrize(("page", "part"), RUN)
@@ -152,6 +155,15 @@ def test_the_store_block_prints_what_was_lost(capsys, monkeypatch, tmp_path):
         Store("results").append(Record("run", network, {}, {"lost": lost}, seed=seed))
     executed(STORE, "from halut.results.store import Store", {})
     assert capsys.readouterr().out.split() == ["1.5", "2.5"]
+
+
+def test_the_export_block_says_how_far_the_answers_are(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    space = library()
+    halut.replace_(space["network"], halut.Tree(V=4, K=4), calibration=space["loader"])
+    executed(EXPORT, "halut.export(", space)
+    assert 0 <= float(capsys.readouterr().out.split()[-1]) < 1e-4
+    assert (tmp_path / "out/model.onnx").is_file()
 
 
 def test_names_of_the_library_exist():

@@ -19,6 +19,8 @@ from halut.bench.main import parser as bench_parser
 from halut.bench.scaling import _parser as scaling_parser
 from halut.cli import USAGE
 from halut.errors import HalutError
+from halut.export.command import parser as export_parser
+from halut.export.targets import load_target
 from halut.page.command import parser as report_parser
 from halut.replace.operator_registry import operator_of
 from halut.results.main import import_parser
@@ -186,6 +188,8 @@ def verb(words: list[str]) -> None:
     """`halut VERB OPTIONS`: the verb in its usage, the options read by its own parser."""
     _, name, *options = words
     assert f"\n  {name} " in USAGE, name
+    if options == ["--help"]:
+        return
     if name == "bench":
         bench_parser().parse_args(options)
     elif name == "scaling":
@@ -202,6 +206,8 @@ def verb(words: list[str]) -> None:
         composed(cost.parser().parse_args(options).subject)
     elif name == "search":
         search(options)
+    elif name == "export":
+        load_target(export_parser().parse_intermixed_args(options).to)
     elif name in STUDIES:
         given = STUDIES[name]().parse_intermixed_args(options)
         configs_of(given.options)
@@ -256,13 +262,14 @@ def launched(words: list[str]) -> None:
 
 
 def nothing(words: list[str]) -> None:
-    """Lines of the shell alone, and programs that .ci/run runs."""
+    """Lines of the shell alone, and programs that .ci/run or tests/export run."""
 
 
 LINES: dict[str, Callable[[list[str]], None]] = {
     "python train.py": train,
     "python evaluate.py": evaluate,
     "python -m": module,
+    "python reader.py": nothing,
     "python ": script,
     "bash ": script,
     "halut ": verb,
@@ -273,5 +280,6 @@ LINES: dict[str, Callable[[list[str]], None]] = {
     "pytest ": nothing,
     "mkdocs build": nothing,
     'C="data=': nothing,
+    **dict.fromkeys(("cd ", "iverilog ", "vvp ", "cc ", "layer=", "./check "), nothing),
 }
 """What checks a line, by how it begins."""

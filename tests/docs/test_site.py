@@ -148,7 +148,7 @@ def test_every_option_has_a_row_with_a_text(hooks):
 def test_every_verb_has_its_help(hooks):
     verbs = hooks("command_help").verbs()
     assert {"train", "search", "report", "env"} <= set(verbs)
-    assert len(verbs) == len(set(verbs)) == 13
+    assert len(verbs) == len(set(verbs)) == 14
     assert "usage: halut cost" in hooks("command_help").help_of(["cost", "--help"])
 
 
