@@ -9,6 +9,7 @@ from torch import nn
 import halut
 from halut.errors import HalutError
 from halut.export.programs import PACKAGE, PROGRAM, run_elsewhere
+from halut.ops.cpu import VARIABLE
 from halut.sites.calls import Call
 from tests.inference.networks import network_of, replaced
 
@@ -48,7 +49,7 @@ def test_other_instruction_sets_answer_the_same_bits(small, level, tmp_path):
     exported = halut.export(network, x, to="torch", folder=tmp_path / "out", **ORDINARY)
     path = exported.folder / PROGRAM
     here = run_elsewhere(path, Call(x))
-    there = run_elsewhere(path, Call(x), {"HALUT_LEVEL": level})
+    there = run_elsewhere(path, Call(x), {VARIABLE: level})
     assert float((here - there).abs().max() / here.abs().max()) < 1e-6
 
 
