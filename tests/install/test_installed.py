@@ -53,6 +53,7 @@ def test_the_wheel_is_small_and_holds_what_runs(built):
     assert sources("halut", "*.yaml") <= names  # energies of operations
     assert {f"halut/{name}" for name in sources("conf", "*.yaml")} <= names
     assert sources("halut/page/static", "*.*") <= names
+    assert {p for p in sources("halut/export/packed", "*.*") if "__pycache__" not in p} <= names
     assert {f"halut/{name}" for name in sources("kernels/cuda", "*.cu")} <= names
     assert "halut/py.typed" in names
     assert any(name.startswith("halut/_kernels") and name.endswith(".so") for name in names)
@@ -88,6 +89,7 @@ def test_the_sdist_holds_sources_alone(built):
         ".css",
         ".js",
         ".sh",
+        ".v",
     }
 
 
