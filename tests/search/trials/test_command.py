@@ -105,7 +105,8 @@ def test_the_table_the_picture_and_a_second_call(grid):
     trials = content(folder)["studies"][0]["trials"]
     assert [float(row["val_accuracy"]) for row in rows] == [t["values"][0] for t in trials]
     assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    (curve,) = content(folder)["curves"]
+    curve, exact = content(folder)["curves"]
+    assert exact["curve"] == "exact"
     best = [max(t["values"][0] for t in trials[: n + 1]) for n in range(3)]
     assert [point["mean"] for point in curve["points"]] == best
     before = content(folder)
