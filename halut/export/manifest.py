@@ -45,14 +45,7 @@ def write_manifest(folder: Path, target: str, written: Written, options: Mapping
             **written.versions,
         },
         "difference": None if found is None else asdict(found),
-        "files": {
-            path.relative_to(folder).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": digest(path),
-            }
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
+        "files": file_entries(folder),
         **written.details,
     }
     write_json(folder / NAME, content)
@@ -90,7 +83,18 @@ def _check(path: Path, entry: Any) -> None:
         raise HalutError(f"{path} was edited since it was exported: its digest is another")
 
 
+def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file below a folder, by its path from there."""
+    return {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": digest(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()  # file_digest is of Python 3.11

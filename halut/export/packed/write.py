@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from halut.errors import HalutError
 from halut.export.difference import difference
+from halut.export.manifest import file_entries
 from halut.export.packed import reader
 from halut.export.packed.c_header import c_header, c_name
 from halut.export.packed.images import write_images
@@ -103,7 +103,7 @@ def write_network(integers: IntegerNetwork, inputs: Tensor, folder: Path) -> Non
         "values": {value.name: _grid(value) for value in values},
         "vectors": vectors,
         "steps": steps,
-        "files": _digests(folder),
+        "files": file_entries(folder),
     }
     manifest["sha256"] = reader.manifest_digest(manifest)
     write_json(folder / reader.MANIFEST, manifest)
@@ -150,13 +150,3 @@ def _grid(value: Value) -> dict[str, Any]:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-
-
-def _digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file below a folder."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in contents.items()
-    }
