@@ -153,8 +153,6 @@ def record_of(
     site = entry.site
     gradients = min(setup.taylor_samples, setup.calibration)
     data = ("train", gradients) if score == "fisher" else ("val", setup.samples)
-    train_samples = getattr(subject.data.config, "train_samples", None)
-    cut = {} if train_samples is None else {"data.train_samples": train_samples}
     detail = {
         "shape": shape_of(site),
         "stage": None,
@@ -170,12 +168,21 @@ def record_of(
         operator=entry.operator,
         options=entry.options,
         seed=setup.seed,
-        calibration=min(setup.calibration, len(subject.data.splits["train"])),
         score=score,
-        settings={"rows": setup.rows, **cut},
+        **learned_from(subject, setup.calibration, setup.rows),
         detail=detail,
         **content,
     )
+
+
+def learned_from(subject: Subject, calibration: int, rows: int) -> dict[str, Any]:
+    """The fields of a record that say what layers are learned from: calibration, and settings."""
+    train_samples = getattr(subject.data.config, "train_samples", None)
+    cut = {} if train_samples is None else {"data.train_samples": train_samples}
+    return {
+        "calibration": min(calibration, len(subject.data.splits["train"])),
+        "settings": {"rows": rows, **cut},
+    }
 
 
 def shape_of(site: Site) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from halut.analysis.assembly import Assembly
 from halut.results.record import Record
 from halut.results.store import Store
 from halut.sites.plan import Entry, Plan
+from halut.studies.measuring import learned_from
 from halut.studies.subject import Subject, context
 
 
@@ -54,17 +55,16 @@ class PlanFigures:
         seconds: float | None = None,
     ) -> Record:
         """The record of a plan; without its figures, one that has its key."""
-        train_samples = getattr(self.subject.data.config, "train_samples", None)
-        cut: dict[str, Any] = {} if train_samples is None else {"data.train_samples": train_samples}
-        settings = {"plan": plan.digest, "rows": self.rows, "norms": self.norms, **cut}
+        learned = learned_from(self.subject, self.calibration, self.rows)
+        settings = {**learned.pop("settings"), "plan": plan.digest, "norms": self.norms}
         return Record(
             "plan",
             self.subject.identity,
             self.subject.data_identity("val", self.samples),
             figures or {},
             seed=self.seed,
-            calibration=min(self.calibration, len(self.subject.data.splits["train"])),
             settings=settings,
+            **learned,
             detail={"plan": [_entry(each) for each in plan.replaced]} if figures else {},
             context=context(seconds) if figures else {},
         )
