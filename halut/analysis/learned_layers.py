@@ -45,8 +45,7 @@ class LearnedLayers:
 
     def keep(self, place: Path, layer: ReplacedLayer) -> None:
         """Write a learned layer."""
-        state = {name: tensor.detach().cpu() for name, tensor in layer.state_dict().items()}
-        save_weights(place, state, {})
+        save_weights(place, layer.state_dict(), {})
 
     def learned(self, network: nn.Module, entry: Entry, rows: Tensor, seed: int) -> ReplacedLayer:
         """The layer, from its file or learned now; it is not put into the network."""

@@ -168,9 +168,9 @@ class Search:
         for _ in range(DRAWS):
             items, limits = self.space.items(resources, losses), left.tolist()
             if near is not None:
-                items, limits = _differing(items, near), [*limits, NEAR]
+                items, limits = _counting(items, near, False), [*limits, NEAR]
             for plan in found:
-                items, limits = _agreeing(items, plan), [*limits, len(plan) - 1]
+                items, limits = _counting(items, plan, True), [*limits, len(plan) - 1]
             solution = solve(items, limits)
             if solution is None:
                 return None
@@ -315,20 +315,17 @@ class Search:
         return slope * lost
 
 
-def _differing(items: Sequence[Item], plan: Options) -> list[Item]:
-    """The items with one more cost: in how many a plan is another than `plan`."""
-    pairs = zip(items, plan, strict=True)
-    return [_with_cost(item, np.arange(len(item.losses)) != option) for item, option in pairs]
-
-
-def _agreeing(items: Sequence[Item], plan: Options) -> list[Item]:
-    """The items with one more cost: in how many a plan is that of `plan`."""
-    pairs = zip(items, plan, strict=True)
-    return [_with_cost(item, np.arange(len(item.losses)) == option) for item, option in pairs]
-
-
-def _with_cost(item: Item, cost: np.ndarray) -> Item:
-    return Item(item.losses, np.column_stack([item.costs, cost]))
+def _counting(items: Sequence[Item], plan: Options, agreeing: bool) -> list[Item]:
+    """The items with one more cost: in how many a plan agrees with `plan`, or else differs."""
+    return [
+        Item(
+            item.losses,
+            np.column_stack(
+                [item.costs, (np.arange(len(item.losses)) == option) == agreeing],
+            ),
+        )
+        for item, option in zip(items, plan, strict=True)
+    ]
 
 
 def fits(costs: dict[str, float], budget: Budget) -> bool:
